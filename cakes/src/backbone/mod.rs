@@ -1,0 +1,196 @@
+//! Families of networks. Each is a configuration and one function that returns
+//! a [`Network`]; nothing else in the workspace knows a family by name.
+
+mod encoder_decoder;
+
+use serde::{Deserialize, Serialize};
+
+pub use encoder_decoder::EncoderDecoder;
+
+use crate::Extent;
+use crate::allocation::ChannelAllocation;
+use crate::kernel::KernelSet;
+use crate::network::{Conv, ConvKernels, Network, NetworkBuilder, NodeId, Op, SearchMode};
+
+/// A family of networks with its configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Backbone {
+    EncoderDecoder(EncoderDecoder),
+}
+
+/// A layer whose kernels may be chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SearchableLayer {
+    pub name: String,
+    /// Channels C that an allocation must sum to.
+    pub channels: u32,
+}
+
+/// Which network of a family to build.
+#[derive(Clone, Copy, Debug)]
+pub enum Form<'a> {
+    /// Every searchable layer holds all `kernels`.
+    Supernet { mode: SearchMode, kernels: &'a KernelSet },
+    /// Searchable layers, in their order, get these allocations.
+    Derived(&'a [ChannelAllocation]),
+}
+
+/// A configuration value out of its range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct BackboneError {
+    pub field: &'static str,
+    pub problem: String,
+}
+
+impl Backbone {
+    /// Layers whose kernels may be chosen, in the order in which they run.
+    pub fn searchable_layers(&self) -> Vec<SearchableLayer> {
+        match self {
+            Backbone::EncoderDecoder(config) => config.searchable_layers(),
+        }
+    }
+
+    /// The network in the given form.
+    ///
+    /// A [`Form::Derived`] must hold one allocation per searchable layer;
+    /// [`crate::architecture::Architecture`] guarantees it.
+    pub fn network(&self, form: Form<'_>) -> Network {
+        match self {
+            Backbone::EncoderDecoder(config) => config.network(form),
+        }
+    }
+
+    pub fn input_channels(&self) -> u32 {
+        match self {
+            Backbone::EncoderDecoder(config) => config.input_channels,
+        }
+    }
+
+    pub fn classes(&self) -> u32 {
+        match self {
+            Backbone::EncoderDecoder(config) => config.classes,
+        }
+    }
+
+    /// What every axis of an input must be a multiple of.
+    pub fn total_stride(&self) -> u32 {
+        match self {
+            Backbone::EncoderDecoder(config) => config.total_stride(),
+        }
+    }
+
+    /// Checks the configuration itself.
+    ///
+    /// # Errors
+    /// The first field that is out of range.
+    pub fn check(&self) -> Result<(), BackboneError> {
+        match self {
+            Backbone::EncoderDecoder(config) => config.check(),
+        }
+    }
+
+    /// Checks that the network can take an input of `extent` voxels.
+    ///
+    /// # Errors
+    /// An axis that the depth of the network cannot divide, with the nearest
+    /// sizes that it can.
+    pub fn check_extent(&self, extent: Extent) -> Result<(), String> {
+        let stride = self.total_stride();
+        for (axis, size) in ["D", "H", "W"].into_iter().zip(extent) {
+            if size == 0 || size % stride != 0 {
+                let below = size / stride * stride;
+                let nearest = match below {
+                    0 => stride.to_string(),
+                    below => format!("{below} or {}", below + stride),
+                };
+                return Err(format!(
+                    "{size} along {axis} is not a multiple of {stride}, which this network's depth needs; use {nearest}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Assembles the parts that a searchable layer has in each form.
+pub(crate) struct FormBuilder<'a> {
+    pub(crate) net: NetworkBuilder,
+    form: Form<'a>,
+    searchable_seen: usize,
+}
+
+impl<'a> FormBuilder<'a> {
+    pub(crate) fn new(form: Form<'a>) -> Self {
+        FormBuilder { net: NetworkBuilder::default(), form, searchable_seen: 0 }
+    }
+
+    /// A convolution of one kernel, its norm, and a ReLU if `active`.
+    pub(crate) fn fixed(
+        &mut self,
+        name: &str,
+        input: NodeId,
+        kernel: crate::kernel::Kernel,
+        channels: u32,
+        stride: u32,
+        active: bool,
+    ) -> NodeId {
+        let kernels = ConvKernels::Uniform(kernel);
+        self.conv_norm(name, input, kernels, channels, stride, 1, active)
+    }
+
+    /// A searchable convolution, its norm, a ReLU if `active`, and in a
+    /// cost-priority supernet the sum over candidates.
+    ///
+    /// The published supernet widens the next layer K times and starts its K
+    /// copies equal. Summing the activated candidates is that supernet with the
+    /// copies tied: each candidate reaches the next layer through the weights of
+    /// its channel, so |γ| alone scales its part, and widths do not multiply.
+    pub(crate) fn searchable(
+        &mut self,
+        name: &str,
+        input: NodeId,
+        channels: u32,
+        stride: u32,
+        active: bool,
+    ) -> NodeId {
+        let position = self.searchable_seen;
+        self.searchable_seen += 1;
+        let (kernels, candidates) = match self.form {
+            Form::Derived(allocations) => (ConvKernels::Mixed(allocations[position].clone()), 1),
+            Form::Supernet { mode, kernels } => {
+                let candidates = match mode {
+                    SearchMode::PerformancePriority => kernels.len() as u32,
+                    SearchMode::CostPriority => 1,
+                };
+                (ConvKernels::Candidates { kernels: kernels.clone(), mode }, candidates)
+            }
+        };
+        let output = self.conv_norm(name, input, kernels, channels, stride, candidates, active);
+        match self.form {
+            Form::Supernet { mode: SearchMode::CostPriority, kernels } => {
+                let groups = kernels.len() as u32;
+                self.net.add(format!("{name}.fold"), Op::Fold { groups }, &[output])
+            }
+            _ => output,
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // private; the two callers above name them all
+    fn conv_norm(
+        &mut self,
+        name: &str,
+        input: NodeId,
+        kernels: ConvKernels,
+        channels: u32,
+        stride: u32,
+        candidates: u32,
+        active: bool,
+    ) -> NodeId {
+        let conv = Conv { channels, kernels, stride: [stride; 3], bias: false };
+        let conv = self.net.add(name, Op::Conv(conv), &[input]);
+        let norm = self.net.add(format!("{name}.norm"), Op::Norm { candidates }, &[conv]);
+        if active { self.net.add(format!("{name}.relu"), Op::Relu, &[norm]) } else { norm }
+    }
+}

@@ -1,0 +1,205 @@
+//! What trainer and daemon say to each other: JSON in length-limited frames.
+//!
+//! A frame is a length (four bytes, little endian) and that many bytes of JSON.
+//! The trainer writes [`TrainerEvent`]s; the daemon writes [`TrainerCommand`]s.
+//! End of input tells either side that the other is gone.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::scores::ChannelScores;
+
+/// Number of this protocol; trainer and daemon refuse each other otherwise.
+pub const TRAINER_PROTOCOL: u32 = 1;
+
+/// Longest accepted frame, in bytes. Scores of a large supernet take about one
+/// megabyte.
+pub const FRAME_BYTES_MAX: usize = 16 << 20;
+
+/// What a trainer reports.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainerEvent {
+    /// First frame: who is there and what it will do.
+    Ready {
+        protocol: u32,
+        /// `cpu`, or the GPU's name.
+        device: String,
+        libtorch: String,
+        /// Parameters counted from the built modules.
+        param_count: u64,
+        steps_total: u64,
+        epochs_total: u64,
+        /// Step of the checkpoint that it goes on from, 0 for a fresh start.
+        resumed_step: u64,
+    },
+    /// A section begins; each has a time limit of its own at the daemon.
+    Phase(Phase),
+    /// One optimizer step is done.
+    Step {
+        /// Steps done, from 1.
+        step: u64,
+        loss: f64,
+        learning_rate: f64,
+        /// Training samples per second since the last report.
+        samples_per_s: f64,
+        /// Share of the time in which the step waited for data, 0 to 1.
+        data_wait_share: f64,
+    },
+    /// Whole-volume validation after an epoch.
+    Validation { step: u64, epoch: u64, quality: Quality },
+    /// A checkpoint stands complete in `directory`.
+    Checkpoint { step: u64, directory: String, manifest_sha256: String, bytes: u64 },
+    /// The scores at the end of a search.
+    Scores(Box<ChannelScores>),
+    /// The job is done; the last checkpoint was reported before.
+    Completed(Summary),
+    /// The job cannot go on.
+    Failed { class: FailureClass, message: String },
+}
+
+/// Sections of a trainer's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    LoadingData,
+    Building,
+    Training,
+    Validating,
+    SavingCheckpoint,
+    MeasuringLatency,
+}
+
+/// How well a network segments the validation cases.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quality {
+    /// Mean over the classes of `dice_per_class`.
+    pub mean_dice: f64,
+    /// Dice of each class but the background, mean over cases, from class 1.
+    pub dice_per_class: Vec<f64>,
+    /// Cases that were segmented.
+    pub case_count: u64,
+}
+
+/// What a finished job leaves behind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Summary {
+    pub step: u64,
+    /// Quality of the final weights.
+    pub quality: Quality,
+    pub param_count: u64,
+    /// MACs of one patch, from the cost model.
+    pub mac_count: u64,
+    /// Median time of one forward pass over one patch, batch 1; none for a supernet.
+    pub latency_ms: Option<f64>,
+    pub peak_memory_mib: f64,
+    pub train_duration_s: f64,
+}
+
+/// Why a job ended badly; decides whether it is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// The daemon or the machine went away: again, from the last checkpoint.
+    Lost,
+    /// The machine is at fault (disk full, store unreachable): again, elsewhere.
+    Infrastructure,
+    /// Out of memory: once more.
+    Resource,
+    /// The loss or a parameter is not finite: once more, from the last checkpoint.
+    Numeric,
+    /// The job itself is wrong (no such data set, labels out of range): never again.
+    User,
+}
+
+/// What a daemon asks of its trainer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainerCommand {
+    /// Write a checkpoint after the current step, report it, and exit.
+    Stop,
+}
+
+/// Why bytes are no frame.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    #[error("a frame of {0} bytes is longer than the limit of {FRAME_BYTES_MAX}")]
+    TooLong(usize),
+    #[error("a frame does not hold what is expected: {0}")]
+    Content(#[from] serde_json::Error),
+}
+
+/// The frame of a message.
+///
+/// # Errors
+/// The message is longer than [`FRAME_BYTES_MAX`] or holds a value that JSON
+/// cannot express.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
+    let mut frame = vec![0; 4];
+    serde_json::to_writer(&mut frame, message)?;
+    let length = frame.len() - 4;
+    if length > FRAME_BYTES_MAX {
+        return Err(FrameError::TooLong(length));
+    }
+    frame[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    Ok(frame)
+}
+
+/// Takes the first whole frame off the front of `buffer`; `None` while it is
+/// incomplete.
+///
+/// # Errors
+/// The announced length passes the limit, which is refused before it is
+/// buffered, or the content is not a `T`. The stream is then of no further use.
+pub fn decode<T: DeserializeOwned>(buffer: &mut Vec<u8>) -> Result<Option<T>, FrameError> {
+    let Some(header) = buffer.first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_le_bytes(*header) as usize;
+    if length > FRAME_BYTES_MAX {
+        return Err(FrameError::TooLong(length));
+    }
+    let Some(body) = buffer.get(4..4 + length) else { return Ok(None) };
+    let message = serde_json::from_slice(body)?;
+    buffer.drain(..4 + length);
+    Ok(Some(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_announced_length_beyond_the_limit_is_refused_before_the_body_arrives() {
+        let mut buffer = u32::MAX.to_le_bytes().to_vec();
+        assert!(matches!(decode::<TrainerCommand>(&mut buffer), Err(FrameError::TooLong(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive_any_fragmentation(steps in proptest::collection::vec(0_u64..99, 1..6), cut in 1_usize..40) {
+            let sent: Vec<TrainerEvent> = steps
+                .into_iter()
+                .map(|step| TrainerEvent::Step { step, loss: 0.5, learning_rate: 0.1, samples_per_s: 2.0, data_wait_share: 0.0 })
+                .collect();
+            let bytes: Vec<u8> = sent.iter().flat_map(|event| encode(event).unwrap()).collect();
+            let (mut buffer, mut received) = (Vec::new(), Vec::new());
+            for chunk in bytes.chunks(cut) {
+                buffer.extend_from_slice(chunk);
+                while let Some(event) = decode::<TrainerEvent>(&mut buffer).unwrap() {
+                    received.push(event);
+                }
+            }
+            prop_assert_eq!(received, sent);
+            prop_assert!(buffer.is_empty());
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut buffer = bytes;
+            while let Ok(Some(_)) = decode::<TrainerEvent>(&mut buffer) {}
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! A search as its user describes it, and the check that makes it trustworthy.
+//!
+//! The types here are plain data, as read from a file or a request.
+//! [`CheckedSearch::new`] is the one gate: whoever holds a [`CheckedSearch`]
+//! need not ask again.
+
+mod dataset;
+mod training;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use dataset::{DatasetSpec, FolderDataset, PhantomDataset, ValidationSplit};
+pub use training::{Augmentation, OptimizerSpec, Schedule, TrainingSpec};
+
+use crate::Extent;
+use crate::architecture::Architecture;
+use crate::backbone::Backbone;
+use crate::derive::check_budget;
+use crate::job::{Task, TrainerJob};
+use crate::kernel::{Kernel, KernelSet};
+use crate::network::SearchMode;
+
+/// A search: one data set, one backbone, supernets, architectures for several
+/// budgets, retrained, beside baselines.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SearchSpec {
+    /// What people call it: `[a-z0-9][a-z0-9._-]*`, at most 64 characters.
+    pub name: String,
+    pub dataset: DatasetSpec,
+    pub backbone: Backbone,
+    /// Extent of training patches and validation windows, in voxels. MACs and
+    /// latencies are those of one patch.
+    pub patch: Extent,
+    pub supernet: SupernetSpec,
+    /// Fractions of the all-3x3x3 network's MACs; one architecture for each.
+    pub budgets: Vec<f64>,
+    /// Also derive by the paper's rule, without a budget.
+    pub derive_unconstrained: bool,
+    pub baselines: Vec<Baseline>,
+    pub retrain: RetrainSpec,
+}
+
+/// How the supernet is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SupernetSpec {
+    pub mode: SearchMode,
+    pub kernels: KernelSet,
+    /// L1 on γ in a cost-priority search, per unit of learning rate, at weight 1
+    /// (weights are taps over the sum of all taps). The paper's code has 1e-4.
+    pub l1_strength: f64,
+    pub training: TrainingSpec,
+    pub seed: u64,
+}
+
+/// How each architecture is trained from scratch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetrainSpec {
+    pub training: TrainingSpec,
+    /// One job per architecture and seed.
+    pub seeds: Vec<u64>,
+}
+
+/// A network that needs no search, retrained for comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Baseline {
+    /// `3x3x3` everywhere.
+    C3d,
+    /// Channels shared evenly among the kernels of the search space.
+    EvenSplit,
+    /// Channels shared evenly among `1x3x3`, `3x1x3` and `3x3x1`.
+    Planes,
+}
+
+impl Baseline {
+    pub const ALL: [Baseline; 3] = [Baseline::C3d, Baseline::EvenSplit, Baseline::Planes];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Baseline::C3d => "c3d",
+            Baseline::EvenSplit => "even_split",
+            Baseline::Planes => "planes",
+        }
+    }
+
+    fn kernels(self, space: &KernelSet) -> Vec<Kernel> {
+        match self {
+            Baseline::C3d => vec![Kernel::K333],
+            Baseline::EvenSplit => space.iter().collect(),
+            Baseline::Planes => vec![Kernel::K133, Kernel::K313, Kernel::K331],
+        }
+    }
+}
+
+/// One thing that is wrong with a specification.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Violation {
+    /// Path of the field: `retrain.training.epochs`.
+    pub field: String,
+    /// What is wrong and what would be right.
+    pub problem: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.problem)
+    }
+}
+
+/// Everything that is wrong with a specification; never empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(Violation::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct InvalidSpec(pub Vec<Violation>);
+
+/// Collects violations under a path.
+pub(crate) struct Violations(Vec<Violation>);
+
+impl Violations {
+    pub(crate) fn require(&mut self, holds: bool, field: &str, problem: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(Violation { field: field.to_owned(), problem: problem() });
+        }
+    }
+
+    pub(crate) fn within(&mut self, value: f64, range: std::ops::RangeInclusive<f64>, field: &str) {
+        self.require(range.contains(&value), field, || {
+            format!("must be {} to {}, got {value}", range.start(), range.end())
+        });
+    }
+}
+
+/// A search that passed every check.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "SearchSpec", into = "SearchSpec")]
+pub struct CheckedSearch(SearchSpec);
+
+impl CheckedSearch {
+    /// Checks a whole specification.
+    ///
+    /// # Errors
+    /// All violations, not only the first.
+    pub fn new(spec: SearchSpec) -> Result<Self, InvalidSpec> {
+        let mut found = Violations(Vec::new());
+        check_search(&spec, &mut found);
+        if found.0.is_empty() { Ok(CheckedSearch(spec)) } else { Err(InvalidSpec(found.0)) }
+    }
+
+    pub fn spec(&self) -> &SearchSpec {
+        &self.0
+    }
+
+    /// The job that trains the supernet.
+    pub fn supernet_job(&self) -> TrainerJob {
+        let SearchSpec { dataset, backbone, patch, supernet, .. } = &self.0;
+        TrainerJob {
+            task: Task::Supernet {
+                backbone: backbone.clone(),
+                mode: supernet.mode,
+                kernels: supernet.kernels.clone(),
+                l1_strength: supernet.l1_strength,
+            },
+            dataset: dataset.clone(),
+            patch: *patch,
+            training: supernet.training.clone(),
+            seed: supernet.seed,
+        }
+    }
+
+    /// The job that trains `architecture` with `seed`.
+    pub fn retrain_job(&self, architecture: Architecture, seed: u64) -> TrainerJob {
+        TrainerJob {
+            task: Task::Retrain { architecture },
+            dataset: self.0.dataset.clone(),
+            patch: self.0.patch,
+            training: self.0.retrain.training.clone(),
+            seed,
+        }
+    }
+
+    /// Baselines that were asked for, with their architectures.
+    pub fn baselines(&self) -> Vec<(Baseline, Architecture)> {
+        let space = &self.0.supernet.kernels;
+        self.0
+            .baselines
+            .iter()
+            .filter_map(|baseline| {
+                // The backbone was checked, which is all that can fail here.
+                let architecture =
+                    Architecture::even(self.0.backbone.clone(), &baseline.kernels(space)).ok()?;
+                Some((*baseline, architecture))
+            })
+            .collect()
+    }
+}
+
+impl TryFrom<SearchSpec> for CheckedSearch {
+    type Error = InvalidSpec;
+
+    fn try_from(spec: SearchSpec) -> Result<Self, Self::Error> {
+        CheckedSearch::new(spec)
+    }
+}
+
+impl From<CheckedSearch> for SearchSpec {
+    fn from(search: CheckedSearch) -> Self {
+        search.0
+    }
+}
+
+/// Whether `name` may name a search: it appears in paths, keys and commands.
+pub fn is_valid_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = name.as_bytes();
+    bytes.len() <= 64
+        && bytes.first().is_some_and(|byte| allowed(*byte))
+        && bytes.iter().all(|byte| allowed(*byte) || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+/// Voxels of the largest patch that is accepted.
+const PATCH_VOXELS_MAX: u64 = 1 << 27;
+
+fn check_search(spec: &SearchSpec, found: &mut Violations) {
+    found.require(is_valid_name(&spec.name), "name", || {
+        format!(
+            "'{}' must have 1 to 64 characters of a-z, 0-9, '.', '_', '-', and begin with a letter or digit",
+            spec.name
+        )
+    });
+    dataset::check(&spec.dataset, found);
+    let backbone_fits = check_backbone(spec, found);
+    check_supernet(&spec.supernet, found);
+    training::check(&spec.supernet.training, "supernet.training", found);
+    training::check(&spec.retrain.training, "retrain.training", found);
+    check_plan(spec, backbone_fits, found);
+}
+
+fn check_backbone(spec: &SearchSpec, found: &mut Violations) -> bool {
+    let before = found.0.len();
+    if let Err(error) = spec.backbone.check() {
+        found.require(false, &format!("backbone.{}", error.field), || error.problem);
+        return false;
+    }
+    let voxels = spec.patch.iter().fold(1_u64, |product, size| product.saturating_mul(u64::from(*size)));
+    found.require(voxels <= PATCH_VOXELS_MAX, "patch", || {
+        format!("{voxels} voxels are more than {PATCH_VOXELS_MAX}")
+    });
+    if let Err(problem) = spec.backbone.check_extent(spec.patch) {
+        found.require(false, "patch", || problem);
+    }
+    let (channels, classes) = (spec.backbone.input_channels(), spec.backbone.classes());
+    if let DatasetSpec::Phantoms(_) = &spec.dataset {
+        found.require(channels == 1, "backbone.input_channels", || {
+            format!("phantoms have 1 channel, the backbone takes {channels}")
+        });
+        found.require(classes == PhantomDataset::CLASSES, "backbone.classes", || {
+            format!(
+                "phantoms have {} classes with the background, the backbone gives {classes}",
+                PhantomDataset::CLASSES
+            )
+        });
+    }
+    found.0.len() == before
+}
+
+fn check_supernet(supernet: &SupernetSpec, found: &mut Violations) {
+    found.within(supernet.l1_strength, 0.0..=10.0, "supernet.l1_strength");
+}
+
+fn check_plan(spec: &SearchSpec, backbone_fits: bool, found: &mut Violations) {
+    found.require(spec.budgets.len() <= 64, "budgets", || format!("at most 64, got {}", spec.budgets.len()));
+    found.require(!spec.budgets.is_empty() || spec.derive_unconstrained, "budgets", || {
+        "give at least one fraction of the all-3x3x3 network's MACs, for example [0.25, 0.5]".to_owned()
+    });
+    for (index, budget) in spec.budgets.iter().enumerate().filter(|_| backbone_fits) {
+        if let Err(error) = check_budget(&spec.backbone, &spec.supernet.kernels, spec.patch, *budget) {
+            found.require(false, &format!("budgets[{index}]"), || error.to_string());
+        }
+    }
+    let mut baselines = spec.baselines.clone();
+    baselines.sort_unstable();
+    baselines.dedup();
+    found.require(baselines.len() == spec.baselines.len(), "baselines", || "one is listed twice".to_owned());
+    let mut seeds = spec.retrain.seeds.clone();
+    seeds.sort_unstable();
+    seeds.dedup();
+    found.require((1..=64).contains(&spec.retrain.seeds.len()), "retrain.seeds", || {
+        format!("give 1 to 64 seeds, got {}", spec.retrain.seeds.len())
+    });
+    found.require(seeds.len() == spec.retrain.seeds.len(), "retrain.seeds", || {
+        "one is listed twice".to_owned()
+    });
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::backbone::EncoderDecoder;
+
+    /// A small valid search for tests of this crate.
+    pub(crate) fn small_search() -> SearchSpec {
+        let training = TrainingSpec { epochs: 2, steps_per_epoch: 4, warmup_steps: 2, ..TrainingSpec::default() };
+        SearchSpec {
+            name: "small".into(),
+            dataset: DatasetSpec::Phantoms(PhantomDataset::default()),
+            backbone: Backbone::EncoderDecoder(EncoderDecoder {
+                input_channels: 1,
+                classes: 4,
+                base_width: 4,
+                levels: 2,
+            }),
+            patch: [16, 16, 16],
+            supernet: SupernetSpec {
+                mode: SearchMode::CostPriority,
+                kernels: KernelSet::volumetric(),
+                l1_strength: 1e-4,
+                training: training.clone(),
+                seed: 1,
+            },
+            budgets: vec![0.5, 0.75],
+            derive_unconstrained: false,
+            baselines: Baseline::ALL.to_vec(),
+            retrain: RetrainSpec { training, seeds: vec![1] },
+        }
+    }
+
+    fn problems(change: impl FnOnce(&mut SearchSpec)) -> Vec<String> {
+        let mut spec = small_search();
+        change(&mut spec);
+        let InvalidSpec(found) = CheckedSearch::new(spec).expect_err("must be refused");
+        found.into_iter().map(|violation| violation.field).collect()
+    }
+
+    #[test]
+    fn a_valid_search_round_trips_through_json() {
+        let checked = CheckedSearch::new(small_search()).unwrap();
+        let json = serde_json::to_string(&checked).unwrap();
+        assert_eq!(serde_json::from_str::<CheckedSearch>(&json).unwrap(), checked);
+        assert_eq!(checked.baselines().len(), 3);
+    }
+
+    #[test]
+    fn each_mistake_is_named_by_its_field() {
+        assert_eq!(problems(|spec| spec.name = "../etc".into()), ["name"]);
+        assert_eq!(problems(|spec| spec.patch = [16, 15, 16]), ["patch"]);
+        assert_eq!(problems(|spec| spec.budgets = vec![0.5, 0.0]), ["budgets[1]"]);
+        assert_eq!(problems(|spec| spec.budgets = vec![-0.5]), ["budgets[0]"]);
+        assert_eq!(problems(|spec| spec.budgets = vec![0.01]), ["budgets[0]"]);
+        assert_eq!(problems(|spec| spec.budgets = vec![f64::NAN]), ["budgets[0]"]);
+        assert_eq!(problems(|spec| spec.budgets.clear()), ["budgets"]);
+        assert_eq!(problems(|spec| spec.retrain.seeds = vec![1, 1]), ["retrain.seeds"]);
+        assert_eq!(problems(|spec| spec.retrain.seeds.clear()), ["retrain.seeds"]);
+        assert_eq!(problems(|spec| spec.baselines.push(Baseline::C3d)), ["baselines"]);
+        assert_eq!(problems(|spec| spec.supernet.training.warmup_steps = 9), ["supernet.training.warmup_steps"]);
+        assert_eq!(problems(|spec| spec.supernet.l1_strength = -1.0), ["supernet.l1_strength"]);
+        let Backbone::EncoderDecoder(config) = small_search().backbone;
+        let narrow = Backbone::EncoderDecoder(EncoderDecoder { classes: 3, ..config });
+        assert_eq!(problems(|spec| spec.backbone = narrow), ["backbone.classes"]);
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once() {
+        let fields = problems(|spec| {
+            spec.name = String::new();
+            spec.patch = [0, 16, 16];
+            spec.retrain.training.batch_size = 0;
+        });
+        assert_eq!(fields, ["name", "patch", "retrain.training.batch_size"]);
+    }
+
+    #[test]
+    fn misspelt_keys_are_refused() {
+        let mut value = serde_json::to_value(small_search()).unwrap();
+        value["supernet"]["l1_strenght"] = 1.into();
+        let error = serde_json::from_value::<SearchSpec>(value).unwrap_err().to_string();
+        assert!(error.contains("l1_strenght") && error.contains("expected one of"), "{error}");
+    }
+}
