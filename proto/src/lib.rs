@@ -1,1 +1,23 @@
+//! The wire: messages and services of `cakes.v1`, typed ids, and the one place
+//! where wire types become domain types.
+//!
+//! The `.proto` files under `cakes/v1` are the contract and are documented
+//! field by field. Whatever comes in passes [`convert`] once; behind it only
+//! domain types and the ids of [`ids`] travel.
 
+pub mod convert;
+pub mod ids;
+
+/// Messages and services of the package `cakes.v1`.
+#[allow(clippy::all, clippy::pedantic, missing_docs, rustdoc::all)]
+pub mod v1 {
+    tonic::include_proto!("cakes.v1");
+    include!(concat!(env!("OUT_DIR"), "/cakes.v1.serde.rs"));
+}
+
+/// Encoded `FileDescriptorSet` of the package, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Version of the protocol between coordinator and worker. Raised with every
+/// change that an older peer would misunderstand; 0 is never valid.
+pub const WORKER_PROTOCOL: u32 = 1;

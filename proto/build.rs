@@ -1,0 +1,33 @@
+//! Generates messages, services, their JSON mapping and the descriptor set.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use prost::Message;
+
+const PROTOS: [&str; 6] = [
+    "cakes/v1/spec.proto",
+    "cakes/v1/architecture_service.proto",
+    "cakes/v1/job_service.proto",
+    "cakes/v1/search_service.proto",
+    "cakes/v1/fleet_service.proto",
+    "cakes/v1/worker_service.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=cakes");
+    let descriptors = protox::compile(PROTOS, ["."])?;
+    let encoded = descriptors.encode_to_vec();
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), &encoded)?;
+
+    tonic_prost_build::configure()
+        .compile_well_known_types(true)
+        .extern_path(".google.protobuf", "::pbjson_types")
+        .compile_fds(descriptors)?;
+    pbjson_build::Builder::new()
+        .register_descriptors(&encoded)?
+        .preserve_proto_field_names()
+        .build(&[".cakes.v1"])?;
+    Ok(())
+}

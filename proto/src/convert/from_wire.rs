@@ -1,0 +1,260 @@
+//! A search description from the wire, with defaults filled in.
+
+use cakes::kernel::{Kernel, KernelSet};
+use cakes::network::SearchMode;
+use cakes::spec::{
+    Augmentation, Baseline, CheckedSearch, DatasetSpec, FolderDataset, InvalidSpec, OptimizerSpec,
+    PhantomDataset, RetrainSpec, Schedule, SearchSpec, SupernetSpec, TrainingSpec, ValidationSplit,
+    Violation,
+};
+
+use super::architecture::{backbone_from_wire, extent_from_wire};
+use crate::v1;
+
+const DEFAULT_BUDGETS: [f64; 4] = [0.3, 0.4, 0.5, 0.7];
+const DEFAULT_L1_STRENGTH: f64 = 1e-3;
+
+fn violation(field: impl Into<String>, problem: impl ToString) -> Violation {
+    Violation { field: field.into(), problem: problem.to_string() }
+}
+
+/// A checked search.
+///
+/// # Errors
+/// Everything that is wrong, by field. What cannot be read at all is reported
+/// before values are compared with each other.
+pub fn search_from_wire(wire: Option<v1::SearchSpec>) -> Result<CheckedSearch, InvalidSpec> {
+    let Some(wire) = wire else {
+        return Err(InvalidSpec(vec![violation(
+            "search",
+            "is missing; give name, dataset, backbone and patch",
+        )]));
+    };
+    let dataset = dataset_from_wire(wire.dataset);
+    let backbone = backbone_from_wire(wire.backbone);
+    let patch = extent_from_wire(wire.patch, "patch");
+    let supernet = supernet_from_wire(wire.supernet.unwrap_or_default());
+    let baselines = baselines_from_wire(&wire.baselines);
+    match (dataset, backbone, patch, supernet, baselines) {
+        (Ok(dataset), Ok(backbone), Ok(patch), Ok(supernet), Ok(baselines)) => {
+            CheckedSearch::new(SearchSpec {
+                name: wire.name,
+                dataset,
+                backbone,
+                patch,
+                supernet,
+                budgets: if wire.budgets.is_empty() && !wire.derive_unconstrained {
+                    DEFAULT_BUDGETS.to_vec()
+                } else {
+                    wire.budgets
+                },
+                derive_unconstrained: wire.derive_unconstrained,
+                baselines,
+                retrain: retrain_from_wire(wire.retrain.unwrap_or_default()),
+            })
+        }
+        (dataset, backbone, patch, supernet, baselines) => {
+            let found = [dataset.err(), backbone.err(), patch.err(), supernet.err(), baselines.err()];
+            Err(InvalidSpec(found.into_iter().flatten().collect()))
+        }
+    }
+}
+
+fn dataset_from_wire(wire: Option<v1::Dataset>) -> Result<DatasetSpec, Violation> {
+    match wire.and_then(|dataset| dataset.source) {
+        None => Err(violation(
+            "dataset",
+            "give a source, for example {\"folder\": {\"path\": \"hippocampus\"}} or {\"phantoms\": {}}",
+        )),
+        Some(v1::dataset::Source::Folder(folder)) => Ok(DatasetSpec::Folder(folder_from_wire(folder))),
+        Some(v1::dataset::Source::Phantoms(phantoms)) => {
+            Ok(DatasetSpec::Phantoms(phantoms_from_wire(phantoms)))
+        }
+    }
+}
+
+fn folder_from_wire(wire: v1::FolderDataset) -> FolderDataset {
+    use v1::folder_dataset::Validation;
+    let validation = match wire.validation {
+        Some(Validation::Cases(list)) => ValidationSplit::Cases(list.names),
+        Some(Validation::SplitsFile(v1::SplitsFile {})) => ValidationSplit::SplitsFile,
+        Some(Validation::Fold(fold)) => {
+            ValidationSplit::Fold { fold: fold.fold, folds: fold.folds.unwrap_or(5), seed: fold.seed }
+        }
+        None => ValidationSplit::Fold { fold: 0, folds: 5, seed: 0 },
+    };
+    FolderDataset { path: wire.path, validation, pad_small_volumes: wire.pad_small_volumes }
+}
+
+fn phantoms_from_wire(wire: v1::PhantomDataset) -> PhantomDataset {
+    let default = PhantomDataset::default();
+    let cases = wire.cases.unwrap_or(default.cases);
+    PhantomDataset {
+        cases,
+        validation_cases: wire.validation_cases.unwrap_or((cases / 5).max(1)),
+        extent: wire.extent.map_or(default.extent, |extent| [extent.depth, extent.height, extent.width]),
+        seed: wire.seed,
+    }
+}
+
+fn supernet_from_wire(wire: v1::Supernet) -> Result<SupernetSpec, Violation> {
+    let mode = match v1::SearchMode::try_from(wire.mode) {
+        Ok(v1::SearchMode::PerformancePriority) => SearchMode::PerformancePriority,
+        Ok(v1::SearchMode::CostPriority | v1::SearchMode::Unspecified) => SearchMode::CostPriority,
+        Err(error) => return Err(violation("supernet.mode", error)),
+    };
+    Ok(SupernetSpec {
+        mode,
+        kernels: kernels_from_wire(&wire.kernels)?,
+        l1_strength: wire.l1_strength.unwrap_or(DEFAULT_L1_STRENGTH),
+        training: training_from_wire(wire.training.unwrap_or_default()),
+        seed: wire.seed,
+    })
+}
+
+fn kernels_from_wire(names: &[String]) -> Result<KernelSet, Violation> {
+    if names.is_empty() {
+        return Ok(KernelSet::volumetric());
+    }
+    let kernels = names.iter().enumerate().map(|(index, name)| {
+        name.parse::<Kernel>().map_err(|error| violation(format!("supernet.kernels[{index}]"), error))
+    });
+    KernelSet::new(kernels.collect::<Result<Vec<_>, _>>()?)
+        .map_err(|error| violation("supernet.kernels", error))
+}
+
+fn baselines_from_wire(names: &[String]) -> Result<Vec<Baseline>, Violation> {
+    let known = Baseline::ALL.map(Baseline::name).join(", ");
+    let find = |(index, name): (usize, &String)| {
+        let found = Baseline::ALL.into_iter().find(|baseline| baseline.name() == name);
+        found.ok_or_else(|| {
+            violation(format!("baselines[{index}]"), format!("'{name}' is no baseline; known are {known}"))
+        })
+    };
+    names.iter().enumerate().map(find).collect()
+}
+
+fn retrain_from_wire(wire: v1::Retrain) -> RetrainSpec {
+    RetrainSpec {
+        training: training_from_wire(wire.training.unwrap_or_default()),
+        seeds: if wire.seeds.is_empty() { vec![0] } else { wire.seeds },
+    }
+}
+
+/// A training with defaults filled in, not checked yet.
+pub fn training_from_wire(wire: v1::Training) -> TrainingSpec {
+    let default = TrainingSpec::default();
+    let epochs = wire.epochs.unwrap_or(default.epochs);
+    let steps_per_epoch = wire.steps_per_epoch.unwrap_or(default.steps_per_epoch);
+    let tenth = u32::try_from(u64::from(epochs) * u64::from(steps_per_epoch) / 10).unwrap_or(u32::MAX);
+    TrainingSpec {
+        epochs,
+        steps_per_epoch,
+        batch_size: wire.batch_size.unwrap_or(default.batch_size),
+        optimizer: wire.optimizer.map_or(default.optimizer, optimizer_from_wire),
+        warmup_steps: wire.warmup_steps.unwrap_or(default.warmup_steps.min(tenth)),
+        schedule: wire.schedule.map_or(default.schedule, schedule_from_wire),
+        gradient_clip_norm: wire.gradient_clip_norm.unwrap_or(default.gradient_clip_norm),
+        validate_every_epochs: wire.validate_every_epochs.unwrap_or(default.validate_every_epochs),
+        checkpoint_every_epochs: wire.checkpoint_every_epochs.unwrap_or(default.checkpoint_every_epochs),
+        augmentation: augmentation_from_wire(wire.augmentation.unwrap_or_default()),
+    }
+}
+
+fn optimizer_from_wire(wire: v1::training::Optimizer) -> OptimizerSpec {
+    match wire {
+        v1::training::Optimizer::Sgd(sgd) => OptimizerSpec::Sgd {
+            learning_rate: sgd.learning_rate.unwrap_or(0.02),
+            momentum: sgd.momentum.unwrap_or(0.9),
+            nesterov: sgd.nesterov.unwrap_or(true),
+            weight_decay: sgd.weight_decay.unwrap_or(3e-5),
+        },
+        v1::training::Optimizer::AdamW(adam) => OptimizerSpec::AdamW {
+            learning_rate: adam.learning_rate.unwrap_or(1e-3),
+            beta1: adam.beta1.unwrap_or(0.9),
+            beta2: adam.beta2.unwrap_or(0.999),
+            epsilon: adam.epsilon.unwrap_or(1e-8),
+            weight_decay: adam.weight_decay.unwrap_or(0.01),
+        },
+    }
+}
+
+fn schedule_from_wire(wire: v1::training::Schedule) -> Schedule {
+    match wire {
+        v1::training::Schedule::Constant(v1::ConstantSchedule {}) => Schedule::Constant {},
+        v1::training::Schedule::Step(step) => {
+            Schedule::Step { drop_epochs: step.drop_epochs, factor: step.factor.unwrap_or(0.1) }
+        }
+        v1::training::Schedule::Polynomial(polynomial) => {
+            Schedule::Polynomial { power: polynomial.power.unwrap_or(0.9) }
+        }
+        v1::training::Schedule::Cosine(cosine) => {
+            Schedule::Cosine { final_fraction: cosine.final_fraction.unwrap_or(0.0) }
+        }
+    }
+}
+
+fn augmentation_from_wire(wire: v1::Augmentation) -> Augmentation {
+    let default = Augmentation::default();
+    let [depth, height, width] = default.flip_axes;
+    Augmentation {
+        foreground_probability: wire.foreground_probability.unwrap_or(default.foreground_probability),
+        flip_axes: [
+            wire.flip_depth.unwrap_or(depth),
+            wire.flip_height.unwrap_or(height),
+            wire.flip_width.unwrap_or(width),
+        ],
+        affine_probability: wire.affine_probability.unwrap_or(default.affine_probability),
+        rotation_degrees_max: wire.rotation_degrees_max.unwrap_or(default.rotation_degrees_max),
+        scale_change_max: wire.scale_change_max.unwrap_or(default.scale_change_max),
+        noise_max: wire.noise_max.unwrap_or(default.noise_max),
+        intensity_change_max: wire.intensity_change_max.unwrap_or(default.intensity_change_max),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::convert::search_to_wire;
+
+    fn parse(json: &str) -> v1::SubmitSearchRequest {
+        serde_json::from_str(json).unwrap()
+    }
+
+    const SHORTEST: &str = r#"{"search": {"name": "p", "dataset": {"phantoms": {}},
+        "backbone": {"encoder_decoder": {"classes": 4}}, "patch": {"depth": 32, "height": 32, "width": 32}}}"#;
+
+    #[test]
+    fn the_shortest_search_is_filled_with_defaults_and_round_trips() {
+        let search = search_from_wire(parse(SHORTEST).search).unwrap();
+        assert_eq!(search.spec().budgets, DEFAULT_BUDGETS);
+        assert_eq!(search.spec().supernet.kernels, KernelSet::volumetric());
+        assert_eq!(search_from_wire(Some(search_to_wire(search.spec()))).unwrap(), search);
+    }
+
+    #[test]
+    fn misspelt_keys_are_refused_with_their_name() {
+        let json = SHORTEST.replace("\"name\"", "\"nmae\"");
+        let error = serde_json::from_str::<v1::SubmitSearchRequest>(&json).unwrap_err().to_string();
+        assert!(error.contains("nmae"), "{error}");
+    }
+
+    #[test]
+    fn what_is_missing_is_listed_with_an_example() {
+        let InvalidSpec(found) = search_from_wire(parse(r#"{"search": {"name": "x"}}"#).search).unwrap_err();
+        let fields: Vec<&str> = found.iter().map(|violation| violation.field.as_str()).collect();
+        assert_eq!(fields, ["dataset", "backbone", "patch"]);
+        assert!(search_from_wire(None).is_err());
+    }
+
+    #[test]
+    fn unknown_kernels_and_baselines_are_named() {
+        let mut wire = parse(SHORTEST).search.unwrap();
+        wire.supernet =
+            Some(v1::Supernet { kernels: vec!["3x3x3".into(), "5x5x5".into()], ..Default::default() });
+        wire.baselines = vec!["c4d".into()];
+        let InvalidSpec(found) = search_from_wire(Some(wire)).unwrap_err();
+        assert_eq!(found[0].field, "supernet.kernels[1]");
+        assert_eq!(found[1].field, "baselines[0]");
+    }
+}

@@ -1,0 +1,137 @@
+//! A search description for the wire, every default written out.
+
+use cakes::network::SearchMode;
+use cakes::spec::{
+    Augmentation, Baseline, DatasetSpec, OptimizerSpec, Schedule, SearchSpec, SupernetSpec, TrainingSpec,
+    ValidationSplit,
+};
+
+use super::architecture::{backbone_to_wire, extent_to_wire};
+use crate::v1;
+
+/// The search with all its values.
+pub fn search_to_wire(spec: &SearchSpec) -> v1::SearchSpec {
+    v1::SearchSpec {
+        name: spec.name.clone(),
+        dataset: Some(v1::Dataset { source: Some(dataset_to_wire(&spec.dataset)) }),
+        backbone: Some(backbone_to_wire(&spec.backbone)),
+        patch: Some(extent_to_wire(spec.patch)),
+        supernet: Some(supernet_to_wire(&spec.supernet)),
+        budgets: spec.budgets.clone(),
+        derive_unconstrained: spec.derive_unconstrained,
+        baselines: spec.baselines.iter().copied().map(Baseline::name).map(str::to_owned).collect(),
+        retrain: Some(v1::Retrain {
+            training: Some(training_to_wire(&spec.retrain.training)),
+            seeds: spec.retrain.seeds.clone(),
+        }),
+    }
+}
+
+fn dataset_to_wire(dataset: &DatasetSpec) -> v1::dataset::Source {
+    match dataset {
+        DatasetSpec::Folder(folder) => v1::dataset::Source::Folder(v1::FolderDataset {
+            path: folder.path.clone(),
+            pad_small_volumes: folder.pad_small_volumes,
+            validation: Some(validation_to_wire(&folder.validation)),
+        }),
+        DatasetSpec::Phantoms(phantoms) => v1::dataset::Source::Phantoms(v1::PhantomDataset {
+            cases: Some(phantoms.cases),
+            validation_cases: Some(phantoms.validation_cases),
+            extent: Some(extent_to_wire(phantoms.extent)),
+            seed: phantoms.seed,
+        }),
+    }
+}
+
+fn validation_to_wire(validation: &ValidationSplit) -> v1::folder_dataset::Validation {
+    use v1::folder_dataset::Validation;
+    match validation {
+        ValidationSplit::Cases(names) => Validation::Cases(v1::CaseList { names: names.clone() }),
+        ValidationSplit::SplitsFile => Validation::SplitsFile(v1::SplitsFile {}),
+        ValidationSplit::Fold { fold, folds, seed } => {
+            Validation::Fold(v1::Fold { fold: *fold, folds: Some(*folds), seed: *seed })
+        }
+    }
+}
+
+fn supernet_to_wire(supernet: &SupernetSpec) -> v1::Supernet {
+    let mode = match supernet.mode {
+        SearchMode::PerformancePriority => v1::SearchMode::PerformancePriority,
+        SearchMode::CostPriority => v1::SearchMode::CostPriority,
+    };
+    v1::Supernet {
+        mode: mode.into(),
+        kernels: supernet.kernels.iter().map(|kernel| kernel.to_string()).collect(),
+        l1_strength: Some(supernet.l1_strength),
+        training: Some(training_to_wire(&supernet.training)),
+        seed: supernet.seed,
+    }
+}
+
+fn training_to_wire(training: &TrainingSpec) -> v1::Training {
+    v1::Training {
+        epochs: Some(training.epochs),
+        steps_per_epoch: Some(training.steps_per_epoch),
+        batch_size: Some(training.batch_size),
+        optimizer: Some(optimizer_to_wire(&training.optimizer)),
+        warmup_steps: Some(training.warmup_steps),
+        schedule: Some(schedule_to_wire(&training.schedule)),
+        gradient_clip_norm: Some(training.gradient_clip_norm),
+        validate_every_epochs: Some(training.validate_every_epochs),
+        checkpoint_every_epochs: Some(training.checkpoint_every_epochs),
+        augmentation: Some(augmentation_to_wire(&training.augmentation)),
+    }
+}
+
+fn optimizer_to_wire(optimizer: &OptimizerSpec) -> v1::training::Optimizer {
+    match *optimizer {
+        OptimizerSpec::Sgd { learning_rate, momentum, nesterov, weight_decay } => {
+            v1::training::Optimizer::Sgd(v1::Sgd {
+                learning_rate: Some(learning_rate),
+                momentum: Some(momentum),
+                nesterov: Some(nesterov),
+                weight_decay: Some(weight_decay),
+            })
+        }
+        OptimizerSpec::AdamW { learning_rate, beta1, beta2, epsilon, weight_decay } => {
+            v1::training::Optimizer::AdamW(v1::AdamW {
+                learning_rate: Some(learning_rate),
+                beta1: Some(beta1),
+                beta2: Some(beta2),
+                epsilon: Some(epsilon),
+                weight_decay: Some(weight_decay),
+            })
+        }
+    }
+}
+
+fn schedule_to_wire(schedule: &Schedule) -> v1::training::Schedule {
+    match schedule {
+        Schedule::Constant {} => v1::training::Schedule::Constant(v1::ConstantSchedule {}),
+        Schedule::Step { drop_epochs, factor } => v1::training::Schedule::Step(v1::StepSchedule {
+            drop_epochs: drop_epochs.clone(),
+            factor: Some(*factor),
+        }),
+        Schedule::Polynomial { power } => {
+            v1::training::Schedule::Polynomial(v1::PolynomialSchedule { power: Some(*power) })
+        }
+        Schedule::Cosine { final_fraction } => {
+            v1::training::Schedule::Cosine(v1::CosineSchedule { final_fraction: Some(*final_fraction) })
+        }
+    }
+}
+
+fn augmentation_to_wire(augmentation: &Augmentation) -> v1::Augmentation {
+    let [depth, height, width] = augmentation.flip_axes;
+    v1::Augmentation {
+        foreground_probability: Some(augmentation.foreground_probability),
+        flip_depth: Some(depth),
+        flip_height: Some(height),
+        flip_width: Some(width),
+        affine_probability: Some(augmentation.affine_probability),
+        rotation_degrees_max: Some(augmentation.rotation_degrees_max),
+        scale_change_max: Some(augmentation.scale_change_max),
+        noise_max: Some(augmentation.noise_max),
+        intensity_change_max: Some(augmentation.intensity_change_max),
+    }
+}
