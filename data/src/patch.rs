@@ -1,0 +1,257 @@
+//! Patches of volumes: where they are taken, and how they are changed.
+//!
+//! A patch is a pure function of a case and a random stream that belongs to it
+//! alone ([`patch_stream`]), so neither threads nor a restart change it.
+
+use ndarray::{Array3, Array4, Axis, s};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::phantom::gaussian;
+use crate::{DataError, Extent, LoadedCase};
+
+/// Where patches are taken and how they are changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PatchPolicy {
+    /// Voxels of a patch along D, H and W.
+    pub extent: Extent,
+    /// Share of patches centred on a foreground voxel.
+    pub foreground_probability: f64,
+    /// Axes along which a patch is mirrored half of the time.
+    pub flip_axes: [bool; 3],
+    /// Share of patches that are rotated and scaled.
+    pub affine_probability: f64,
+    pub rotation_degrees_max: f64,
+    /// 0.1 for scales of 0.9 to 1.1.
+    pub scale_change_max: f64,
+    /// Largest standard deviation of added noise.
+    pub noise_max: f64,
+    /// Largest change of contrast (relative) and brightness (absolute).
+    pub intensity_change_max: f64,
+}
+
+/// A training sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Patch {
+    /// `[C, D, H, W]`
+    pub image: Array4<f32>,
+    /// `[D, H, W]`
+    pub label: Array3<u8>,
+}
+
+/// A normalised case with the places of its foreground classes.
+#[derive(Clone, Debug)]
+pub struct PreparedCase {
+    pub case: LoadedCase,
+    /// For each class that occurs, background left out: flat voxel positions.
+    foreground: Vec<Vec<u32>>,
+}
+
+impl PreparedCase {
+    /// Indexes a case for sampling patches of `extent`.
+    ///
+    /// # Errors
+    /// The volume is smaller than the patch.
+    pub fn new(case: LoadedCase, extent: Extent) -> Result<Self, DataError> {
+        let (d, h, w) = case.label.dim();
+        for (axis, (size, wanted)) in ["D", "H", "W"].into_iter().zip([d, h, w].into_iter().zip(extent)) {
+            if size < wanted {
+                return Err(DataError::Case {
+                    case: case.id,
+                    problem: format!(
+                        "has {size} voxels along {axis}, fewer than the patch's {wanted}; use a smaller patch or set pad_small_volumes"
+                    ),
+                });
+            }
+        }
+        let mut places: Vec<Vec<u32>> = vec![Vec::new(); 256];
+        for (position, class) in case.label.iter().enumerate() {
+            if *class > 0 {
+                places[usize::from(*class)].push(position as u32);
+            }
+        }
+        places.retain(|list| !list.is_empty());
+        Ok(PreparedCase { case, foreground: places })
+    }
+}
+
+/// The random stream of sample `index` of optimizer step `step`.
+pub fn patch_stream(seed: u64, step: u64, index: u64) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x7061_7463_6865_7321);
+    rng.set_stream(step.wrapping_mul(65_536).wrapping_add(index));
+    rng
+}
+
+/// Cuts one patch and changes it.
+pub fn sample_patch(prepared: &PreparedCase, policy: &PatchPolicy, rng: &mut ChaCha8Rng) -> Patch {
+    let start = choose_start(prepared, policy, rng);
+    let mut patch = if rng.random_bool(policy.affine_probability) {
+        cut_affine(&prepared.case, start, policy, rng)
+    } else {
+        cut(&prepared.case, start, policy.extent)
+    };
+    for (axis, flips) in policy.flip_axes.into_iter().enumerate() {
+        if rng.random_bool(0.5) && flips {
+            patch.image.invert_axis(Axis(axis + 1));
+            patch.label.invert_axis(Axis(axis));
+        }
+    }
+    change_intensity(&mut patch.image, policy, rng);
+    Patch {
+        image: patch.image.as_standard_layout().into_owned(),
+        label: patch.label.as_standard_layout().into_owned(),
+    }
+}
+
+fn choose_start(prepared: &PreparedCase, policy: &PatchPolicy, rng: &mut ChaCha8Rng) -> Extent {
+    let (d, h, w) = prepared.case.label.dim();
+    let room: Extent = std::array::from_fn(|axis| [d, h, w][axis] - policy.extent[axis]);
+    let on_foreground = rng.random_bool(policy.foreground_probability);
+    if !on_foreground || prepared.foreground.is_empty() {
+        return room.map(|most| rng.random_range(0..=most));
+    }
+    let places = &prepared.foreground[rng.random_range(0..prepared.foreground.len())];
+    let flat = places[rng.random_range(0..places.len())] as usize;
+    let voxel = [flat / (h * w), flat / w % h, flat % w];
+    std::array::from_fn(|axis| {
+        let size = policy.extent[axis];
+        // Anywhere in the middle half of the patch.
+        let inside = size / 4 + rng.random_range(0..=(size / 2).max(1));
+        voxel[axis].saturating_sub(inside).min(room[axis])
+    })
+}
+
+fn cut(case: &LoadedCase, [d, h, w]: Extent, size: Extent) -> Patch {
+    let (d, h, w) = (d..d + size[0], h..h + size[1], w..w + size[2]);
+    Patch {
+        image: case.image.slice(s![.., d.clone(), h.clone(), w.clone()]).to_owned(),
+        label: case.label.slice(s![d, h, w]).to_owned(),
+    }
+}
+
+/// Samples the volume at rotated and scaled positions: the image trilinearly,
+/// the label at the nearest voxel. Positions outside take the nearest edge.
+fn cut_affine(case: &LoadedCase, start: Extent, policy: &PatchPolicy, rng: &mut ChaCha8Rng) -> Patch {
+    let size = policy.extent;
+    let most = policy.rotation_degrees_max.to_radians();
+    let angles: [f64; 3] = std::array::from_fn(|_| (rng.random::<f64>() * 2.0 - 1.0) * most);
+    let scale = 1.0 + (rng.random::<f64>() * 2.0 - 1.0) * policy.scale_change_max;
+    let matrix = rotation(angles).map(|row| row.map(|value| value / scale));
+    let (channels, d, h, w) = case.image.dim();
+    let limits = [d, h, w];
+    let half: [f64; 3] = size.map(|size| (size as f64 - 1.0) / 2.0);
+    let mut image = Array4::zeros((channels, size[0], size[1], size[2]));
+    let mut label = Array3::zeros(size);
+    for ((x, y, z), class) in label.indexed_iter_mut() {
+        let offset = [x as f64 - half[0], y as f64 - half[1], z as f64 - half[2]];
+        let position: [f64; 3] = std::array::from_fn(|axis| {
+            let turned: f64 = (0..3).map(|column| matrix[axis][column] * offset[column]).sum();
+            (turned + start[axis] as f64 + half[axis]).clamp(0.0, limits[axis] as f64 - 1.0)
+        });
+        *class = case.label[position.map(|value| value.round() as usize)];
+        for channel in 0..channels {
+            image[[channel, x, y, z]] = trilinear(case, channel, position, limits);
+        }
+    }
+    Patch { image, label }
+}
+
+fn trilinear(case: &LoadedCase, channel: usize, position: [f64; 3], limits: Extent) -> f32 {
+    let low: Extent = position.map(|value| value as usize);
+    let high: Extent = std::array::from_fn(|axis| (low[axis] + 1).min(limits[axis] - 1));
+    let weight: [f32; 3] = std::array::from_fn(|axis| (position[axis] - low[axis] as f64) as f32);
+    let at = |d: usize, h: usize, w: usize| case.image[[channel, d, h, w]];
+    let along_w = |d, h| at(d, h, low[2]) * (1.0 - weight[2]) + at(d, h, high[2]) * weight[2];
+    let along_h = |d| along_w(d, low[1]) * (1.0 - weight[1]) + along_w(d, high[1]) * weight[1];
+    along_h(low[0]) * (1.0 - weight[0]) + along_h(high[0]) * weight[0]
+}
+
+/// Rotations about D, then H, then W.
+fn rotation([a, b, c]: [f64; 3]) -> [[f64; 3]; 3] {
+    let (sa, ca, sb, cb, sc, cc) = (a.sin(), a.cos(), b.sin(), b.cos(), c.sin(), c.cos());
+    [
+        [cb * cc, -cb * sc, sb],
+        [ca * sc + sa * sb * cc, ca * cc - sa * sb * sc, -sa * cb],
+        [sa * sc - ca * sb * cc, sa * cc + ca * sb * sc, ca * cb],
+    ]
+}
+
+fn change_intensity(image: &mut Array4<f32>, policy: &PatchPolicy, rng: &mut ChaCha8Rng) {
+    let mut change = || (rng.random::<f64>() * 2.0 - 1.0) * policy.intensity_change_max;
+    let (contrast, brightness) = ((1.0 + change()) as f32, change() as f32);
+    let noise = rng.random::<f64>() * policy.noise_max;
+    if policy.intensity_change_max > 0.0 {
+        image.mapv_inplace(|value| value * contrast + brightness);
+    }
+    if noise > 0.0 {
+        image.mapv_inplace(|value| value + (gaussian(rng) * noise) as f32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::phantom::{PhantomSpec, generate};
+
+    fn policy() -> PatchPolicy {
+        PatchPolicy {
+            extent: [12, 10, 8],
+            foreground_probability: 0.5,
+            flip_axes: [true; 3],
+            affine_probability: 0.5,
+            rotation_degrees_max: 20.0,
+            scale_change_max: 0.2,
+            noise_max: 0.0,
+            intensity_change_max: 0.0,
+        }
+    }
+
+    /// The image equals the label, so that any change must treat both alike.
+    fn twin() -> PreparedCase {
+        let mut case = generate(&PhantomSpec { cases: 1, extent: [20, 20, 20], seed: 3 }, 0);
+        case.image = case.label.mapv(f32::from).insert_axis(Axis(0));
+        PreparedCase::new(case, policy().extent).unwrap()
+    }
+
+    #[test]
+    fn a_volume_smaller_than_the_patch_names_case_axis_and_remedy() {
+        let case = generate(&PhantomSpec { cases: 1, extent: [16, 20, 20], seed: 3 }, 0);
+        let error = PreparedCase::new(case, [16, 32, 16]).unwrap_err().to_string();
+        assert!(
+            error.contains("phantom_00000")
+                && error.contains("along H")
+                && error.contains("pad_small_volumes"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn foreground_patches_hold_foreground() {
+        let policy = PatchPolicy { foreground_probability: 1.0, affine_probability: 0.0, ..policy() };
+        let prepared = twin();
+        for step in 0..50 {
+            let patch = sample_patch(&prepared, &policy, &mut patch_stream(1, step, 0));
+            assert!(patch.label.iter().any(|class| *class > 0), "step {step}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_patch_depends_on_its_stream_alone_and_keeps_image_and_label_together(seed in any::<u64>(), step in 0_u64..1000) {
+            let (prepared, policy) = (twin(), policy());
+            let patch = sample_patch(&prepared, &policy, &mut patch_stream(seed, step, 1));
+            prop_assert_eq!(&patch, &sample_patch(&prepared, &policy, &mut patch_stream(seed, step, 1)));
+            // Where the interpolated image is a whole number its neighbours agree,
+            // so the nearest label must be that number; elsewhere they differ by
+            // less than the largest class.
+            for ((d, h, w), class) in patch.label.indexed_iter() {
+                prop_assert!((patch.image[[0, d, h, w]] - f32::from(*class)).abs() < 3.0);
+            }
+            let unrotated = PatchPolicy { affine_probability: 0.0, ..policy };
+            let patch = sample_patch(&prepared, &unrotated, &mut patch_stream(seed, step, 2));
+            prop_assert_eq!(patch.image.index_axis(Axis(0), 0).mapv(|value| value as u8), patch.label);
+        }
+    }
+}
