@@ -1,1 +1,72 @@
-fn main() {}
+//! What a person types in a fresh checkout: set-up, quick start, tests.
+//!
+//! `xtask` depends on no other crate of the workspace: it must run before
+//! anything else can be built.
+
+mod libtorch;
+mod packages;
+mod postgres;
+mod process;
+mod quickstart;
+mod test;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Sets up, tries out and tests cakes.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
+#[command(
+    after_help = "Examples:\n  cargo xtask quickstart\n  cargo xtask quickstart --data ~/data/Task04_Hippocampus\n  cargo xtask test"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Installs what is missing: libtorch, Postgres, a C++ compiler. A second run changes nothing.
+    Setup(libtorch::SetupArguments),
+    /// Builds everything and runs one search to its Pareto front.
+    Quickstart(quickstart::QuickstartArguments),
+    /// Sets up, then runs every check and test.
+    Test(test::TestArguments),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Setup(arguments) => setup(&arguments),
+        Command::Quickstart(arguments) => {
+            setup(&libtorch::SetupArguments::default())?;
+            quickstart::run(&arguments)
+        }
+        Command::Test(arguments) => {
+            setup(&libtorch::SetupArguments::default())?;
+            test::run(&arguments)
+        }
+    }
+}
+
+fn setup(arguments: &libtorch::SetupArguments) -> Result<()> {
+    packages::ensure()?;
+    libtorch::ensure(&root(), arguments)
+}
+
+/// The checkout's root folder.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
