@@ -1,1 +1,180 @@
-fn main() {}
+//! `cakes-trainer`: one training job, for the daemon or for a person.
+
+use std::io::{BufWriter, Read};
+use std::os::fd::AsFd;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cakes::frame::{TrainerCommand, TrainerEvent, decode};
+use cakes::job::TrainerJob;
+use cakes_trainer::report::{Frames, Lines, Reporter};
+use cakes_trainer::train::{Ending, Surroundings, run};
+use cakes_trainer::{TrainerError, device};
+use clap::{Args, Parser, Subcommand};
+
+/// Trains one network: a supernet, or an architecture from scratch.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+#[command(
+    after_help = "Examples:\n  cakes-trainer run job.json --out /tmp/run\n  cakes-trainer run job.json --out /tmp/run --resume /tmp/run/checkpoints/step-000000500 --threads 8"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a job without any server and prints what it does.
+    Run(RunArguments),
+    /// Runs a job for a worker daemon: frames on standard output, commands on standard input.
+    Attempt(JobArguments),
+}
+
+#[derive(Args)]
+struct RunArguments {
+    #[command(flatten)]
+    job: JobArguments,
+}
+
+#[derive(Args)]
+struct JobArguments {
+    /// The job: a JSON file with task, dataset, patch, training and seed.
+    spec: PathBuf,
+    /// Folder for checkpoints and results; made if it is missing.
+    #[arg(long, alias = "dir")]
+    out: PathBuf,
+    /// Where relative data set folders are looked up.
+    #[arg(long, default_value = ".")]
+    data_root: PathBuf,
+    /// A checkpoint folder to go on from.
+    #[arg(long)]
+    resume: Option<PathBuf>,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// CPU threads for libtorch; all cores without it.
+    #[arg(long)]
+    threads: Option<i32>,
+}
+
+/// Set by a signal or the daemon: save and stop after the current step.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Run(arguments) => run_for_person(&arguments.job),
+        Command::Attempt(arguments) => run_for_daemon(&arguments),
+    };
+    match outcome {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(TrainerError::User(_) | TrainerError::Data(_)) => ExitCode::from(2),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run_for_person(arguments: &JobArguments) -> Result<Ending, TrainerError> {
+    stop_on_signals();
+    let mut reporter = Lines { folder: &arguments.out, steps_total: 0 };
+    let outcome = prepare_and_run(arguments, &mut reporter);
+    if let Ok(Ending::Stopped) = outcome {
+        println!("stopped behind a checkpoint; go on with --resume");
+    }
+    outcome
+}
+
+fn run_for_daemon(arguments: &JobArguments) -> Result<Ending, TrainerError> {
+    // Frames go to a private copy of standard output; the number itself is
+    // pointed at standard error, so that nothing a library prints gets between.
+    let failed = |error: std::io::Error| TrainerError::io("cannot set up standard output", error);
+    let frames = std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+    nix::unistd::dup2_stdout(std::io::stderr()).map_err(|errno| failed(errno.into()))?;
+    std::thread::spawn(obey_daemon);
+    prepare_and_run(arguments, &mut Frames(BufWriter::new(std::fs::File::from(frames))))
+}
+
+/// Runs the job and reports how it failed, panics included.
+fn prepare_and_run(arguments: &JobArguments, reporter: &mut dyn Reporter) -> Result<Ending, TrainerError> {
+    let attempt = std::panic::catch_unwind(AssertUnwindSafe(|| -> Result<Ending, TrainerError> {
+        let job = read_job(&arguments.spec)?;
+        let out = &arguments.out;
+        std::fs::create_dir_all(out)
+            .map_err(|error| TrainerError::io(format!("cannot create {}", out.display()), error))?;
+        device::load_cuda();
+        if let Some(threads) = arguments.threads {
+            tch::set_num_threads(threads.max(1));
+        }
+        tch::set_num_interop_threads(1);
+        let around = Surroundings {
+            device: device::choose(&arguments.device)?,
+            data_root: &arguments.data_root,
+            folder: out,
+            resume: arguments.resume.clone(),
+            stop: &STOP,
+        };
+        run(&job, &around, reporter)
+    }));
+    let outcome = attempt.unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(TrainerError::Report(format!("the trainer panicked: {}", text.unwrap_or("no message"))))
+    });
+    if let Err(error) = &outcome {
+        let failed = TrainerEvent::Failed { class: error.class(), message: error.message() };
+        // If even this cannot be said, the exit code still tells.
+        let _ = reporter.report(&failed);
+    }
+    outcome
+}
+
+fn read_job(path: &Path) -> Result<TrainerJob, TrainerError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| TrainerError::User(format!("{}: cannot be read: {error}", path.display())))?;
+    let mut reader = serde_json::Deserializer::from_str(&text);
+    serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        TrainerError::User(format!("{}: {}: {}", path.display(), error.path(), error.inner()))
+    })
+}
+
+/// Reads the daemon's commands. When the daemon is gone this process ends at
+/// once: nobody is left to hear of its results.
+fn obey_daemon() {
+    let mut input = std::io::stdin().lock();
+    let (mut buffer, mut chunk) = (Vec::new(), [0; 4096]);
+    loop {
+        match input.read(&mut chunk) {
+            Ok(0) | Err(_) => std::process::exit(3),
+            Ok(read) => buffer.extend_from_slice(&chunk[..read]),
+        }
+        loop {
+            match decode::<TrainerCommand>(&mut buffer) {
+                Ok(Some(TrainerCommand::Stop)) => STOP.store(true, Ordering::Relaxed),
+                Ok(None) => break,
+                Err(_) => std::process::exit(3),
+            }
+        }
+    }
+}
+
+fn stop_on_signals() {
+    extern "C" fn stop(_: nix::libc::c_int) {
+        // A second signal ends the process.
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::abort();
+        }
+    }
+    let action = nix::sys::signal::SigAction::new(
+        nix::sys::signal::SigHandler::Handler(stop),
+        nix::sys::signal::SaFlags::SA_RESTART,
+        nix::sys::signal::SigSet::empty(),
+    );
+    for signal in [nix::sys::signal::Signal::SIGINT, nix::sys::signal::Signal::SIGTERM] {
+        #[allow(unsafe_code)]
+        // SAFETY: the handler only touches an atomic.
+        let _ = unsafe { nix::sys::signal::sigaction(signal, &action) };
+    }
+}

@@ -1,0 +1,221 @@
+//! Checkpoints: everything that a resumed run needs, written atomically.
+//!
+//! ```text
+//! step-000000120/
+//!   weights.safetensors     parameters and running statistics, by their names
+//!   optimizer.safetensors   first.{name}, second.{name}
+//!   manifest.json           step, job, versions, bytes and SHA-256 of each file
+//! ```
+//!
+//! A folder is filled under another name, forced to disk and then renamed, so a
+//! folder named `step-…` is always complete. Samples, augmentation and drawn
+//! kernels follow from the job's seed and the step, so no generator needs saving.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use cakes::job::TrainerJob;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tch::Tensor;
+
+use crate::TrainerError;
+use crate::nets::Net;
+use crate::optim::Optimizer;
+
+const WEIGHTS: &str = "weights.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const MANIFEST: &str = "manifest.json";
+
+/// One file of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestFile {
+    pub name: String,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+/// What a checkpoint says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of this format.
+    pub format: u32,
+    /// Optimizer steps done.
+    pub step: u64,
+    /// SHA-256 of the job's JSON: a checkpoint of another job is refused.
+    pub job_sha256: String,
+    pub libtorch: String,
+    pub device: String,
+    pub files: Vec<ManifestFile>,
+}
+
+/// A checkpoint that stands complete on disk.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    pub directory: PathBuf,
+    pub manifest_sha256: String,
+    /// Of all its files.
+    pub bytes: u64,
+}
+
+/// Identity of a job for its checkpoints.
+pub fn job_sha256(job: &TrainerJob) -> String {
+    hex::encode(Sha256::digest(serde_json::to_vec(job).unwrap_or_default()))
+}
+
+/// Writes a checkpoint into a new folder below `parent`.
+///
+/// # Errors
+/// A weight is not finite, or the disk fails or is full; nothing is left behind.
+pub fn save(
+    parent: &Path,
+    step: u64,
+    job: &TrainerJob,
+    net: &Net,
+    optimizer: &Optimizer,
+) -> Result<Saved, TrainerError> {
+    check_finite(net)?;
+    let failed =
+        |error| TrainerError::io(format!("cannot write a checkpoint below {}", parent.display()), error);
+    fs::create_dir_all(parent).map_err(failed)?;
+    let temporary = tempfile::Builder::new().prefix(".saving-").tempdir_in(parent).map_err(failed)?;
+    let weights: Vec<(&str, &Tensor)> = net.state().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    write(&temporary.path().join(WEIGHTS), &weights)?;
+    let state: Vec<(String, &Tensor)> = optimizer.state().collect();
+    write(&temporary.path().join(OPTIMIZER), &state)?;
+    let files = [WEIGHTS, OPTIMIZER]
+        .map(|name| describe(temporary.path(), name))
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+    let manifest = Manifest {
+        format: 1,
+        step,
+        job_sha256: job_sha256(job),
+        libtorch: libtorch_version().to_owned(),
+        device: crate::device::name(net.device()),
+        files,
+    };
+    let text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
+    fs::write(temporary.path().join(MANIFEST), &text).map_err(failed)?;
+    for name in [WEIGHTS, OPTIMIZER, MANIFEST] {
+        File::open(temporary.path().join(name)).and_then(|file| file.sync_all()).map_err(failed)?;
+    }
+    let directory = parent.join(format!("step-{step:09}"));
+    // A run that was killed behind the rename wrote the same step before.
+    if directory.exists() {
+        fs::remove_dir_all(&directory).map_err(failed)?;
+    }
+    fs::rename(temporary.keep(), &directory).map_err(failed)?;
+    File::open(parent).and_then(|folder| folder.sync_all()).map_err(failed)?;
+    let bytes = manifest.files.iter().map(|file| file.bytes).sum::<u64>() + text.len() as u64;
+    Ok(Saved { directory, manifest_sha256: hex::encode(Sha256::digest(&text)), bytes })
+}
+
+/// The version of libtorch that the bindings were made for.
+pub fn libtorch_version() -> &'static str {
+    "2.11.0"
+}
+
+fn check_finite(net: &Net) -> Result<(), TrainerError> {
+    for (name, tensor) in net.state() {
+        let finite = tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
+        if !finite {
+            return Err(TrainerError::Numeric(format!(
+                "'{name}' holds values that are not finite; try a lower learning rate"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn write<S: AsRef<str>>(path: &Path, tensors: &[(S, &Tensor)]) -> Result<(), TrainerError> {
+    // safetensors wants contiguous tensors in host memory.
+    let host = tensors.iter().map(|(name, tensor)| {
+        Ok((name.as_ref(), tensor.f_detach()?.f_to(tch::Device::Cpu)?.f_contiguous()?))
+    });
+    let host = host.collect::<Result<Vec<_>, tch::TchError>>()?;
+    Tensor::write_safetensors(&host, path).map_err(|error| TrainerError::Io {
+        what: format!("cannot write {}", path.display()),
+        source: std::io::Error::other(error.to_string()),
+    })
+}
+
+fn describe(folder: &Path, name: &str) -> Result<ManifestFile, TrainerError> {
+    let (sha256, bytes) = hash_file(&folder.join(name))?;
+    Ok(ManifestFile { name: name.to_owned(), bytes, sha256 })
+}
+
+fn hash_file(path: &Path) -> Result<(String, u64), TrainerError> {
+    let failed = |error| TrainerError::io(format!("cannot read {}", path.display()), error);
+    let mut file = File::open(path).map_err(failed)?;
+    let (mut hasher, mut buffer, mut bytes) = (Sha256::new(), vec![0; 1 << 20], 0);
+    loop {
+        let read = file.read(&mut buffer).map_err(failed)?;
+        if read == 0 {
+            return Ok((hex::encode(hasher.finalize()), bytes));
+        }
+        hasher.update(&buffer[..read]);
+        bytes += read as u64;
+    }
+}
+
+/// Restores network and optimizer from `directory`; returns the steps done.
+///
+/// # Errors
+/// A file is missing or changed, the checkpoint is of another job, or its
+/// tensors are not those of the network.
+pub fn load(
+    directory: &Path,
+    job: &TrainerJob,
+    net: &Net,
+    optimizer: &Optimizer,
+) -> Result<u64, TrainerError> {
+    let wrong = |problem: String| TrainerError::Checkpoint(format!("{}: {problem}", directory.display()));
+    let text =
+        fs::read(directory.join(MANIFEST)).map_err(|error| wrong(format!("no {MANIFEST}: {error}")))?;
+    let manifest: Manifest =
+        serde_json::from_slice(&text).map_err(|error| wrong(format!("{MANIFEST}: {error}")))?;
+    if manifest.format != 1 {
+        return Err(wrong(format!("has format {}, this trainer reads 1", manifest.format)));
+    }
+    if manifest.job_sha256 != job_sha256(job) {
+        return Err(wrong(
+            "belongs to another job; start without --resume, or use the specification it was made with"
+                .into(),
+        ));
+    }
+    for name in [WEIGHTS, OPTIMIZER] {
+        let expected = manifest.files.iter().find(|file| file.name == name);
+        let expected = expected.ok_or_else(|| wrong(format!("{MANIFEST} does not list {name}")))?;
+        if describe(directory, name)? != *expected {
+            return Err(wrong(format!("{name} is not what {MANIFEST} says; the file is damaged")));
+        }
+    }
+    restore(&directory.join(WEIGHTS), net.state().map(|(name, tensor)| (name.clone(), tensor)))?;
+    restore(&directory.join(OPTIMIZER), optimizer.state())?;
+    Ok(manifest.step)
+}
+
+fn restore<'a>(path: &Path, targets: impl Iterator<Item = (String, &'a Tensor)>) -> Result<(), TrainerError> {
+    let wrong = |problem: String| TrainerError::Checkpoint(format!("{}: {problem}", path.display()));
+    let stored = Tensor::read_safetensors(path).map_err(|error| wrong(error.to_string()))?;
+    let mut stored: std::collections::BTreeMap<String, Tensor> = stored.into_iter().collect();
+    for (name, target) in targets {
+        let source = stored.remove(&name).ok_or_else(|| wrong(format!("lacks '{name}'")))?;
+        if source.size() != target.size() {
+            return Err(wrong(format!(
+                "'{name}' has the shape {:?}, the network's has {:?}",
+                source.size(),
+                target.size()
+            )));
+        }
+        tch::no_grad(|| target.shallow_clone().f_copy_(&source))?;
+    }
+    match stored.into_keys().next() {
+        Some(name) => Err(wrong(format!("holds '{name}', which the network has not"))),
+        None => Ok(()),
+    }
+}

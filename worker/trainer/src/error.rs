@@ -1,0 +1,82 @@
+//! Why a job ended badly, and whose fault it was.
+
+use cakes::frame::FailureClass;
+
+/// A failure with its class, which decides whether the job is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainerError {
+    #[error("{0}")]
+    User(String),
+    #[error("data: {0}")]
+    Data(#[from] cakes_data::DataError),
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+    #[error("checkpoint: {0}")]
+    Checkpoint(String),
+    #[error("{0}")]
+    Numeric(String),
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+    #[error("{0}")]
+    Report(String),
+}
+
+impl TrainerError {
+    pub fn io(what: impl Into<String>, source: std::io::Error) -> Self {
+        TrainerError::Io { what: what.into(), source }
+    }
+
+    /// Whose fault it was.
+    pub fn class(&self) -> FailureClass {
+        match self {
+            TrainerError::User(_) => FailureClass::User,
+            TrainerError::Data(cakes_data::DataError::Io { source, .. })
+                if source.kind() != std::io::ErrorKind::NotFound =>
+            {
+                FailureClass::Infrastructure
+            }
+            TrainerError::Data(_) => FailureClass::User,
+            TrainerError::Io { .. } | TrainerError::Checkpoint(_) | TrainerError::Report(_) => {
+                FailureClass::Infrastructure
+            }
+            TrainerError::Numeric(_) => FailureClass::Numeric,
+            TrainerError::Torch(error) => class_of_torch_error(&error.to_string()),
+        }
+    }
+
+    /// The text for people: the first line of what libtorch says, without its stack.
+    pub fn message(&self) -> String {
+        match self {
+            TrainerError::Torch(error) => {
+                let text = error.to_string();
+                let first = text.lines().next().unwrap_or_default();
+                format!("libtorch: {first}")
+            }
+            other => other.to_string(),
+        }
+    }
+}
+
+/// libtorch has no error codes; memory exhaustion is known by its words.
+fn class_of_torch_error(text: &str) -> FailureClass {
+    let out_of_memory =
+        ["out of memory", "can't allocate memory", "not enough memory", "DefaultCPUAllocator"];
+    if out_of_memory.iter().any(|words| text.contains(words)) {
+        FailureClass::Resource
+    } else {
+        FailureClass::Infrastructure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_exhaustion_is_told_from_other_errors_of_libtorch() {
+        let of = |text: &str| TrainerError::Torch(tch::TchError::Torch(text.into())).class();
+        assert_eq!(of("CUDA out of memory. Tried to allocate 2 GiB"), FailureClass::Resource);
+        assert_eq!(of("[enforce fail] DefaultCPUAllocator: can't allocate memory"), FailureClass::Resource);
+        assert_eq!(of("device-side assert triggered"), FailureClass::Infrastructure);
+    }
+}

@@ -1,0 +1,33 @@
+//! One training job on libtorch.
+//!
+//! ```text
+//! TrainerJob ─► data ─► nets (network description ─► modules)
+//!                 │        │
+//!                 └─► train loop ─► checkpoint, events ─► daemon or person
+//! ```
+//!
+//! | module | does |
+//! |---|---|
+//! | [`nets`] | builds a network description with libtorch and runs it |
+//! | [`data`] | opens the data set, prepares batches ahead of the loop |
+//! | [`loss`], [`optim`] | what is minimised, and how |
+//! | [`evaluate`] | whole-volume validation, latency |
+//! | [`checkpoint`] | everything that a resumed run needs, atomically |
+//! | [`train`] | the loop, which obeys the job's specification |
+//! | [`report`] | who is told: frames for the daemon, lines for a person |
+//!
+//! Everything random follows from the job's seed and the step, so a job can be
+//! resumed anywhere and repeats bit by bit on one kind of device.
+
+pub mod checkpoint;
+pub mod data;
+pub mod device;
+mod error;
+pub mod evaluate;
+pub mod loss;
+pub mod nets;
+pub mod optim;
+pub mod report;
+pub mod train;
+
+pub use error::TrainerError;
