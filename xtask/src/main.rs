@@ -1,11 +1,11 @@
 //! What a person types in a fresh checkout: set-up, quick start, tests.
 //!
-//! `xtask` depends on no other crate of the workspace: it must run before
+//! Of the workspace `xtask` depends on `cakes-postgres` alone: it must run before
 //! anything else can be built.
 
+mod database;
 mod libtorch;
 mod packages;
-mod postgres;
 mod process;
 mod quickstart;
 mod test;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::{postgres, process};
+use crate::process;
 
 /// A need, how to see whether it is met, and the Debian package that meets it.
 struct Need {
@@ -25,7 +25,7 @@ const NEEDS: [Need; 4] = [
     Need {
         what: "the Postgres server",
         package: "postgresql",
-        is_met: || postgres::find_binaries().is_some(),
+        is_met: || cakes_postgres::find_binaries().is_some(),
     },
 ];
 
@@ -71,7 +71,7 @@ pub fn ensure() -> Result<()> {
 /// own; cakes only needs the programs.
 fn keep_packages_from_starting_a_cluster() -> Result<()> {
     let path = Path::new("/etc/postgresql-common/createcluster.conf");
-    if !path.exists() && postgres::find_binaries().is_none() {
+    if !path.exists() && cakes_postgres::find_binaries().is_none() {
         std::fs::create_dir_all("/etc/postgresql-common")?;
         std::fs::write(path, "create_main_cluster = false\n")?;
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{postgres, process, root};
+use crate::{database, process, root};
 
 #[derive(Args)]
 pub struct TestArguments {
@@ -25,7 +25,7 @@ struct Stage {
 }
 
 pub fn run(arguments: &TestArguments) -> Result<()> {
-    let database = postgres::ThrowAway::start()?;
+    let database = database::ThrowAway::start()?;
     let mut failed = Vec::new();
     let mut summary = Vec::new();
     for Stage { name, mut command } in stages(arguments, &database.url()) {
