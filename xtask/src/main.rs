@@ -8,6 +8,7 @@ mod libtorch;
 mod packages;
 mod process;
 mod quickstart;
+mod sql;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ enum Command {
     Quickstart(quickstart::QuickstartArguments),
     /// Sets up, then runs every check and test.
     Test(test::TestArguments),
+    /// Saves in `.sqlx` what Postgres says about the statements in the code.
+    Sql(sql::SqlArguments),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,10 @@ fn run(command: Command) -> Result<()> {
         Command::Test(arguments) => {
             setup(&libtorch::SetupArguments::default())?;
             test::run(&arguments)
+        }
+        Command::Sql(arguments) => {
+            setup(&libtorch::SetupArguments::default())?;
+            sql::run(&arguments)
         }
     }
 }

@@ -5,6 +5,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::root;
+
+/// Cargo on this checkout, as a person would call it.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    // What cargo set for this very process is not meant for the next one.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// Runs a command to its end, its output visible.
 pub fn run(command: &mut Command) -> Result<()> {
     let shown = show(command);

@@ -1,86 +1,140 @@
 //! `cargo xtask test`: every check, in the order in which it fails soonest.
 
-use std::path::Path;
-use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{database, process, root};
+use crate::database::ThrowAway;
+use crate::{process, sql};
 
 #[derive(Args)]
 pub struct TestArguments {
     /// Leaves out the whole-system scenarios.
     #[arg(long)]
     quick: bool,
-    /// Runs only tests whose name contains this.
-    #[arg(long)]
+    /// Only builds, and runs the tests whose name contains this.
+    #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
 }
 
-struct Stage {
-    name: &'static str,
-    command: Command,
+/// What happened to a stage.
+enum Verdict {
+    Ok,
+    Failed(String),
+    /// With the reason.
+    LeftOut(String),
+}
+
+struct Row {
+    stage: &'static str,
+    verdict: Verdict,
+    duration: Duration,
 }
 
 pub fn run(arguments: &TestArguments) -> Result<()> {
-    let database = database::ThrowAway::start()?;
-    let mut failed = Vec::new();
-    let mut summary = Vec::new();
-    for Stage { name, mut command } in stages(arguments, &database.url()) {
-        println!("\n== {name}: {}", process::show(&command));
-        let start = Instant::now();
-        let outcome = process::run(&mut command);
-        let duration = process::show_duration(start.elapsed());
-        let verdict = if outcome.is_ok() { "ok" } else { "FAILED" };
-        println!("== {name}: {verdict} after {duration}");
-        summary.push(format!("{name:<10} {verdict:<7} {duration:>12}"));
-        if let Err(error) = outcome {
-            failed.push(format!("{name}: {error:#}"));
-        }
-    }
-    println!("\n{}", summary.join("\n"));
-    if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("\n")) }
+    let start = Instant::now();
+    let database = ThrowAway::start()?;
+    let rows: Vec<Row> = STAGES
+        .iter()
+        .map(|stage| {
+            let began = Instant::now();
+            let verdict = match stage.left_out(arguments) {
+                Some(reason) => Verdict::LeftOut(reason),
+                None => stage.run(arguments, &database.url()),
+            };
+            Row { stage: stage.name, verdict, duration: began.elapsed() }
+        })
+        .collect();
+    println!("\n{}", rows.iter().map(show).collect::<Vec<_>>().join("\n"));
+    println!("{:<10} {:<9} {:>13}", "all", "", process::show_duration(start.elapsed()));
+    let failed: Vec<&str> =
+        rows.iter().filter(|row| matches!(row.verdict, Verdict::Failed(_))).map(|row| row.stage).collect();
+    if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
 }
 
-fn stages(arguments: &TestArguments, database_url: &str) -> Vec<Stage> {
-    let cargo = |words: &[&str]| {
-        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.current_dir(root()).args(words).env("DATABASE_URL", database_url).env("OMP_NUM_THREADS", "2");
-        // Set for this process by cargo; inherited, it would be taken for the
-        // user's own choice.
-        command.env_remove("CARGO_MANIFEST_DIR");
-        command
+fn show(row: &Row) -> String {
+    let (word, more) = match &row.verdict {
+        Verdict::Ok => ("ok", ""),
+        Verdict::Failed(error) => ("FAILED", error.lines().next().unwrap_or_default()),
+        Verdict::LeftOut(reason) => ("left out", reason.as_str()),
     };
-    let mut stages = Vec::new();
-    if has_component("fmt") {
-        stages.push(Stage { name: "format", command: cargo(&["fmt", "--all", "--check"]) });
+    format!("{:<10} {word:<9} {:>13}  {more}", row.stage, process::show_duration(row.duration))
+        .trim_end()
+        .to_owned()
+}
+
+/// Something that is checked.
+struct Stage {
+    name: &'static str,
+    what: What,
+}
+
+enum What {
+    /// A command of cargo that may have to be installed: component, words.
+    Component(&'static str, &'static [&'static str]),
+    Build,
+    Sql,
+    Tests(&'static [&'static str]),
+}
+
+const STAGES: [Stage; 6] = [
+    Stage { name: "format", what: What::Component("rustfmt", &["fmt", "--all", "--check"]) },
+    Stage {
+        name: "clippy",
+        what: What::Component(
+            "clippy",
+            &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"],
+        ),
+    },
+    Stage { name: "sql", what: What::Sql },
+    Stage { name: "build", what: What::Build },
+    Stage {
+        name: "tests",
+        what: What::Tests(&["test", "--workspace", "--exclude", "cakes-tests", "--no-fail-fast", "--quiet"]),
+    },
+    Stage { name: "scenarios", what: What::Tests(&["test", "--package", "cakes-tests", "--no-fail-fast"]) },
+];
+
+impl Stage {
+    /// Why this stage does not run; nothing is left out without a word.
+    fn left_out(&self, arguments: &TestArguments) -> Option<String> {
+        match self.what {
+            What::Component(_, _) | What::Sql if arguments.filter.is_some() => Some("--filter".to_owned()),
+            What::Component(component, words) if !has_component(words[0]) => {
+                Some(format!("not installed; `rustup component add {component}`"))
+            }
+            What::Tests(_) if arguments.quick && self.name == "scenarios" => Some("--quick".to_owned()),
+            _ => None,
+        }
     }
-    if has_component("clippy") {
-        let words = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
-        stages.push(Stage { name: "clippy", command: cargo(&words) });
+
+    fn run(&self, arguments: &TestArguments, database_url: &str) -> Verdict {
+        println!("\n== {}", self.name);
+        let outcome = match self.what {
+            What::Sql => sql::run(&sql::SqlArguments { check: true }),
+            What::Component(_, words) => process::run(process::cargo().args(words)),
+            What::Build => process::run(process::cargo().args(["build", "--workspace", "--quiet"])),
+            What::Tests(words) => {
+                let mut cargo = process::cargo();
+                // Each test trains with few threads, several tests run at once.
+                cargo.args(words).env("DATABASE_URL", database_url).env("OMP_NUM_THREADS", "2");
+                if let Some(filter) = &arguments.filter {
+                    cargo.arg(filter);
+                }
+                process::run(&mut cargo)
+            }
+        };
+        match outcome {
+            Ok(()) => Verdict::Ok,
+            Err(error) => {
+                println!("{error:#}");
+                Verdict::Failed(error.to_string())
+            }
+        }
     }
-    stages.push(Stage { name: "build", command: cargo(&["build", "--workspace", "--quiet"]) });
-    let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
-    if arguments.quick {
-        tests.args(["--exclude", "cakes-tests"]);
-    }
-    if let Some(filter) = &arguments.filter {
-        tests.arg(filter);
-    }
-    stages.push(Stage { name: "test", command: tests });
-    stages
 }
 
 fn has_component(name: &str) -> bool {
-    let mut command = Command::new("cargo");
-    let found = process::run_quiet(command.current_dir(Path::new("/")).args([name, "--version"])).is_ok();
-    if !found {
-        println!(
-            "warning: cargo {name} is missing, its check is left out; `rustup component add {}`",
-            if name == "fmt" { "rustfmt" } else { name }
-        );
-    }
-    found
+    process::run_quiet(process::cargo().args([name, "--version"])).is_ok()
 }
