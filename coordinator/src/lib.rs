@@ -1,1 +1,6 @@
+//! The coordinator: plans searches, leases jobs, keeps the truth in Postgres.
+//!
+//! [`core`] decides, `store` reads and writes, `reconcile` brings what is
+//! recorded and what is decided together.
 
+pub mod core;

@@ -10,6 +10,7 @@ use cakes::spec::Violation;
 
 use crate::v1;
 
+#[expect(clippy::needless_pass_by_value, reason = "errors are passed as they come")]
 fn violation(field: impl Into<String>, problem: impl ToString) -> Violation {
     Violation { field: field.into(), problem: problem.to_string() }
 }

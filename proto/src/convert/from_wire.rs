@@ -14,6 +14,7 @@ use crate::v1;
 const DEFAULT_BUDGETS: [f64; 4] = [0.3, 0.4, 0.5, 0.7];
 const DEFAULT_L1_STRENGTH: f64 = 1e-3;
 
+#[expect(clippy::needless_pass_by_value, reason = "errors are passed as they come")]
 fn violation(field: impl Into<String>, problem: impl ToString) -> Violation {
     Violation { field: field.into(), problem: problem.to_string() }
 }

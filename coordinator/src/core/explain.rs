@@ -1,0 +1,233 @@
+//! Why a job is where it is, as one paragraph for its owner.
+
+use std::time::Duration;
+
+use super::job::JobState;
+use super::worker::Schedule;
+
+/// What is known of a job and of the workers that could take it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    pub state: JobState,
+    pub state_reason: String,
+    /// Attempts so far.
+    pub attempt_count: i64,
+    /// Position among the waiting jobs, from 1; 0 if it does not wait.
+    pub queue_position: u32,
+    /// Time until its back-off ends; `None` or zero when it may go.
+    pub back_off: Option<Duration>,
+    pub memory_mib: u64,
+    pub step: i64,
+    pub step_count: i64,
+    /// Step of the last committed checkpoint, 0 for none.
+    pub checkpoint_step: i64,
+    /// Worker and device of the live attempt.
+    pub runs_on: Option<Placement>,
+    /// A worker that it keeps away from for a while, after a fault there.
+    pub avoided_worker: Option<String>,
+    pub workers: Vec<WorkerFacts>,
+}
+
+/// Where an attempt lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    pub worker: String,
+    pub device: String,
+    /// Time until its lease runs out unless it is renewed.
+    pub lease_left: Duration,
+}
+
+/// A registered worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerFacts {
+    pub id: String,
+    pub schedule: Schedule,
+    /// Not heard of for longer than a lease lasts.
+    pub lost: bool,
+    pub devices: Vec<DeviceFacts>,
+}
+
+/// A device of a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceFacts {
+    pub name: String,
+    pub memory_mib: u64,
+    pub busy: bool,
+}
+
+/// The paragraph.
+pub fn explain(facts: &Facts) -> String {
+    match facts.state {
+        JobState::Queued => queued(facts),
+        JobState::Leased => format!("Offered to {}, which has not started it yet.", place(facts)),
+        JobState::Running => running(facts),
+        JobState::Succeeded => format!("Done after {}.", attempts(facts.attempt_count)),
+        JobState::Failed => with_reason(&format!("Failed after {}", attempts(facts.attempt_count)), facts),
+        JobState::Cancelling => {
+            format!("Cancelled; waits for {} to stop, or for its lease to run out.", place(facts))
+        }
+        JobState::Cancelled => with_reason("Cancelled", facts),
+        JobState::Pausing => format!("Waits for {} to save a checkpoint and stop.", place(facts)),
+        JobState::Paused => "Paused; `cakes job resume` queues it again.".to_owned(),
+    }
+}
+
+fn with_reason(start: &str, facts: &Facts) -> String {
+    match facts.state_reason.as_str() {
+        "" => format!("{start}. `cakes job retry` queues it again."),
+        reason => format!("{start}: {reason}. `cakes job retry` queues it again."),
+    }
+}
+
+fn running(facts: &Facts) -> String {
+    let lease = facts.runs_on.as_ref().map_or(0, |placement| placement.lease_left.as_secs());
+    format!(
+        "Runs on {}: step {} of {}, last checkpoint at step {}; its lease lasts {lease} s unless renewed.",
+        place(facts),
+        facts.step,
+        facts.step_count,
+        facts.checkpoint_step
+    )
+}
+
+fn place(facts: &Facts) -> String {
+    match &facts.runs_on {
+        Some(placement) => format!("worker {}, {}", placement.worker, placement.device),
+        None => "its worker".to_owned(),
+    }
+}
+
+fn attempts(count: i64) -> String {
+    if count == 1 { "1 attempt".to_owned() } else { format!("{count} attempts") }
+}
+
+/// The first obstacle that stands in the way, from the nearest to the job to the
+/// farthest.
+fn queued(facts: &Facts) -> String {
+    let mut text = format!("Waits at position {} of the queue. {}", facts.queue_position, obstacle(facts));
+    if facts.attempt_count > 0 {
+        let from = match facts.checkpoint_step {
+            0 => "from the start".to_owned(),
+            step => format!("from step {step}"),
+        };
+        text += &format!(" After {} it will go on {from}.", attempts(facts.attempt_count));
+        if !facts.state_reason.is_empty() {
+            text += &format!(" The last one ended with: {}.", facts.state_reason);
+        }
+    }
+    text
+}
+
+fn obstacle(facts: &Facts) -> String {
+    if let Some(back_off) = facts.back_off.filter(|left| !left.is_zero()) {
+        return format!("It is held back for {:.0} s after a failure.", back_off.as_secs_f64().ceil());
+    }
+    let present: Vec<&WorkerFacts> = facts.workers.iter().filter(|worker| !worker.lost).collect();
+    if present.is_empty() {
+        return match facts.workers.len() {
+            0 => "No worker has registered; start one with `cakes-worker --server URL`.".to_owned(),
+            count => format!("None of the {count} registered workers has been heard of lately."),
+        };
+    }
+    let ready: Vec<&WorkerFacts> =
+        present.iter().copied().filter(|worker| worker.schedule == Schedule::Ready).collect();
+    if ready.is_empty() {
+        return format!(
+            "All {} present workers are cordoned or draining; `cakes worker uncordon` lets one take jobs.",
+            present.len()
+        );
+    }
+    let devices =
+        || ready.iter().flat_map(|worker| worker.devices.iter().map(move |device| (worker, device)));
+    let largest = devices().map(|(_, device)| device.memory_mib).max().unwrap_or(0);
+    if largest < facts.memory_mib {
+        return format!(
+            "It needs about {} MiB of memory; the largest device of a ready worker has {largest} MiB.",
+            facts.memory_mib
+        );
+    }
+    let mut free = devices().filter(|(_, device)| !device.busy && device.memory_mib >= facts.memory_mib);
+    match free.find(|(worker, _)| Some(&worker.id) != facts.avoided_worker.as_ref()) {
+        Some((worker, _)) => format!("Worker {} is free and will be offered it at its next call.", worker.id),
+        None => match &facts.avoided_worker {
+            Some(avoided) if free_device_of(facts, avoided) => {
+                format!("Only worker {avoided} is free, which it keeps away from after a fault there.")
+            }
+            _ => format!("All fitting devices are busy ({} in all).", devices().count()),
+        },
+    }
+}
+
+fn free_device_of(facts: &Facts, id: &str) -> bool {
+    let worker = facts.workers.iter().find(|worker| worker.id == id);
+    worker.is_some_and(|worker| {
+        worker.devices.iter().any(|device| !device.busy && device.memory_mib >= facts.memory_mib)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            state: JobState::Queued,
+            state_reason: String::new(),
+            attempt_count: 0,
+            queue_position: 3,
+            back_off: None,
+            memory_mib: 1000,
+            step: 0,
+            step_count: 100,
+            checkpoint_step: 0,
+            runs_on: None,
+            avoided_worker: None,
+            workers: Vec::new(),
+        }
+    }
+
+    fn worker(id: &str, memory_mib: u64, busy: bool) -> WorkerFacts {
+        let devices = vec![DeviceFacts { name: "cpu".into(), memory_mib, busy }];
+        WorkerFacts { id: id.into(), schedule: Schedule::Ready, lost: false, devices }
+    }
+
+    #[track_caller]
+    fn says(facts: &Facts, part: &str) {
+        let text = explain(facts);
+        assert!(text.contains(part), "'{text}' lacks '{part}'");
+    }
+
+    #[test]
+    fn a_waiting_job_names_the_first_obstacle() {
+        says(&facts(), "position 3");
+        says(&facts(), "No worker has registered");
+        let lost = WorkerFacts { lost: true, ..worker("a", 2000, false) };
+        says(&Facts { workers: vec![lost], ..facts() }, "None of the 1 registered");
+        let cordoned = WorkerFacts { schedule: Schedule::Cordoned, ..worker("a", 2000, false) };
+        says(&Facts { workers: vec![cordoned], ..facts() }, "uncordon");
+        says(&Facts { workers: vec![worker("a", 500, false)], ..facts() }, "about 1000 MiB");
+        says(&Facts { workers: vec![worker("a", 2000, true)], ..facts() }, "busy (1 in all)");
+        says(&Facts { workers: vec![worker("a", 2000, false)], ..facts() }, "Worker a is free");
+        let avoided = Some("a".to_owned());
+        says(
+            &Facts { workers: vec![worker("a", 2000, false)], avoided_worker: avoided, ..facts() },
+            "keeps away",
+        );
+        says(&Facts { back_off: Some(Duration::from_millis(2500)), ..facts() }, "held back for 3 s");
+    }
+
+    #[test]
+    fn a_job_that_is_tried_again_says_from_where_and_why() {
+        let again =
+            Facts { attempt_count: 2, checkpoint_step: 40, state_reason: "lease expired".into(), ..facts() };
+        says(&again, "from step 40");
+        says(&again, "lease expired");
+    }
+
+    #[test]
+    fn every_state_has_its_words() {
+        for state in JobState::ALL {
+            assert!(explain(&Facts { state: *state, ..facts() }).ends_with('.'), "{state}");
+        }
+    }
+}

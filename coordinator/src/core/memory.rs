@@ -1,0 +1,68 @@
+//! How much memory a training needs, roughly: enough to keep a job off a device
+//! that is far too small, and to warn before hours are spent.
+
+use cakes::Extent;
+use cakes::cost::cost;
+use cakes::job::TrainerJob;
+use cakes::network::{Network, ShapeError};
+use cakes::spec::{OptimizerSpec, TrainingSpec};
+
+const BYTES_PER_VALUE: u64 = 4;
+/// Libraries, buffers of the data pipeline, work space of the convolutions.
+const BASE_MIB: u64 = 400;
+
+/// Estimated peak memory of training `network` on patches of `patch`, in MiB.
+///
+/// Weights, gradients and the optimizer's state; every layer's output once for
+/// the backward pass and once as a gradient.
+///
+/// # Errors
+/// The network does not fit the patch.
+pub fn training_mib(network: &Network, patch: Extent, training: &TrainingSpec) -> Result<u64, ShapeError> {
+    let cost = cost(network, patch)?;
+    let copies = match training.optimizer {
+        OptimizerSpec::Sgd { .. } => 3,
+        OptimizerSpec::AdamW { .. } => 4,
+    };
+    let samples = u64::from(training.batch_size);
+    let values = cost
+        .param_count
+        .saturating_mul(copies)
+        .saturating_add(cost.activation_count.saturating_mul(2).saturating_mul(samples));
+    Ok(BASE_MIB + (values.saturating_mul(BYTES_PER_VALUE) >> 20))
+}
+
+/// Estimated peak memory of a job, in MiB.
+///
+/// # Errors
+/// The job's network does not fit its patch.
+pub fn job_mib(job: &TrainerJob) -> Result<u64, ShapeError> {
+    training_mib(&job.task.network(), job.patch, &job.training)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cakes::architecture::Architecture;
+    use cakes::backbone::{Backbone, EncoderDecoder};
+    use cakes::kernel::Kernel;
+
+    #[test]
+    fn memory_grows_with_the_batch_and_the_patch() {
+        let backbone = Backbone::EncoderDecoder(EncoderDecoder {
+            input_channels: 1,
+            classes: 3,
+            base_width: 16,
+            levels: 3,
+        });
+        let network = Architecture::even(backbone, &[Kernel::K333]).unwrap().network();
+        let mib = |batch_size, patch| {
+            let training = TrainingSpec { batch_size, ..TrainingSpec::default() };
+            training_mib(&network, patch, &training).unwrap() - BASE_MIB
+        };
+        let small = mib(2, [32, 32, 32]);
+        assert!(small > 0);
+        assert!(mib(4, [32, 32, 32]) > small);
+        assert!(mib(2, [64, 64, 64]) > 6 * small);
+    }
+}

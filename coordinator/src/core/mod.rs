@@ -1,0 +1,24 @@
+//! Decisions: facts in, decision out. No clock, no socket, no database, nothing
+//! asynchronous; `tests/core_is_pure.rs` holds this module to it.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`job`] | where a job goes from here |
+//! | [`retry`] | whether and when a job is tried again |
+//! | [`lease`] | how long a lease lasts, whether late ones are taken |
+//! | [`search`] | what a search does next |
+//! | [`memory`] | how much memory a training needs |
+//! | [`worker`] | what a worker may take |
+//! | [`explain`] | why a job is where it is, in words |
+
+mod text;
+
+pub mod explain;
+pub mod job;
+pub mod lease;
+pub mod memory;
+pub mod retry;
+pub mod search;
+pub mod worker;
+
+pub use text::UnknownName;

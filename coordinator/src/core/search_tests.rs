@@ -1,0 +1,196 @@
+use cakes::backbone::{Backbone, EncoderDecoder};
+use cakes::kernel::KernelSet;
+use cakes::network::SearchMode;
+use cakes::scores::LayerScores;
+use cakes::spec::{
+    Baseline, DatasetSpec, PhantomDataset, RetrainSpec, SearchSpec, SupernetSpec, TrainingSpec,
+};
+use proptest::prelude::*;
+
+use super::*;
+
+fn search(budgets: &[f64], seeds: &[u64]) -> CheckedSearch {
+    let training = TrainingSpec { epochs: 2, steps_per_epoch: 4, warmup_steps: 2, ..TrainingSpec::default() };
+    let spec = SearchSpec {
+        name: "small".into(),
+        dataset: DatasetSpec::Phantoms(PhantomDataset::default()),
+        backbone: Backbone::EncoderDecoder(EncoderDecoder {
+            input_channels: 1,
+            classes: 4,
+            base_width: 4,
+            levels: 2,
+        }),
+        patch: [16, 16, 16],
+        supernet: SupernetSpec {
+            mode: SearchMode::CostPriority,
+            kernels: KernelSet::volumetric(),
+            l1_strength: 1e-4,
+            training: training.clone(),
+            seed: 1,
+        },
+        budgets: budgets.to_vec(),
+        derive_unconstrained: true,
+        baselines: Baseline::ALL.to_vec(),
+        retrain: RetrainSpec { training, seeds: seeds.to_vec() },
+    };
+    CheckedSearch::new(spec).unwrap()
+}
+
+/// Scores that rise with a kernel's taps, so that every budget binds, and vary
+/// from channel to channel.
+fn scores(search: &CheckedSearch) -> ChannelScores {
+    let spec = search.spec();
+    let score = |taps: u32, channel: u32| ((7 * taps + 3 * channel) % 11) as f32 + taps as f32 / 2.0;
+    let layers = spec.backbone.searchable_layers().into_iter().map(|layer| {
+        let of = |taps: u32| (0..layer.channels).map(|channel| score(taps, channel)).collect();
+        let scores = spec.supernet.kernels.iter().map(|kernel| of(kernel.taps())).collect();
+        LayerScores { layer: layer.name, scores }
+    });
+    ChannelScores::new(spec.backbone.clone(), spec.supernet.kernels.clone(), layers.collect()).unwrap()
+}
+
+fn empty(search: CheckedSearch) -> SearchSnapshot {
+    SearchSnapshot {
+        search,
+        state: SearchState::Searching,
+        closed: false,
+        architectures: Vec::new(),
+        jobs: Vec::new(),
+        scores: None,
+    }
+}
+
+/// What the store does with the steps.
+fn apply(snapshot: &mut SearchSnapshot, steps: Vec<Step>) {
+    let queue =
+        |work, label| RecordedJob { work, label, state: JobState::Queued, state_reason: String::new() };
+    for step in steps {
+        match step {
+            Step::EnqueueSupernet => snapshot.jobs.push(queue(Work::Supernet, "supernet".to_owned())),
+            Step::Record(derived) => snapshot.architectures.push(RecordedArchitecture {
+                origin: derived.origin,
+                digest: derived.architecture.digest(),
+                retrain: true,
+            }),
+            Step::EnqueueRetrain { digest, seed, label } => {
+                let work = Work::Retrain { digest, seed };
+                assert!(snapshot.jobs.iter().all(|job| job.work != work), "{label} is queued twice");
+                snapshot.jobs.push(queue(work, label));
+            }
+            Step::EnterRetraining => snapshot.state = SearchState::Retraining,
+            Step::Finish { state, .. } => (snapshot.state, snapshot.closed) = (state, true),
+            Step::Close => snapshot.closed = true,
+        }
+    }
+}
+
+fn end(snapshot: &mut SearchSnapshot, job: usize, state: JobState) {
+    snapshot.jobs[job].state = state;
+    if snapshot.jobs[job].work == Work::Supernet && state == JobState::Succeeded {
+        snapshot.scores = Some(scores(&snapshot.search));
+    }
+}
+
+#[test]
+fn baselines_are_queued_beside_the_supernet_and_the_rest_after_it() {
+    let mut snapshot = empty(search(&[0.3, 0.5], &[1, 2]));
+    let steps = plan(&snapshot);
+    apply(&mut snapshot, steps);
+    let labels: Vec<&str> = snapshot.jobs.iter().map(|job| job.label.as_str()).collect();
+    assert_eq!(labels[..3], ["supernet", "baseline c3d seed 1", "baseline c3d seed 2"]);
+    assert_eq!(snapshot.jobs.len(), 1 + 3 * 2);
+    assert!(!snapshot.needs_scores());
+
+    end(&mut snapshot, 0, JobState::Succeeded);
+    assert!(snapshot.needs_scores());
+    let steps = plan(&snapshot);
+    apply(&mut snapshot, steps);
+    assert_eq!(snapshot.state, SearchState::Retraining);
+    assert_eq!(snapshot.jobs.len(), 1 + (3 + 3) * 2);
+    assert!(snapshot.jobs.iter().any(|job| job.label == "paper rule seed 2"));
+}
+
+#[test]
+fn equal_architectures_are_trained_once_under_their_first_name() {
+    let mut snapshot = empty(search(&[0.5, 0.5], &[1]));
+    snapshot.scores = Some(scores(&snapshot.search));
+    let steps = plan(&snapshot);
+    apply(&mut snapshot, steps);
+    end(&mut snapshot, 0, JobState::Succeeded);
+    // A budget whose architecture a baseline already is.
+    let c3d = snapshot.architectures[0].digest;
+    snapshot.architectures.push(RecordedArchitecture {
+        origin: "budget 0.5".into(),
+        digest: c3d,
+        retrain: true,
+    });
+    let steps = plan(&snapshot);
+    apply(&mut snapshot, steps);
+    let of_c3d = snapshot.jobs.iter().filter(|job| job.work == Work::Retrain { digest: c3d, seed: 1 });
+    assert_eq!(of_c3d.map(|job| job.label.as_str()).collect::<Vec<_>>(), ["baseline c3d seed 1"]);
+}
+
+#[test]
+fn a_failed_supernet_fails_the_search_with_its_reason_once_the_rest_has_ended() {
+    let mut snapshot = empty(search(&[0.5], &[1]));
+    let steps = plan(&snapshot);
+    apply(&mut snapshot, steps);
+    end(&mut snapshot, 0, JobState::Failed);
+    snapshot.jobs[0].state_reason = "no such folder".into();
+    assert_eq!(plan(&snapshot), []);
+    for job in 1..snapshot.jobs.len() {
+        end(&mut snapshot, job, JobState::Succeeded);
+    }
+    let finish =
+        Step::Finish { state: SearchState::Failed, reason: "supernet failed: no such folder".into() };
+    assert_eq!(plan(&snapshot), [finish]);
+}
+
+#[test]
+fn a_cancelled_search_is_closed_when_its_last_job_has_stopped() {
+    let mut snapshot = empty(search(&[0.5], &[1]));
+    let steps = plan(&snapshot);
+    apply(&mut snapshot, steps);
+    snapshot.state = SearchState::Cancelled;
+    assert_eq!(plan(&snapshot), []);
+    for job in 0..snapshot.jobs.len() {
+        end(&mut snapshot, job, JobState::Cancelled);
+    }
+    assert_eq!(plan(&snapshot), [Step::Close]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Whatever the order in which jobs end and whatever fails: planning twice
+    /// is planning once, no job is queued twice, and the search ends, as failed
+    /// exactly if some job did not succeed.
+    #[test]
+    fn every_search_ends(
+        picks in proptest::collection::vec((any::<prop::sample::Index>(), 0_u8..8), 40),
+        budgets in proptest::sample::subsequence(vec![0.4, 0.5, 0.75, 1.0], 0..4),
+    ) {
+        let mut snapshot = empty(search(&budgets, &[1, 2]));
+        for (pick, outcome) in picks {
+            let steps = plan(&snapshot);
+            apply(&mut snapshot, steps);
+            prop_assert_eq!(plan(&snapshot), vec![]);
+            let open: Vec<usize> =
+                (0..snapshot.jobs.len()).filter(|job| !snapshot.jobs[*job].state.is_final()).collect();
+            if open.is_empty() {
+                break;
+            }
+            let state = match outcome {
+                0 => JobState::Failed,
+                1 => JobState::Cancelled,
+                _ => JobState::Succeeded,
+            };
+            end(&mut snapshot, open[pick.index(open.len())], state);
+        }
+        let steps = plan(&snapshot);
+        apply(&mut snapshot, steps);
+        prop_assert!(snapshot.closed);
+        let all_succeeded = snapshot.jobs.iter().all(|job| job.state == JobState::Succeeded);
+        prop_assert_eq!(snapshot.state == SearchState::Succeeded, all_succeeded);
+    }
+}
