@@ -54,8 +54,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Setup(arguments) => setup(&arguments),
         Command::Quickstart(arguments) => {
-            setup(&libtorch::SetupArguments::default())?;
-            quickstart::run(&arguments)
+            quickstart::run(&arguments, || setup(&libtorch::SetupArguments::default()))
         }
         Command::Test(arguments) => {
             setup(&libtorch::SetupArguments::default())?;

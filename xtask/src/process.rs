@@ -33,13 +33,18 @@ pub fn run(command: &mut Command) -> Result<()> {
 
 /// Runs a command quietly; its output is shown only if it fails.
 pub fn run_quiet(command: &mut Command) -> Result<()> {
+    output(command).map(drop)
+}
+
+/// Like [`run_quiet`], for what the command writes to its standard output.
+pub fn output(command: &mut Command) -> Result<String> {
     let shown = show(command);
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{shown}`"))?;
     if !output.status.success() {
         let text = [output.stdout, output.stderr].concat();
         bail!("`{shown}` ended with {}:\n{}", output.status, String::from_utf8_lossy(&text));
     }
-    Ok(())
+    String::from_utf8(output.stdout).with_context(|| format!("`{shown}` wrote no UTF-8"))
 }
 
 /// Whether a program of this name answers to `--version`.
