@@ -1,1 +1,7 @@
-fn main() {}
+//! The command `cakes`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cakes_cli::main()
+}

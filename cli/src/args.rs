@@ -1,0 +1,117 @@
+//! The arguments of `cakes`: noun, then verb.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::arch::ArchCommand;
+use crate::commands::dataset::DatasetCommand;
+use crate::commands::job::JobCommand;
+use crate::commands::search::SearchCommand;
+use crate::commands::worker::WorkerCommand;
+use crate::output::Format;
+
+/// Search 3D networks whose channels each have the kernel that they need.
+#[derive(Debug, Parser)]
+#[command(name = "cakes", version, arg_required_else_help = true, subcommand_required = true)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 cancelled, 4 refused.\n\nExample:\n  cakes search submit search.json --wait"
+)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: GlobalArguments,
+    #[command(subcommand)]
+    pub noun: Noun,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+pub struct GlobalArguments {
+    /// The coordinator.
+    #[arg(
+        long,
+        env = "CAKES_SERVER",
+        default_value = "http://127.0.0.1:7550",
+        global = true,
+        value_name = "URL",
+        help_heading = "Everywhere"
+    )]
+    pub server: String,
+    /// How results are printed.
+    #[arg(short, long, value_enum, default_value = "table", global = true, help_heading = "Everywhere")]
+    pub output: Format,
+    /// Show the grpcurl equivalent of every call on standard error.
+    #[arg(short, long, global = true, help_heading = "Everywhere")]
+    pub verbose: bool,
+    /// Print without colours; the variable NO_COLOR does the same.
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub no_color: bool,
+}
+
+/// What a command is about.
+#[derive(Debug, Subcommand)]
+pub enum Noun {
+    /// Searches: from a description to a front of retrained networks.
+    #[command(subcommand, arg_required_else_help = true)]
+    Search(SearchCommand),
+    /// Jobs: one training each.
+    #[command(subcommand, arg_required_else_help = true)]
+    Job(JobCommand),
+    /// Architectures: which kernel computes how many channels of which layer.
+    #[command(subcommand, arg_required_else_help = true)]
+    Arch(ArchCommand),
+    /// Workers: the machines that train.
+    #[command(subcommand, arg_required_else_help = true)]
+    Worker(WorkerCommand),
+    /// Data sets on this machine.
+    #[command(subcommand, arg_required_else_help = true)]
+    Dataset(DatasetCommand),
+    /// Print a completion script.
+    #[command(after_help = "Example:\n  cakes completion bash")]
+    Completion {
+        /// The shell that will read it.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, String)>) {
+        let verbs: Vec<&clap::Command> = command.get_subcommands().collect();
+        if verbs.is_empty() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            found.push((path.to_owned(), help));
+        }
+        for verb in verbs {
+            leaves(verb, &format!("{path} {}", verb.get_name()), found);
+        }
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example_of_itself_that_parses() {
+        let mut commands = Vec::new();
+        leaves(&Arguments::command(), "cakes", &mut commands);
+        assert!(commands.len() > 25, "{commands:?}");
+        for (path, help) in commands {
+            let examples: Vec<&str> =
+                help.lines().map(str::trim).filter(|l| l.starts_with("cakes ")).collect();
+            assert!(
+                examples.iter().any(|example| example.starts_with(&path)),
+                "{path}: no example in {help:?}"
+            );
+            for example in examples {
+                let command = example.split(" > ").next().unwrap_or_default();
+                if let Err(error) = Arguments::try_parse_from(command.split_whitespace()) {
+                    panic!("{path}: {example}: {error}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The connection to the coordinator.
+
+use std::time::Duration;
+
+use cakes_proto::v1::architecture_service_client::ArchitectureServiceClient;
+use cakes_proto::v1::fleet_service_client::FleetServiceClient;
+use cakes_proto::v1::job_service_client::JobServiceClient;
+use cakes_proto::v1::search_service_client::SearchServiceClient;
+use serde::Serialize;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::args::GlobalArguments;
+use crate::error::CommandError;
+
+/// Largest accepted answer, in bytes: a thousand searches with all their fields.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// A connected client.
+pub struct Client {
+    channel: Channel,
+    address: String,
+    shows_calls: bool,
+}
+
+/// Calls one method, with its grpcurl equivalent shown if that was asked for.
+macro_rules! rpc {
+    ($client:expr, $service:ident . $method:ident, $name:literal, $request:expr) => {{
+        let request = $request;
+        $client.show_equivalent($name, &request);
+        match $client.$service().$method(request).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err($crate::error::CommandError::Server(Box::new(status))),
+        }
+    }};
+}
+pub(crate) use rpc;
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// The address makes no sense, or nobody answers there.
+    pub async fn connect(global: &GlobalArguments) -> Result<Self, CommandError> {
+        let server = with_scheme(&global.server)?;
+        let endpoint = Endpoint::from_shared(server.clone())
+            .map_err(|error| CommandError::invalid(format!("--server {server}: {error}")))?
+            .connect_timeout(Duration::from_secs(5))
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20));
+        let address = server.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| CommandError::Unreachable { server, cause: innermost(&error) })?;
+        Ok(Client { channel, address, shows_calls: global.verbose })
+    }
+
+    pub fn searches(&self) -> SearchServiceClient<Channel> {
+        SearchServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub fn jobs(&self) -> JobServiceClient<Channel> {
+        JobServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub fn architectures(&self) -> ArchitectureServiceClient<Channel> {
+        ArchitectureServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub fn fleet(&self) -> FleetServiceClient<Channel> {
+        FleetServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn show_equivalent<T: Serialize>(&self, method: &str, request: &T) {
+        if self.shows_calls {
+            eprintln!("{}", grpcurl(&self.address, method, request));
+        }
+    }
+}
+
+/// Whether a call that ended so may be tried again as it is: the coordinator
+/// went away or restarts.
+pub fn is_interruption(status: &Status) -> bool {
+    use tonic::Code::{Cancelled, Unavailable, Unknown};
+    let broken = matches!(status.code(), Cancelled | Unknown) && std::error::Error::source(status).is_some();
+    // A connection that breaks in the middle of a stream shows as INTERNAL.
+    let cut = status.code() == tonic::Code::Internal && status.message().contains("h2 protocol error");
+    status.code() == Unavailable || broken || cut
+}
+
+fn with_scheme(server: &str) -> Result<String, CommandError> {
+    match server.split_once("://") {
+        None => Ok(format!("http://{server}")),
+        Some(("http", _)) => Ok(server.to_owned()),
+        Some((scheme, _)) => Err(CommandError::invalid(format!(
+            "--server {server}: {scheme} is not supported; give http://HOST:PORT"
+        ))),
+    }
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// The command that makes the same call with grpcurl.
+fn grpcurl<T: Serialize>(address: &str, method: &str, request: &T) -> String {
+    let json = serde_json::to_string(request).unwrap_or_else(|_| "{}".to_owned());
+    let quoted = json.replace('\'', r"'\''");
+    format!("grpcurl -plaintext -d '{quoted}' {address} cakes.v1.{method}")
+}
+
+#[cfg(test)]
+mod tests {
+    use cakes_proto::v1::CancelSearchRequest;
+
+    use super::*;
+
+    #[test]
+    fn the_grpcurl_equivalent_can_be_pasted_into_a_shell() {
+        let request = CancelSearchRequest { id: "0198f3".into(), reason: "isn't needed".into() };
+        assert_eq!(
+            grpcurl("127.0.0.1:7550", "SearchService/CancelSearch", &request),
+            r#"grpcurl -plaintext -d '{"id":"0198f3","reason":"isn'\''t needed"}' 127.0.0.1:7550 cakes.v1.SearchService/CancelSearch"#
+        );
+    }
+
+    #[test]
+    fn a_server_needs_no_scheme_but_may_not_have_another() {
+        assert_eq!(with_scheme("host:1").unwrap(), "http://host:1");
+        assert_eq!(with_scheme("http://host:1").unwrap(), "http://host:1");
+        assert!(with_scheme("https://host:1").is_err());
+    }
+}

@@ -1,0 +1,177 @@
+//! `cakes job`: one training each.
+
+use cakes_proto::v1;
+use chrono::Utc;
+use clap::{Args, Subcommand};
+
+use super::{follow, watch};
+use crate::args::GlobalArguments;
+use crate::client::{Client, rpc};
+use crate::error::{CommandError, Outcome};
+use crate::{output, tables};
+
+#[derive(Debug, Subcommand)]
+pub enum JobCommand {
+    /// List jobs, newest first.
+    #[command(after_help = "Example:\n  cakes job list --search 0198f3a27c1e --state running,queued")]
+    List(ListArguments),
+    /// Show one job.
+    #[command(after_help = "Example:\n  cakes job get 0198f3a2-7c1e")]
+    Get(JobId),
+    /// Follow a job until it has ended; the exit code says how.
+    #[command(after_help = "Example:\n  cakes job watch 0198f3a2-7c1e")]
+    Watch(JobId),
+    /// Print what a job's trainer and worker wrote.
+    #[command(after_help = "Example:\n  cakes job logs 0198f3a2-7c1e -f")]
+    Logs(LogsArguments),
+    /// Say why a job is where it is.
+    #[command(after_help = "Example:\n  cakes job explain 0198f3a2-7c1e")]
+    Explain(JobId),
+    /// Cancel a job.
+    #[command(after_help = "Example:\n  cakes job cancel 0198f3a2-7c1e --reason mistake")]
+    Cancel(CancelArguments),
+    /// Take a job off its device after a checkpoint, or out of the queue.
+    #[command(after_help = "Example:\n  cakes job pause 0198f3a2-7c1e")]
+    Pause(JobId),
+    /// Queue a paused job again.
+    #[command(after_help = "Example:\n  cakes job resume 0198f3a2-7c1e")]
+    Resume(JobId),
+    /// Queue a failed or cancelled job again, from its last checkpoint.
+    #[command(after_help = "Example:\n  cakes job retry 0198f3a2-7c1e")]
+    Retry(JobId),
+}
+
+#[derive(Debug, Args)]
+pub struct JobId {
+    /// Id of the job, or a prefix that only one has.
+    id: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArguments {
+    /// Only jobs of this search.
+    #[arg(long, value_name = "ID", default_value = "")]
+    search: String,
+    /// Only jobs in these states.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    state: Vec<JobStateName>,
+    /// Most jobs to list.
+    #[arg(long, default_value_t = 200)]
+    limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArguments {
+    /// Id of the job, or a prefix that only one has.
+    id: String,
+    /// Go on until the job has ended.
+    #[arg(short, long)]
+    follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CancelArguments {
+    /// Id of the job, or a prefix that only one has.
+    id: String,
+    /// Kept with the job.
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+/// States as people type them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum JobStateName {
+    Queued,
+    Leased,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelling,
+    Cancelled,
+    Pausing,
+    Paused,
+}
+
+impl From<JobStateName> for v1::JobState {
+    fn from(name: JobStateName) -> Self {
+        match name {
+            JobStateName::Queued => v1::JobState::Queued,
+            JobStateName::Leased => v1::JobState::Leased,
+            JobStateName::Running => v1::JobState::Running,
+            JobStateName::Succeeded => v1::JobState::Succeeded,
+            JobStateName::Failed => v1::JobState::Failed,
+            JobStateName::Cancelling => v1::JobState::Cancelling,
+            JobStateName::Cancelled => v1::JobState::Cancelled,
+            JobStateName::Pausing => v1::JobState::Pausing,
+            JobStateName::Paused => v1::JobState::Paused,
+        }
+    }
+}
+
+/// # Errors
+/// The coordinator is away or refuses.
+pub async fn run(global: &GlobalArguments, command: JobCommand) -> Result<Outcome, CommandError> {
+    let client = Client::connect(global).await?;
+    let job = match command {
+        JobCommand::List(arguments) => return list(global, &client, arguments).await,
+        JobCommand::Watch(JobId { id }) => return Box::pin(watch::job(global, &client, id)).await,
+        JobCommand::Logs(LogsArguments { id, follow }) => return follow::logs(&client, id, follow).await,
+        JobCommand::Explain(JobId { id }) => return explain(global, &client, id).await,
+        JobCommand::Get(JobId { id }) => {
+            rpc!(client, jobs.get_job, "JobService/GetJob", v1::GetJobRequest { id })?
+        }
+        JobCommand::Cancel(CancelArguments { id, reason }) => {
+            rpc!(client, jobs.cancel_job, "JobService/CancelJob", v1::CancelJobRequest { id, reason })?
+        }
+        JobCommand::Pause(JobId { id }) => {
+            rpc!(client, jobs.pause_job, "JobService/PauseJob", v1::PauseJobRequest { id })?
+        }
+        JobCommand::Resume(JobId { id }) => {
+            rpc!(client, jobs.resume_job, "JobService/ResumeJob", v1::ResumeJobRequest { id })?
+        }
+        JobCommand::Retry(JobId { id }) => {
+            rpc!(client, jobs.retry_job, "JobService/RetryJob", v1::RetryJobRequest { id })?
+        }
+    };
+    output::print(global.output, &job, |job| tables::job_details(job, Utc::now()))?;
+    Ok(Outcome::Done)
+}
+
+async fn list(
+    global: &GlobalArguments,
+    client: &Client,
+    arguments: ListArguments,
+) -> Result<Outcome, CommandError> {
+    let states: Vec<i32> = arguments.state.into_iter().map(|name| v1::JobState::from(name).into()).collect();
+    let mut all = v1::ListJobsResponse::default();
+    loop {
+        let request = v1::ListJobsRequest {
+            search_id: arguments.search.clone(),
+            states: states.clone(),
+            page_size: i32::try_from(arguments.limit - all.jobs.len()).unwrap_or(i32::MAX),
+            page_token: all.next_page_token,
+        };
+        let page = rpc!(client, jobs.list_jobs, "JobService/ListJobs", request)?;
+        all.jobs.extend(page.jobs);
+        all.next_page_token = page.next_page_token;
+        if all.next_page_token.is_empty() || all.jobs.len() >= arguments.limit {
+            break;
+        }
+    }
+    let more = !all.next_page_token.is_empty();
+    output::print(global.output, &all, |all| match all.jobs.as_slice() {
+        [] => "no jobs".to_owned(),
+        jobs => tables::jobs(jobs, Utc::now()).render(output::terminal_width()),
+    })?;
+    if more {
+        output::note(&format!("the first {} jobs; more with --limit", all.jobs.len()));
+    }
+    Ok(Outcome::Done)
+}
+
+async fn explain(global: &GlobalArguments, client: &Client, id: String) -> Result<Outcome, CommandError> {
+    let request = v1::ExplainJobRequest { id };
+    let response = rpc!(client, jobs.explain_job, "JobService/ExplainJob", request)?;
+    output::print(global.output, &response, |response| tables::explanation(response, Utc::now()))?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,36 @@
+//! The commands: fetch, print, write. What is shown is decided elsewhere.
+
+pub mod arch;
+mod curves;
+pub mod dataset;
+mod follow;
+pub mod job;
+pub mod search;
+mod watch;
+pub mod worker;
+
+use clap::CommandFactory;
+
+use crate::args::{Arguments, Noun};
+use crate::error::{CommandError, Outcome};
+
+/// Runs one command.
+///
+/// # Errors
+/// Whatever kept it from doing what was asked.
+pub async fn run(arguments: Arguments) -> Result<Outcome, CommandError> {
+    let global = &arguments.global;
+    match arguments.noun {
+        Noun::Search(command) => Box::pin(search::run(global, command)).await,
+        Noun::Job(command) => Box::pin(job::run(global, command)).await,
+        Noun::Arch(command) => Box::pin(arch::run(global, command)).await,
+        Noun::Worker(command) => worker::run(global, command).await,
+        Noun::Dataset(command) => dataset::run(global, &command),
+        Noun::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "cakes", &mut script);
+            crate::output::line(String::from_utf8_lossy(&script).trim_end())?;
+            Ok(Outcome::Done)
+        }
+    }
+}

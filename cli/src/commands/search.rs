@@ -1,0 +1,262 @@
+//! `cakes search`: from a description to a front of retrained networks.
+
+use std::path::{Path, PathBuf};
+
+use cakes_proto::v1;
+use chrono::Utc;
+use clap::{Args, Subcommand};
+use uuid::Uuid;
+
+use super::{curves, watch};
+use crate::args::GlobalArguments;
+use crate::client::{Client, rpc};
+use crate::error::{CommandError, Outcome};
+use crate::input::{DatasetNote, Text, look_at_dataset, search_file};
+use crate::output::{self, Format};
+use crate::{plot, tables};
+
+#[derive(Debug, Subcommand)]
+pub enum SearchCommand {
+    /// Submit a search file: the JSON that grpcurl takes, or the same as YAML.
+    ///
+    /// Everything that is wrong with the file is said before anything is sent.
+    #[command(
+        after_help = "Examples:\n  cakes search submit search.json --wait\n  cakes search submit search.yaml --dry-run"
+    )]
+    Submit(SubmitArguments),
+    /// Show one search with its jobs.
+    #[command(after_help = "Example:\n  cakes search get 0198f3a2-7c1e")]
+    Get(SearchId),
+    /// List searches, newest first.
+    #[command(after_help = "Example:\n  cakes search list --limit 20")]
+    List {
+        /// Most searches to list.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Follow a search until it has ended, then print its front.
+    ///
+    /// Ctrl-C stops the watching, never the search. The exit code says how the
+    /// search ended.
+    #[command(after_help = "Example:\n  cakes search watch 0198f3a2-7c1e")]
+    Watch(SearchId),
+    /// Cancel a search and its jobs.
+    #[command(after_help = "Example:\n  cakes search cancel 0198f3a2-7c1e --reason mistake")]
+    Cancel {
+        #[command(flatten)]
+        search: SearchId,
+        /// Kept with the search.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Print the retrained architectures and which of them nobody beats.
+    #[command(after_help = "Example:\n  cakes search front 0198f3a2-7c1e --plot plots")]
+    Front {
+        #[command(flatten)]
+        search: SearchId,
+        /// Also draw front and channels into this folder, as SVG and PNG.
+        #[arg(long, value_name = "DIR")]
+        plot: Option<PathBuf>,
+    },
+    /// Derive more architectures from the scores of a search, without training.
+    #[command(after_help = "Example:\n  cakes search derive 0198f3a2-7c1e --budget 0.3 --budget 0.2")]
+    Derive(DeriveArguments),
+    /// Draw front, channels and learning curves, as SVG and PNG.
+    #[command(after_help = "Example:\n  cakes search plot 0198f3a2-7c1e --out plots")]
+    Plot {
+        #[command(flatten)]
+        search: SearchId,
+        /// Folder for the files; made if it is missing.
+        #[arg(long, value_name = "DIR", default_value = "plots")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct SearchId {
+    /// Id of the search, or a prefix that only one has.
+    id: String,
+}
+
+#[derive(Debug, Args)]
+pub struct SubmitArguments {
+    /// The search file; - reads the standard input as JSON.
+    file: PathBuf,
+    /// Check and plan without recording anything: costs, memory, jobs.
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
+    /// Follow the search until it has ended, then print its front.
+    #[arg(long)]
+    wait: bool,
+    /// The same id returns the first search instead of a second one.
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DeriveArguments {
+    #[command(flatten)]
+    search: SearchId,
+    /// Fraction of the all-3x3x3 network's MACs; may be given several times.
+    #[arg(long, value_delimiter = ',', required_unless_present = "unconstrained")]
+    budget: Vec<f64>,
+    /// Also by the paper's rule, without a budget.
+    #[arg(long)]
+    unconstrained: bool,
+}
+
+/// # Errors
+/// The file is wrong, the coordinator is away or refuses.
+pub async fn run(global: &GlobalArguments, command: SearchCommand) -> Result<Outcome, CommandError> {
+    if let SearchCommand::Submit(arguments) = command {
+        return Box::pin(submit(global, arguments)).await;
+    }
+    let client = Client::connect(global).await?;
+    match command {
+        SearchCommand::Submit(_) => {}
+        SearchCommand::List { limit } => list(global, &client, limit).await?,
+        SearchCommand::Get(SearchId { id }) => {
+            let search =
+                rpc!(client, searches.get_search, "SearchService/GetSearch", v1::GetSearchRequest { id })?;
+            print_search(global, &search)?;
+        }
+        SearchCommand::Watch(SearchId { id }) => return Box::pin(watch::search(global, &client, id)).await,
+        SearchCommand::Cancel { search: SearchId { id }, reason } => {
+            let request = v1::CancelSearchRequest { id, reason };
+            let search = rpc!(client, searches.cancel_search, "SearchService/CancelSearch", request)?;
+            print_search(global, &search)?;
+        }
+        SearchCommand::Front { search: SearchId { id }, plot } => {
+            let front = front(&client, id).await?;
+            print_front(global.output, &front)?;
+            if let Some(folder) = plot {
+                plot_front(&folder, &front)?;
+            }
+        }
+        SearchCommand::Derive(arguments) => derive(global, &client, arguments).await?,
+        SearchCommand::Plot { search: SearchId { id }, out } => plot_all(&client, id, &out).await?,
+    }
+    Ok(Outcome::Done)
+}
+
+fn print_search(global: &GlobalArguments, search: &v1::Search) -> Result<(), CommandError> {
+    output::print(global.output, search, |search| tables::search_details(search, Utc::now()))
+}
+
+async fn submit(global: &GlobalArguments, arguments: SubmitArguments) -> Result<Outcome, CommandError> {
+    let text = Text::read(&arguments.file)?;
+    let (mut request, search) = search_file(&text)?;
+    match look_at_dataset(&search) {
+        DatasetNote::Usable(what) => output::note(&format!("data set: {what}")),
+        DatasetNote::Elsewhere(what) => output::note(&format!("note: data set {what}")),
+        DatasetNote::Broken(problem) => {
+            return Err(CommandError::invalid(format!("dataset.folder.path: {problem}")));
+        }
+    }
+    if let Some(id) = arguments.request_id {
+        request.request_id = id;
+    } else if request.request_id.is_empty() {
+        request.request_id = Uuid::new_v4().to_string();
+    }
+    request.validate_only |= arguments.dry_run;
+    let is_dry = request.validate_only;
+    let client = Client::connect(global).await?;
+    let response = rpc!(client, searches.submit_search, "SearchService/SubmitSearch", request)?;
+    let id = response.search.as_ref().map(|search| search.id.clone()).unwrap_or_default();
+    if arguments.wait && !is_dry {
+        output::note(&format!("search {id} submitted"));
+        return Box::pin(watch::search(global, &client, id)).await;
+    }
+    output::print(global.output, &response, |response| {
+        let plan = response.plan.as_ref().map(tables::plan).unwrap_or_default();
+        if is_dry {
+            return format!("valid; nothing was recorded\n{plan}");
+        }
+        format!("search {id} submitted; {plan}\n\nfollow it with\n  cakes search watch {id}")
+    })?;
+    Ok(Outcome::Done)
+}
+
+async fn list(global: &GlobalArguments, client: &Client, limit: usize) -> Result<(), CommandError> {
+    let mut all = v1::ListSearchesResponse::default();
+    loop {
+        let request = v1::ListSearchesRequest {
+            page_size: i32::try_from(limit - all.searches.len()).unwrap_or(i32::MAX),
+            page_token: all.next_page_token,
+        };
+        let page = rpc!(client, searches.list_searches, "SearchService/ListSearches", request)?;
+        all.searches.extend(page.searches);
+        all.next_page_token = page.next_page_token;
+        if all.next_page_token.is_empty() || all.searches.len() >= limit {
+            break;
+        }
+    }
+    output::print(global.output, &all, |all| match all.searches.as_slice() {
+        [] => "no searches; submit one with `cakes search submit FILE`".to_owned(),
+        searches => tables::searches(searches, Utc::now()).render(output::terminal_width()),
+    })?;
+    if !all.next_page_token.is_empty() {
+        output::note(&format!("the first {} searches; more with --limit", all.searches.len()));
+    }
+    Ok(())
+}
+
+/// Results of a search so far.
+pub async fn front(client: &Client, id: String) -> Result<v1::ParetoFront, CommandError> {
+    let request = v1::GetParetoFrontRequest { id };
+    rpc!(client, searches.get_pareto_front, "SearchService/GetParetoFront", request)
+}
+
+/// # Errors
+/// The output cannot be written.
+pub fn print_front(format: Format, front: &v1::ParetoFront) -> Result<(), CommandError> {
+    output::print(format, front, |front| tables::front_text(front, output::terminal_width()))
+}
+
+async fn derive(
+    global: &GlobalArguments,
+    client: &Client,
+    arguments: DeriveArguments,
+) -> Result<(), CommandError> {
+    let request = v1::DeriveArchitecturesRequest {
+        id: arguments.search.id,
+        budgets: arguments.budget,
+        unconstrained: arguments.unconstrained,
+    };
+    let response = rpc!(client, searches.derive_architectures, "SearchService/DeriveArchitectures", request)?;
+    output::print(global.output, &response, |response| {
+        tables::architectures(&response.architectures, Utc::now()).render(output::terminal_width())
+    })
+}
+
+fn plot_front(folder: &Path, front: &v1::ParetoFront) -> Result<(), CommandError> {
+    if front.entries.is_empty() {
+        output::note("no retrained architecture yet, so there is nothing to draw");
+        return Ok(());
+    }
+    write(&plot::front::draw(&plot::front::results(front))?, folder, "front")?;
+    let cards = plot::composition::cards_of_front(front)?;
+    write(&plot::composition::draw(&cards)?, folder, "composition")
+}
+
+async fn plot_all(client: &Client, id: String, folder: &Path) -> Result<(), CommandError> {
+    let request = v1::GetSearchRequest { id: id.clone() };
+    let search = rpc!(client, searches.get_search, "SearchService/GetSearch", request)?;
+    plot_front(folder, &front(client, id).await?)?;
+    let curves = curves::of_search(client, &search).await?;
+    if curves.is_empty() {
+        output::note("no job has reported a loss yet, so there are no curves to draw");
+        return Ok(());
+    }
+    write(&plot::curves::draw(&curves)?, folder, "curves")
+}
+
+fn write(picture: &plot::Picture, folder: &Path, name: &str) -> Result<(), CommandError> {
+    std::fs::create_dir_all(folder).map_err(|error| CommandError::file(folder, error))?;
+    for ending in ["svg", "png"] {
+        let path = folder.join(name).with_extension(ending);
+        picture.write(&path)?;
+        output::note(&format!("wrote {}", path.display()));
+    }
+    Ok(())
+}

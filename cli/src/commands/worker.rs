@@ -1,0 +1,65 @@
+//! `cakes worker`: the machines that train.
+
+use cakes_proto::v1;
+use chrono::Utc;
+use clap::{Args, Subcommand};
+
+use crate::args::GlobalArguments;
+use crate::client::{Client, rpc};
+use crate::error::{CommandError, Outcome};
+use crate::{output, tables};
+
+#[derive(Debug, Subcommand)]
+pub enum WorkerCommand {
+    /// List the workers that were heard of in the last day.
+    #[command(after_help = "Example:\n  cakes worker list")]
+    List,
+    /// Let a worker save its jobs, hand them back and take no more.
+    #[command(after_help = "Example:\n  cakes worker drain gpu-01")]
+    Drain(WorkerName),
+    /// Let a worker finish its jobs and take no more.
+    #[command(after_help = "Example:\n  cakes worker cordon gpu-01")]
+    Cordon(WorkerName),
+    /// Let a drained or cordoned worker take jobs again.
+    #[command(after_help = "Example:\n  cakes worker uncordon gpu-01")]
+    Uncordon(WorkerName),
+}
+
+#[derive(Debug, Args)]
+pub struct WorkerName {
+    /// Name of the worker.
+    name: String,
+}
+
+/// # Errors
+/// The coordinator is away or refuses.
+pub async fn run(global: &GlobalArguments, command: WorkerCommand) -> Result<Outcome, CommandError> {
+    let client = Client::connect(global).await?;
+    let worker = match command {
+        WorkerCommand::List => {
+            let request = v1::ListWorkersRequest {};
+            let response = rpc!(client, fleet.list_workers, "FleetService/ListWorkers", request)?;
+            output::print(global.output, &response, |response| match response.workers.as_slice() {
+                [] => "no workers; start one with `cakes-worker`".to_owned(),
+                workers => tables::workers(workers, Utc::now()).render(output::terminal_width()),
+            })?;
+            return Ok(Outcome::Done);
+        }
+        WorkerCommand::Drain(WorkerName { name: id }) => {
+            rpc!(client, fleet.drain_worker, "FleetService/DrainWorker", v1::DrainWorkerRequest { id })?
+        }
+        WorkerCommand::Cordon(WorkerName { name: id }) => {
+            rpc!(client, fleet.cordon_worker, "FleetService/CordonWorker", v1::CordonWorkerRequest { id })?
+        }
+        WorkerCommand::Uncordon(WorkerName { name: id }) => rpc!(
+            client,
+            fleet.uncordon_worker,
+            "FleetService/UncordonWorker",
+            v1::UncordonWorkerRequest { id }
+        )?,
+    };
+    output::print(global.output, &worker, |worker| {
+        tables::workers(std::slice::from_ref(worker), Utc::now()).render(output::terminal_width())
+    })?;
+    Ok(Outcome::Done)
+}
