@@ -3,4 +3,8 @@
 //! [`core`] decides, `store` reads and writes, `reconcile` brings what is
 //! recorded and what is decided together.
 
+pub mod config;
 pub mod core;
+pub mod database;
+pub mod shutdown;
+pub mod telemetry;

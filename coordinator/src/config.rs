@@ -1,0 +1,382 @@
+//! Settings of the daemon, from four places into one checked value.
+//!
+//! A setting is named once, in [`Settings`], and is then a flag, an environment
+//! variable `CAKES_…` and a key of the TOML file. The first of flag,
+//! environment, file, default wins. [`Config`] is what the rest of the daemon
+//! sees: complete and checked.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, ValueEnum};
+use figment::Figment;
+use figment::providers::{Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7550);
+const LEASE_TTL: Duration = Duration::from_secs(60);
+const OFFER_TTL: Duration = Duration::from_secs(15);
+const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+const DATABASE_CONNECTIONS: u32 = 24;
+
+/// Longest accepted duration of any setting: more is a slip of the unit.
+const DURATION_MAX: Duration = Duration::from_secs(3600);
+
+const EXAMPLES: &str = "\
+Examples:
+  cakes-coordinator
+      serves on 127.0.0.1:7550 with a private Postgres below the data directory
+  cakes-coordinator --database-url postgres://cakes@db.internal/cakes --artifacts /srv/cakes
+      uses a Postgres that exists
+  CAKES_LEASE_TTL=2m cakes-coordinator --config /etc/cakes/coordinator.toml
+      reads a file of keys such as  report_interval = \"5s\"
+
+Every flag is also an environment variable CAKES_… and a key of the TOML file
+(--lease-ttl: CAKES_LEASE_TTL, lease_ttl). Flag wins over environment, environment
+over file, file over default. Durations are written 500ms, 60s, 2m.";
+
+/// Plans searches, leases their jobs to workers and keeps the truth in Postgres.
+#[derive(Debug, Parser)]
+#[command(name = "cakes-coordinator", version, after_help = EXAMPLES)]
+struct CommandLine {
+    /// TOML file with settings
+    #[arg(long, env = "CAKES_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// What may be set; what is not takes its default.
+#[derive(Clone, Debug, Default, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Address to serve on; port 0 lets the system choose one [default: 127.0.0.1:7550]
+    #[arg(long, env = "CAKES_LISTEN", value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
+
+    /// Serve without encryption on an address that other machines reach
+    #[arg(long, env = "CAKES_INSECURE_LISTEN", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    insecure_listen: Option<bool>,
+
+    /// File to write the port to once the daemon serves
+    #[arg(long, env = "CAKES_PORT_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port_file: Option<PathBuf>,
+
+    /// Directory of the private Postgres and of artifacts
+    /// [default: /var/lib/cakes as root, else ~/.local/share/cakes]
+    #[arg(long, env = "CAKES_DATA_DIR", value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<PathBuf>,
+
+    /// Postgres to use [default: a private one below the data directory]
+    #[arg(long, env = "CAKES_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database_url: Option<String>,
+
+    /// Most connections to Postgres [default: 24]
+    #[arg(long, env = "CAKES_DATABASE_CONNECTIONS", value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database_connections: Option<u32>,
+
+    /// Directory of checkpoints, which workers must reach under the same path
+    /// [default: artifacts below the data directory]
+    #[arg(long, env = "CAKES_ARTIFACTS", value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifacts: Option<PathBuf>,
+
+    /// How long a job stays with a worker that is silent [default: 60s]
+    #[arg(long, env = "CAKES_LEASE_TTL", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    lease_ttl: Option<Duration>,
+
+    /// How long a worker may take to start a job that it was given [default: 15s]
+    #[arg(long, env = "CAKES_OFFER_TTL", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    offer_ttl: Option<Duration>,
+
+    /// How often workers report [default: 2s]
+    #[arg(long, env = "CAKES_REPORT_INTERVAL", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    report_interval: Option<Duration>,
+
+    /// Form of the log on standard error [default: text]
+    #[arg(long, env = "CAKES_LOG_FORMAT", value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<LogFormat>,
+
+    /// error, warn, info, debug or trace, or per module: info,cakes_coordinator::grpc=debug
+    /// [default: info]
+    #[arg(long, env = "CAKES_LOG_LEVEL", value_name = "LEVEL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_level: Option<String>,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Which Postgres holds the truth.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Database {
+    /// A cluster of our own below this directory.
+    Private(PathBuf),
+    /// A server that exists.
+    Url(String),
+}
+
+/// All settings, complete and checked.
+#[derive(Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub port_file: Option<PathBuf>,
+    pub database: Database,
+    pub database_connections: u32,
+    pub artifacts: PathBuf,
+    pub leases: LeaseTimes,
+    pub log_format: LogFormat,
+    pub log_level: String,
+}
+
+/// Durations of the lease protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTimes {
+    /// Silence after which a running job goes to another worker.
+    pub lease_ttl: Duration,
+    /// Time from the grant of a job to its start.
+    pub offer_ttl: Duration,
+    /// Time between two reports of a worker.
+    pub report_interval: Duration,
+}
+
+impl Default for LeaseTimes {
+    fn default() -> Self {
+        LeaseTimes { lease_ttl: LEASE_TTL, offer_ttl: OFFER_TTL, report_interval: REPORT_INTERVAL }
+    }
+}
+
+/// Why settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error(transparent)]
+    CommandLine(#[from] clap::Error),
+    #[error("the settings file '{path}' cannot be read: {source}")]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("the settings file '{path}': {source}")]
+    File { path: PathBuf, source: Box<figment::Error> },
+    #[error("{setting}: {problem}")]
+    Value { setting: &'static str, problem: String },
+}
+
+fn invalid(setting: &'static str, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Value { setting, problem: problem.into() }
+}
+
+impl Config {
+    /// Reads the command line, the environment and the file.
+    ///
+    /// # Errors
+    /// An unknown or malformed setting, or values that do not fit each other.
+    /// `--help` and `--version` come as [`ConfigError::CommandLine`] too.
+    pub fn load(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Self, ConfigError> {
+        let CommandLine { config, settings } = CommandLine::try_parse_from(arguments)?;
+        let settings = match config {
+            Some(path) => merge_file(&path, settings)?,
+            None => settings,
+        };
+        Self::check(settings)
+    }
+
+    /// Fills in defaults and checks everything.
+    ///
+    /// # Errors
+    /// The first value that makes no sense, with its name and a remedy.
+    pub fn check(settings: Settings) -> Result<Self, ConfigError> {
+        let data_dir = || settings.data_dir.clone().map_or_else(default_data_dir, Ok);
+        let database = match settings.database_url.clone() {
+            Some(url) => Database::Url(check_url(url)?),
+            None => Database::Private(data_dir()?),
+        };
+        let artifacts = match settings.artifacts.clone() {
+            Some(dir) => dir,
+            None => data_dir()?.join("artifacts"),
+        };
+        Ok(Config {
+            listen: check_listen(&settings)?,
+            port_file: settings.port_file,
+            database,
+            database_connections: check_connections(settings.database_connections)?,
+            artifacts,
+            leases: check_leases(settings.lease_ttl, settings.offer_ttl, settings.report_interval)?,
+            log_format: settings.log_format.unwrap_or(LogFormat::Text),
+            log_level: check_level(settings.log_level)?,
+        })
+    }
+}
+
+/// Fills what `settings` leave open from a file.
+fn merge_file(path: &Path, settings: Settings) -> Result<Settings, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    let file = |source| ConfigError::File { path: path.to_owned(), source: Box::new(source) };
+    // On its own first, so that an error is surely the file's.
+    Figment::from(Toml::string(&text)).extract::<Settings>().map_err(file)?;
+    Figment::from(Toml::string(&text)).merge(Serialized::defaults(settings)).extract().map_err(file)
+}
+
+fn default_data_dir() -> Result<PathBuf, ConfigError> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/cakes"));
+    }
+    match std::env::home_dir() {
+        Some(home) if home.is_absolute() => Ok(home.join(".local/share/cakes")),
+        _ => Err(invalid("--data-dir", "there is no home directory to put it in; name a directory")),
+    }
+}
+
+fn check_url(url: String) -> Result<String, ConfigError> {
+    // The value is not shown: it may hold a password.
+    match Url::parse(&url) {
+        Ok(parsed) if matches!(parsed.scheme(), "postgres" | "postgresql") => Ok(url),
+        Ok(_) => {
+            Err(invalid("--database-url", "must begin with postgres://, as in postgres://user@host/database"))
+        }
+        Err(error) => {
+            Err(invalid("--database-url", format!("is no URL: {error}; write postgres://user@host/database")))
+        }
+    }
+}
+
+fn check_listen(settings: &Settings) -> Result<SocketAddr, ConfigError> {
+    let listen = settings.listen.unwrap_or(LISTEN);
+    if listen.ip().is_loopback() || settings.insecure_listen == Some(true) {
+        return Ok(listen);
+    }
+    let problem = format!(
+        "{listen} can be reached from other machines and the connection is not encrypted; \
+         listen on 127.0.0.1, or add --insecure-listen if the network is trusted"
+    );
+    Err(invalid("--listen", problem))
+}
+
+fn check_connections(connections: Option<u32>) -> Result<u32, ConfigError> {
+    match connections.unwrap_or(DATABASE_CONNECTIONS) {
+        // Below four, planning and serving would wait for each other.
+        count @ 4..=500 => Ok(count),
+        count => Err(invalid("--database-connections", format!("must be 4 to 500, got {count}"))),
+    }
+}
+
+fn check_leases(
+    lease_ttl: Option<Duration>,
+    offer_ttl: Option<Duration>,
+    report_interval: Option<Duration>,
+) -> Result<LeaseTimes, ConfigError> {
+    let lease_ttl = check_duration("--lease-ttl", lease_ttl.unwrap_or(LEASE_TTL))?;
+    let offer_ttl = check_duration("--offer-ttl", offer_ttl.unwrap_or(OFFER_TTL))?;
+    let report_interval = check_duration("--report-interval", report_interval.unwrap_or(REPORT_INTERVAL))?;
+    if lease_ttl <= report_interval * 3 {
+        let problem = format!(
+            "{} must be more than three times --report-interval ({}), or one lost report loses the job",
+            humantime::format_duration(lease_ttl),
+            humantime::format_duration(report_interval),
+        );
+        return Err(invalid("--lease-ttl", problem));
+    }
+    Ok(LeaseTimes { lease_ttl, offer_ttl, report_interval })
+}
+
+fn check_duration(setting: &'static str, value: Duration) -> Result<Duration, ConfigError> {
+    if (Duration::from_millis(10)..=DURATION_MAX).contains(&value) {
+        return Ok(value);
+    }
+    Err(invalid(setting, format!("must be 10ms to 1h, got {}", humantime::format_duration(value))))
+}
+
+fn check_level(level: Option<String>) -> Result<String, ConfigError> {
+    let level = level.unwrap_or_else(|| "info".to_owned());
+    match tracing_subscriber::EnvFilter::try_new(&level) {
+        Ok(_) => Ok(level),
+        Err(error) => Err(invalid("--log-level", format!("'{level}' is no level: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn load(arguments: &[&str]) -> Result<Config, String> {
+        let arguments = ["cakes-coordinator", "--data-dir", "/data"].iter().chain(arguments);
+        Config::load(arguments.map(Into::into)).map_err(|error| error.to_string())
+    }
+
+    fn file(content: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(content.as_bytes()).unwrap();
+        file
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let file = file("lease_ttl = \"30s\"\noffer_ttl = \"5s\"\nlisten = \"127.0.0.1:1\"\n");
+        let path = file.path().to_str().unwrap();
+        let config = load(&["--config", path, "--lease-ttl", "40s"]).unwrap();
+        assert_eq!(config.leases.lease_ttl, Duration::from_secs(40));
+        assert_eq!(config.leases.offer_ttl, Duration::from_secs(5));
+        assert_eq!(config.leases.report_interval, REPORT_INTERVAL);
+        assert_eq!(config.listen.port(), 1);
+        assert_eq!(config.artifacts, PathBuf::from("/data/artifacts"));
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named_with_its_file() {
+        let file = file("lease_tll = \"30s\"\n");
+        let path = file.path().to_str().unwrap();
+        let error = load(&["--config", path]).err().unwrap();
+        assert!(error.contains("lease_tll") && error.contains("lease_ttl"), "{error}");
+        assert!(error.contains(file.path().file_name().unwrap().to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_in_the_file_is_named_by_its_key() {
+        for (content, key) in [("lease_ttl = 30\n", "lease_ttl"), ("listen = \"here\"\n", "listen")] {
+            let file = file(content);
+            let error = load(&["--config", file.path().to_str().unwrap()]).err().unwrap();
+            assert!(error.contains(key), "{error}");
+        }
+        let error = load(&["--config", "/nonexistent.toml"]).err().unwrap();
+        assert!(error.contains("/nonexistent.toml"), "{error}");
+    }
+
+    #[test]
+    fn values_that_make_no_sense_name_the_setting_and_the_remedy() {
+        let cases: [(&[&str], &str); 8] = [
+            (&["--lease-ttl", "6s"], "--lease-ttl: 6s must be more than three times --report-interval"),
+            (&["--report-interval", "1ms"], "--report-interval: must be 10ms to 1h"),
+            (&["--offer-ttl", "2h"], "--offer-ttl: must be 10ms to 1h"),
+            (&["--listen", "0.0.0.0:7550"], "add --insecure-listen"),
+            (&["--database-url", "mysql://u:secret@h/d"], "--database-url: must begin with postgres://"),
+            (&["--database-connections", "1"], "--database-connections: must be 4 to 500"),
+            (&["--log-level", "cakes=loud"], "--log-level: 'cakes=loud' is no level"),
+            (&["--lease-ttl", "60"], "--lease-ttl"),
+        ];
+        for (arguments, expected) in cases {
+            let error = load(arguments).err().unwrap();
+            assert!(error.contains(expected), "{arguments:?}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+        assert!(load(&["--listen", "0.0.0.0:7550", "--insecure-listen"]).is_ok());
+    }
+}

@@ -1,0 +1,18 @@
+//! The log: to standard error, because standard output carries the start-up line.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+
+/// Installs the log for the whole process. A second call changes nothing.
+pub fn init(format: LogFormat, level: &str) {
+    // The level was checked with the settings; the fallback is never reached.
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let installed = match format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    // Only a test that starts several daemons in one process gets here twice.
+    drop(installed);
+}
