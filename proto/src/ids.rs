@@ -22,9 +22,11 @@ macro_rules! uuid_id {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// A new identity; later ones sort behind earlier ones.
+            /// A new identity. Random from its first digit, so that its beginning
+            /// names it: identities that begin with the time share their
+            /// beginnings for hours.
             pub fn generate() -> Self {
-                $name(Uuid::now_v7())
+                $name(Uuid::new_v4())
             }
         }
 

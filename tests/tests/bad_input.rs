@@ -36,7 +36,7 @@ async fn bad_searches(cluster: &Cluster) -> Result<()> {
         ("/search/patch/height", json!(15), "patch"),
         ("/search/supernet/training/epochs", json!(0), "supernet.training.epochs"),
         ("/search/retrain/training/warmup_steps", json!(100_000), "retrain.training.warmup_steps"),
-        ("/search/backbone/encoder_decoder/classes", json!(3), "backbone.classes"),
+        ("/search/backbone/encoder_decoder/classes", json!(3), "backbone.encoder_decoder.classes"),
         ("/search/name", json!("../etc"), "name"),
     ];
     for (index, (pointer, value, named)) in cases.into_iter().enumerate() {

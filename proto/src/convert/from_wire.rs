@@ -53,12 +53,35 @@ pub fn search_from_wire(wire: Option<v1::SearchSpec>) -> Result<CheckedSearch, I
                 baselines,
                 retrain: retrain_from_wire(wire.retrain.unwrap_or_default()),
             })
+            .map_err(in_wire_terms)
         }
         (dataset, backbone, patch, supernet, baselines) => {
             let found = [dataset.err(), backbone.err(), patch.err(), supernet.err(), baselines.err()];
             Err(InvalidSpec(found.into_iter().flatten().collect()))
         }
     }
+}
+
+/// Names fields as the user wrote them: a choice that is a level of its own in
+/// the domain is a field of its parent on the wire.
+fn in_wire_terms(InvalidSpec(violations): InvalidSpec) -> InvalidSpec {
+    let levels = [
+        ("backbone.", "backbone.encoder_decoder."),
+        ("dataset.folder.validation.cases", "dataset.folder.cases.names"),
+        ("dataset.folder.validation.", "dataset.folder."),
+        ("supernet.training.optimizer.", "supernet.training."),
+        ("supernet.training.schedule.", "supernet.training."),
+        ("retrain.training.optimizer.", "retrain.training."),
+        ("retrain.training.schedule.", "retrain.training."),
+    ];
+    let renamed = violations.into_iter().map(|Violation { field, problem }| {
+        let found = levels.iter().find_map(|(domain, wire)| Some((wire, field.strip_prefix(domain)?)));
+        Violation {
+            field: found.map_or_else(|| field.clone(), |(wire, rest)| format!("{wire}{rest}")),
+            problem,
+        }
+    });
+    InvalidSpec(renamed.collect())
 }
 
 fn dataset_from_wire(wire: Option<v1::Dataset>) -> Result<DatasetSpec, Violation> {
@@ -246,6 +269,27 @@ mod tests {
         let fields: Vec<&str> = found.iter().map(|violation| violation.field.as_str()).collect();
         assert_eq!(fields, ["dataset", "backbone", "patch"]);
         assert!(search_from_wire(None).is_err());
+    }
+
+    #[test]
+    fn a_mistake_is_named_by_the_path_in_the_file() {
+        let fields = |json: &str| -> Vec<String> {
+            let InvalidSpec(found) = search_from_wire(parse(json).search).unwrap_err();
+            found.into_iter().map(|violation| violation.field).collect()
+        };
+        assert_eq!(fields(&SHORTEST.replace("4}", "5}")), ["backbone.encoder_decoder.classes"]);
+        let with = |field: &str| SHORTEST.replacen("\"name\"", &format!("{field}, \"name\""), 1);
+        let adam = r#""retrain": {"training": {"adam_w": {"epsilon": -1}}}"#;
+        assert_eq!(fields(&with(adam)), ["retrain.training.adam_w.epsilon"]);
+        let step = r#""supernet": {"training": {"step": {"factor": 0}}}"#;
+        assert_eq!(fields(&with(step)), ["supernet.training.step.factor"]);
+        let folder = r#"{"folder": {"path": "x", "cases": {"names": []}}}"#;
+        let three_classes = SHORTEST.replace("4}", "3}");
+        let no_case = three_classes.replace(r#"{"phantoms": {}}"#, folder);
+        assert_eq!(fields(&no_case), ["dataset.folder.cases.names"]);
+        let fold = r#"{"folder": {"path": "x", "fold": {"fold": 7}}}"#;
+        let no_fold = three_classes.replace(r#"{"phantoms": {}}"#, fold);
+        assert_eq!(fields(&no_fold), ["dataset.folder.fold.fold"]);
     }
 
     #[test]
