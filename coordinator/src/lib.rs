@@ -1,10 +1,14 @@
 //! The coordinator: plans searches, leases jobs, keeps the truth in Postgres.
 //!
-//! [`core`] decides, `store` reads and writes, `reconcile` brings what is
+//! [`core`] decides, [`store`] reads and writes, [`reconcile`] brings what is
 //! recorded and what is decided together.
 
+pub mod app;
 pub mod config;
 pub mod core;
 pub mod database;
+pub mod grpc;
+pub mod reconcile;
 pub mod shutdown;
+pub mod store;
 pub mod telemetry;

@@ -1,0 +1,55 @@
+//! Tasks that bring what is recorded and what is decided together.
+//!
+//! Each takes no input: woken by a timer or by the [`Bell`], it reads the
+//! database, plans, and applies. A ring says only "look again", so a lost ring
+//! costs a second and a needless one costs a query; the path that a hint would
+//! open is the one that always runs. Several coordinators may run them at once.
+
+mod advance_searches;
+mod expire_leases;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, info_span};
+
+use crate::core::lease::Policy;
+use crate::store::Pools;
+
+/// Time between two looks when nobody rings.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Wakes the tasks after a write that they may have work from.
+#[derive(Clone, Debug, Default)]
+pub struct Bell(Arc<Notify>);
+
+impl Bell {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Several rings before the next look are one.
+    pub fn ring(&self) {
+        self.0.notify_one();
+    }
+
+    async fn heard(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// Starts the tasks; they end when `stop` is cancelled, after what they are at.
+pub fn spawn(pools: &Pools, policy: Policy, bell: &Bell, stop: &CancellationToken, tracker: &TaskTracker) {
+    let advance = advance_searches::run(pools.control.clone(), bell.clone(), stop.clone());
+    let expire = expire_leases::run(pools.control.clone(), policy, bell.clone(), stop.clone());
+    spawn_named(tracker, "advance-searches", advance);
+    spawn_named(tracker, "expire-leases", expire);
+}
+
+fn spawn_named(tracker: &TaskTracker, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    tracker.spawn(task.instrument(info_span!("reconcile", task = name)));
+}

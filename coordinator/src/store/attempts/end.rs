@@ -1,0 +1,104 @@
+//! Ends of attempts: the row, the lease, and what becomes of the job.
+
+use cakes_proto::ids::LeaseToken;
+use sqlx::PgConnection;
+
+use crate::core::job::{EndReason, JobEvent, JobState, transition};
+use crate::core::lease::{Policy, desired};
+use crate::core::retry::{Failure, FailureClass, judge};
+use crate::core::{lease, worker};
+use crate::store::error::{Error, corrupt, failed};
+use crate::store::fence::Attempt;
+use crate::store::job_row::{self, JobRow, Move};
+
+/// A bad end as it was reported or noticed.
+pub(super) struct BadEnd<'a> {
+    pub end: EndReason,
+    pub class: FailureClass,
+    pub message: &'a str,
+}
+
+/// Ends a live attempt without a result and moves its job on. Job and attempt
+/// are locked.
+pub(super) async fn end_badly(
+    connection: &mut PgConnection,
+    policy: &Policy,
+    job: &JobRow,
+    token: LeaseToken,
+    attempt: &Attempt,
+    bad: &BadEnd<'_>,
+) -> Result<(), Error> {
+    let asked_to_yield = asked_to_yield(connection, job.state, attempt).await?;
+    let went_away = matches!(bad.class, FailureClass::Lost | FailureClass::Cancelled);
+    let handed_back = bad.end == EndReason::Failed && went_away && asked_to_yield;
+    let end = if handed_back { EndReason::HandedBack } else { bad.end };
+    let failure = Failure { end, class: bad.class, message: bad.message, last_step: attempt.last_step };
+    let judgement = judge(&failure, job.counters, &policy.budgets, jitter(token));
+    let moved = transition(job.state, &JobEvent::Fail { end, decision: judgement.decision })?;
+    let end = moved.ends_attempt.unwrap_or(end);
+    end_attempt(connection, token, end, Some(bad)).await?;
+    let reason = match &moved.reason {
+        Some(reason) => Some(reason.as_str()),
+        None if handed_back => Some(""),
+        // The reason is that of whoever cancelled.
+        None if moved.next == JobState::Cancelled => None,
+        None => Some(bad.message),
+    };
+    let kind = match moved.next {
+        JobState::Failed => "job_failed",
+        JobState::Cancelled => "job_cancelled",
+        JobState::Paused => "job_paused",
+        _ => "job_requeued",
+    };
+    let avoid = judgement.avoid_worker.then_some(&attempt.worker);
+    let change = Move { kind, moved: &moved, reason, counters: judgement.counters, avoid };
+    job_row::apply(connection, job, change).await
+}
+
+/// Marks an attempt as ended and removes its lease.
+pub(super) async fn end_attempt(
+    connection: &mut PgConnection,
+    token: LeaseToken,
+    end: EndReason,
+    bad: Option<&BadEnd<'_>>,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update attempt set state = 'ended', end_reason = $3, failure_class = $4, message = $5,
+             end_time = clock_timestamp()
+         where job_id = $1 and epoch = $2",
+        token.job.0,
+        token.epoch,
+        end.as_str(),
+        bad.map(|bad| bad.class.as_str()),
+        bad.map_or("", |bad| bad.message)
+    )
+    .execute(&mut *connection)
+    .await
+    .map_err(failed("end an attempt"))?;
+    sqlx::query!("delete from attempt_lease where job_id = $1 and epoch = $2", token.job.0, token.epoch)
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(failed("remove a lease"))
+}
+
+/// Whether the worker had been asked to hand the job back.
+async fn asked_to_yield(
+    connection: &mut PgConnection,
+    state: JobState,
+    attempt: &Attempt,
+) -> Result<bool, Error> {
+    let schedule = sqlx::query_scalar!("select schedule from worker where id = $1", attempt.worker.as_str())
+        .fetch_one(connection)
+        .await
+        .map_err(failed("read a worker's schedule"))?;
+    let schedule: worker::Schedule = schedule
+        .parse()
+        .map_err(|error| corrupt(format!("the schedule of worker {}", attempt.worker), &error))?;
+    Ok(desired(state, schedule) == lease::Desired::Yield)
+}
+
+/// Differs between jobs and attempts.
+fn jitter(token: LeaseToken) -> u64 {
+    token.job.0.as_u64_pair().1 ^ token.epoch.unsigned_abs()
+}

@@ -1,0 +1,39 @@
+//! What workers write: grants, reports and ends of attempts.
+
+mod acquire;
+mod commit_checkpoint;
+mod complete;
+mod end;
+mod expire;
+mod fail;
+mod reconcile;
+mod report;
+mod start;
+
+pub use acquire::{Acquisition, Grant, acquire};
+pub use commit_checkpoint::commit_checkpoint;
+pub use complete::{Completion, Outcome, complete};
+pub use expire::{clock, expire_leases, extend_leases};
+pub use fail::fail;
+pub use reconcile::reconcile;
+pub use report::{Entry, Progress, Receipt, Report, report};
+pub use start::start;
+
+use cakes_proto::ids::LeaseToken;
+
+/// A committed checkpoint, or one that is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointRef {
+    /// Key of its folder in the artifact store.
+    pub key: String,
+    /// Optimizer steps done in it.
+    pub step: i64,
+    /// SHA-256 of its manifest, 64 hexadecimal digits.
+    pub manifest_sha256: String,
+}
+
+/// Where an attempt alone may write in the artifact store. A zombie and its
+/// successor have different ones.
+pub fn artifact_prefix(token: LeaseToken) -> String {
+    format!("{}/{}-{}", token.job, token.epoch, token.nonce.tag())
+}

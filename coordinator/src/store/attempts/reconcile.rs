@@ -1,0 +1,97 @@
+//! Settles what a restarted daemon still knows of, and what it has forgotten.
+
+use cakes_proto::ids::{JobId, LeaseToken, WorkerId};
+use sqlx::{PgConnection, PgPool};
+use tracing::instrument;
+
+use super::acquire::nonce_from;
+use super::end::{BadEnd, end_badly};
+use crate::core::job::EndReason;
+use crate::core::lease::{Policy, Verdict};
+use crate::core::retry::FailureClass;
+use crate::store::error::{Error, failed};
+use crate::store::fence::{self, Life};
+use crate::store::job_row;
+use crate::store::workers::lock_current;
+
+/// One verdict per token, in their order. Live attempts of earlier starts of the
+/// daemon that it does not name have died with it: their jobs are queued again
+/// at once, without waiting for the lease to run out.
+///
+/// # Errors
+/// The caller is not the current start of its daemon.
+#[instrument(skip_all, fields(%worker, incarnation), err)]
+pub async fn reconcile(
+    pool: &PgPool,
+    policy: &Policy,
+    worker: &WorkerId,
+    incarnation: i64,
+    tokens: &[LeaseToken],
+) -> Result<Vec<Verdict>, Error> {
+    let mut transaction = pool.begin().await.map_err(failed("begin to reconcile"))?;
+    lock_current(&mut transaction, worker, incarnation).await?;
+    let live = live_attempts(&mut transaction, worker).await?;
+    for (token, granted_to) in &live {
+        if tokens.contains(token) {
+            adopt(&mut transaction, *token, incarnation).await?;
+        } else if *granted_to < incarnation {
+            end_forgotten(&mut transaction, policy, *token).await?;
+        }
+    }
+    transaction.commit().await.map_err(failed("commit what was reconciled"))?;
+    let verdict = |token: &LeaseToken| {
+        if live.iter().any(|(known, _)| known == token) { Verdict::Keep } else { Verdict::Kill }
+    };
+    Ok(tokens.iter().map(verdict).collect())
+}
+
+/// Tokens of the worker's live attempts with the incarnation that they were
+/// granted to, in one order for all who lock several.
+async fn live_attempts(
+    connection: &mut PgConnection,
+    worker: &WorkerId,
+) -> Result<Vec<(LeaseToken, i64)>, Error> {
+    let rows = sqlx::query!(
+        "select job_id, epoch, nonce, incarnation from attempt
+         where worker_id = $1 and state <> 'ended' order by job_id",
+        worker.as_str()
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(failed("list the attempts of a worker"))?;
+    rows.into_iter()
+        .map(|row| {
+            let nonce = nonce_from(&row.nonce)?;
+            Ok((LeaseToken { job: JobId(row.job_id), epoch: row.epoch, nonce }, row.incarnation))
+        })
+        .collect()
+}
+
+/// The attempt goes on under the new start of its daemon.
+async fn adopt(connection: &mut PgConnection, token: LeaseToken, incarnation: i64) -> Result<(), Error> {
+    sqlx::query!(
+        "update attempt set incarnation = $3 where job_id = $1 and epoch = $2 and state <> 'ended'",
+        token.job.0,
+        token.epoch,
+        incarnation
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(failed("adopt an attempt"))
+}
+
+async fn end_forgotten(
+    connection: &mut PgConnection,
+    policy: &Policy,
+    token: LeaseToken,
+) -> Result<(), Error> {
+    let job = job_row::lock(connection, token.job).await?;
+    let attempt = fence::attempt(connection, token).await?;
+    if matches!(attempt.life, Life::Ended(_)) {
+        return Ok(());
+    }
+    let message = format!("worker {} was restarted", attempt.worker);
+    let bad = BadEnd { end: EndReason::Superseded, class: FailureClass::Lost, message: &message };
+    end_badly(connection, policy, &job, token, &attempt, &bad).await
+}

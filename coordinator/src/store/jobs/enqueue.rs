@@ -1,0 +1,74 @@
+//! Inserts a job into the queue.
+
+use cakes::architecture::ArchitectureDigest;
+use cakes::job::TrainerJob;
+use cakes_proto::ids::{JobId, SearchId};
+use sqlx::PgConnection;
+
+use crate::core::job::JobKind;
+use crate::core::memory::job_mib;
+use crate::store::error::{Error, corrupt, failed};
+use crate::store::event::{self, Event};
+
+/// A job to queue.
+pub(in crate::store) struct NewJob<'a> {
+    pub search: Option<SearchId>,
+    pub label: &'a str,
+    /// `None` for a supernet.
+    pub architecture: Option<ArchitectureDigest>,
+    pub trainer_job: &'a TrainerJob,
+    /// The client's request id with the hash of its content.
+    pub request: Option<(&'a str, &'a [u8; 32])>,
+}
+
+/// All retrainings wait for the supernet, so it goes first.
+fn priority(kind: JobKind) -> i32 {
+    match kind {
+        JobKind::Supernet => 10,
+        JobKind::Retrain => 0,
+    }
+}
+
+/// Queues the job; `None` if an equal job of its search, or one of the same
+/// request id, is there already.
+pub(in crate::store) async fn enqueue(
+    connection: &mut PgConnection,
+    new: &NewJob<'_>,
+) -> Result<Option<JobId>, Error> {
+    let id = JobId::generate();
+    let kind = if new.architecture.is_some() { JobKind::Retrain } else { JobKind::Supernet };
+    let trainer_job =
+        serde_json::to_value(new.trainer_job).map_err(|error| corrupt("a trainer's job", &error))?;
+    let steps = i64::try_from(new.trainer_job.training.steps_total()).unwrap_or(i64::MAX);
+    // A network that does not fit its patch never comes this far.
+    let memory_mib = i64::try_from(job_mib(new.trainer_job).unwrap_or(0)).unwrap_or(i64::MAX);
+    let inserted = sqlx::query!(
+        "insert into job (id, search_id, kind, label, priority, architecture_digest, seed, trainer_job,
+             step_count, memory_mib, request_id, request_hash)
+         values ($1, $2, $3, $4, $5, $6, $7::text::numeric, $8, $9, $10, $11, $12)
+         on conflict do nothing",
+        id.0,
+        new.search.map(|search| search.0),
+        kind.as_str(),
+        new.label,
+        priority(kind),
+        new.architecture.map(|digest| digest.to_string()),
+        new.trainer_job.seed.to_string(),
+        trainer_job,
+        steps,
+        memory_mib,
+        new.request.map(|(id, _)| id),
+        new.request.map(|(_, hash)| &hash[..])
+    )
+    .execute(&mut *connection)
+    .await
+    .map_err(failed("queue a job"))?;
+    if inserted.rows_affected() == 0 {
+        return Ok(None);
+    }
+    let body = serde_json::json!({ "label": new.label });
+    let event =
+        Event { kind: "job_queued", search: new.search, job: Some(id), body: Some(body), ..Event::default() };
+    event::record(connection, event).await?;
+    Ok(Some(id))
+}

@@ -1,0 +1,18 @@
+//! Takes a job off its device, or out of the queue.
+
+use cakes_proto::ids::JobId;
+use sqlx::PgPool;
+use tracing::instrument;
+
+use super::act;
+use crate::core::job::JobEvent;
+use crate::store::error::Error;
+
+/// Pauses a job. If a worker has it, the worker saves a checkpoint first.
+///
+/// # Errors
+/// There is no such job, or it has ended or is being cancelled.
+#[instrument(skip_all, fields(job = %id), err)]
+pub async fn pause(pool: &PgPool, id: JobId) -> Result<(), Error> {
+    act(pool, id, &JobEvent::Pause, "job_paused", None).await
+}

@@ -1,0 +1,98 @@
+//! Queues the retraining of one architecture outside a search's plan.
+
+use cakes::architecture::{Architecture, ArchitectureDigest};
+use cakes::job::TrainerJob;
+use cakes::spec::{CheckedSearch, RetrainSpec, SearchSpec, TrainingSpec};
+use cakes_proto::ids::{JobId, SearchId};
+use sha2::{Digest, Sha256};
+use sqlx::{PgConnection, PgPool};
+use tracing::instrument;
+
+use super::{NewJob, enqueue};
+use crate::store::architecture_rows::read_architecture;
+use crate::store::error::{Error, corrupt, failed};
+use crate::store::searches::read_spec;
+
+/// What to retrain, on whose data.
+#[derive(Clone, Debug)]
+pub struct Retrain {
+    /// A repetition gets the first job.
+    pub request_id: Option<String>,
+    pub digest: ArchitectureDigest,
+    /// The search whose data set and patch are used.
+    pub search: SearchId,
+    /// `None` for that of the search.
+    pub training: Option<TrainingSpec>,
+    pub seed: u64,
+}
+
+/// Queues the job.
+///
+/// # Errors
+/// Search or architecture are unknown or do not fit each other, the training is
+/// invalid, or the request id was used for something else.
+#[instrument(skip_all, fields(search = %retrain.search, digest = %retrain.digest), err)]
+pub async fn submit_retrain(pool: &PgPool, retrain: &Retrain) -> Result<JobId, Error> {
+    let mut transaction = pool.begin().await.map_err(failed("begin to queue a retraining"))?;
+    let search = read_spec(&mut transaction, retrain.search).await?;
+    let architecture = read_architecture(&mut transaction, retrain.digest).await?;
+    let trainer_job = trainer_job(&search, architecture, retrain)?;
+    let hash = content_hash(retrain);
+    let digits = retrain.digest.to_string();
+    let new = NewJob {
+        search: None,
+        label: &format!("retrain {} seed {}", &digits[..12], retrain.seed),
+        architecture: Some(retrain.digest),
+        trainer_job: &trainer_job,
+        request: retrain.request_id.as_deref().map(|id| (id, &hash)),
+    };
+    let id = match enqueue(&mut transaction, &new).await? {
+        Some(id) => id,
+        None => first_job(&mut transaction, retrain, &hash).await?,
+    };
+    transaction.commit().await.map_err(failed("commit a retraining"))?;
+    Ok(id)
+}
+
+/// Checks the retraining as a search of its own with this one network.
+fn trainer_job(
+    search: &CheckedSearch,
+    architecture: Architecture,
+    retrain: &Retrain,
+) -> Result<TrainerJob, Error> {
+    let spec = search.spec().clone();
+    let training = retrain.training.clone().unwrap_or_else(|| spec.retrain.training.clone());
+    let checked = CheckedSearch::new(SearchSpec {
+        backbone: architecture.backbone().clone(),
+        budgets: Vec::new(),
+        derive_unconstrained: true,
+        baselines: Vec::new(),
+        retrain: RetrainSpec { training, seeds: vec![retrain.seed] },
+        ..spec
+    });
+    Ok(checked.map_err(Error::InvalidSpec)?.retrain_job(architecture, retrain.seed))
+}
+
+/// The job of an earlier request with the same id.
+async fn first_job(
+    connection: &mut PgConnection,
+    retrain: &Retrain,
+    hash: &[u8; 32],
+) -> Result<JobId, Error> {
+    let request_id = retrain.request_id.clone().unwrap_or_default();
+    let first = sqlx::query!("select id, request_hash from job where request_id = $1", request_id)
+        .fetch_optional(connection)
+        .await
+        .map_err(failed("look for an earlier request"))?
+        .ok_or_else(|| corrupt("the queue", &"it refused a job without a request id"))?;
+    if first.request_hash.as_deref() == Some(&hash[..]) {
+        return Ok(JobId(first.id));
+    }
+    Err(Error::Conflict { request_id })
+}
+
+fn content_hash(retrain: &Retrain) -> [u8; 32] {
+    let content = (retrain.digest.to_string(), retrain.search, &retrain.training, retrain.seed);
+    // Plain data into memory cannot fail.
+    Sha256::digest(serde_json::to_vec(&content).unwrap_or_default()).into()
+}

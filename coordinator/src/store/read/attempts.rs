@@ -1,0 +1,40 @@
+//! Attempts at a job.
+
+use cakes_proto::ids::JobId;
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+
+use super::failed;
+use crate::store::Error;
+
+/// One attempt as people see it.
+#[derive(Clone, Debug)]
+pub struct AttemptRecord {
+    pub epoch: i64,
+    pub worker: String,
+    pub resume_step: i64,
+    pub last_step: i64,
+    /// "offered", "running", or how it ended, with its failure's message.
+    pub outcome: String,
+    pub grant_time: DateTime<Utc>,
+    pub end_time: Option<DateTime<Utc>>,
+}
+
+/// Attempts at a job, oldest first.
+///
+/// # Errors
+/// The database fails.
+pub async fn of_job(pool: &PgPool, job: JobId) -> Result<Vec<AttemptRecord>, Error> {
+    sqlx::query_as!(
+        AttemptRecord,
+        r#"select epoch, worker_id as worker, resume_step, last_step,
+               coalesce(end_reason, state) || case when message = '' then '' else ': ' || message end
+                   as "outcome!",
+               grant_time, end_time
+           from attempt where job_id = $1 order by epoch"#,
+        job.0
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(failed("read the attempts at a job"))
+}

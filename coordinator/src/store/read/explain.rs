@@ -1,0 +1,86 @@
+//! What is known of a job and of the workers that could take it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sqlx::PgPool;
+
+use super::jobs::JobRecord;
+use super::{failed, workers};
+use crate::core::explain::{DeviceFacts, Facts, Placement, WorkerFacts};
+use crate::store::Error;
+
+/// Facts for [`crate::core::explain::explain`].
+///
+/// # Errors
+/// The database fails.
+pub async fn facts(pool: &PgPool, job: &JobRecord, lease_ttl: Duration) -> Result<Facts, Error> {
+    let row = sqlx::query!(
+        r#"select job.memory_mib, job.furthest_step, job.step_count,
+               coalesce(job.checkpoint_step, 0) as "checkpoint_step!",
+               extract(epoch from job.run_after - clock_timestamp())::float8 as back_off_s,
+               case when job.avoid_until > clock_timestamp() then job.avoid_worker_id end as avoided_worker,
+               case when job.state = 'queued' then (
+                   select count(*) from job other where other.state = 'queued'
+                       and (-other.priority, other.position) <= (-job.priority, job.position)
+               ) else 0 end as "queue_position!",
+               attempt.worker_id as "worker_id?", attempt.device as "device?",
+               extract(epoch from attempt_lease.deadline - clock_timestamp())::float8 as lease_left_s
+           from job
+           left join attempt on attempt.job_id = job.id and attempt.state <> 'ended'
+           left join attempt_lease on attempt_lease.job_id = job.id
+           where job.id = $1"#,
+        job.id.0
+    )
+    .fetch_one(pool)
+    .await
+    .map_err(failed("read why a job is where it is"))?;
+    let lease_left = row.lease_left_s.map(duration).unwrap_or_default();
+    let placement = row.worker_id.zip(row.device);
+    Ok(Facts {
+        state: job.state,
+        state_reason: job.state_reason.clone(),
+        attempt_count: job.epoch,
+        queue_position: u32::try_from(row.queue_position).unwrap_or(u32::MAX),
+        back_off: row.back_off_s.map(duration),
+        memory_mib: u64::try_from(row.memory_mib).unwrap_or(0),
+        step: job.progress.as_ref().map_or(row.furthest_step, |progress| progress.step),
+        step_count: row.step_count,
+        checkpoint_step: row.checkpoint_step,
+        runs_on: placement.map(|(worker, device)| Placement { worker, device, lease_left }),
+        avoided_worker: row.avoided_worker,
+        workers: worker_facts(pool, lease_ttl).await?,
+    })
+}
+
+/// Seconds of the database; what lies in the past is no time at all.
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+async fn worker_facts(pool: &PgPool, lease_ttl: Duration) -> Result<Vec<WorkerFacts>, Error> {
+    let rows = sqlx::query!("select worker_id, device from attempt where state <> 'ended'")
+        .fetch_all(pool)
+        .await
+        .map_err(failed("read which devices are busy"))?;
+    let mut busy: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in rows {
+        busy.entry(row.worker_id).or_default().push(row.device);
+    }
+    let known = workers::list(pool, lease_ttl).await?;
+    let facts = known.into_iter().map(|worker| {
+        let busy = busy.get(worker.id.as_str()).map_or(&[][..], Vec::as_slice);
+        let devices = worker.devices.into_iter().map(|device| DeviceFacts {
+            busy: busy.contains(&device.name),
+            name: device.name,
+            memory_mib: device.memory_mib,
+        });
+        WorkerFacts {
+            id: worker.id.to_string(),
+            schedule: worker.schedule,
+            lost: worker.is_lost,
+            devices: devices.collect(),
+        }
+    });
+    Ok(facts.collect())
+}

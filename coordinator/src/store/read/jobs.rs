@@ -1,0 +1,261 @@
+//! Jobs with their progress and results.
+
+use std::fmt::Display;
+
+use cakes::architecture::ArchitectureDigest;
+use cakes_proto::ids::{JobId, SearchId};
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use sqlx::types::Uuid;
+
+use super::{corrupt, failed};
+use crate::core::job::{JobKind, JobState};
+use crate::store::Error;
+
+/// A job as people see it.
+#[derive(Clone, Debug)]
+pub struct JobRecord {
+    pub id: JobId,
+    /// Order of creation over all jobs.
+    pub position: i64,
+    pub search: Option<SearchId>,
+    pub kind: JobKind,
+    pub state: JobState,
+    pub state_reason: String,
+    pub label: String,
+    pub architecture: Option<ArchitectureDigest>,
+    /// Grants so far.
+    pub epoch: i64,
+    /// Worker of the current or last attempt.
+    pub worker: Option<String>,
+    pub progress: Option<ProgressRecord>,
+    pub result: Option<ResultRecord>,
+    pub create_time: DateTime<Utc>,
+    pub start_time: Option<DateTime<Utc>>,
+    pub end_time: Option<DateTime<Utc>>,
+}
+
+/// The last reported progress of a job.
+#[derive(Clone, Debug)]
+pub struct ProgressRecord {
+    pub step: i64,
+    pub step_count: i64,
+    pub loss: f64,
+    pub learning_rate: f64,
+    pub samples_per_s: f64,
+    pub mean_dice: Option<f64>,
+    pub remaining_s: Option<f64>,
+    pub phase: String,
+    /// Step of the last committed checkpoint, 0 for none.
+    pub checkpoint_step: i64,
+}
+
+/// What a succeeded job left behind.
+#[derive(Clone, Debug)]
+pub struct ResultRecord {
+    pub mean_dice: f64,
+    pub dice_per_class: Vec<f64>,
+    pub param_count: i64,
+    pub mac_count: i64,
+    pub latency_ms: Option<f64>,
+    pub peak_memory_mib: f64,
+    pub train_duration_s: f64,
+    pub device: String,
+    pub checkpoint_key: String,
+}
+
+/// One job.
+///
+/// # Errors
+/// There is no such job, or the database fails.
+pub async fn get(pool: &PgPool, id: JobId) -> Result<JobRecord, Error> {
+    let unknown = || Error::NotFound { kind: "job", id: id.to_string() };
+    by_ids(pool, &[id.0]).await?.pop().ok_or_else(unknown)
+}
+
+/// Jobs of a search in the order of their creation.
+///
+/// # Errors
+/// The database fails.
+pub async fn of_search(pool: &PgPool, search: SearchId) -> Result<Vec<JobRecord>, Error> {
+    let ids = sqlx::query_scalar!("select id from job where search_id = $1", search.0)
+        .fetch_all(pool)
+        .await
+        .map_err(failed("list the jobs of a search"))?;
+    by_ids(pool, &ids).await
+}
+
+/// Which jobs a list holds.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub search: Option<SearchId>,
+    /// Empty for all.
+    pub states: Vec<JobState>,
+}
+
+/// Jobs, newest first, created before position `behind`.
+///
+/// # Errors
+/// The database fails.
+pub async fn page(
+    pool: &PgPool,
+    filter: &Filter,
+    behind: Option<i64>,
+    limit: i64,
+) -> Result<Vec<JobRecord>, Error> {
+    let states: Vec<String> = filter.states.iter().map(|state| state.as_str().to_owned()).collect();
+    let ids = sqlx::query_scalar!(
+        "select id from job
+         where ($1::uuid is null or search_id = $1)
+             and (cardinality($2::text[]) = 0 or state = any($2))
+             and ($3::bigint is null or position < $3)
+         order by position desc limit $4",
+        filter.search.map(|search| search.0),
+        &states,
+        behind,
+        limit
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(failed("list jobs"))?;
+    let mut jobs = by_ids(pool, &ids).await?;
+    jobs.reverse();
+    Ok(jobs)
+}
+
+/// What a watcher compares, and whether the job has ended.
+///
+/// # Errors
+/// There is no such job, or the database fails.
+pub async fn revision(pool: &PgPool, id: JobId) -> Result<i64, Error> {
+    let revision =
+        sqlx::query_scalar!(r#"select revision as "revision!" from job_revision where job_id = $1"#, id.0)
+            .fetch_optional(pool)
+            .await
+            .map_err(failed("read the revision of a job"))?;
+    revision.ok_or_else(|| Error::NotFound { kind: "job", id: id.to_string() })
+}
+
+struct Row {
+    id: Uuid,
+    position: i64,
+    search_id: Option<Uuid>,
+    kind: String,
+    state: String,
+    state_reason: String,
+    label: String,
+    architecture_digest: Option<String>,
+    epoch: i64,
+    worker_id: Option<String>,
+    checkpoint_step: Option<i64>,
+    create_time: DateTime<Utc>,
+    start_time: Option<DateTime<Utc>>,
+    end_time: Option<DateTime<Utc>>,
+    step: Option<i64>,
+    step_count: i64,
+    loss: Option<f64>,
+    learning_rate: Option<f64>,
+    samples_per_s: Option<f64>,
+    progress_dice: Option<f64>,
+    remaining_s: Option<f64>,
+    phase: Option<String>,
+    result_dice: Option<f64>,
+    dice_per_class: Option<Vec<f64>>,
+    param_count: Option<i64>,
+    mac_count: Option<i64>,
+    latency_ms: Option<f64>,
+    peak_memory_mib: Option<f64>,
+    train_duration_s: Option<f64>,
+    device: Option<String>,
+    checkpoint_key: Option<String>,
+}
+
+/// The jobs of these ids, in the order of their creation.
+async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<JobRecord>, Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select job.id, job.position, job.search_id, job.kind, job.state, job.state_reason, job.label,
+               job.architecture_digest, job.epoch, attempt.worker_id as "worker_id?", job.checkpoint_step,
+               job.create_time, job.start_time, job.end_time,
+               progress.step as "step?", job.step_count, progress.loss as "loss?",
+               progress.learning_rate as "learning_rate?", progress.samples_per_s as "samples_per_s?",
+               progress.mean_dice as progress_dice, progress.remaining_s, progress.phase as "phase?",
+               result.mean_dice as "result_dice?", result.dice_per_class as "dice_per_class?",
+               result.param_count as "param_count?", result.mac_count as "mac_count?", result.latency_ms,
+               result.peak_memory_mib as "peak_memory_mib?",
+               result.train_duration_s as "train_duration_s?", result.device as "device?",
+               checkpoint.key as "checkpoint_key?"
+           from job
+           left join attempt on attempt.job_id = job.id and attempt.epoch = job.epoch
+           left join job_progress progress on progress.job_id = job.id
+           left join result on result.job_id = job.id
+           left join checkpoint on checkpoint.job_id = job.id
+               and checkpoint.epoch = result.checkpoint_epoch and checkpoint.step = result.checkpoint_step
+           where job.id = any($1)
+           order by job.position"#,
+        ids
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(failed("read jobs"))?;
+    rows.into_iter().map(JobRecord::try_from).collect()
+}
+
+impl TryFrom<Row> for JobRecord {
+    type Error = Error;
+
+    fn try_from(mut row: Row) -> Result<Self, Error> {
+        let (progress, result) = (row.progress(), row.result());
+        let corrupt =
+            |part: &str, problem: &dyn Display| corrupt(format!("{part} of job {}", row.id), problem);
+        Ok(JobRecord {
+            id: JobId(row.id),
+            position: row.position,
+            search: row.search_id.map(SearchId),
+            kind: row.kind.parse().map_err(|error| corrupt("the kind", &error))?,
+            state: row.state.parse().map_err(|error| corrupt("the state", &error))?,
+            state_reason: row.state_reason,
+            label: row.label,
+            architecture: row.architecture_digest.as_deref().map(super::architectures::digest).transpose()?,
+            epoch: row.epoch,
+            worker: row.worker_id,
+            progress,
+            result,
+            create_time: row.create_time,
+            start_time: row.start_time,
+            end_time: row.end_time,
+        })
+    }
+}
+
+impl Row {
+    /// The progress; none before the first report.
+    fn progress(&mut self) -> Option<ProgressRecord> {
+        Some(ProgressRecord {
+            step: self.step?,
+            step_count: self.step_count,
+            loss: self.loss?,
+            learning_rate: self.learning_rate?,
+            samples_per_s: self.samples_per_s?,
+            mean_dice: self.progress_dice,
+            remaining_s: self.remaining_s,
+            phase: self.phase.take()?,
+            checkpoint_step: self.checkpoint_step.unwrap_or(0),
+        })
+    }
+
+    /// The result; none unless the job succeeded.
+    fn result(&mut self) -> Option<ResultRecord> {
+        Some(ResultRecord {
+            mean_dice: self.result_dice?,
+            dice_per_class: self.dice_per_class.take()?,
+            param_count: self.param_count?,
+            mac_count: self.mac_count?,
+            latency_ms: self.latency_ms,
+            peak_memory_mib: self.peak_memory_mib?,
+            train_duration_s: self.train_duration_s?,
+            device: self.device.take()?,
+            checkpoint_key: self.checkpoint_key.take()?,
+        })
+    }
+}

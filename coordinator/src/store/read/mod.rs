@@ -1,0 +1,27 @@
+//! What people and watchers read. Nothing here changes anything.
+//!
+//! Rows come out as domain types: a state that is no state or a description
+//! that fails its check is [`Error::Corrupt`], never a default.
+
+pub mod architectures;
+pub mod attempts;
+pub mod explain;
+pub mod front;
+pub mod jobs;
+pub mod logs;
+pub mod lookup;
+pub mod metrics;
+pub mod searches;
+pub mod workers;
+
+use super::error::{corrupt, failed};
+use crate::store::Error;
+
+/// Whether the database answers.
+///
+/// # Errors
+/// It does not.
+pub async fn ping(pool: &sqlx::PgPool) -> Result<(), Error> {
+    sqlx::query!("select 1 as one").fetch_one(pool).await.map_err(failed("ping the database"))?;
+    Ok(())
+}

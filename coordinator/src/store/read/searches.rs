@@ -1,0 +1,118 @@
+//! Searches without their jobs.
+
+use std::fmt::Display;
+
+use cakes::spec::CheckedSearch;
+use cakes_proto::ids::SearchId;
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use sqlx::types::Uuid;
+
+use super::{corrupt, failed};
+use crate::core::search::SearchState;
+use crate::store::Error;
+
+/// A search without its jobs.
+#[derive(Clone, Debug)]
+pub struct SearchRecord {
+    pub id: SearchId,
+    pub spec: CheckedSearch,
+    pub state: SearchState,
+    pub state_reason: String,
+    /// Grows with every change of the search, its jobs and their progress.
+    pub revision: i64,
+    pub create_time: DateTime<Utc>,
+    /// When the last job ended; none before.
+    pub end_time: Option<DateTime<Utc>>,
+}
+
+struct Row {
+    id: Uuid,
+    spec: serde_json::Value,
+    state: String,
+    state_reason: String,
+    revision: i64,
+    create_time: DateTime<Utc>,
+    end_time: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<Row> for SearchRecord {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self, Error> {
+        let corrupt =
+            |part: &str, problem: &dyn Display| corrupt(format!("{part} of search {}", row.id), problem);
+        Ok(SearchRecord {
+            id: SearchId(row.id),
+            spec: serde_json::from_value(row.spec).map_err(|error| corrupt("the description", &error))?,
+            state: row.state.parse().map_err(|error| corrupt("the state", &error))?,
+            state_reason: row.state_reason,
+            revision: row.revision,
+            create_time: row.create_time,
+            end_time: row.end_time,
+        })
+    }
+}
+
+/// The revision of a search: what a watcher compares.
+///
+/// # Errors
+/// There is no such search, or the database fails.
+pub async fn revision(pool: &PgPool, id: SearchId) -> Result<i64, Error> {
+    let revision = sqlx::query_scalar!(
+        r#"select revision as "revision!" from search_revision where search_id = $1"#,
+        id.0
+    )
+    .fetch_optional(pool)
+    .await
+    .map_err(failed("read the revision of a search"))?;
+    revision.ok_or_else(|| unknown(id))
+}
+
+/// One search.
+///
+/// # Errors
+/// There is no such search, or the database fails.
+pub async fn get(pool: &PgPool, id: SearchId) -> Result<SearchRecord, Error> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"select id, spec, state, state_reason, search_revision.revision as "revision!", create_time, end_time
+           from search join search_revision on search_revision.search_id = search.id
+           where id = $1"#,
+        id.0
+    )
+    .fetch_optional(pool)
+    .await
+    .map_err(failed("read a search"))?;
+    row.ok_or_else(|| unknown(id))?.try_into()
+}
+
+/// Searches, newest first, behind the given time and id.
+///
+/// # Errors
+/// The database fails.
+pub async fn page(
+    pool: &PgPool,
+    behind: Option<(DateTime<Utc>, SearchId)>,
+    limit: i64,
+) -> Result<Vec<SearchRecord>, Error> {
+    let (time, id) = behind.unzip();
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select id, spec, state, state_reason, search_revision.revision as "revision!", create_time, end_time
+           from search join search_revision on search_revision.search_id = search.id
+           where $1::timestamptz is null or (create_time, id) < ($1, $2::uuid)
+           order by create_time desc, id desc limit $3"#,
+        time,
+        id.map(|id| id.0),
+        limit
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(failed("list searches"))?;
+    rows.into_iter().map(SearchRecord::try_from).collect()
+}
+
+fn unknown(id: SearchId) -> Error {
+    Error::NotFound { kind: "search", id: id.to_string() }
+}

@@ -1,0 +1,14 @@
+//! Searches: submitted, planned, cancelled, read once more.
+
+mod advance;
+mod cancel;
+mod derive;
+mod snapshot;
+mod submit;
+
+pub use advance::{advance, open};
+pub use cancel::cancel;
+pub use derive::derive;
+pub use submit::submit;
+
+pub(super) use snapshot::read_spec;

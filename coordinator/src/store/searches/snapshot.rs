@@ -1,0 +1,125 @@
+//! What is recorded of a search, as the planner wants it.
+
+use cakes::scores::ChannelScores;
+use cakes::spec::CheckedSearch;
+use cakes_proto::ids::SearchId;
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use crate::core::search::{RecordedArchitecture, RecordedJob, SearchSnapshot, Work};
+use crate::store::error::{Error, corrupt, failed};
+
+/// The description of a search.
+///
+/// # Errors
+/// There is no such search.
+pub(in crate::store) async fn read_spec(
+    connection: &mut PgConnection,
+    id: SearchId,
+) -> Result<CheckedSearch, Error> {
+    let spec = sqlx::query_scalar!("select spec from search where id = $1", id.0)
+        .fetch_optional(connection)
+        .await
+        .map_err(failed("read a search"))?
+        .ok_or_else(|| Error::NotFound { kind: "search", id: id.to_string() })?;
+    checked(id, spec)
+}
+
+/// Locks the search and reads all that planning needs.
+///
+/// # Errors
+/// There is no such search.
+pub(super) async fn lock_snapshot(
+    connection: &mut PgConnection,
+    id: SearchId,
+) -> Result<SearchSnapshot, Error> {
+    let row = sqlx::query!(
+        r#"select spec, state, end_time is not null as "closed!" from search where id = $1
+           for no key update"#,
+        id.0
+    )
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(failed("lock a search"))?
+    .ok_or_else(|| Error::NotFound { kind: "search", id: id.to_string() })?;
+    let mut snapshot = SearchSnapshot {
+        search: checked(id, row.spec)?,
+        state: row.state.parse().map_err(|error| corrupt(format!("the state of search {id}"), &error))?,
+        closed: row.closed,
+        architectures: read_architectures(connection, id).await?,
+        jobs: read_jobs(connection, id).await?,
+        scores: None,
+    };
+    if !snapshot.closed && snapshot.needs_scores() {
+        snapshot.scores = read_scores(connection, id).await?;
+    }
+    Ok(snapshot)
+}
+
+/// Scores of the search's supernet; `None` while there are none.
+pub(super) async fn read_scores(
+    connection: &mut PgConnection,
+    id: SearchId,
+) -> Result<Option<ChannelScores>, Error> {
+    let scores = sqlx::query_scalar!(
+        "select supernet_scores.scores from supernet_scores join job on job.id = supernet_scores.job_id
+         where job.search_id = $1 and job.kind = 'supernet'",
+        id.0
+    )
+    .fetch_optional(connection)
+    .await
+    .map_err(failed("read the scores of a supernet"))?;
+    let parse = |value: Value| {
+        serde_json::from_value(value).map_err(|error| corrupt(format!("the scores of search {id}"), &error))
+    };
+    scores.map(parse).transpose()
+}
+
+async fn read_architectures(
+    connection: &mut PgConnection,
+    id: SearchId,
+) -> Result<Vec<RecordedArchitecture>, Error> {
+    let rows = sqlx::query!(
+        "select origin, digest, retrain from search_architecture where search_id = $1 order by position",
+        id.0
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(failed("read the architectures of a search"))?;
+    rows.into_iter()
+        .map(|row| {
+            let digest = row.digest.parse().map_err(|error| corrupt("a digest", &error))?;
+            Ok(RecordedArchitecture { origin: row.origin, digest, retrain: row.retrain })
+        })
+        .collect()
+}
+
+async fn read_jobs(connection: &mut PgConnection, id: SearchId) -> Result<Vec<RecordedJob>, Error> {
+    let rows = sqlx::query!(
+        r#"select id, architecture_digest, seed::text as "seed!", label, state, state_reason
+           from job where search_id = $1 order by position"#,
+        id.0
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(failed("read the jobs of a search"))?;
+    rows.into_iter()
+        .map(|row| {
+            let what = || format!("job {}", row.id);
+            let seed = row.seed.parse().map_err(|error| corrupt(what(), &error))?;
+            let work = match &row.architecture_digest {
+                None => Work::Supernet,
+                Some(digest) => {
+                    let digest = digest.parse().map_err(|error| corrupt(what(), &error))?;
+                    Work::Retrain { digest, seed }
+                }
+            };
+            let state = row.state.parse().map_err(|error| corrupt(what(), &error))?;
+            Ok(RecordedJob { work, label: row.label, state, state_reason: row.state_reason })
+        })
+        .collect()
+}
+
+fn checked(id: SearchId, spec: Value) -> Result<CheckedSearch, Error> {
+    serde_json::from_value(spec).map_err(|error| corrupt(format!("the description of search {id}"), &error))
+}

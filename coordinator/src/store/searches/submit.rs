@@ -1,0 +1,74 @@
+//! Records a search and queues its first jobs.
+
+use cakes::spec::CheckedSearch;
+use cakes_proto::ids::SearchId;
+use sha2::{Digest, Sha256};
+use sqlx::{PgConnection, PgPool};
+use tracing::instrument;
+
+use super::advance::advance_locked;
+use crate::store::error::{Error, corrupt, failed};
+use crate::store::event::{self, Event};
+
+/// Records the search with its first jobs. The same request id with the same
+/// description is the first search, also when two such calls come at once.
+///
+/// # Errors
+/// The request id was used for another description, or is no id.
+#[instrument(skip_all, fields(name = search.spec().name), err)]
+pub async fn submit(
+    pool: &PgPool,
+    search: &CheckedSearch,
+    request_id: Option<&str>,
+) -> Result<SearchId, Error> {
+    check_request_id(request_id)?;
+    let spec = serde_json::to_value(search).map_err(|error| corrupt("a description", &error))?;
+    let hash: [u8; 32] = Sha256::digest(spec.to_string()).into();
+    let id = SearchId::generate();
+    let mut transaction = pool.begin().await.map_err(failed("begin to submit a search"))?;
+    // Of two with one request id the second waits here until the first has ended.
+    let inserted = sqlx::query!(
+        "insert into search (id, name, spec, request_id, request_hash) values ($1, $2, $3, $4, $5)
+         on conflict (request_id) do nothing",
+        id.0,
+        search.spec().name,
+        spec,
+        request_id,
+        request_id.map(|_| &hash[..])
+    )
+    .execute(&mut *transaction)
+    .await
+    .map_err(failed("record a search"))?;
+    if let (0, Some(request_id)) = (inserted.rows_affected(), request_id) {
+        return first_search(&mut transaction, request_id, &hash).await;
+    }
+    let body = serde_json::json!({ "name": search.spec().name });
+    let event = Event { kind: "search_submitted", search: Some(id), body: Some(body), ..Event::default() };
+    event::record(&mut transaction, event).await?;
+    advance_locked(&mut transaction, id).await?;
+    transaction.commit().await.map_err(failed("commit a search"))?;
+    Ok(id)
+}
+
+fn check_request_id(request_id: Option<&str>) -> Result<(), Error> {
+    let fits = |id: &str| (1..=128).contains(&id.chars().count()) && !id.contains('\0');
+    if request_id.is_none_or(fits) {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument { field: "request_id", problem: "must have 1 to 128 characters".to_owned() })
+}
+
+async fn first_search(
+    connection: &mut PgConnection,
+    request_id: &str,
+    hash: &[u8; 32],
+) -> Result<SearchId, Error> {
+    let first = sqlx::query!("select id, request_hash from search where request_id = $1", request_id)
+        .fetch_one(connection)
+        .await
+        .map_err(failed("look for an earlier request"))?;
+    if first.request_hash.as_deref() == Some(&hash[..]) {
+        return Ok(SearchId(first.id));
+    }
+    Err(Error::Conflict { request_id: request_id.to_owned() })
+}

@@ -1,0 +1,70 @@
+//! Numbers the start of a daemon.
+
+use cakes_proto::ids::WorkerId;
+use sqlx::PgPool;
+use tracing::instrument;
+use uuid::Uuid;
+
+use crate::core::worker::Device;
+use crate::store::error::{Error, corrupt, failed};
+use crate::store::event::{self, Event};
+
+/// A daemon's start.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    pub worker: WorkerId,
+    /// Chosen anew at each start; a repetition is the same start.
+    pub request_id: Uuid,
+    pub devices: Vec<Device>,
+    pub version: String,
+}
+
+/// Registers a start of a daemon; its incarnation. What people decided about
+/// the worker outlives its restarts.
+///
+/// # Errors
+/// The database fails.
+#[instrument(skip_all, fields(worker = %registration.worker), err)]
+pub async fn register(pool: &PgPool, registration: &Registration) -> Result<i64, Error> {
+    let devices =
+        serde_json::to_value(&registration.devices).map_err(|error| corrupt("a list of devices", &error))?;
+    let mut transaction = pool.begin().await.map_err(failed("begin a registration"))?;
+    let known = sqlx::query!(
+        "select incarnation, register_request_id from worker where id = $1 for no key update",
+        registration.worker.as_str()
+    )
+    .fetch_optional(&mut *transaction)
+    .await
+    .map_err(failed("look for a worker"))?;
+    if let Some(known) = known.filter(|known| known.register_request_id == registration.request_id) {
+        return Ok(known.incarnation);
+    }
+    let incarnation = sqlx::query_scalar!(
+        "insert into worker (id, incarnation, devices, version, register_request_id)
+         values ($1, 1, $2, $3, $4)
+         on conflict (id) do update set
+             incarnation = worker.incarnation
+                 + (worker.register_request_id <> excluded.register_request_id)::int,
+             devices = excluded.devices, version = excluded.version,
+             register_request_id = excluded.register_request_id,
+             last_seen_time = clock_timestamp(), register_time = clock_timestamp()
+         returning incarnation",
+        registration.worker.as_str(),
+        devices,
+        registration.version,
+        registration.request_id
+    )
+    .fetch_one(&mut *transaction)
+    .await
+    .map_err(failed("register a worker"))?;
+    let body = serde_json::json!({ "incarnation": incarnation, "version": registration.version });
+    let event = Event {
+        kind: "worker_registered",
+        worker: Some(&registration.worker),
+        body: Some(body),
+        ..Event::default()
+    };
+    event::record(&mut transaction, event).await?;
+    transaction.commit().await.map_err(failed("commit a registration"))?;
+    Ok(incarnation)
+}
