@@ -1,1 +1,41 @@
+//! The worker daemon: leases jobs for the devices of one machine and runs one
+//! trainer process per attempt. It links no libtorch; whatever a job does to its
+//! trainer, the daemon lives on and says what happened.
+//!
+//! ```text
+//!  main ─▶ app ─▶ session ───────── Register, Reconcile ──────────▶ coordinator
+//!           │        ▲                                               ▲   ▲
+//!           └▶ slot (one per device) ── Acquire ─────────────────────┘   │
+//!                 └▶ runner ── Start, Report, Commit, Complete, Fail ────┘
+//!                      │  ▲
+//!               effects│  │events
+//!                      ▼  │
+//!                    attempt (pure)          supervisor ◀─frames─▶ cakes-trainer
+//! ```
+//!
+//! | module | does |
+//! |---|---|
+//! | [`config`], [`devices`], [`telemetry`] | what the daemon is told, what the machine has, what it logs |
+//! | [`client`], [`session`] | calls with deadlines and retries; who this daemon is to the coordinator |
+//! | [`attempt`], [`outbox`] | every decision about a running job, without touching anything |
+//! | [`runner`], [`supervisor`], [`artifacts`], [`journal`] | the acts: calls, processes, checkpoints, what survives `kill -9` |
+//! | [`slot`], [`recovery`], [`app`] | one device's loop; what an earlier daemon left; start and end |
 
+pub mod app;
+pub mod artifacts;
+pub mod attempt;
+pub mod calls;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod devices;
+pub mod journal;
+pub mod outbox;
+pub mod process;
+pub mod recovery;
+pub mod runner;
+pub mod session;
+pub mod slot;
+pub mod supervisor;
+pub mod telemetry;
+pub mod wire;

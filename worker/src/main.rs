@@ -1,1 +1,32 @@
-fn main() {}
+//! `cakes-worker`: leases jobs and trains them on this machine.
+
+use std::process::ExitCode;
+
+use cakes_worker::config::{Config, ConfigError, Flags};
+use cakes_worker::devices::DeviceError;
+use cakes_worker::journal::JournalError;
+use cakes_worker::{app, telemetry};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            let of_user =
+                error.is::<ConfigError>() || error.is::<DeviceError>() || error.is::<JournalError>();
+            ExitCode::from(if of_user { 2 } else { 1 })
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let config = Config::load(&Flags::parse())?;
+    telemetry::start(&config.log_level, config.log_format)
+        .map_err(|problem| ConfigError::Value { setting: "log_level", problem })?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let outcome = runtime.block_on(app::run(config));
+    // Blocking file work that nobody waits for must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}

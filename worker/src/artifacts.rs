@@ -1,0 +1,329 @@
+//! Checkpoints to and from the artifact store.
+//!
+//! A checkpoint is a folder whose `manifest.json` lists its files with sizes and
+//! hashes. What leaves the disk is compared with the manifest, and so is what
+//! comes from the store: a damaged checkpoint is neither stored nor resumed from.
+//! Objects are only ever created. One that exists already was put there by an
+//! earlier try of the same upload, which is verified instead of trusted.
+
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
+
+use crate::attempt::{LocalCheckpoint, StoredCheckpoint};
+
+const MANIFEST: &str = "manifest.json";
+const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+const FILES_MAX: usize = 64;
+
+/// Why a checkpoint did not get where it should.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    #[error("artifact store {url}: {problem}")]
+    Url { url: String, problem: String },
+    #[error("artifact store: {0}")]
+    Store(#[from] object_store::Error),
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{place}: damaged: {problem}")]
+    Damaged { place: String, problem: String },
+    #[error("{key}: exists with other content; nothing is overwritten")]
+    Conflict { key: Path },
+}
+
+impl ArtifactError {
+    /// Whether trying again cannot help.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, ArtifactError::Damaged { .. } | ArtifactError::Conflict { .. })
+    }
+}
+
+/// Where checkpoints are kept for good.
+#[derive(Clone, Debug)]
+pub struct Artifacts {
+    store: Arc<dyn ObjectStore>,
+}
+
+/// The part of a manifest that storing it depends on.
+#[derive(Debug, Deserialize)]
+struct Manifest {
+    files: Vec<ManifestFile>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ManifestFile {
+    name: String,
+    bytes: u64,
+    sha256: String,
+}
+
+impl Artifacts {
+    /// Opens the store that the coordinator named.
+    ///
+    /// # Errors
+    /// The URL is of a kind that this daemon cannot use, or its folder is not there.
+    pub fn open(url: &str) -> Result<Self, ArtifactError> {
+        let wrong = |problem: String| ArtifactError::Url { url: url.to_owned(), problem };
+        let parsed = url::Url::parse(url).map_err(|error| wrong(error.to_string()))?;
+        if parsed.scheme() != "file" {
+            return Err(wrong(format!(
+                "this worker uses stores of the kind file://, not {}://",
+                parsed.scheme()
+            )));
+        }
+        let folder = parsed.to_file_path().map_err(|()| wrong("is no path of a folder".to_owned()))?;
+        if !folder.is_dir() {
+            return Err(wrong(format!(
+                "{} is no folder on this machine; mount the coordinator's artifact folder there",
+                folder.display()
+            )));
+        }
+        let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
+        Ok(Artifacts { store: Arc::new(store) })
+    }
+
+    /// Stores a checkpoint below `prefix`, its manifest last.
+    ///
+    /// # Errors
+    /// The store or the disk fails, or the folder is not what its manifest says.
+    pub async fn upload(
+        &self,
+        checkpoint: &LocalCheckpoint,
+        prefix: &Path,
+    ) -> Result<StoredCheckpoint, ArtifactError> {
+        let folder = &checkpoint.directory;
+        let key = prefix.clone().join(format!("step-{:09}", checkpoint.step));
+        let manifest_path = folder.join(MANIFEST);
+        let text = read(&manifest_path).await?;
+        let manifest = parse_manifest(&text, &checkpoint.manifest_sha256, &manifest_path.display())?;
+        for file in manifest.files {
+            let path = folder.join(&file.name);
+            let content = read(&path).await?;
+            check(&content, file.bytes, &file.sha256, &path.display())?;
+            self.create(key.clone().join(file.name.as_str()), content, &file.sha256).await?;
+        }
+        self.create(key.clone().join(MANIFEST), text, &checkpoint.manifest_sha256).await?;
+        Ok(StoredCheckpoint {
+            step: checkpoint.step,
+            key: key.to_string(),
+            manifest_sha256: checkpoint.manifest_sha256.clone(),
+        })
+    }
+
+    async fn create(&self, key: Path, content: Vec<u8>, sha256: &str) -> Result<(), ArtifactError> {
+        let payload = PutPayload::from(content);
+        match self.store.put_opts(&key, payload, PutMode::Create.into()).await {
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                if self.hash(&key).await? == sha256 {
+                    Ok(())
+                } else {
+                    Err(ArtifactError::Conflict { key })
+                }
+            }
+            other => other.map(|_| ()).map_err(ArtifactError::from),
+        }
+    }
+
+    async fn hash(&self, key: &Path) -> Result<String, ArtifactError> {
+        let mut chunks = self.store.get(key).await?.into_stream();
+        let mut hasher = Sha256::new();
+        while let Some(chunk) = chunks.next().await {
+            hasher.update(&chunk?);
+        }
+        Ok(hex::encode(hasher.finalize()))
+    }
+
+    /// Fetches a checkpoint into the new folder `target`.
+    ///
+    /// # Errors
+    /// The store or the disk fails, or what is stored is not what was committed.
+    pub async fn download(&self, stored: &StoredCheckpoint, target: &FilePath) -> Result<(), ArtifactError> {
+        let io = |source| ArtifactError::Io { path: target.to_owned(), source };
+        let key = Path::parse(&stored.key).map_err(object_store::Error::from)?;
+        tokio::fs::create_dir_all(target).await.map_err(io)?;
+        let manifest_key = key.clone().join(MANIFEST);
+        let size = self.store.head(&manifest_key).await?.size;
+        if size > MANIFEST_BYTES_MAX {
+            return Err(damaged(&manifest_key, format!("{size} bytes are too many for a manifest")));
+        }
+        let text = self.store.get(&manifest_key).await?.bytes().await?;
+        let manifest = parse_manifest(&text, &stored.manifest_sha256, &manifest_key)?;
+        for file in &manifest.files {
+            self.fetch(&key.clone().join(file.name.as_str()), file, &target.join(&file.name)).await?;
+        }
+        tokio::fs::write(target.join(MANIFEST), &text).await.map_err(io)
+    }
+
+    /// Writes one object to disk while hashing it.
+    async fn fetch(&self, key: &Path, expected: &ManifestFile, path: &FilePath) -> Result<(), ArtifactError> {
+        let io = |source| ArtifactError::Io { path: path.to_owned(), source };
+        let object = self.store.get(key).await?;
+        // Known before the disk is filled with something else.
+        if object.meta.size != expected.bytes {
+            let problem = format!("holds {} bytes, the manifest says {}", object.meta.size, expected.bytes);
+            return Err(damaged(key, problem));
+        }
+        let mut file = tokio::fs::File::create_new(path).await.map_err(io)?;
+        let (mut chunks, mut hasher) = (object.into_stream(), Sha256::new());
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk?;
+            hasher.update(&chunk);
+            file.write_all(&chunk).await.map_err(io)?;
+        }
+        file.flush().await.map_err(io)?;
+        let found = hex::encode(hasher.finalize());
+        if found == expected.sha256 {
+            return Ok(());
+        }
+        Err(damaged(key, format!("has the hash {found}, the manifest says {}", expected.sha256)))
+    }
+}
+
+fn damaged(place: &impl ToString, problem: String) -> ArtifactError {
+    ArtifactError::Damaged { place: place.to_string(), problem }
+}
+
+fn parse_manifest(text: &[u8], sha256: &str, place: &impl ToString) -> Result<Manifest, ArtifactError> {
+    check(text, text.len() as u64, sha256, place)?;
+    let manifest: Manifest =
+        serde_json::from_slice(text).map_err(|error| damaged(place, error.to_string()))?;
+    let wrong = manifest.files.iter().find(|file| !is_plain_name(&file.name));
+    if let Some(file) = wrong {
+        return Err(damaged(place, format!("'{}' is no name of a checkpoint's file", file.name)));
+    }
+    if manifest.files.len() > FILES_MAX {
+        return Err(damaged(place, format!("lists {} files", manifest.files.len())));
+    }
+    Ok(manifest)
+}
+
+/// Names become paths, so they may not lead out of the folder.
+fn is_plain_name(name: &str) -> bool {
+    cakes::spec::is_valid_name(name) && name != MANIFEST
+}
+
+fn check(content: &[u8], bytes: u64, sha256: &str, place: &impl ToString) -> Result<(), ArtifactError> {
+    if content.len() as u64 != bytes {
+        return Err(damaged(place, format!("holds {} bytes, the manifest says {bytes}", content.len())));
+    }
+    let found = hex::encode(Sha256::digest(content));
+    if found != sha256 {
+        return Err(damaged(place, format!("has the hash {found}, expected is {sha256}")));
+    }
+    Ok(())
+}
+
+async fn read(path: &FilePath) -> Result<Vec<u8>, ArtifactError> {
+    tokio::fs::read(path).await.map_err(|source| ArtifactError::Io { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(folder: &FilePath, weights: &[u8]) -> LocalCheckpoint {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join("weights.safetensors"), weights).unwrap();
+        let manifest = serde_json::json!({
+            "step": 20,
+            "files": [{
+                "name": "weights.safetensors",
+                "bytes": weights.len(),
+                "sha256": hex::encode(Sha256::digest(weights)),
+            }],
+        });
+        let text = manifest.to_string();
+        std::fs::write(folder.join(MANIFEST), &text).unwrap();
+        LocalCheckpoint {
+            step: 20,
+            directory: folder.to_owned(),
+            manifest_sha256: hex::encode(Sha256::digest(text)),
+            bytes: weights.len() as u64,
+        }
+    }
+
+    struct Place {
+        folder: tempfile::TempDir,
+        artifacts: Artifacts,
+        prefix: Path,
+    }
+
+    fn place() -> Place {
+        let folder = tempfile::tempdir().unwrap();
+        let url = url::Url::from_directory_path(folder.path()).unwrap();
+        let artifacts = Artifacts::open(url.as_str()).unwrap();
+        Place { folder, artifacts, prefix: Path::from("job/1-abcd") }
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_comes_back_as_it_was_stored() {
+        let Place { folder, artifacts, prefix } = place();
+        let local = checkpoint(&folder.path().join("out/step-000000020"), b"weights");
+        let stored = artifacts.upload(&local, &prefix).await.unwrap();
+        assert_eq!(stored.key, "job/1-abcd/step-000000020");
+        // A repeat finds everything in place.
+        assert_eq!(artifacts.upload(&local, &prefix).await.unwrap(), stored);
+        let target = folder.path().join("resume");
+        artifacts.download(&stored, &target).await.unwrap();
+        assert_eq!(std::fs::read(target.join("weights.safetensors")).unwrap(), b"weights");
+        assert_eq!(
+            std::fs::read(target.join(MANIFEST)).unwrap(),
+            std::fs::read(local.directory.join(MANIFEST)).unwrap()
+        );
+    }
+
+    #[tokio::test]
+    async fn damage_is_found_before_it_is_stored_and_before_it_is_used() {
+        let Place { folder, artifacts, prefix } = place();
+        let local = checkpoint(&folder.path().join("out"), b"weights");
+        std::fs::write(local.directory.join("weights.safetensors"), b"wejghts").unwrap();
+        let error = artifacts.upload(&local, &prefix).await.unwrap_err();
+        assert!(error.is_permanent() && error.to_string().contains("weights.safetensors"), "{error}");
+
+        let local = checkpoint(&folder.path().join("out"), b"weights");
+        let stored = artifacts.upload(&local, &prefix).await.unwrap();
+        let object = folder.path().join(&stored.key).join("weights.safetensors");
+        for (index, damage) in [&b"wei"[..], b"wejghts"].into_iter().enumerate() {
+            std::fs::write(&object, damage).unwrap();
+            let target = folder.path().join(format!("resume-{index}"));
+            let error = artifacts.download(&stored, &target).await.unwrap_err();
+            assert!(matches!(error, ArtifactError::Damaged { .. }), "{error}");
+            assert!(!target.join(MANIFEST).exists(), "a damaged checkpoint must not look complete");
+        }
+        let of_another = StoredCheckpoint { manifest_sha256: "0".repeat(64), ..stored };
+        assert!(artifacts.download(&of_another, &folder.path().join("resume-2")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_overwritten() {
+        let Place { folder, artifacts, prefix } = place();
+        let local = checkpoint(&folder.path().join("a"), b"weights");
+        artifacts.upload(&local, &prefix).await.unwrap();
+        let other = checkpoint(&folder.path().join("b"), b"changed");
+        let error = artifacts.upload(&other, &prefix).await.unwrap_err();
+        assert!(matches!(error, ArtifactError::Conflict { .. }), "{error}");
+    }
+
+    #[test]
+    fn names_in_a_manifest_cannot_lead_out_of_the_folder() {
+        for name in ["../x", "/etc/passwd", "a/b", "", "manifest.json"] {
+            let text = serde_json::json!({"files": [{"name": name, "bytes": 0, "sha256": ""}]}).to_string();
+            let sha256 = hex::encode(Sha256::digest(&text));
+            assert!(parse_manifest(text.as_bytes(), &sha256, &"m").is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_is_not_there_is_named() {
+        let error = Artifacts::open("file:///no/such/folder").unwrap_err().to_string();
+        assert!(error.contains("/no/such/folder") && error.contains("mount"), "{error}");
+        assert!(Artifacts::open("s3://bucket").unwrap_err().to_string().contains("file://"));
+    }
+}

@@ -1,0 +1,567 @@
+//! Orders of events that a real attempt may see.
+
+use std::time::{Duration, SystemTime};
+
+use cakes::frame::{FailureClass as TrainerClass, Phase, Quality, Summary, TRAINER_PROTOCOL, TrainerEvent};
+use cakes_proto::v1::{DesiredState, FailureClass};
+use proptest::prelude::*;
+
+use super::*;
+
+const TTL: Duration = Duration::from_secs(60);
+
+fn patience() -> Patience {
+    let limit = Duration::from_secs(30);
+    Patience {
+        limits: SectionLimits {
+            loading: limit,
+            building: limit,
+            step: limit,
+            validation: limit,
+            checkpoint: limit,
+            latency: limit,
+        },
+        stop_grace: Duration::from_secs(20),
+        cancel_grace: Duration::from_secs(5),
+        exit_grace: Duration::from_secs(5),
+        fence_share: 0.75,
+        hold: Duration::from_secs(600),
+    }
+}
+
+/// An attempt with a clock that the test moves.
+struct Bench {
+    attempt: Attempt,
+    at: Duration,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let at = Duration::from_secs(1000);
+        let terms = Terms {
+            epoch: 2,
+            offered_at: at,
+            offer_ttl: Duration::from_secs(15),
+            report_interval: Duration::from_secs(2),
+            checkpoints: "/w/out/checkpoints".into(),
+            resume: None,
+            training: None,
+        };
+        Bench { attempt: Attempt::new(terms, patience(), now(at)), at }
+    }
+
+    /// With its trainer in training and the lease held.
+    fn training() -> Self {
+        let mut bench = Bench::new();
+        bench.says(Event::Prepared);
+        bench.says(Event::Started { sent_at: bench.at, ttl: TTL });
+        bench.trainer(ready(TRAINER_PROTOCOL));
+        bench.trainer(TrainerEvent::Phase(Phase::Training));
+        bench
+    }
+
+    fn says(&mut self, event: Event) -> Vec<Effect> {
+        self.attempt.handle(event, now(self.at))
+    }
+
+    fn trainer(&mut self, event: TrainerEvent) -> Vec<Effect> {
+        self.says(Event::Trainer(event))
+    }
+
+    fn later(&mut self, seconds: u64) -> Vec<Effect> {
+        self.at += Duration::from_secs(seconds);
+        self.says(Event::Tick)
+    }
+
+    /// The coordinator stores everything that was reported.
+    fn acknowledged(&mut self, desired: DesiredState) -> Vec<Effect> {
+        let ack_seq = self.attempt.outbox.last_seq();
+        self.says(Event::Acknowledged { sent_at: self.at, ttl: TTL, ack_seq, desired })
+    }
+
+    /// Acknowledges until the last call is asked for.
+    fn conclusion(&mut self) -> Conclusion {
+        for _ in 0..5 {
+            let effects = self.acknowledged(DesiredState::Run);
+            if let Some(conclusion) = concluded(&effects) {
+                return conclusion;
+            }
+        }
+        panic!("no conclusion in {:?}", self.attempt.state);
+    }
+}
+
+fn now(since_boot: Duration) -> Now {
+    Now { since_boot, wall: SystemTime::UNIX_EPOCH + since_boot }
+}
+
+fn ready(protocol: u32) -> TrainerEvent {
+    TrainerEvent::Ready {
+        protocol,
+        device: "cpu".into(),
+        libtorch: "2".into(),
+        param_count: 1,
+        steps_total: 100,
+        epochs_total: 10,
+        resumed_step: 0,
+    }
+}
+
+fn step(step: u64) -> TrainerEvent {
+    TrainerEvent::Step { step, loss: 0.5, learning_rate: 0.1, samples_per_s: 4.0, data_wait_share: 0.0 }
+}
+
+fn checkpoint(step: u64) -> TrainerEvent {
+    TrainerEvent::Checkpoint {
+        step,
+        directory: format!("/w/out/checkpoints/step-{step:09}"),
+        manifest_sha256: "aa".into(),
+        bytes: 10,
+    }
+}
+
+fn stored(step: u64) -> Event {
+    Event::Stored(StoredCheckpoint { step, key: format!("k/{step}"), manifest_sha256: "aa".into() })
+}
+
+fn completed(step: u64) -> TrainerEvent {
+    TrainerEvent::Completed(Summary {
+        step,
+        quality: Quality { mean_dice: 0.8, dice_per_class: vec![0.8], case_count: 2 },
+        param_count: 1,
+        mac_count: 1,
+        latency_ms: Some(1.0),
+        peak_memory_mib: 10.0,
+        train_duration_s: 5.0,
+    })
+}
+
+fn exit(code: i32) -> Event {
+    Event::Exited(Exit { code: Some(code), signal: None, memory_exhausted: false, last_lines: vec![] })
+}
+
+fn concluded(effects: &[Effect]) -> Option<Conclusion> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Conclude(conclusion) => Some(conclusion.clone()),
+        _ => None,
+    })
+}
+
+fn failure(conclusion: Conclusion) -> Failure {
+    match conclusion {
+        Conclusion::Fail(failure) => failure,
+        Conclusion::Complete(completion) => panic!("completed: {completion:?}"),
+    }
+}
+
+#[test]
+fn a_job_completes_when_its_entries_are_acknowledged_and_its_checkpoint_is_committed() {
+    let mut bench = Bench::training();
+    bench.trainer(step(100));
+    let effects = bench.trainer(checkpoint(100));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Store(local) if local.step == 100)));
+    bench.trainer(completed(100));
+    bench.says(exit(0));
+    assert_eq!(concluded(&bench.acknowledged(DesiredState::Run)), None, "the checkpoint is not committed");
+    bench.says(stored(100));
+    let Conclusion::Complete(completion) = bench.conclusion() else { panic!("failed") };
+    assert_eq!(completion.checkpoint.step, 100);
+    assert_eq!(completion.last_seq, bench.attempt.acked_seq());
+    bench.says(Event::Concluded);
+    assert_eq!(bench.attempt.outcome(), Some(&Outcome::Completed));
+}
+
+#[test]
+fn a_completion_without_its_final_checkpoint_is_no_completion() {
+    let mut bench = Bench::training();
+    bench.trainer(step(100));
+    bench.trainer(completed(100));
+    bench.says(exit(0));
+    assert_eq!(failure(bench.conclusion()).class, FailureClass::Infrastructure);
+}
+
+#[test]
+fn a_lost_lease_kills_the_trainer_and_nothing_more_is_told() {
+    let mut bench = Bench::training();
+    let effects = bench.says(Event::LeaseLost("epoch 3".into()));
+    assert_eq!(effects, [Effect::Kill]);
+    assert!(bench.attempt.outcome().is_none(), "the child is still there");
+    assert_eq!(bench.later(100), []);
+    bench.says(exit(1));
+    assert!(matches!(bench.attempt.outcome(), Some(Outcome::Dropped { .. })));
+}
+
+#[test]
+fn a_cancelled_trainer_is_asked_to_stop_and_killed_when_it_does_not() {
+    let mut bench = Bench::training();
+    bench.trainer(step(3));
+    let effects = bench.acknowledged(DesiredState::Cancel);
+    assert!(effects.contains(&Effect::SendStop) && !effects.contains(&Effect::Kill));
+    assert!(!bench.later(4).contains(&Effect::Kill));
+    assert!(bench.later(2).contains(&Effect::Kill));
+    bench.says(exit(1));
+    assert_eq!(failure(bench.conclusion()).class, FailureClass::Cancelled);
+}
+
+#[test]
+fn a_job_that_is_handed_back_is_saved_and_committed_first() {
+    let mut bench = Bench::training();
+    bench.trainer(step(7));
+    assert!(bench.acknowledged(DesiredState::Yield).contains(&Effect::SendStop));
+    bench.trainer(checkpoint(7));
+    bench.says(exit(0));
+    assert_eq!(concluded(&bench.acknowledged(DesiredState::Yield)), None);
+    bench.says(stored(7));
+    assert_eq!(failure(bench.conclusion()).class, FailureClass::Lost);
+}
+
+#[test]
+fn nothing_is_saved_where_nothing_was_done() {
+    let mut bench = Bench::training();
+    assert!(bench.acknowledged(DesiredState::Yield).contains(&Effect::Kill));
+}
+
+#[test]
+fn a_trainer_that_stands_still_is_killed_for_its_machine() {
+    let mut bench = Bench::training();
+    bench.trainer(step(1));
+    bench.later(29);
+    bench.trainer(step(2));
+    bench.acknowledged(DesiredState::Run);
+    assert!(!bench.later(29).contains(&Effect::Kill));
+    bench.acknowledged(DesiredState::Run);
+    assert!(bench.later(1).contains(&Effect::Kill));
+    bench.says(Event::Exited(Exit {
+        code: None,
+        signal: Some(9),
+        memory_exhausted: false,
+        last_lines: vec![],
+    }));
+    let failure = failure(bench.conclusion());
+    assert_eq!(failure.class, FailureClass::Infrastructure);
+    assert!(failure.message.contains("--step-limit"), "{}", failure.message);
+}
+
+#[test]
+fn without_contact_training_stops_at_three_quarters_of_the_lease() {
+    let mut bench = Bench::training();
+    bench.trainer(step(1));
+    bench.acknowledged(DesiredState::Run);
+    for _ in 0..4 {
+        bench.at += Duration::from_secs(10);
+        let next = bench.attempt.progress.step() + 1;
+        assert!(!bench.trainer(step(next)).contains(&Effect::SendStop));
+    }
+    assert!(bench.later(5).contains(&Effect::SendStop));
+    bench.trainer(checkpoint(5));
+    bench.says(exit(0));
+    // Contact again: the lease is still this attempt's, so the job is handed back.
+    bench.later(200);
+    bench.says(stored(5));
+    assert_eq!(failure(bench.conclusion()).class, FailureClass::Lost);
+}
+
+#[test]
+fn without_contact_for_the_whole_hold_the_attempt_is_dropped() {
+    let mut bench = Bench::training();
+    bench.trainer(step(1));
+    bench.later(45);
+    bench.says(exit(0));
+    bench.later(599);
+    assert_eq!(bench.attempt.outcome(), None);
+    bench.later(2);
+    assert!(matches!(bench.attempt.outcome(), Some(Outcome::Dropped { .. })));
+}
+
+#[test]
+fn a_trainer_that_breaks_the_protocol_is_killed() {
+    let strange = |event: TrainerEvent| {
+        let mut bench = Bench::training();
+        bench.trainer(step(5));
+        let effects = bench.trainer(event);
+        bench.says(exit(0));
+        (effects.contains(&Effect::Kill), failure(bench.conclusion()))
+    };
+    let outside = TrainerEvent::Checkpoint {
+        step: 5,
+        directory: "/etc".into(),
+        manifest_sha256: String::new(),
+        bytes: 0,
+    };
+    for event in [step(5), outside] {
+        let (killed, failure) = strange(event);
+        assert!(killed);
+        assert_eq!(failure.class, FailureClass::Infrastructure);
+    }
+}
+
+#[test]
+fn another_version_of_the_trainer_is_refused() {
+    let mut bench = Bench::new();
+    bench.says(Event::Prepared);
+    bench.says(Event::Started { sent_at: bench.at, ttl: TTL });
+    bench.trainer(ready(TRAINER_PROTOCOL + 1));
+    bench.says(exit(0));
+    assert!(failure(bench.conclusion()).message.contains("protocol"));
+}
+
+#[test]
+fn the_trainer_s_own_word_decides_the_class() {
+    let mut bench = Bench::training();
+    bench.trainer(TrainerEvent::Failed { class: TrainerClass::Numeric, message: "loss is NaN".into() });
+    bench.says(exit(1));
+    assert_eq!(failure(bench.conclusion()), Failure::new(FailureClass::Numeric, "loss is NaN"));
+}
+
+#[test]
+fn a_store_that_never_comes_back_ends_the_attempt_after_the_hold() {
+    let mut bench = Bench::training();
+    bench.trainer(step(100));
+    bench.trainer(checkpoint(100));
+    bench.trainer(completed(100));
+    bench.says(exit(0));
+    let mut conclusion = None;
+    bench.says(Event::StoreFailed { message: "no space left".into(), permanent: false });
+    for _ in 0..30 {
+        let effects = bench.later(30);
+        conclusion = conclusion.or_else(|| concluded(&effects));
+        if effects.iter().any(|effect| matches!(effect, Effect::Store(_))) {
+            bench.says(Event::StoreFailed { message: "no space left".into(), permanent: false });
+        }
+        conclusion = conclusion.or_else(|| concluded(&bench.acknowledged(DesiredState::Run)));
+    }
+    let failure = failure(conclusion.expect("an end"));
+    assert_eq!(failure.class, FailureClass::Infrastructure);
+    assert!(failure.message.contains("no space left"), "{}", failure.message);
+}
+
+#[test]
+fn a_slow_preparation_keeps_its_offer() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.later(7), []);
+    assert_eq!(bench.later(1), [Effect::Start]);
+}
+
+/// What may happen next, whether it fits or not.
+fn any_event() -> impl Strategy<Value = (u64, Happening)> {
+    let kinds = prop_oneof![
+        Just(Happening::Prepared),
+        Just(Happening::PreparationFailed),
+        Just(Happening::Started),
+        Just(Happening::Ready),
+        Just(Happening::Step),
+        Just(Happening::Checkpoint),
+        Just(Happening::Completed),
+        Just(Happening::Failed),
+        Just(Happening::BadFrame),
+        Just(Happening::Log),
+        Just(Happening::Exit),
+        Just(Happening::ReportAnswered),
+        Just(Happening::Cancel),
+        Just(Happening::Yield),
+        Just(Happening::LeaseLost),
+        Just(Happening::OutOfRange),
+        Just(Happening::Stored),
+        Just(Happening::StoreFailed),
+        Just(Happening::Drain),
+        Just(Happening::ConclusionRefused),
+        Just(Happening::Nothing),
+    ];
+    (0_u64..40, kinds)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Happening {
+    Prepared,
+    PreparationFailed,
+    Started,
+    Ready,
+    Step,
+    Checkpoint,
+    Completed,
+    Failed,
+    BadFrame,
+    Log,
+    Exit,
+    ReportAnswered,
+    Cancel,
+    Yield,
+    LeaseLost,
+    OutOfRange,
+    Stored,
+    StoreFailed,
+    Drain,
+    ConclusionRefused,
+    Nothing,
+}
+
+/// The world around an attempt: it answers only what was asked and checks that
+/// what is asked makes sense.
+#[derive(Default)]
+struct World {
+    prepared: bool,
+    abandoned: bool,
+    child: bool,
+    killed: bool,
+    start_asked: bool,
+    started: bool,
+    report: Option<(u64, u64)>,
+    stored_seq: u64,
+    storing: Option<LocalCheckpoint>,
+    concluding: Option<Conclusion>,
+}
+
+impl World {
+    fn check(&mut self, effects: &[Effect]) -> Result<(), TestCaseError> {
+        for effect in effects {
+            match effect {
+                Effect::Start => {
+                    prop_assert!(!self.start_asked, "Start twice");
+                    self.start_asked = true;
+                }
+                Effect::Report { batch, .. } => {
+                    prop_assert!(self.started && self.report.is_none(), "reports overlap");
+                    prop_assert_eq!(batch.first_seq, self.stored_seq + 1);
+                    self.report = Some((batch.first_seq, batch.entries.len() as u64));
+                }
+                Effect::AbandonPreparation => self.abandoned = true,
+                Effect::SendStop => prop_assert!(self.child),
+                Effect::Kill => {
+                    prop_assert!(self.child, "nobody to kill");
+                    self.killed = true;
+                }
+                Effect::Store(local) => {
+                    prop_assert!(self.storing.is_none(), "uploads overlap");
+                    self.storing = Some(local.clone());
+                }
+                Effect::RemoveLocal(folder) => {
+                    let used = self.storing.as_ref().is_some_and(|local| local.directory == *folder);
+                    prop_assert!(!used, "a folder is removed under an upload");
+                }
+                Effect::Conclude(conclusion) => {
+                    prop_assert!(!self.child, "concluded while the trainer runs");
+                    prop_assert!(self.started);
+                    if let Conclusion::Complete(completion) = conclusion {
+                        prop_assert_eq!(completion.last_seq, self.stored_seq);
+                    }
+                    self.concluding = Some(conclusion.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The event, where the world can bring it about.
+    fn event(&mut self, happening: Happening, bench: &Bench) -> Option<Event> {
+        let at = bench.at;
+        let next = bench.attempt.progress.step() + 1;
+        let trainer = |event| self.child.then_some(Event::Trainer(event));
+        let answer = |world: &mut World, desired| {
+            let (first, count) = world.report.take()?;
+            world.stored_seq = first + count - 1;
+            Some(Event::Acknowledged { sent_at: at, ttl: TTL, ack_seq: world.stored_seq, desired })
+        };
+        match happening {
+            Happening::Prepared if !self.prepared && !self.abandoned => {
+                (self.prepared, self.child) = (true, true);
+                Some(Event::Prepared)
+            }
+            Happening::PreparationFailed if !self.prepared && !self.abandoned => {
+                self.prepared = true;
+                Some(Event::PreparationFailed(Failure::infrastructure("no disk")))
+            }
+            Happening::Started if self.start_asked && !self.started => {
+                self.started = true;
+                Some(Event::Started { sent_at: at, ttl: TTL })
+            }
+            Happening::Ready => trainer(ready(TRAINER_PROTOCOL)),
+            Happening::Step => trainer(step(next)),
+            Happening::Checkpoint => trainer(checkpoint(next - 1)),
+            Happening::Completed => trainer(completed(next - 1)),
+            Happening::Failed => {
+                trainer(TrainerEvent::Failed { class: TrainerClass::User, message: "no data".into() })
+            }
+            Happening::BadFrame if self.child => Some(Event::BadFrame("garbage".into())),
+            Happening::Log if self.child => Some(Event::Log("line".into())),
+            Happening::Exit if self.child => {
+                self.child = false;
+                Some(exit(1))
+            }
+            Happening::ReportAnswered => answer(self, DesiredState::Run),
+            Happening::Cancel => answer(self, DesiredState::Cancel),
+            Happening::Yield => answer(self, DesiredState::Yield),
+            Happening::OutOfRange => {
+                self.report.take()?;
+                Some(Event::OutOfRange { ack_seq: Some(self.stored_seq) })
+            }
+            Happening::LeaseLost if self.started => Some(Event::LeaseLost("taken".into())),
+            Happening::Stored => {
+                let local = self.storing.take()?;
+                Some(stored(local.step))
+            }
+            Happening::StoreFailed => {
+                self.storing.take()?;
+                Some(Event::StoreFailed { message: "full".into(), permanent: false })
+            }
+            Happening::Drain => Some(Event::Drain { deadline: at + Duration::from_secs(30) }),
+            Happening::ConclusionRefused => {
+                self.concluding.take()?;
+                Some(Event::Refused { call: "Complete", message: "no".into() })
+            }
+            Happening::Nothing => Some(Event::Tick),
+            _ => None,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever happens in whatever order, no trainer is left without somebody
+    /// who will end it, calls do not overlap, entries go out in order, and with
+    /// an answering world every attempt ends.
+    #[test]
+    fn no_order_of_events_leaves_a_trainer_or_an_attempt_behind(
+        happenings in proptest::collection::vec(any_event(), 0..60)
+    ) {
+        let (mut bench, mut world) = (Bench::new(), World::default());
+        for (seconds, happening) in happenings {
+            bench.at += Duration::from_secs(seconds);
+            if let Some(event) = world.event(happening, &bench) {
+                let effects = bench.says(event);
+                world.check(&effects)?;
+            }
+            if bench.attempt.outcome().is_some() {
+                prop_assert!(!world.child, "ended with a running trainer");
+                return Ok(());
+            }
+        }
+        // Now nothing more fails: a killed trainer goes, every call is answered.
+        for _ in 0..2000 {
+            bench.at += Duration::from_secs(1);
+            let exit = world.killed.then_some(Happening::Exit);
+            let answers = [
+                Happening::Prepared,
+                Happening::Started,
+                Happening::ReportAnswered,
+                Happening::Stored,
+                Happening::Nothing,
+            ];
+            for happening in exit.into_iter().chain(answers) {
+                if let Some(event) = world.event(happening, &bench) {
+                    let effects = bench.says(event);
+                    world.check(&effects)?;
+                }
+            }
+            if world.concluding.take().is_some() {
+                let effects = bench.says(Event::Concluded);
+                world.check(&effects)?;
+            }
+            if bench.attempt.outcome().is_some() {
+                prop_assert!(!world.child, "ended with a running trainer");
+                return Ok(());
+            }
+        }
+        prop_assert!(false, "never ended: {:?}", bench.attempt.state);
+    }
+}

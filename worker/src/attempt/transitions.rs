@@ -1,0 +1,358 @@
+//! The transitions of an attempt: who may go where, and what that asks for.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cakes::frame::{Quality, Summary, TRAINER_PROTOCOL, TrainerEvent};
+use cakes_proto::v1::MetricPoint;
+
+use super::event::class_to_wire;
+use super::exit::classify;
+use super::{
+    Attempt, Completion, Conclusion, Effect, Ending, Exit, Failure, LocalCheckpoint, Outcome, State,
+    StopReason, stamp,
+};
+use crate::clock::Now;
+
+impl Attempt {
+    pub(super) fn prepared(&mut self, now: Now) {
+        if matches!(self.state, State::Preparing) {
+            self.state = State::Running;
+            self.section = super::Section::new(now.since_boot);
+        }
+    }
+
+    pub(super) fn trainer_said(&mut self, event: TrainerEvent, now: Now, effects: &mut Vec<Effect>) {
+        // Behind its last word, or when nobody listens any more, it says nothing.
+        if !matches!(self.state, State::Running | State::Stopping { .. }) {
+            return;
+        }
+        let at = now.since_boot;
+        match event {
+            TrainerEvent::Ready {
+                protocol,
+                device,
+                libtorch,
+                param_count,
+                steps_total,
+                resumed_step,
+                ..
+            } => {
+                if let Err(problem) = self.check_ready(protocol, resumed_step) {
+                    return self.leave(Ending::Fail(Failure::infrastructure(problem)), now);
+                }
+                self.note(
+                    format!("training on {device}, libtorch {libtorch}, {param_count} parameters"),
+                    now,
+                );
+                if resumed_step > 0 {
+                    self.note(format!("resumed from step {resumed_step}"), now);
+                }
+                self.progress.ready(steps_total, resumed_step);
+                self.section.progressed(at);
+                self.device = Some(device);
+            }
+            TrainerEvent::Phase(phase) => {
+                self.progress.enter(phase, at);
+                self.section.enter(phase, at);
+            }
+            TrainerEvent::Step { step, loss, learning_rate, samples_per_s, data_wait_share } => {
+                if self.device.is_none() || step <= self.progress.step() {
+                    let problem = format!("step {step} was reported out of order");
+                    return self.bad_frame(&problem, now, effects);
+                }
+                self.progress.stepped(step, loss, learning_rate, samples_per_s, at);
+                self.section.progressed(at);
+                let values = [
+                    ("train/loss", loss),
+                    ("train/learning_rate", learning_rate),
+                    ("train/samples_per_s", samples_per_s),
+                    ("train/data_wait_share", data_wait_share),
+                ];
+                self.metric(step, values.map(|(name, value)| (name.to_owned(), value)).into(), now);
+            }
+            TrainerEvent::Validation { step, quality, .. } => {
+                self.progress.validated(quality.mean_dice);
+                self.section.progressed(at);
+                self.metric(step, quality_metrics(&quality), now);
+            }
+            TrainerEvent::Checkpoint { step, directory, manifest_sha256, bytes } => {
+                let directory = PathBuf::from(directory);
+                // Its folder will be deleted, so it must not be any other.
+                if directory != self.checkpoints.join(format!("step-{step:09}")) {
+                    let problem = format!("checkpoint {step} stands in {}", directory.display());
+                    return self.bad_frame(&problem, now, effects);
+                }
+                self.section.progressed(at);
+                let checkpoint = LocalCheckpoint { step, directory, manifest_sha256, bytes };
+                effects.extend(self.uploads.add(checkpoint, at).map(Effect::RemoveLocal));
+            }
+            TrainerEvent::Scores(scores) => self.scores = Some(*scores),
+            TrainerEvent::Completed(summary) => self.completed(summary, now),
+            TrainerEvent::Failed { class, message } => {
+                let failure = Failure::new(class_to_wire(class), message);
+                self.leave(Ending::Fail(failure), now);
+            }
+        }
+    }
+
+    fn check_ready(&self, protocol: u32, resumed_step: u64) -> Result<(), String> {
+        if protocol != TRAINER_PROTOCOL {
+            return Err(format!(
+                "the trainer speaks protocol {protocol}, this daemon {TRAINER_PROTOCOL}; install the two of one version"
+            ));
+        }
+        if resumed_step != self.resume_step {
+            return Err(format!(
+                "the trainer went on from step {resumed_step}, but the checkpoint given to it is of step {}",
+                self.resume_step
+            ));
+        }
+        Ok(())
+    }
+
+    fn metric(&mut self, step: u64, values: HashMap<String, f64>, now: Now) {
+        self.outbox.push_metric(MetricPoint { step, values, time: Some(stamp(now)) });
+    }
+
+    fn completed(&mut self, summary: Summary, now: Now) {
+        let (saved, done) = (self.uploads.saved_step(), summary.step);
+        let ending = if saved == done {
+            Ending::Complete(Box::new((summary, self.scores.take())))
+        } else {
+            Ending::Fail(Failure::infrastructure(format!(
+                "the trainer completed step {done}, but its last checkpoint is of step {saved}"
+            )))
+        };
+        self.leave(ending, now);
+    }
+
+    /// The trainer said its last word; it has a moment to exit by itself.
+    fn leave(&mut self, ending: Ending, now: Now) {
+        // Whatever a cancelled trainer ends with, its job ends as cancelled.
+        let cancelled = matches!(self.state, State::Stopping { why: StopReason::Cancelled, .. });
+        let ending = if cancelled { Ending::Fail(StopReason::Cancelled.failure()) } else { ending };
+        let kill_at = now.since_boot + self.patience.exit_grace;
+        self.state = State::Leaving { ending, kill_at };
+    }
+
+    pub(super) fn bad_frame(&mut self, problem: &str, now: Now, effects: &mut Vec<Effect>) {
+        if !matches!(self.state, State::Running | State::Stopping { .. }) {
+            return;
+        }
+        let failure =
+            Failure::infrastructure(format!("the trainer does not keep to the protocol: {problem}"));
+        self.leave(Ending::Fail(failure), now);
+        self.kill(effects);
+    }
+
+    /// Asks for an end before the job is done. A cancellation outweighs the rest.
+    pub(super) fn stop(&mut self, why: StopReason, now: Now, effects: &mut Vec<Effect>) {
+        let at = now.since_boot;
+        match &mut self.state {
+            State::Preparing => {
+                effects.push(Effect::AbandonPreparation);
+                self.deliver(Ending::Fail(why.failure()), now);
+            }
+            State::Running => {
+                self.note(why.failure().message, now);
+                let kill_at = at + self.grace(why);
+                self.state = State::Stopping { why, kill_at };
+                // Since the last checkpoint nothing was done that is worth saving.
+                if why == StopReason::Cancelled || self.progress.step() > self.uploads.saved_step() {
+                    effects.push(Effect::SendStop);
+                } else {
+                    self.kill(effects);
+                }
+            }
+            State::Stopping { why: current, kill_at } => {
+                if why == StopReason::Cancelled && *current != StopReason::Cancelled {
+                    *current = why;
+                    *kill_at = (*kill_at).min(at + self.patience.cancel_grace);
+                }
+            }
+            State::Leaving { ending, .. } | State::Delivering { ending, .. } => {
+                if why == StopReason::Cancelled {
+                    *ending = Ending::Fail(why.failure());
+                }
+            }
+            State::Concluding { .. } | State::Dropping { .. } | State::Ended(_) => {}
+        }
+    }
+
+    /// The daemon ends at `deadline`. What is left of the time goes to saving
+    /// first, then to delivering; the rest is for the last call.
+    pub(super) fn drain(&mut self, deadline: Duration, now: Now, effects: &mut Vec<Effect>) {
+        let left = deadline.saturating_sub(now.since_boot);
+        self.deliver_by = Some(now.since_boot + left.mul_f64(0.9));
+        self.stop(StopReason::Drained, now, effects);
+        let save_by = now.since_boot + left.mul_f64(0.7);
+        if let State::Stopping { kill_at, .. } | State::Leaving { kill_at, .. } = &mut self.state {
+            *kill_at = save_by.min(*kill_at);
+        }
+    }
+
+    fn grace(&self, why: StopReason) -> Duration {
+        match why {
+            StopReason::Cancelled => self.patience.cancel_grace,
+            StopReason::Yielded | StopReason::Drained | StopReason::Fenced => self.patience.stop_grace,
+        }
+    }
+
+    fn kill(&mut self, effects: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.kill_sent, true) {
+            effects.push(Effect::Kill);
+        }
+    }
+
+    pub(super) fn exited(&mut self, exit: &Exit, now: Now) {
+        let ending = match &mut self.state {
+            State::Running => Ending::Fail(classify(exit)),
+            State::Stopping { why, .. } => Ending::Fail(why.failure()),
+            State::Leaving { ending, .. } => ending.clone(),
+            State::Dropping { why } => {
+                let why = std::mem::take(why);
+                self.state = State::Ended(Outcome::Dropped { why });
+                return;
+            }
+            State::Preparing | State::Delivering { .. } | State::Concluding { .. } | State::Ended(_) => {
+                return;
+            }
+        };
+        self.deliver(ending, now);
+    }
+
+    /// No trainer any more: what is under way is delivered, then the end is told.
+    pub(super) fn deliver(&mut self, ending: Ending, now: Now) {
+        match &ending {
+            Ending::Fail(failure) => self.note(format!("attempt ended: {}", failure.message), now),
+            Ending::Complete(result) => {
+                let (summary, _) = result.as_ref();
+                let text = format!(
+                    "completed {} steps in {:.0} s, mean Dice {:.4}",
+                    summary.step, summary.train_duration_s, summary.quality.mean_dice
+                );
+                self.note(text, now);
+            }
+        }
+        let give_up_at = now.since_boot + self.patience.hold;
+        self.state = State::Delivering { ending, give_up_at };
+    }
+
+    /// Contact again after the lease was in doubt: what waited for it has its
+    /// full time from now on.
+    pub(super) fn contact_is_back(&mut self, now: Now) {
+        if let State::Delivering { give_up_at, .. } = &mut self.state {
+            *give_up_at = now.since_boot + self.patience.hold;
+        }
+    }
+
+    pub(super) fn conclude_if_delivered(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let State::Delivering { ending, give_up_at } = &self.state else { return };
+        // A checkpoint that cannot be stored must not keep the job for ever.
+        let at = now.since_boot;
+        let no_time = at >= *give_up_at || self.deliver_by.is_some_and(|deliver_by| at >= deliver_by);
+        let stored = self.uploads.is_idle() || no_time;
+        if !self.outbox.is_empty() || !stored || !self.lease.is_held() || self.report_in_flight {
+            return;
+        }
+        let conclusion = match ending.clone() {
+            Ending::Fail(failure) => Conclusion::Fail(failure),
+            Ending::Complete(result) => self.completion(*result),
+        };
+        let completes = matches!(conclusion, Conclusion::Complete(_));
+        self.state = State::Concluding { completes };
+        effects.push(Effect::Conclude(conclusion));
+    }
+
+    fn completion(&self, (summary, scores): (Summary, Option<cakes::scores::ChannelScores>)) -> Conclusion {
+        match self.uploads.stored() {
+            Some(checkpoint) if checkpoint.step == summary.step => {
+                Conclusion::Complete(Box::new(Completion {
+                    summary,
+                    scores,
+                    checkpoint: checkpoint.clone(),
+                    last_seq: self.outbox.last_seq(),
+                    device: self.device.clone().unwrap_or_default(),
+                }))
+            }
+            _ => Conclusion::Fail(Failure::infrastructure(format!(
+                "the final checkpoint could not be stored: {}",
+                self.uploads.last_error().unwrap_or("it took longer than --hold allows")
+            ))),
+        }
+    }
+
+    pub(super) fn concluded(&mut self) {
+        if let State::Concluding { completes } = self.state {
+            let outcome = if completes { Outcome::Completed } else { Outcome::Failed };
+            self.state = State::Ended(outcome);
+        }
+    }
+
+    /// A call that the coordinator never takes: a fault of one of the two programs.
+    pub(super) fn refused(&mut self, call: &'static str, message: &str, effects: &mut Vec<Effect>) {
+        let problem = format!("the coordinator refused {call}: {message}");
+        match self.state {
+            State::Concluding { completes: true } => {
+                self.state = State::Concluding { completes: false };
+                effects.push(Effect::Conclude(Conclusion::Fail(Failure::infrastructure(problem))));
+            }
+            _ => self.drop_attempt(problem, effects),
+        }
+    }
+
+    /// Nobody wants this attempt: its trainer goes at once, nothing more is told.
+    pub(super) fn drop_attempt(&mut self, why: String, effects: &mut Vec<Effect>) {
+        if matches!(self.state, State::Preparing) {
+            effects.push(Effect::AbandonPreparation);
+        }
+        if !self.has_child() {
+            self.state = State::Ended(Outcome::Dropped { why });
+            return;
+        }
+        if !matches!(self.state, State::Dropping { .. }) {
+            self.state = State::Dropping { why };
+            self.kill(effects);
+        }
+    }
+
+    /// What is decided by time alone.
+    pub(super) fn watch_time(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let at = now.since_boot;
+        let fence_at = self.lease.fence_at();
+        if at >= fence_at {
+            self.stop_if_working(now, effects);
+        }
+        let kept = matches!(&self.state, State::Delivering { ending: Ending::Complete(_), .. })
+            || matches!(&self.state, State::Concluding { .. });
+        if at >= fence_at + self.patience.hold && !kept {
+            return self.drop_attempt("no contact with the coordinator".to_owned(), effects);
+        }
+        match &self.state {
+            State::Running => {
+                if let Some(problem) = self.section.overdue(&self.patience.limits, at) {
+                    self.leave(Ending::Fail(Failure::infrastructure(problem)), now);
+                    self.kill(effects);
+                }
+            }
+            State::Stopping { kill_at, .. } | State::Leaving { kill_at, .. } if at >= *kill_at => {
+                self.kill(effects);
+            }
+            _ => {}
+        }
+    }
+
+    fn stop_if_working(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if matches!(self.state, State::Preparing | State::Running) {
+            self.stop(StopReason::Fenced, now, effects);
+        }
+    }
+}
+
+fn quality_metrics(quality: &Quality) -> HashMap<String, f64> {
+    let classes = quality.dice_per_class.iter().enumerate();
+    let classes = classes.map(|(index, dice)| (format!("validation/dice_{}", index + 1), *dice));
+    classes.chain([("validation/mean_dice".to_owned(), quality.mean_dice)]).collect()
+}

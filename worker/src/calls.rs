@@ -1,0 +1,188 @@
+//! The calls of one attempt. Each is repeated until it is answered for good and
+//! becomes one [`Event`].
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cakes_proto::ids::LeaseToken;
+use cakes_proto::v1;
+use object_store::path::Path;
+use tracing::{info, warn};
+
+use crate::app::Context;
+use crate::artifacts::Artifacts;
+use crate::attempt::{Conclusion, Event, Failure, LocalCheckpoint};
+use crate::client::{Answer, CallError, Client, Coordinator};
+use crate::journal::{Concluding, Journal, Record};
+use crate::outbox::Batch;
+use crate::session::{Registration, Session};
+use crate::wire::{Granted, complete_request, fail_request, stored_to_wire};
+
+/// What the calls of an attempt have in common.
+#[derive(Debug)]
+pub struct Calls {
+    session: Arc<Session>,
+    token: LeaseToken,
+    artifacts: Artifacts,
+    prefix: Path,
+    journal: Mutex<Journal>,
+}
+
+impl Calls {
+    pub fn new(
+        context: &Context,
+        granted: &Granted,
+        registration: &Registration,
+        journal: Journal,
+    ) -> Arc<Self> {
+        Arc::new(Calls {
+            session: Arc::clone(&context.session),
+            token: granted.token,
+            artifacts: registration.artifacts.clone(),
+            prefix: granted.artifact_prefix.clone(),
+            journal: Mutex::new(journal),
+        })
+    }
+
+    /// The journal, to be removed behind the attempt.
+    pub fn into_journal(self: Arc<Self>) -> Journal {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Writes the journal. Where the disk refuses, the attempt goes on: it then
+    /// would not survive this daemon's death, which is no reason to end it now.
+    async fn record(self: &Arc<Self>, change: impl FnOnce(&mut Record) + Send + 'static) {
+        let calls = Arc::clone(self);
+        let written = tokio::task::spawn_blocking(move || {
+            calls.journal.lock().unwrap_or_else(PoisonError::into_inner).update(change)
+        });
+        if let Ok(Err(problem)) = written.await {
+            warn!("the journal cannot be written: {problem}");
+        }
+    }
+
+    pub async fn start(self: Arc<Self>) -> Event {
+        let request = v1::StartRequest { token: Some(self.token.into()) };
+        let call = |mut client: Client| {
+            let request = request.clone();
+            async move { client.start(request).await }
+        };
+        match self.session.coordinator().persist("Start", call).await {
+            Ok(Answer { value, sent_at }) => {
+                Event::Started { sent_at, ttl: Duration::from_millis(value.lease_ttl_ms) }
+            }
+            Err(error) => refused("Start", error),
+        }
+    }
+
+    pub async fn report(self: Arc<Self>, batch: Batch, progress: v1::JobProgress) -> Event {
+        let request = v1::ReportRequest {
+            token: Some(self.token.into()),
+            first_seq: batch.first_seq,
+            entries: batch.entries,
+            progress: Some(progress),
+        };
+        let call = |mut client: Client| {
+            let request = request.clone();
+            async move { client.report(request).await }
+        };
+        let (value, sent_at) = match self.session.coordinator().persist("Report", call).await {
+            Ok(Answer { value, sent_at }) => (value, sent_at),
+            Err(error) => return refused("Report", error),
+        };
+        let ack_seq = value.ack_seq;
+        if !request.entries.is_empty() {
+            self.record(move |record| record.last_acked_seq = ack_seq).await;
+        }
+        Event::Acknowledged {
+            sent_at,
+            ttl: Duration::from_millis(value.lease_ttl_ms),
+            ack_seq,
+            desired: value.desired(),
+        }
+    }
+
+    /// Uploads a checkpoint and makes it the one to resume from.
+    pub async fn store(self: Arc<Self>, checkpoint: LocalCheckpoint) -> Event {
+        let stored = match self.artifacts.upload(&checkpoint, &self.prefix).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                return Event::StoreFailed { permanent: error.is_permanent(), message: error.to_string() };
+            }
+        };
+        let reference = stored_to_wire(stored.clone());
+        let request = v1::CommitCheckpointRequest {
+            token: Some(self.token.into()),
+            checkpoint: Some(reference.clone()),
+            bytes: checkpoint.bytes,
+        };
+        let call = |mut client: Client| {
+            let request = request.clone();
+            async move { client.commit_checkpoint(request).await }
+        };
+        match self.session.coordinator().persist("CommitCheckpoint", call).await {
+            Ok(_) => {
+                self.record(move |record| record.checkpoints.push(reference)).await;
+                Event::Stored(stored)
+            }
+            Err(CallError::Refused(message)) => Event::StoreFailed { message, permanent: true },
+            Err(error) => refused("CommitCheckpoint", error),
+        }
+    }
+
+    /// Ends the attempt. The intent is on disk before the call is made.
+    pub async fn conclude(self: Arc<Self>, conclusion: Conclusion) -> Event {
+        let concluding = match conclusion {
+            Conclusion::Fail(failure) => Concluding::Fail(fail_request(self.token, &failure)),
+            Conclusion::Complete(completion) => match complete_request(self.token, *completion) {
+                Ok(request) => Concluding::Complete(request),
+                Err(error) => return Event::Refused { call: "Complete", message: error.to_string() },
+            },
+        };
+        let intent = concluding.clone();
+        self.record(move |record| record.conclusion = Some(intent)).await;
+        match conclude(self.session.coordinator(), concluding).await {
+            Ok(()) => Event::Concluded,
+            Err(error) => refused("the end of the attempt", error),
+        }
+    }
+}
+
+/// Makes the last call of an attempt.
+///
+/// # Errors
+/// The coordinator refuses it.
+pub async fn conclude(coordinator: &Coordinator, concluding: Concluding) -> Result<(), CallError> {
+    match concluding {
+        Concluding::Complete(request) => {
+            let call = |mut client: Client| {
+                let request = request.clone();
+                async move { client.complete(request).await }
+            };
+            coordinator.persist("Complete", call).await.map(|_| ())
+        }
+        Concluding::Fail(request) => {
+            let call = |mut client: Client| {
+                let request = request.clone();
+                async move { client.fail(request).await }
+            };
+            coordinator.persist("Fail", call).await.map(|_| ())
+        }
+    }
+}
+
+/// Hands back an attempt that has no journal.
+pub async fn fail(coordinator: &Coordinator, token: LeaseToken, failure: &Failure) {
+    let concluding = Concluding::Fail(fail_request(token, failure));
+    if let Err(error) = conclude(coordinator, concluding).await {
+        info!("the coordinator does not take the attempt back: {error}");
+    }
+}
+
+fn refused(call: &'static str, error: CallError) -> Event {
+    match error {
+        CallError::Stale(message) => Event::LeaseLost(message),
+        CallError::OutOfRange { ack_seq, .. } => Event::OutOfRange { ack_seq },
+        CallError::Refused(message) => Event::Refused { call, message },
+    }
+}

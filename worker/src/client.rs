@@ -1,0 +1,194 @@
+//! Calls to the coordinator: each has a deadline, each may be repeated, and each
+//! is repeated until there is an answer.
+//!
+//! What a status means is decided here once. "Unavailable", "deadline exceeded",
+//! "cancelled" and the like leave open whether the coordinator acted; since every
+//! call may be repeated, it is. Several coordinators are taken in turn.
+
+use std::future::Future;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use cakes_proto::v1::worker_service_client::WorkerServiceClient;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+use tracing::{info, warn};
+
+use crate::clock::since_boot;
+
+/// Largest request or answer; scores of a large supernet take about a megabyte.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pauses between tries grow from the first to the longest.
+const PAUSE_FIRST: Duration = Duration::from_millis(200);
+const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+/// Metadata key in which a coordinator says what it has of an attempt's entries.
+const ACK_SEQ: &str = "cakes-ack-seq";
+
+/// A connection to one of the coordinators.
+pub type Client = WorkerServiceClient<Channel>;
+
+/// An answer that repeating would not change.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The token or the incarnation is no longer current.
+    #[error("{0}")]
+    Stale(String),
+    #[error("the coordinator misses entries: {message}")]
+    OutOfRange { ack_seq: Option<u64>, message: String },
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// An answer with the time at which its request was sent.
+#[derive(Debug)]
+pub struct Answer<T> {
+    pub value: T,
+    pub sent_at: Duration,
+}
+
+/// The coordinators, one of them in use.
+#[derive(Debug)]
+pub struct Coordinator {
+    endpoints: Vec<Endpoint>,
+    current: Mutex<(usize, Client)>,
+}
+
+impl Coordinator {
+    /// Connects when the first call is made.
+    pub fn new(first: Endpoint, others: Vec<Endpoint>) -> Self {
+        let first = with_deadlines(first);
+        let client = client(&first);
+        let endpoints = std::iter::once(first).chain(others.into_iter().map(with_deadlines)).collect();
+        Coordinator { endpoints, current: Mutex::new((0, client)) }
+    }
+
+    /// Repeats a call until the coordinator has answered it for good.
+    ///
+    /// # Errors
+    /// The answer is a refusal.
+    pub async fn persist<T, F>(
+        &self,
+        call: &'static str,
+        operation: impl Fn(Client) -> F,
+    ) -> Result<Answer<T>, CallError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut pause = PAUSE_FIRST;
+        let mut failures = 0_u32;
+        loop {
+            let (index, client) = self.client();
+            let sent_at = since_boot();
+            let status = match operation(client).await {
+                Ok(response) => {
+                    if failures > 0 {
+                        info!(call, failures, "the coordinator answers again");
+                    }
+                    return Ok(Answer { value: response.into_inner(), sent_at });
+                }
+                Err(status) => status,
+            };
+            if let Some(error) = refusal(&status) {
+                return Err(error);
+            }
+            failures += 1;
+            if failures.is_power_of_two() {
+                warn!(call, failures, code = ?status.code(), "no answer: {}", status.message());
+            }
+            self.leave(index);
+            tokio::time::sleep(jittered(pause)).await;
+            pause = (pause * 2).min(PAUSE_LONGEST);
+        }
+    }
+
+    fn client(&self) -> (usize, Client) {
+        let current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        current.clone()
+    }
+
+    /// Turns from a coordinator that does not answer to the next one, over a new
+    /// connection. Does nothing if another call already did.
+    fn leave(&self, index: usize) {
+        let mut current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if current.0 == index {
+            let next = index.wrapping_add(1);
+            *current = (next, client(&self.endpoints[next % self.endpoints.len()]));
+        }
+    }
+}
+
+fn client(endpoint: &Endpoint) -> Client {
+    WorkerServiceClient::new(endpoint.connect_lazy())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+fn with_deadlines(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(CALL_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+}
+
+/// What makes a status final; none if the call is worth repeating.
+fn refusal(status: &Status) -> Option<CallError> {
+    let message = status.message().to_owned();
+    match status.code() {
+        Code::FailedPrecondition | Code::NotFound => Some(CallError::Stale(message)),
+        Code::OutOfRange => {
+            let ack_seq = status.metadata().get(ACK_SEQ).and_then(|value| value.to_str().ok()?.parse().ok());
+            Some(CallError::OutOfRange { ack_seq, message })
+        }
+        Code::InvalidArgument
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::Unauthenticated
+        | Code::Unimplemented => Some(CallError::Refused(message)),
+        _ => None,
+    }
+}
+
+/// Between half and the whole of `pause`, so that many daemons do not call at once.
+pub fn jittered(pause: Duration) -> Duration {
+    let random = uuid::Uuid::new_v4().as_u128() as u32;
+    pause.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_outcomes_are_repeated_and_refusals_are_not() {
+        for code in [
+            Code::Unavailable,
+            Code::DeadlineExceeded,
+            Code::Cancelled,
+            Code::Unknown,
+            Code::Internal,
+            Code::Aborted,
+            Code::ResourceExhausted,
+        ] {
+            assert!(refusal(&Status::new(code, "")).is_none(), "{code:?}");
+        }
+        assert!(matches!(refusal(&Status::failed_precondition("")), Some(CallError::Stale(_))));
+        assert!(matches!(refusal(&Status::invalid_argument("")), Some(CallError::Refused(_))));
+    }
+
+    #[test]
+    fn the_coordinator_may_say_what_it_has() {
+        let mut status = Status::out_of_range("gap");
+        status.metadata_mut().insert(ACK_SEQ, "7".parse().unwrap());
+        assert!(matches!(refusal(&status), Some(CallError::OutOfRange { ack_seq: Some(7), .. })));
+        assert!(matches!(
+            refusal(&Status::out_of_range("gap")),
+            Some(CallError::OutOfRange { ack_seq: None, .. })
+        ));
+    }
+}

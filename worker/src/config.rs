@@ -1,0 +1,437 @@
+//! What the daemon is told: flags, then the environment, then a TOML file, then
+//! defaults. Text becomes a [`Config`], whose values are in range, or an error
+//! that names the setting and says what to write instead.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cakes_proto::ids::WorkerId;
+use clap::Parser;
+use figment::Figment;
+use figment::providers::{Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+use tonic::transport::Endpoint;
+
+use crate::attempt::{Patience, SectionLimits};
+use crate::devices::DeviceChoice;
+use crate::telemetry::LogFormat;
+
+const EXAMPLES: &str = "\
+Examples:
+  cakes-worker
+  cakes-worker --server http://coordinator:7550 --data-root /data --devices cuda:0,cuda:1
+  CAKES_SERVER=http://coordinator:7550 cakes-worker --config /etc/cakes/worker.toml
+
+Every flag is also an environment variable (shown above) and a key of the file
+named by --config: --data-root is data_root = \"/data\". A flag wins over the
+environment, the environment over the file. Durations read 30s, 10m, 1h 30m.";
+
+/// Leases jobs from a coordinator and trains them on this machine.
+#[derive(Debug, Parser, Serialize)]
+#[command(name = "cakes-worker", version, after_help = EXAMPLES)]
+pub struct Flags {
+    /// TOML file with settings.
+    #[arg(long, env = "CAKES_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+
+    /// Coordinators, separated by commas; the next is taken when one does not answer [default: http://127.0.0.1:7550].
+    #[arg(long, env = "CAKES_SERVER", value_name = "URLS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<String>,
+
+    /// Name of this worker, kept over restarts [default: the host's name].
+    #[arg(long, env = "CAKES_ID", value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+
+    /// Folder below which relative data set folders of jobs are looked up [default: the current folder].
+    #[arg(long, env = "CAKES_DATA_ROOT", value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_root: Option<PathBuf>,
+
+    /// Folder for running attempts, this daemon's alone [default: /var/lib/cakes-worker as root, else ~/.local/share/cakes-worker].
+    #[arg(long, env = "CAKES_WORK_DIR", value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    work_dir: Option<PathBuf>,
+
+    /// auto, or cpu and cuda:N separated by commas; one job at a time on each [default: auto].
+    #[arg(long, env = "CAKES_DEVICES", value_name = "LIST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    devices: Option<String>,
+
+    /// The trainer's program [default: cakes-trainer beside this program, else in PATH].
+    #[arg(long, env = "CAKES_TRAINER", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trainer: Option<PathBuf>,
+
+    /// CPU threads of each job [default: all cores].
+    #[arg(long, env = "CAKES_THREADS", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threads: Option<u32>,
+
+    /// Longest time for reading the data [default: 30m].
+    #[arg(long, env = "CAKES_LOADING_LIMIT", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    loading_limit: Option<Duration>,
+
+    /// Longest time for building the network and reading its checkpoint [default: 10m].
+    #[arg(long, env = "CAKES_BUILDING_LIMIT", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    building_limit: Option<Duration>,
+
+    /// Longest time between two training steps [default: 10m].
+    #[arg(long, env = "CAKES_STEP_LIMIT", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    step_limit: Option<Duration>,
+
+    /// Longest time of one validation [default: 2h].
+    #[arg(long, env = "CAKES_VALIDATION_LIMIT", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    validation_limit: Option<Duration>,
+
+    /// Longest time for writing one checkpoint [default: 10m].
+    #[arg(long, env = "CAKES_CHECKPOINT_LIMIT", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    checkpoint_limit: Option<Duration>,
+
+    /// Longest time for measuring the latency of a network [default: 10m].
+    #[arg(long, env = "CAKES_LATENCY_LIMIT", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    latency_limit: Option<Duration>,
+
+    /// How long a trainer may take to save and exit when it is asked to [default: 2m].
+    #[arg(long, env = "CAKES_STOP_GRACE", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    stop_grace: Option<Duration>,
+
+    /// The same for a job that was cancelled [default: 10s].
+    #[arg(long, env = "CAKES_CANCEL_GRACE", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    cancel_grace: Option<Duration>,
+
+    /// Share of a lease's time without contact after which training stops, 0.1 to 0.95 [default: 0.75].
+    #[arg(long, env = "CAKES_SELF_FENCE", value_name = "SHARE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    self_fence: Option<f64>,
+
+    /// How long a stopped job's state is kept for the coordinator's or the store's return [default: 10m].
+    #[arg(long, env = "CAKES_HOLD", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    hold: Option<Duration>,
+
+    /// How long the daemon may take to save and hand back its jobs when it is told to end [default: 30s].
+    #[arg(long, env = "CAKES_SHUTDOWN_LIMIT", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    shutdown_limit: Option<Duration>,
+
+    /// error, warn, info, debug or trace, also per module [default: info].
+    #[arg(long, env = "CAKES_LOG_LEVEL", value_name = "LEVEL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_level: Option<String>,
+
+    /// text or json [default: text].
+    #[arg(long, env = "CAKES_LOG_FORMAT", value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<LogFormat>,
+}
+
+/// All settings as text and numbers, from whatever source.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    server: String,
+    #[serde(default)]
+    id: Option<String>,
+    data_root: PathBuf,
+    #[serde(default)]
+    work_dir: Option<PathBuf>,
+    devices: String,
+    #[serde(default)]
+    trainer: Option<PathBuf>,
+    #[serde(default)]
+    threads: Option<u32>,
+    #[serde(with = "humantime_serde")]
+    loading_limit: Duration,
+    #[serde(with = "humantime_serde")]
+    building_limit: Duration,
+    #[serde(with = "humantime_serde")]
+    step_limit: Duration,
+    #[serde(with = "humantime_serde")]
+    validation_limit: Duration,
+    #[serde(with = "humantime_serde")]
+    checkpoint_limit: Duration,
+    #[serde(with = "humantime_serde")]
+    latency_limit: Duration,
+    #[serde(with = "humantime_serde")]
+    stop_grace: Duration,
+    #[serde(with = "humantime_serde")]
+    cancel_grace: Duration,
+    self_fence: f64,
+    #[serde(with = "humantime_serde")]
+    hold: Duration,
+    #[serde(with = "humantime_serde")]
+    shutdown_limit: Duration,
+    log_level: String,
+    log_format: LogFormat,
+}
+
+const fn minutes(count: u64) -> Duration {
+    Duration::from_secs(60 * count)
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            server: "http://127.0.0.1:7550".to_owned(),
+            id: None,
+            data_root: PathBuf::from("."),
+            work_dir: None,
+            devices: "auto".to_owned(),
+            trainer: None,
+            threads: None,
+            loading_limit: minutes(30),
+            building_limit: minutes(10),
+            step_limit: minutes(10),
+            validation_limit: minutes(120),
+            checkpoint_limit: minutes(10),
+            latency_limit: minutes(10),
+            stop_grace: minutes(2),
+            cancel_grace: Duration::from_secs(10),
+            self_fence: 0.75,
+            hold: minutes(10),
+            shutdown_limit: Duration::from_secs(30),
+            log_level: "info".to_owned(),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+/// The checked settings of a daemon.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub server: Endpoint,
+    /// Taken in turn when the first does not answer.
+    pub other_servers: Vec<Endpoint>,
+    pub id: WorkerId,
+    /// Absolute.
+    pub data_root: PathBuf,
+    pub work_dir: PathBuf,
+    pub devices: DeviceChoice,
+    /// Absolute, and there.
+    pub trainer: PathBuf,
+    pub threads: Option<u32>,
+    pub patience: Patience,
+    pub shutdown_limit: Duration,
+    pub log_level: String,
+    pub log_format: LogFormat,
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("--config: {path}: {source}")]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("settings: {0}")]
+    Settings(#[from] Box<figment::Error>),
+    #[error("{setting}: {problem}")]
+    Value { setting: &'static str, problem: String },
+}
+
+fn wrong(setting: &'static str, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Value { setting, problem: problem.into() }
+}
+
+/// Time that a trainer gets to exit behind its last word.
+const EXIT_GRACE: Duration = Duration::from_secs(10);
+
+impl Config {
+    /// Merges and checks the settings.
+    ///
+    /// # Errors
+    /// The file cannot be read or holds an unknown key, or a value is out of range.
+    pub fn load(flags: &Flags) -> Result<Self, ConfigError> {
+        let mut figment = Figment::from(Serialized::defaults(Settings::default()));
+        if let Some(path) = &flags.config {
+            // Checked here because a missing file would count as an empty one.
+            std::fs::metadata(path).map_err(|source| ConfigError::File { path: path.clone(), source })?;
+            figment = figment.merge(Toml::file_exact(path));
+        }
+        let settings: Settings = figment.merge(Serialized::globals(flags)).extract().map_err(Box::new)?;
+        Config::check(settings)
+    }
+
+    fn check(settings: Settings) -> Result<Self, ConfigError> {
+        let fence_share = settings.self_fence;
+        if !(0.1..=0.95).contains(&fence_share) {
+            return Err(wrong("self_fence", format!("{fence_share} is not within 0.1 and 0.95")));
+        }
+        if settings.threads == Some(0) {
+            return Err(wrong("threads", "must be 1 or more; leave it out for all cores"));
+        }
+        let devices =
+            DeviceChoice::parse(&settings.devices).map_err(|error| wrong("devices", error.to_string()))?;
+        let limits = SectionLimits {
+            loading: positive("loading_limit", settings.loading_limit)?,
+            building: positive("building_limit", settings.building_limit)?,
+            step: positive("step_limit", settings.step_limit)?,
+            validation: positive("validation_limit", settings.validation_limit)?,
+            checkpoint: positive("checkpoint_limit", settings.checkpoint_limit)?,
+            latency: positive("latency_limit", settings.latency_limit)?,
+        };
+        let (first, others) = settings.server.split_once(',').unwrap_or((&settings.server, ""));
+        Ok(Config {
+            server: server(first)?,
+            other_servers: others
+                .split(',')
+                .filter(|url| !url.is_empty())
+                .map(server)
+                .collect::<Result<_, _>>()?,
+            id: worker_id(settings.id)?,
+            data_root: absolute_folder("data_root", &settings.data_root)?,
+            work_dir: settings.work_dir.map_or_else(default_work_dir, Ok)?,
+            devices,
+            trainer: find_trainer(settings.trainer)?,
+            threads: settings.threads,
+            patience: Patience {
+                limits,
+                stop_grace: settings.stop_grace,
+                cancel_grace: settings.cancel_grace,
+                exit_grace: EXIT_GRACE,
+                fence_share,
+                hold: settings.hold,
+            },
+            shutdown_limit: positive("shutdown_limit", settings.shutdown_limit)?,
+            log_level: settings.log_level,
+            log_format: settings.log_format,
+        })
+    }
+}
+
+fn positive(setting: &'static str, duration: Duration) -> Result<Duration, ConfigError> {
+    if duration.is_zero() {
+        return Err(wrong(setting, "must be longer than 0s"));
+    }
+    Ok(duration)
+}
+
+fn server(url: &str) -> Result<Endpoint, ConfigError> {
+    let url = url.trim();
+    let problem = || format!("'{url}' is no URL like http://127.0.0.1:7550");
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| wrong("server", problem()))?;
+    match (endpoint.uri().scheme_str(), endpoint.uri().host()) {
+        (Some("http"), Some(_)) => Ok(endpoint),
+        _ => Err(wrong("server", problem())),
+    }
+}
+
+fn worker_id(given: Option<String>) -> Result<WorkerId, ConfigError> {
+    if let Some(id) = given {
+        return id.parse().map_err(|error| wrong("id", format!("{error}")));
+    }
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().to_lowercase();
+    let host = host.trim();
+    host.parse()
+        .map_err(|_| wrong("id", format!("the host's name '{host}' is no worker name; give one with --id")))
+}
+
+fn absolute_folder(setting: &'static str, path: &Path) -> Result<PathBuf, ConfigError> {
+    let problem = |error: std::io::Error| {
+        wrong(setting, format!("{}: {error}; name a folder that exists", path.display()))
+    };
+    let absolute = std::fs::canonicalize(path).map_err(problem)?;
+    if !absolute.is_dir() {
+        return Err(wrong(setting, format!("{} is no folder", path.display())));
+    }
+    Ok(absolute)
+}
+
+fn default_work_dir() -> Result<PathBuf, ConfigError> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/cakes-worker"));
+    }
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    let home = home.ok_or_else(|| wrong("work_dir", "HOME is not set; name a folder with --work-dir"))?;
+    Ok(Path::new(&home).join(".local/share/cakes-worker"))
+}
+
+fn find_trainer(given: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+    if let Some(path) = given {
+        let absolute = std::fs::canonicalize(&path)
+            .map_err(|error| wrong("trainer", format!("{}: {error}", path.display())))?;
+        return if absolute.is_file() {
+            Ok(absolute)
+        } else {
+            Err(wrong("trainer", format!("{} is no program", path.display())))
+        };
+    }
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.to_owned()));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = beside
+        .into_iter()
+        .chain(std::env::split_paths(&path))
+        .map(|folder| folder.join("cakes-trainer"))
+        .find(|candidate| candidate.is_file());
+    found.ok_or_else(|| {
+        wrong("trainer", "cakes-trainer is neither beside this program nor in PATH; name it with --trainer")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Loads `flags` over a file with `toml`; the trainer is this test program.
+    fn load(flags: &[&str], toml: &str) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("worker.toml");
+        let own = std::env::current_exe().unwrap();
+        std::fs::write(&file, format!("trainer = {own:?}\n{toml}")).unwrap();
+        let always = ["cakes-worker", "--config", file.to_str().unwrap()];
+        let flags = Flags::try_parse_from(always.iter().chain(flags)).map_err(|error| error.to_string())?;
+        Config::load(&flags).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let file = "id = \"from-file\"\nstep_limit = \"90s\"\nhold = \"1m\"";
+        let config = load(&["--step-limit", "5s"], file).unwrap();
+        assert_eq!(config.id.as_str(), "from-file");
+        assert_eq!(config.patience.limits.step, Duration::from_secs(5));
+        assert_eq!(config.patience.hold, minutes(1));
+        assert_eq!(config.patience.limits.loading, minutes(30));
+        assert_eq!(config.devices, DeviceChoice::Auto);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = load(&[], "step_limt = \"90s\"").unwrap_err();
+        assert!(error.contains("step_limt") && error.contains("step_limit"), "{error}");
+    }
+
+    #[test]
+    fn wrong_values_name_their_setting() {
+        for (setting, flags, file) in [
+            ("id", &["--id", "../x"][..], ""),
+            ("server", &["--server", "coordinator:7550"], ""),
+            ("devices", &["--devices", "gpu"], ""),
+            ("threads", &["--threads", "0"], ""),
+            ("self_fence", &["--self-fence", "1.5"], ""),
+            ("step-limit", &["--step-limit", "soon"], ""),
+            ("step_limit", &["--step-limit", "0s"], ""),
+            ("data_root", &["--data-root", "/no/such/folder"], ""),
+            ("trainer", &["--trainer", "/no/such/trainer"], ""),
+            ("hold", &[], "hold = 3"),
+            ("log-format", &["--log-format", "xml"], ""),
+        ] {
+            let error = load(flags, file).unwrap_err();
+            assert!(error.contains(setting), "{setting}: {error}");
+        }
+    }
+
+    #[test]
+    fn several_coordinators_may_be_named() {
+        let config = load(&["--server", "http://a:7550, http://b:7550", "--id", "w"], "").unwrap();
+        assert_eq!(config.other_servers.len(), 1);
+    }
+}

@@ -1,0 +1,176 @@
+//! What this machine can train on: its processors, and the GPUs that NVIDIA's
+//! driver lists.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use cakes_proto::v1::Device;
+
+/// Devices to offer, as asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// Every GPU; the processors where there is none.
+    Auto,
+    /// Exactly these, by name.
+    Named(Vec<String>),
+}
+
+/// Why devices cannot be offered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    #[error("devices: '{0}' is no device; use auto, cpu or cuda:N, separated by commas")]
+    Name(String),
+    #[error("devices: '{0}' is named twice")]
+    Twice(String),
+    #[error("devices: this machine has no '{name}'; it has {present}")]
+    Absent { name: String, present: String },
+}
+
+impl DeviceChoice {
+    /// Reads `auto`, or names separated by commas.
+    ///
+    /// # Errors
+    /// A name that no device can have, or one that comes twice.
+    pub fn parse(text: &str) -> Result<Self, DeviceError> {
+        if text.trim() == "auto" {
+            return Ok(DeviceChoice::Auto);
+        }
+        let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+        let mut seen = BTreeSet::new();
+        for name in &names {
+            let index = name.strip_prefix("cuda:");
+            let is_gpu = index.is_some_and(|index| index.parse::<u16>().is_ok());
+            if name != "cpu" && !is_gpu {
+                return Err(DeviceError::Name(name.clone()));
+            }
+            if !seen.insert(name) {
+                return Err(DeviceError::Twice(name.clone()));
+            }
+        }
+        Ok(DeviceChoice::Named(names))
+    }
+}
+
+/// The devices to offer, one slot each.
+///
+/// # Errors
+/// A device was asked for that the machine lacks.
+pub fn find(choice: &DeviceChoice) -> Result<Vec<Device>, DeviceError> {
+    choose(choice, processor(), gpus())
+}
+
+fn choose(
+    choice: &DeviceChoice,
+    processor: Device,
+    mut gpus: Vec<Device>,
+) -> Result<Vec<Device>, DeviceError> {
+    match choice {
+        DeviceChoice::Auto if gpus.is_empty() => Ok(vec![processor]),
+        DeviceChoice::Auto => Ok(gpus),
+        DeviceChoice::Named(names) => {
+            gpus.push(processor);
+            let present = || gpus.iter().map(|gpu| gpu.name.as_str()).collect::<Vec<_>>().join(", ");
+            let find = |name: &String| {
+                let device = gpus.iter().find(|device| device.name == *name).cloned();
+                device.ok_or_else(|| DeviceError::Absent { name: name.clone(), present: present() })
+            };
+            names.iter().map(find).collect()
+        }
+    }
+}
+
+fn processor() -> Device {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").unwrap_or_default();
+    Device {
+        name: "cpu".to_owned(),
+        model: cpu_model(&text).unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+        memory_mib: usable_memory_mib(&memory, &limit),
+    }
+}
+
+fn cpu_model(cpuinfo: &str) -> Option<String> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// What the machine has, or the container's limit where that is less.
+fn usable_memory_mib(meminfo: &str, cgroup_limit: &str) -> u64 {
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let total_kib = total.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    let total_mib = total_kib.unwrap_or(0) / 1024;
+    cgroup_limit.trim().parse::<u64>().map_or(total_mib, |bytes| total_mib.min(bytes >> 20))
+}
+
+fn gpus() -> Vec<Device> {
+    let query = ["--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits"];
+    // No such command means no driver, and so no GPU of this kind.
+    let Ok(output) = Command::new("nvidia-smi").args(query).output() else { return Vec::new() };
+    if !output.status.success() {
+        tracing::warn!("nvidia-smi failed ({}); no GPU is offered", output.status);
+        return Vec::new();
+    }
+    parse_gpus(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn parse_gpus(csv: &str) -> Vec<Device> {
+    let parse = |line: &str| {
+        let (index, rest) = line.split_once(',')?;
+        // A model's name may hold a comma.
+        let (model, memory) = rest.rsplit_once(',')?;
+        Some(Device {
+            name: format!("cuda:{}", index.trim().parse::<u16>().ok()?),
+            model: model.trim().to_owned(),
+            memory_mib: memory.trim().parse().ok()?,
+        })
+    };
+    csv.lines().filter_map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(name: &str) -> Device {
+        Device { name: name.to_owned(), ..Device::default() }
+    }
+
+    #[test]
+    fn the_driver_s_table_is_read() {
+        let found = parse_gpus("0, NVIDIA H100 80GB HBM3, 81559\n1, NVIDIA A100, SXM4, 40960\n[N/A]\n");
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].name.as_str(), found[0].memory_mib), ("cuda:0", 81_559));
+        assert_eq!(found[1].model, "NVIDIA A100, SXM4");
+    }
+
+    #[test]
+    fn auto_prefers_gpus_and_a_missing_device_is_named() {
+        let choose_from = |text: &str, gpus: Vec<Device>| {
+            let found = choose(&DeviceChoice::parse(text)?, device("cpu"), gpus)?;
+            Ok::<_, DeviceError>(found.into_iter().map(|device| device.name).collect::<Vec<_>>())
+        };
+        assert_eq!(choose_from("auto", vec![]), Ok(vec!["cpu".to_owned()]));
+        assert_eq!(choose_from("auto", vec![device("cuda:0")]), Ok(vec!["cuda:0".to_owned()]));
+        assert_eq!(
+            choose_from("cuda:0, cpu", vec![device("cuda:0")]),
+            Ok(vec!["cuda:0".to_owned(), "cpu".to_owned()])
+        );
+        let absent = choose_from("cuda:3", vec![device("cuda:0")]).unwrap_err();
+        assert!(absent.to_string().contains("it has cuda:0, cpu"), "{absent}");
+    }
+
+    #[test]
+    fn wrong_names_are_refused() {
+        for text in ["", "gpu", "cuda", "cuda:x", "cpu,cpu", "cuda:-1"] {
+            assert!(DeviceChoice::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_container_s_limit_counts() {
+        let meminfo = "MemTotal:       16384000 kB\nMemFree: 1 kB\n";
+        assert_eq!(usable_memory_mib(meminfo, "max\n"), 16_000);
+        assert_eq!(usable_memory_mib(meminfo, "1073741824\n"), 1024);
+    }
+}

@@ -1,0 +1,234 @@
+//! Who this daemon is to the coordinator: one registration per start, renewed
+//! when the coordinator does not know it any more.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cakes_proto::ids::{LeaseToken, WorkerId};
+use cakes_proto::{WORKER_PROTOCOL, v1};
+use tracing::{info, warn};
+
+use crate::artifacts::{ArtifactError, Artifacts};
+use crate::client::{Answer, CallError, Coordinator};
+
+/// What the coordinator said to a registration.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    pub incarnation: u64,
+    pub artifacts: Artifacts,
+    pub report_interval: Duration,
+}
+
+/// Why this daemon cannot work for the coordinator.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error("the coordinator refuses this worker: {0}; install coordinator and worker of one version")]
+    Refused(String),
+    #[error(
+        "the coordinator speaks protocol {theirs}, this worker {WORKER_PROTOCOL}; install the two of one version"
+    )]
+    Protocol { theirs: u32 },
+    #[error(transparent)]
+    Artifacts(#[from] ArtifactError),
+}
+
+/// What came of asking for a job.
+#[derive(Debug)]
+pub enum Acquired {
+    Grant(Box<Offer>),
+    Nothing { retry_after: Duration },
+}
+
+/// A job that waits for Start.
+#[derive(Debug)]
+pub struct Offer {
+    pub grant: v1::Grant,
+    /// When it was asked for; the offer's time counts from here.
+    pub sent_at: Duration,
+    /// Under which it was asked for.
+    pub registration: Registration,
+}
+
+/// The daemon's standing with the coordinator.
+#[derive(Debug)]
+pub struct Session {
+    coordinator: Coordinator,
+    id: WorkerId,
+    devices: Vec<v1::Device>,
+    registration: tokio::sync::Mutex<Registration>,
+    /// Tokens of attempts that run now, by job and epoch.
+    live: Mutex<BTreeMap<(String, u64), v1::LeaseToken>>,
+}
+
+impl Session {
+    /// Registers; waits as long as the coordinator is away.
+    ///
+    /// # Errors
+    /// The coordinator will never take this worker, or its store cannot be used.
+    pub async fn register(
+        coordinator: Coordinator,
+        id: WorkerId,
+        devices: Vec<v1::Device>,
+    ) -> Result<Self, SessionError> {
+        let registration = register(&coordinator, &id, &devices).await?;
+        Ok(Session {
+            coordinator,
+            id,
+            devices,
+            registration: tokio::sync::Mutex::new(registration),
+            live: Mutex::default(),
+        })
+    }
+
+    pub fn coordinator(&self) -> &Coordinator {
+        &self.coordinator
+    }
+
+    pub fn devices(&self) -> &[v1::Device] {
+        &self.devices
+    }
+
+    /// The current registration.
+    pub async fn registration(&self) -> Registration {
+        self.registration.lock().await.clone()
+    }
+
+    /// Asks for a job for `device`. The same request is repeated until there is an
+    /// answer, so a grant whose answer was lost is not lost.
+    ///
+    /// # Errors
+    /// The daemon had to register anew and was refused.
+    pub async fn acquire(&self, device: &v1::Device) -> Result<Acquired, SessionError> {
+        let registration = self.registration().await;
+        let request = v1::AcquireRequest {
+            worker_id: self.id.to_string(),
+            incarnation: registration.incarnation,
+            request_id: uuid::Uuid::new_v4().to_string(),
+            device: Some(device.clone()),
+        };
+        let call = |mut client: crate::client::Client| {
+            let request = request.clone();
+            async move { client.acquire(request).await }
+        };
+        match self.coordinator.persist("Acquire", call).await {
+            Ok(Answer { value: v1::AcquireResponse { grant: Some(grant), .. }, sent_at }) => {
+                Ok(Acquired::Grant(Box::new(Offer { grant, sent_at, registration })))
+            }
+            Ok(answer) => {
+                Ok(Acquired::Nothing { retry_after: Duration::from_millis(answer.value.retry_after_ms) })
+            }
+            Err(CallError::Stale(message)) => {
+                warn!("the coordinator does not know this daemon ({message}); registering anew");
+                self.register_anew(registration.incarnation).await?;
+                Ok(Acquired::Nothing { retry_after: Duration::ZERO })
+            }
+            Err(error) => {
+                warn!("the coordinator refuses Acquire: {error}");
+                Ok(Acquired::Nothing { retry_after: REFUSED_PAUSE })
+            }
+        }
+    }
+
+    /// Replaces the registration numbered `stale`, once for all slots, and says
+    /// which attempts go on.
+    async fn register_anew(&self, stale: u64) -> Result<(), SessionError> {
+        let mut registration = self.registration.lock().await;
+        if registration.incarnation != stale {
+            return Ok(());
+        }
+        *registration = register(&self.coordinator, &self.id, &self.devices).await?;
+        let live: Vec<v1::LeaseToken> = {
+            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            live.values().cloned().collect()
+        };
+        if !live.is_empty() {
+            // What is not wanted any more is told by the next report.
+            reconcile(&self.coordinator, &self.id, registration.incarnation, live).await;
+        }
+        Ok(())
+    }
+
+    /// What the coordinator wants done with attempts of earlier daemons, in order.
+    pub async fn reconcile(&self, tokens: Vec<v1::LeaseToken>) -> Vec<v1::Verdict> {
+        let incarnation = self.registration().await.incarnation;
+        reconcile(&self.coordinator, &self.id, incarnation, tokens).await
+    }
+
+    /// Counts an attempt as running until the answer is dropped.
+    pub fn live(self: &Arc<Self>, token: &LeaseToken) -> Live {
+        let wire: v1::LeaseToken = (*token).into();
+        let key = (wire.job_id.clone(), wire.epoch);
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), wire);
+        Live { session: Arc::clone(self), key }
+    }
+}
+
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);
+
+/// An attempt that runs.
+#[derive(Debug)]
+pub struct Live {
+    session: Arc<Session>,
+    key: (String, u64),
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.session.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+async fn register(
+    coordinator: &Coordinator,
+    id: &WorkerId,
+    devices: &[v1::Device],
+) -> Result<Registration, SessionError> {
+    let request = v1::RegisterRequest {
+        protocol_version: WORKER_PROTOCOL,
+        worker_id: id.to_string(),
+        request_id: uuid::Uuid::new_v4().to_string(),
+        devices: devices.to_vec(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let call = |mut client: crate::client::Client| {
+        let request = request.clone();
+        async move { client.register(request).await }
+    };
+    let answer = coordinator.persist("Register", call).await;
+    let answer = answer.map_err(|error| SessionError::Refused(error.to_string()))?.value;
+    if answer.protocol_version != WORKER_PROTOCOL {
+        return Err(SessionError::Protocol { theirs: answer.protocol_version });
+    }
+    let artifacts = Artifacts::open(&answer.artifact_url)?;
+    info!(worker = %id, incarnation = answer.incarnation, artifacts = answer.artifact_url, "registered");
+    Ok(Registration {
+        incarnation: answer.incarnation,
+        artifacts,
+        report_interval: Duration::from_millis(answer.report_interval_ms.max(100)),
+    })
+}
+
+async fn reconcile(
+    coordinator: &Coordinator,
+    id: &WorkerId,
+    incarnation: u64,
+    tokens: Vec<v1::LeaseToken>,
+) -> Vec<v1::Verdict> {
+    let count = tokens.len();
+    let request = v1::ReconcileRequest { worker_id: id.to_string(), incarnation, tokens };
+    let call = |mut client: crate::client::Client| {
+        let request = request.clone();
+        async move { client.reconcile(request).await }
+    };
+    let mut verdicts: Vec<v1::Verdict> = match coordinator.persist("Reconcile", call).await {
+        Ok(answer) => answer.value.verdicts().collect(),
+        Err(error) => {
+            warn!("the coordinator refuses Reconcile: {error}");
+            Vec::new()
+        }
+    };
+    // What it does not speak of is not wanted.
+    verdicts.resize(count, v1::Verdict::Kill);
+    verdicts
+}

@@ -1,0 +1,86 @@
+//! The loop of one device: ask for a job, run it, ask again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cakes_proto::v1;
+use tokio::time::timeout;
+use tracing::{error, info, warn};
+
+use crate::app::{Context, Shutdown};
+use crate::client::{CallError, jittered};
+use crate::session::{Acquired, Offer, SessionError};
+use crate::wire::{Granted, fail_request};
+use crate::{attempt, runner};
+
+/// Between two questions when the coordinator does not say.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// For the answer to a question that was asked when the daemon is told to end.
+const LAST_ANSWER_LIMIT: Duration = Duration::from_secs(3);
+
+/// Runs jobs on `device` until the daemon is told to end.
+///
+/// # Errors
+/// The coordinator does not take this daemon any more.
+pub async fn run(context: Arc<Context>, device: v1::Device, shutdown: Shutdown) -> Result<(), SessionError> {
+    while !shutdown.is_asked() {
+        let mut asking = std::pin::pin!(context.session.acquire(&device));
+        let acquired = tokio::select! {
+            acquired = &mut asking => acquired?,
+            () = shutdown.asked() => {
+                if let Ok(acquired) = timeout(LAST_ANSWER_LIMIT, asking).await {
+                    return_grant(&context, acquired?).await;
+                }
+                return Ok(());
+            }
+        };
+        match acquired {
+            Acquired::Grant(offer) => attempt_job(&context, *offer, &device, &shutdown).await,
+            Acquired::Nothing { retry_after } => {
+                let wanted = if retry_after.is_zero() { ASK_INTERVAL } else { retry_after };
+                pause(&shutdown, wanted).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn attempt_job(context: &Arc<Context>, offer: Offer, device: &v1::Device, shutdown: &Shutdown) {
+    let granted = match Granted::try_from(offer.grant) {
+        Ok(granted) => granted,
+        Err(problem) => {
+            // Without a token nothing can be told; the offer runs out.
+            error!("a grant cannot be read: {problem}");
+            return pause(shutdown, ASK_INTERVAL).await;
+        }
+    };
+    let (job, epoch) = (granted.token.job, granted.token.epoch);
+    info!(%job, epoch, device = device.name, "attempt begins");
+    let outcome = runner::run(context, granted, offer.sent_at, offer.registration, device, shutdown).await;
+    info!(%job, epoch, ?outcome, "attempt ended");
+}
+
+async fn pause(shutdown: &Shutdown, length: Duration) {
+    tokio::select! {
+        () = tokio::time::sleep(jittered(length)) => {}
+        () = shutdown.asked() => {}
+    }
+}
+
+/// Hands back a job that was granted too late to begin it.
+async fn return_grant(context: &Context, acquired: Acquired) {
+    let Acquired::Grant(offer) = acquired else { return };
+    let Ok(granted) = Granted::try_from(offer.grant) else { return };
+    let failure =
+        attempt::Failure::new(v1::FailureClass::Lost, "the worker shuts down; the job was not begun");
+    let request = fail_request(granted.token, &failure);
+    let call = |mut client: crate::client::Client| {
+        let request = request.clone();
+        async move { client.fail(request).await }
+    };
+    match timeout(LAST_ANSWER_LIMIT, context.session.coordinator().persist("Fail", call)).await {
+        Ok(Ok(_) | Err(CallError::Stale(_))) => {}
+        Ok(Err(problem)) => warn!("a job could not be handed back: {problem}"),
+        Err(_) => warn!("a job could not be handed back in time; its offer runs out"),
+    }
+}
