@@ -190,10 +190,10 @@ pub fn look_at_dataset(search: &CheckedSearch) -> DatasetNote {
     let checked = found.and_then(|dataset| {
         let (channels, classes) = (spec.backbone.input_channels(), spec.backbone.classes());
         if dataset.classes.len() != classes as usize {
-            return Err(format!("{} has {} classes with the background, the backbone gives {classes}; change backbone.classes", folder.path, dataset.classes.len()));
+            return Err(format!("{} has {} classes with the background, the backbone gives {classes}; change backbone.encoder_decoder.classes", folder.path, dataset.classes.len()));
         }
         if dataset.channels != channels as usize {
-            return Err(format!("{} has {} channels, the backbone takes {channels}; change backbone.input_channels", folder.path, dataset.channels));
+            return Err(format!("{} has {} channels, the backbone takes {channels}; change backbone.encoder_decoder.input_channels", folder.path, dataset.channels));
         }
         Ok(dataset)
     });

@@ -16,7 +16,8 @@ pub enum DatasetCommand {
     /// Say what a data set holds and what is wrong with it.
     ///
     /// Reads every file of a folder in the layout of the Medical Segmentation
-    /// Decathlon. Exit code 1 if training would refuse a file.
+    /// Decathlon. Exit code 1 if training would refuse a file, 2 if the folder
+    /// holds no data set at all.
     #[command(after_help = "Example:\n  cakes dataset check data/hippocampus")]
     Check {
         /// Folder with dataset.json, imagesTr and labelsTr.
@@ -35,7 +36,7 @@ pub fn run(global: &GlobalArguments, command: &DatasetCommand) -> Result<Outcome
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();
-    let report = checked.map_err(|error| CommandError::Failed(error.to_string()))?;
+    let report = checked.map_err(|error| CommandError::invalid(error.to_string()))?;
     output::print(global.output, &report, Report::to_string)?;
     Ok(if report.has_errors() { Outcome::Failed } else { Outcome::Done })
 }

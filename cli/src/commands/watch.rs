@@ -77,14 +77,20 @@ where
     let mut patience = Patience::default();
     let mut redraw = tokio::time::interval(Duration::from_secs(1));
     let mut latest: Option<T> = None;
+    // One listener for the whole time, so that no Ctrl-C is lost between two waits.
+    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
-        let status = match open().await {
+        let opened = tokio::select! {
+            _ = &mut interrupted => return Ok(None),
+            opened = open() => opened,
+        };
+        let status = match opened {
             Err(status) => status,
             Ok(response) => {
                 let mut stream = response.into_inner();
                 loop {
                     let message = tokio::select! {
-                        _ = tokio::signal::ctrl_c() => return Ok(None),
+                        _ = &mut interrupted => return Ok(None),
                         _ = redraw.tick() => {
                             if let Some(latest) = &latest {
                                 viewer.show(&snapshot(latest), Utc::now());
@@ -109,7 +115,7 @@ where
             }
         };
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => return Ok(None),
+            _ = &mut interrupted => return Ok(None),
             waited = patience.wait(status, |text| viewer.say(text)) => waited?,
         }
     }

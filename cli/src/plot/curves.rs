@@ -84,8 +84,8 @@ pub fn draw(jobs: &[JobCurves]) -> Result<Picture, CommandError> {
     let x = Scale::between(0.0, steps.fold(1.0, f64::max), 5);
     picture((WIDTH as u32, height.ceil() as u32), |area| {
         write(area, "Learning curves", (76.0, 26.0), Anchor::Start, &bold(TITLE, palette::TEXT))?;
-        panel(area, &losses, &colours, x, (76.0, 590.0), "training loss (moving mean)", false)?;
-        panel(area, &dices, &colours, x, (666.0, 1180.0), "validation mean Dice", true)?;
+        panel(area, &losses, &colours, x, (76.0, 580.0), "training loss (moving mean)", false)?;
+        panel(area, &dices, &colours, x, (666.0, 1170.0), "validation mean Dice", true)?;
         legend(area, &rows, PANEL_BOTTOM + 66.0)
     })
 }

@@ -201,7 +201,7 @@ fn draw_labels(
         Frame { left: plane.left + 2.0, top: plane.top, right: plane.right, bottom: plane.bottom - 2.0 };
     for (point, placed) in points.iter().zip(place(&wanted, &obstacles, &lines, &bounds)) {
         if let Some((from, to)) = placed.leader {
-            line(area, from, to, &palette::AXIS, 0.5)?;
+            line(area, from, to, &palette::MUTED, 0.5)?;
         }
         write(area, &point.label, placed.frame.centre(), Anchor::Middle, &font(SMALL, palette::TEXT))?;
     }

@@ -1,0 +1,116 @@
+//! Rows for people, from messages.
+
+mod jobs;
+mod networks;
+
+use cakes_proto::v1;
+use chrono::{DateTime, Utc};
+
+pub use jobs::{explanation, job_details, job_dice, job_state, jobs};
+pub use networks::{architectures, costs, differences, front, front_text, layers, origins, plan};
+
+use crate::format;
+use crate::output::Align::{Left, Right};
+use crate::output::Rows;
+
+/// Ids of searches begin with a time in milliseconds, which takes 13 characters.
+const SEARCH_ID_LENGTH: usize = 13;
+
+/// State of a search in lower case: `retraining`.
+pub fn search_state(state: v1::SearchState) -> String {
+    state.as_str_name().trim_start_matches("SEARCH_STATE_").to_lowercase()
+}
+
+fn worker_state(state: v1::WorkerState) -> String {
+    state.as_str_name().trim_start_matches("WORKER_STATE_").to_lowercase()
+}
+
+fn dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}
+
+fn ago(time: Option<&pbjson_types::Timestamp>, now: DateTime<Utc>) -> String {
+    format::time(time).map_or_else(|| "-".to_owned(), |time| format::ago(time, now))
+}
+
+/// How long something has taken; `-` before it started.
+fn took(
+    start: Option<&pbjson_types::Timestamp>,
+    end: Option<&pbjson_types::Timestamp>,
+    now: DateTime<Utc>,
+) -> String {
+    format::time(start).map_or_else(
+        || "-".to_owned(),
+        |start| format::duration(format::elapsed(start, format::time(end), now)),
+    )
+}
+
+fn search_name(search: &v1::Search) -> &str {
+    search.spec.as_ref().map_or("", |spec| spec.name.as_str())
+}
+
+/// Searches, one a row.
+pub fn searches(searches: &[v1::Search], now: DateTime<Utc>) -> Rows {
+    let length = format::id_length(searches.iter().map(|search| search.id.as_str()), SEARCH_ID_LENGTH);
+    let mut rows =
+        Rows::new([("ID", Left), ("NAME", Left), ("STATE", Left), ("CREATED", Left), ("TOOK", Left)]);
+    for search in searches {
+        rows.push(vec![
+            format::short_id(&search.id, length).to_owned(),
+            search_name(search).to_owned(),
+            search_state(search.state()),
+            ago(search.create_time.as_ref(), now),
+            took(search.create_time.as_ref(), search.end_time.as_ref(), now),
+        ]);
+    }
+    rows
+}
+
+/// One search with its jobs.
+pub fn search_details(search: &v1::Search, now: DateTime<Utc>) -> String {
+    let mut lines = vec![
+        format!("search   {}", search.id),
+        format!("name     {}", search_name(search)),
+        format!("state    {}", search_state(search.state())),
+        format!("created  {}", ago(search.create_time.as_ref(), now)),
+        format!("took     {}", took(search.create_time.as_ref(), search.end_time.as_ref(), now)),
+    ];
+    if !search.state_reason.is_empty() {
+        lines.push(format!("reason   {}", search.state_reason));
+    }
+    if !search.jobs.is_empty() {
+        lines.push(String::new());
+        lines.push(jobs(&search.jobs, now).render(crate::output::terminal_width()));
+    }
+    lines.join("\n")
+}
+
+fn dice_list(values: &[f64]) -> String {
+    values.iter().copied().map(format::dice).collect::<Vec<_>>().join(" ")
+}
+
+/// Workers, one a row.
+pub fn workers(workers: &[v1::Worker], now: DateTime<Utc>) -> Rows {
+    let mut rows = Rows::new([
+        ("NAME", Left),
+        ("STATE", Left),
+        ("DEVICES", Left),
+        ("JOBS", Right),
+        ("LAST SEEN", Left),
+        ("VERSION", Left),
+    ]);
+    for worker in workers {
+        let device = |device: &v1::Device| {
+            format!("{} ({}, {:.0} GiB)", device.name, device.model, device.memory_mib as f64 / 1024.0)
+        };
+        rows.push(vec![
+            worker.id.clone(),
+            worker_state(worker.state()),
+            worker.devices.iter().map(device).collect::<Vec<_>>().join(", "),
+            worker.job_ids.len().to_string(),
+            ago(worker.last_seen_time.as_ref(), now),
+            worker.version.clone(),
+        ]);
+    }
+    rows
+}
