@@ -1,1 +1,44 @@
-fn main() {}
+//! The daemon `cakes-coordinator`.
+
+use std::process::ExitCode;
+
+use cakes_coordinator::config::{Config, ConfigError};
+use cakes_coordinator::shutdown::Shutdown;
+use cakes_coordinator::{app, telemetry};
+
+/// Exit codes: what sysexits and shells lead people to expect.
+const USAGE: u8 = 2;
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let config = match Config::load(std::env::args_os()) {
+        Ok(config) => config,
+        // Prints help and version to standard output, errors to standard error.
+        Err(ConfigError::CommandLine(error)) => error.exit(),
+        Err(error) => {
+            eprintln!("error: {:#}", anyhow::Error::from(error));
+            return ExitCode::from(USAGE);
+        }
+    };
+    telemetry::init(config.log_format, &config.log_level);
+    match run(config) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let shutdown = Shutdown::default();
+    shutdown.listen_to_signals()?;
+    let abort = shutdown.abort.clone();
+    let daemon = Box::pin(app::run(config, shutdown));
+    tokio::select! {
+        result = daemon => result.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from),
+        // The private Postgres has a guardian that stops it when we are gone.
+        () = abort.cancelled() => std::process::exit(INTERRUPTED.into()),
+    }
+}

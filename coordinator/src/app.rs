@@ -1,0 +1,168 @@
+//! The composition root: everything is made here, in order, and stopped in the
+//! reverse of it.
+//!
+//! ```text
+//! listener ─► database ─► tables ─► artifacts ─► reconcilers ─► gRPC ─► port file, start-up line
+//!    (bound first: a taken port is known before Postgres is started)
+//!
+//! stop:  gRPC and reconcilers ─► writes under way ─► connections ─► private Postgres
+//! ```
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use url::Url;
+
+use crate::config::Config;
+use crate::core::lease::Policy;
+use crate::database::{DatabaseError, OpenDatabase};
+use crate::grpc::{self, Api, ServeError};
+use crate::reconcile::{self, Bell};
+use crate::shutdown::Shutdown;
+use crate::store::{self, PoolSizes, Pools};
+
+/// Why the daemon did not start or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error(
+        "{address} is in use, perhaps by another coordinator; stop that one or choose another address with --listen"
+    )]
+    AddressInUse { address: SocketAddr },
+    #[error("listen on {address}; choose another address with --listen")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("the artifact directory {} cannot be used; choose another with --artifacts", path.display())]
+    Artifacts { path: PathBuf, source: io::Error },
+    #[error("write the port to {}; choose another file with --port-file", path.display())]
+    PortFile { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("a task of the daemon ended by a defect")]
+    Panicked(#[from] tokio::task::JoinError),
+}
+
+/// Runs the daemon until `shutdown` asks it to stop.
+///
+/// # Errors
+/// It cannot start, or its server fails. Whatever was started is stopped.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), AppError> {
+    let listener = bind(config.listen).await?;
+    let database = config.database.clone();
+    let database = tokio::task::spawn_blocking(move || OpenDatabase::open(&database)).await??;
+    let result = with_database(&config, listener, &database, &shutdown).await;
+    tokio::task::spawn_blocking(move || database.close()).await?;
+    result
+}
+
+async fn with_database(
+    config: &Config,
+    listener: TcpListener,
+    database: &OpenDatabase,
+    shutdown: &Shutdown,
+) -> Result<(), AppError> {
+    let renewals = config.database_connections / 3;
+    let sizes = PoolSizes { control: config.database_connections - renewals, renewals };
+    let pools = store::connect(&database.url, sizes).await?;
+    let result = with_pools(config, listener, database, &pools, shutdown).await;
+    // Also after a failure: the tasks use the connections.
+    shutdown.stop.cancel();
+    if !shutdown.wait().await {
+        tracing::warn!("not everything ended in time; it is cut off now");
+    }
+    // Connections that are still in use would be waited for without limit.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), pools.close()).await;
+    result
+}
+
+async fn with_pools(
+    config: &Config,
+    listener: TcpListener,
+    database: &OpenDatabase,
+    pools: &Pools,
+    shutdown: &Shutdown,
+) -> Result<(), AppError> {
+    let artifact_url = open_artifacts(&config.artifacts)?;
+    let bell = Bell::new();
+    let policy = Policy {
+        offer_ttl: config.leases.offer_ttl,
+        lease_ttl: config.leases.lease_ttl,
+        ..Policy::default()
+    };
+    reconcile::spawn(pools, policy, &bell, &shutdown.stop, &shutdown.tasks);
+
+    let address = local_address(&listener, config.listen)?;
+    let settings = grpc::Settings {
+        policy,
+        report_interval: config.leases.report_interval,
+        artifact_url: artifact_url.to_string(),
+    };
+    let api = Api::new(pools.clone(), settings, bell, shutdown);
+    let server = shutdown.tasks.spawn(grpc::serve(listener, api, shutdown.clone()));
+    // From here on clients are served: the system queues them on the listener.
+    if let Some(path) = &config.port_file {
+        write_port_file(path, address.port())
+            .map_err(|source| AppError::PortFile { path: path.clone(), source })?;
+    }
+    announce(address, &database.description, &artifact_url);
+    until_stopped(server, shutdown).await
+}
+
+/// Waits for the request to stop, or for the server to fail before it.
+async fn until_stopped(
+    server: JoinHandle<Result<(), ServeError>>,
+    shutdown: &Shutdown,
+) -> Result<(), AppError> {
+    tokio::select! {
+        biased;
+        () = shutdown.stop.cancelled() => {
+            tracing::info!("stopping");
+            Ok(())
+        }
+        ended = server => Ok(ended??),
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => AppError::AddressInUse { address },
+        _ => AppError::Listen { address, source },
+    })
+}
+
+/// The address with the port that the system chose.
+fn local_address(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, AppError> {
+    listener.local_addr().map_err(|source| AppError::Listen { address, source })
+}
+
+/// Makes the directory of checkpoints and returns its URL for workers.
+fn open_artifacts(path: &Path) -> Result<Url, AppError> {
+    let unusable = |source| AppError::Artifacts { path: path.to_owned(), source };
+    std::fs::create_dir_all(path).map_err(unusable)?;
+    let path = path.canonicalize().map_err(unusable)?;
+    tempfile::tempfile_in(&path).map_err(unusable)?;
+    Url::from_directory_path(&path).map_err(|()| unusable(io::Error::from(io::ErrorKind::InvalidFilename)))
+}
+
+/// Writes the whole file or none: whoever waits for it never reads half a port.
+fn write_port_file(path: &Path, port: u16) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    writeln!(file, "{port}")?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// The one line on standard output.
+fn announce(address: SocketAddr, database: &str, artifacts: &Url) {
+    // Nobody may read standard output; that is no reason to stop.
+    let _ = writeln!(
+        io::stdout(),
+        "cakes-coordinator serves on http://{address} (database: {database}, artifacts: {artifacts})"
+    );
+}

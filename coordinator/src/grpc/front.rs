@@ -1,0 +1,141 @@
+//! The front of a search, computed from results when somebody asks.
+
+use std::collections::BTreeMap;
+
+use cakes::architecture::ArchitectureDigest;
+use cakes::pareto::{Point, front};
+use cakes_proto::v1;
+
+use super::wire;
+use crate::store::read::architectures::ArchitectureRecord;
+use crate::store::read::front::RetrainResult;
+
+/// Entries by rising multiply-accumulates: means over the seeds of each
+/// architecture, and which of them nobody beats.
+pub(super) fn entries(
+    results: &[RetrainResult],
+    architectures: &[ArchitectureRecord],
+) -> Vec<v1::FrontEntry> {
+    let mut by_digest: BTreeMap<ArchitectureDigest, Vec<&RetrainResult>> = BTreeMap::new();
+    for result in results {
+        by_digest.entry(result.architecture).or_default().push(result);
+    }
+    let mut known: Vec<&ArchitectureRecord> = architectures.iter().collect();
+    known.sort_by_key(|record| (record.cost.mac_count, record.digest));
+    let found = known.into_iter().filter_map(|record| Some((record, by_digest.get(&record.digest)?)));
+    let mut entries: Vec<v1::FrontEntry> = found.map(|(record, seeds)| entry(record, seeds)).collect();
+    mark_front(&mut entries);
+    entries
+}
+
+fn entry(record: &ArchitectureRecord, seeds: &[&RetrainResult]) -> v1::FrontEntry {
+    let dice: Vec<f64> = seeds.iter().map(|seed| seed.mean_dice).collect();
+    let latencies: Vec<f64> = seeds.iter().filter_map(|seed| seed.latency_ms).collect();
+    let mut devices: Vec<&str> = seeds.iter().map(|seed| seed.device.as_str()).collect();
+    devices.sort_unstable();
+    devices.dedup();
+    v1::FrontEntry {
+        architecture: Some(wire::architecture(record)),
+        mean_dice: mean(&dice),
+        mean_dice_deviation: deviation(&dice),
+        dice_per_class: mean_per_class(seeds),
+        latency_ms: mean(&latencies),
+        device: devices.join(", "),
+        seed_count: u32::try_from(seeds.len()).unwrap_or(u32::MAX),
+        on_front: false,
+        job_ids: seeds.iter().map(|seed| seed.job.to_string()).collect(),
+    }
+}
+
+fn mark_front(entries: &mut [v1::FrontEntry]) {
+    let mac_count = |entry: &v1::FrontEntry| {
+        let cost = entry.architecture.as_ref().and_then(|architecture| architecture.cost.as_ref());
+        cost.map_or(f64::NAN, |cost| cost.mac_count as f64)
+    };
+    let points: Vec<Point> = entries
+        .iter()
+        .map(|entry| Point { quality: entry.mean_dice, costs: vec![mac_count(entry)] })
+        .collect();
+    for index in front(&points) {
+        entries[index].on_front = true;
+    }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
+}
+
+/// Standard deviation of a sample; 0 for a single value.
+fn deviation(values: &[f64]) -> f64 {
+    if values.len() < 2 {
+        return 0.0;
+    }
+    let centre = mean(values);
+    let squares: f64 = values.iter().map(|value| (value - centre).powi(2)).sum();
+    (squares / (values.len() - 1) as f64).sqrt()
+}
+
+fn mean_per_class(seeds: &[&RetrainResult]) -> Vec<f64> {
+    let classes = seeds.iter().map(|seed| seed.dice_per_class.len()).max().unwrap_or(0);
+    let of_class = |class: usize| -> Vec<f64> {
+        seeds.iter().filter_map(|seed| seed.dice_per_class.get(class).copied()).collect()
+    };
+    (0..classes).map(|class| mean(&of_class(class))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use cakes::architecture::Architecture;
+    use cakes::backbone::{Backbone, EncoderDecoder};
+    use cakes::cost::cost;
+    use cakes::kernel::Kernel;
+    use cakes_proto::ids::JobId;
+
+    use super::*;
+
+    fn record(kernel: Kernel) -> ArchitectureRecord {
+        let config = EncoderDecoder { input_channels: 1, classes: 3, base_width: 4, levels: 2 };
+        let architecture = Architecture::even(Backbone::EncoderDecoder(config), &[kernel]).unwrap();
+        ArchitectureRecord {
+            digest: architecture.digest(),
+            cost: cost(&architecture.network(), [8; 3]).unwrap(),
+            architecture,
+            patch: [8; 3],
+            mac_fraction: 1.0,
+            create_time: chrono::DateTime::UNIX_EPOCH,
+            origins: vec![],
+        }
+    }
+
+    fn result(record: &ArchitectureRecord, mean_dice: f64) -> RetrainResult {
+        RetrainResult {
+            job: JobId::generate(),
+            architecture: record.digest,
+            mean_dice,
+            dice_per_class: vec![mean_dice, 0.5],
+            latency_ms: Some(4.0),
+            device: "cpu".to_owned(),
+        }
+    }
+
+    #[test]
+    fn seeds_are_averaged_and_dear_worse_networks_are_off_the_front() {
+        let (heavy, middle, light) = (record(Kernel::K333), record(Kernel::K133), record(Kernel::K113));
+        let results = [
+            result(&heavy, 0.8),
+            result(&light, 0.7),
+            result(&light, 0.8),
+            result(&middle, 0.85),
+            result(&light, 0.75),
+        ];
+        let entries = entries(&results, &[heavy, middle, light, record(Kernel::K111)]);
+        let dice: Vec<f64> = entries.iter().map(|entry| entry.mean_dice).collect();
+        assert_eq!(entries.len(), 3, "an architecture without results is no entry");
+        assert!((dice[0] - 0.75).abs() < 1e-12 && dice[1..] == [0.85, 0.8], "{dice:?}");
+        assert!((entries[0].mean_dice_deviation - 0.05).abs() < 1e-12);
+        assert!((entries[0].dice_per_class[0] - 0.75).abs() < 1e-12);
+        assert_eq!((entries[0].seed_count, entries[0].device.as_str()), (3, "cpu"));
+        let on_front: Vec<bool> = entries.iter().map(|entry| entry.on_front).collect();
+        assert_eq!(on_front, [true, true, false]);
+    }
+}

@@ -1,0 +1,265 @@
+//! Jobs, their logs and their curves.
+
+use cakes_proto::convert::training_from_wire;
+use cakes_proto::ids::JobId;
+use cakes_proto::v1;
+use cakes_proto::v1::job_service_server::JobService;
+use tonic::{Request, Response, Status};
+
+use super::paging::{Page, Position, SIZE_MAX};
+use super::search_service::{REASON_CHARS_MAX, request_id_if_given};
+use super::status::invalid_field;
+use super::stream::{Messages, News, Then, Watched};
+use super::{Api, lookup, values, wire};
+use crate::core::explain::explain;
+use crate::store::PgPool;
+use crate::store::jobs as writes;
+use crate::store::read::logs::LogPosition;
+use crate::store::read::metrics::CurvePoint;
+use crate::store::read::{attempts, explain as reasons, jobs, logs, metrics, searches};
+
+const LOG_LINES_PER_LOOK: i64 = 500;
+const POINTS_DEFAULT: i32 = 1000;
+const POINTS_MAX: i32 = 10_000;
+const KEYS_MAX: usize = 100;
+pub(super) const METRIC_KEY_CHARS_MAX: usize = 128;
+
+#[tonic::async_trait]
+impl JobService for Api {
+    type WatchJobStream = Messages<v1::Job>;
+    type StreamJobLogsStream = Messages<v1::LogLine>;
+
+    async fn submit_retrain(
+        &self,
+        request: Request<v1::SubmitRetrainRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        let request = request.into_inner();
+        let pool = self.reader();
+        let retrain = writes::Retrain {
+            request_id: request_id_if_given(request.request_id)?,
+            digest: lookup::architecture(pool, "architecture_digest", &request.architecture_digest).await?,
+            search: lookup::search(pool, "search_id", &request.search_id).await?,
+            training: request.training.map(training_from_wire),
+            seed: request.seed,
+        };
+        let id = self
+            .write_then_plan(move |pool| async move { writes::submit_retrain(&pool, &retrain).await })
+            .await?;
+        self.answer(id).await
+    }
+
+    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::Job>, Status> {
+        let id = lookup::job(self.reader(), "id", &request.into_inner().id).await?;
+        self.answer(id).await
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let v1::ListJobsRequest { search_id, states, page_size, page_token } = request.into_inner();
+        let filter = jobs::Filter {
+            search: lookup::search_if_given(self.reader(), "search_id", &search_id).await?,
+            states: states_from_wire(&states)?,
+        };
+        let page = Page::new(page_size, SIZE_MAX, &page_token, &format!("jobs {filter:?}"))?;
+        let behind = page.after.as_ref().map(|position| position.order);
+        if let Some(search) = filter.search {
+            searches::revision(self.reader(), search).await?;
+        }
+        let mut found = jobs::page(self.reader(), &filter, behind, page.size + 1).await?;
+        let next_page_token = page.cut(&mut found, |job| Position { order: job.position, key: Vec::new() });
+        let jobs = found.into_iter().map(wire::job).collect();
+        Ok(Response::new(v1::ListJobsResponse { jobs, next_page_token }))
+    }
+
+    async fn watch_job(
+        &self,
+        request: Request<v1::WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let id = lookup::job(self.reader(), "id", &request.into_inner().id).await?;
+        // An unknown id fails the call instead of the stream.
+        jobs::revision(self.reader(), id).await?;
+        let watched = WatchedJob { pool: self.reader().clone(), id, sent_revision: None };
+        Ok(Response::new(self.streams.open(watched)?))
+    }
+
+    async fn stream_job_logs(
+        &self,
+        request: Request<v1::StreamJobLogsRequest>,
+    ) -> Result<Response<Self::StreamJobLogsStream>, Status> {
+        let v1::StreamJobLogsRequest { id, follow } = request.into_inner();
+        let id = lookup::job(self.reader(), "id", &id).await?;
+        jobs::revision(self.reader(), id).await?;
+        let watched = WatchedLog { pool: self.reader().clone(), id, follow, sent: LogPosition::default() };
+        Ok(Response::new(self.streams.open(watched)?))
+    }
+
+    async fn list_metrics(
+        &self,
+        request: Request<v1::ListMetricsRequest>,
+    ) -> Result<Response<v1::ListMetricsResponse>, Status> {
+        let v1::ListMetricsRequest { id, keys, point_count_max } = request.into_inner();
+        let points = match point_count_max {
+            ..0 => {
+                return Err(invalid_field(
+                    "point_count_max",
+                    format!("must be 0 or more, got {point_count_max}"),
+                ));
+            }
+            0 => POINTS_DEFAULT,
+            more => more.min(POINTS_MAX),
+        };
+        if keys.len() > KEYS_MAX {
+            return Err(invalid_field("keys", format!("{} are more than {KEYS_MAX}", keys.len())));
+        }
+        let keys = keys.into_iter().map(|key| values::checked("keys", key, METRIC_KEY_CHARS_MAX));
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        let id = lookup::job(self.reader(), "id", &id).await?;
+        jobs::revision(self.reader(), id).await?;
+        let points = metrics::curves(self.reader(), id, &keys, points.into()).await?;
+        Ok(Response::new(v1::ListMetricsResponse { curves: curves(points) }))
+    }
+
+    async fn explain_job(
+        &self,
+        request: Request<v1::ExplainJobRequest>,
+    ) -> Result<Response<v1::ExplainJobResponse>, Status> {
+        let pool = self.reader();
+        let id = lookup::job(pool, "id", &request.into_inner().id).await?;
+        let job = jobs::get(pool, id).await?;
+        let facts = reasons::facts(pool, &job, self.policy.lease_ttl).await?;
+        let attempts = attempts::of_job(pool, id).await?;
+        Ok(Response::new(v1::ExplainJobResponse {
+            explanation: explain(&facts),
+            queue_position: facts.queue_position,
+            attempts: attempts.into_iter().map(wire::attempt).collect(),
+            job: Some(wire::job(job)),
+        }))
+    }
+
+    async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Result<Response<v1::Job>, Status> {
+        let v1::CancelJobRequest { id, reason } = request.into_inner();
+        let reason = values::checked("reason", reason, REASON_CHARS_MAX)?;
+        let id = lookup::job(self.reader(), "id", &id).await?;
+        self.write_then_plan(move |pool| async move { writes::cancel(&pool, id, &reason).await }).await?;
+        self.answer(id).await
+    }
+
+    async fn pause_job(&self, request: Request<v1::PauseJobRequest>) -> Result<Response<v1::Job>, Status> {
+        let id = lookup::job(self.reader(), "id", &request.into_inner().id).await?;
+        self.write(move |pool| async move { writes::pause(&pool, id).await }).await?;
+        self.answer(id).await
+    }
+
+    async fn resume_job(&self, request: Request<v1::ResumeJobRequest>) -> Result<Response<v1::Job>, Status> {
+        let id = lookup::job(self.reader(), "id", &request.into_inner().id).await?;
+        self.write(move |pool| async move { writes::resume(&pool, id).await }).await?;
+        self.answer(id).await
+    }
+
+    async fn retry_job(&self, request: Request<v1::RetryJobRequest>) -> Result<Response<v1::Job>, Status> {
+        let id = lookup::job(self.reader(), "id", &request.into_inner().id).await?;
+        self.write_then_plan(move |pool| async move { writes::retry(&pool, id).await }).await?;
+        self.answer(id).await
+    }
+}
+
+impl Api {
+    /// The job as it is now.
+    async fn answer(&self, id: JobId) -> Result<Response<v1::Job>, Status> {
+        Ok(Response::new(wire::job(jobs::get(self.reader(), id).await?)))
+    }
+}
+
+fn states_from_wire(states: &[i32]) -> Result<Vec<crate::core::job::JobState>, Status> {
+    let known = |(index, state): (usize, &i32)| {
+        wire::job_state_from_wire(*state)
+            .ok_or_else(|| invalid_field(format!("states[{index}]"), format!("{state} is no state of a job")))
+    };
+    states.iter().enumerate().map(known).collect()
+}
+
+/// Points in the order of key and step, as one curve per key.
+fn curves(points: Vec<CurvePoint>) -> Vec<v1::MetricCurve> {
+    let mut curves: Vec<v1::MetricCurve> = Vec::new();
+    for point in points {
+        let step = wire::count(point.step);
+        match curves.last_mut().filter(|curve| curve.key == point.key) {
+            Some(curve) => {
+                curve.steps.push(step);
+                curve.values.push(point.value);
+            }
+            None => {
+                curves.push(v1::MetricCurve { key: point.key, steps: vec![step], values: vec![point.value] })
+            }
+        }
+    }
+    curves
+}
+
+struct WatchedJob {
+    pool: PgPool,
+    id: JobId,
+    sent_revision: Option<i64>,
+}
+
+impl Watched for WatchedJob {
+    type Message = v1::Job;
+
+    async fn look(&mut self) -> Result<News<v1::Job>, Status> {
+        // Read before the job, which may be newer and is then sent once more.
+        let revision = jobs::revision(&self.pool, self.id).await?;
+        if self.sent_revision == Some(revision) {
+            return Ok(News { messages: Vec::new(), then: Then::Wait });
+        }
+        let job = jobs::get(&self.pool, self.id).await?;
+        self.sent_revision = Some(revision);
+        let then = if job.state.is_final() { Then::End } else { Then::Wait };
+        Ok(News { messages: vec![wire::job(job)], then })
+    }
+}
+
+struct WatchedLog {
+    pool: PgPool,
+    id: JobId,
+    follow: bool,
+    sent: LogPosition,
+}
+
+impl Watched for WatchedLog {
+    type Message = v1::LogLine;
+
+    async fn look(&mut self) -> Result<News<v1::LogLine>, Status> {
+        // Asked before the lines are read: what a job writes before it ends is
+        // then among them.
+        let ends = !self.follow || jobs::get(&self.pool, self.id).await?.state.is_final();
+        let lines = logs::after(&self.pool, self.id, self.sent, LOG_LINES_PER_LOOK).await?;
+        let then = match lines.last() {
+            Some(last) => {
+                self.sent = last.at;
+                Then::LookAgain
+            }
+            None if ends => Then::End,
+            None => Then::Wait,
+        };
+        Ok(News { messages: lines.into_iter().map(wire::log_line).collect(), then })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_become_one_curve_per_key() {
+        let point = |key: &str, step, value| CurvePoint { key: key.to_owned(), step, value };
+        let curves = curves(vec![point("a", 1, 0.5), point("a", 3, 0.25), point("b", 1, 2.0)]);
+        assert_eq!(curves.len(), 2);
+        assert_eq!(
+            (curves[0].steps.as_slice(), curves[0].values.as_slice()),
+            (&[1, 3][..], &[0.5, 0.25][..])
+        );
+        assert_eq!(curves[1].key, "b");
+    }
+}

@@ -1,0 +1,130 @@
+//! The API: one file per service, each method in three steps: check the request,
+//! call the store, convert the answer.
+//!
+//! Writes are detached from their caller: tonic drops a handler when its client
+//! goes away or its time is up, and a transaction must not end there.
+
+mod architecture_service;
+mod fleet_service;
+mod front;
+mod health;
+mod job_service;
+mod listener;
+mod lookup;
+mod paging;
+mod plan;
+mod search_service;
+mod server;
+mod status;
+mod stream;
+mod values;
+mod wire;
+mod worker_service;
+mod worker_wire;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+
+pub use server::{ServeError, serve};
+pub use status::ERROR_DOMAIN;
+
+use crate::core::lease::Policy;
+use crate::reconcile::Bell;
+use crate::shutdown::Shutdown;
+use crate::store::{self, PgPool, Pools};
+use stream::Streams;
+
+/// What the services need. Cheap to clone: each service has one.
+#[derive(Clone)]
+pub struct Api {
+    pools: Pools,
+    policy: Policy,
+    report_interval: Duration,
+    artifact_url: String,
+    bell: Bell,
+    writes: TaskTracker,
+    streams: Streams,
+}
+
+/// What an operator can set about the API.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub policy: Policy,
+    /// How often workers report while a job runs.
+    pub report_interval: Duration,
+    /// Where workers put checkpoints.
+    pub artifact_url: String,
+}
+
+impl Api {
+    /// The API over a database. Writes ring `bell` when there may be something
+    /// to plan, and are among the tasks that `shutdown` waits for.
+    pub fn new(pools: Pools, settings: Settings, bell: Bell, shutdown: &Shutdown) -> Self {
+        let Settings { policy, report_interval, artifact_url } = settings;
+        Api {
+            pools,
+            policy,
+            report_interval,
+            artifact_url,
+            bell,
+            writes: shutdown.tasks.clone(),
+            streams: Streams::new(shutdown.stop.clone()),
+        }
+    }
+
+    /// Connections for everything that only reads.
+    fn reader(&self) -> &PgPool {
+        &self.pools.control
+    }
+
+    /// Runs a write to its end, even if the caller goes away.
+    async fn write<T, W, F>(&self, write: W) -> Result<T, Status>
+    where
+        W: FnOnce(PgPool) -> F,
+        F: Future<Output = Result<T, store::Error>> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.detach(write(self.pools.control.clone())).await
+    }
+
+    /// As [`Api::write`], for a write after which there may be something to plan.
+    async fn write_then_plan<T, W, F>(&self, write: W) -> Result<T, Status>
+    where
+        W: FnOnce(PgPool) -> F,
+        F: Future<Output = Result<T, store::Error>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (write, bell) = (write(self.pools.control.clone()), self.bell.clone());
+        self.detach(async move {
+            let written = write.await;
+            bell.ring();
+            written
+        })
+        .await
+    }
+
+    /// As [`Api::write`], over connections that are kept for renewals of leases:
+    /// a burst of other requests must not make workers look dead.
+    async fn renew<T, W, F>(&self, write: W) -> Result<T, Status>
+    where
+        W: FnOnce(PgPool) -> F,
+        F: Future<Output = Result<T, store::Error>> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.detach(write(self.pools.renewals.clone())).await
+    }
+
+    async fn detach<T, F>(&self, write: F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, store::Error>> + Send + 'static,
+        T: Send + 'static,
+    {
+        match self.writes.spawn(write).await {
+            Ok(written) => Ok(written?),
+            Err(panicked) => Err(status::internal(&panicked)),
+        }
+    }
+}

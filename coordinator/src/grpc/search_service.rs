@@ -1,0 +1,184 @@
+//! Searches and their results.
+
+use cakes::spec::CheckedSearch;
+use cakes_proto::convert::{search_from_wire, search_to_wire};
+use cakes_proto::ids::SearchId;
+use cakes_proto::v1;
+use cakes_proto::v1::search_service_server::SearchService;
+use chrono::{DateTime, Utc};
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::paging::{Page, Position, SIZE_MAX};
+use super::status::{invalid_field, invalid_spec};
+use super::stream::{Messages, News, Then, Watched};
+use super::{Api, front, lookup, plan, values, wire};
+use crate::store::read::{architectures, front as results, jobs, searches};
+use crate::store::{PgPool, searches as writes};
+
+const REQUEST_ID_CHARS_MAX: usize = 128;
+pub(super) const REASON_CHARS_MAX: usize = 1000;
+const BUDGETS_MAX: usize = 64;
+
+#[tonic::async_trait]
+impl SearchService for Api {
+    type WatchSearchStream = Messages<v1::Search>;
+
+    async fn submit_search(
+        &self,
+        request: Request<v1::SubmitSearchRequest>,
+    ) -> Result<Response<v1::SubmitSearchResponse>, Status> {
+        let v1::SubmitSearchRequest { request_id, search, validate_only } = request.into_inner();
+        let request_id = request_id_if_given(request_id)?;
+        let checked = search_from_wire(search).map_err(|spec| invalid_spec("search", &spec))?;
+        let plan = plan::plan(&checked).map_err(|spec| invalid_spec("search", &spec))?;
+        let search = if validate_only {
+            unrecorded(&checked)
+        } else {
+            let id = self
+                .write_then_plan(move |pool| async move {
+                    writes::submit(&pool, &checked, request_id.as_deref()).await
+                })
+                .await?;
+            load(self.reader(), id).await?
+        };
+        Ok(Response::new(v1::SubmitSearchResponse { search: Some(search), plan: Some(plan) }))
+    }
+
+    async fn get_search(
+        &self,
+        request: Request<v1::GetSearchRequest>,
+    ) -> Result<Response<v1::Search>, Status> {
+        let id = lookup::search(self.reader(), "id", &request.into_inner().id).await?;
+        Ok(Response::new(load(self.reader(), id).await?))
+    }
+
+    async fn list_searches(
+        &self,
+        request: Request<v1::ListSearchesRequest>,
+    ) -> Result<Response<v1::ListSearchesResponse>, Status> {
+        let v1::ListSearchesRequest { page_size, page_token } = request.into_inner();
+        let page = Page::new(page_size, SIZE_MAX, &page_token, "searches")?;
+        let behind = page.after.as_ref().map(position_from_page).transpose()?;
+        let mut found = searches::page(self.reader(), behind, page.size + 1).await?;
+        let next_page_token = page.cut(&mut found, |search| Position {
+            order: search.create_time.timestamp_micros(),
+            key: search.id.0.as_bytes().to_vec(),
+        });
+        let searches = found.into_iter().map(|search| wire::search(search, Vec::new())).collect();
+        Ok(Response::new(v1::ListSearchesResponse { searches, next_page_token }))
+    }
+
+    async fn watch_search(
+        &self,
+        request: Request<v1::WatchSearchRequest>,
+    ) -> Result<Response<Self::WatchSearchStream>, Status> {
+        let id = lookup::search(self.reader(), "id", &request.into_inner().id).await?;
+        // An unknown id fails the call instead of the stream.
+        searches::revision(self.reader(), id).await?;
+        let watched = WatchedSearch { pool: self.reader().clone(), id, sent_revision: None };
+        Ok(Response::new(self.streams.open(watched)?))
+    }
+
+    async fn cancel_search(
+        &self,
+        request: Request<v1::CancelSearchRequest>,
+    ) -> Result<Response<v1::Search>, Status> {
+        let v1::CancelSearchRequest { id, reason } = request.into_inner();
+        let reason = values::checked("reason", reason, REASON_CHARS_MAX)?;
+        let id = lookup::search(self.reader(), "id", &id).await?;
+        self.write_then_plan(move |pool| async move { writes::cancel(&pool, id, &reason).await }).await?;
+        Ok(Response::new(load(self.reader(), id).await?))
+    }
+
+    async fn derive_architectures(
+        &self,
+        request: Request<v1::DeriveArchitecturesRequest>,
+    ) -> Result<Response<v1::DeriveArchitecturesResponse>, Status> {
+        let v1::DeriveArchitecturesRequest { id, budgets, unconstrained } = request.into_inner();
+        if budgets.is_empty() && !unconstrained {
+            return Err(invalid_field("budgets", "give at least one, or set unconstrained"));
+        }
+        if budgets.len() > BUDGETS_MAX {
+            let problem = format!("{} are more than {BUDGETS_MAX}; ask several times", budgets.len());
+            return Err(invalid_field("budgets", problem));
+        }
+        let id = lookup::search(self.reader(), "id", &id).await?;
+        let digests = self
+            .write(move |pool| async move { writes::derive(&pool, id, &budgets, unconstrained).await })
+            .await?;
+        let records = architectures::by_digests(self.reader(), &digests, Some(id)).await?;
+        let of = |digest| records.iter().find(|record| record.digest == digest).map(wire::architecture);
+        let architectures = digests.into_iter().filter_map(of).collect();
+        Ok(Response::new(v1::DeriveArchitecturesResponse { architectures }))
+    }
+
+    async fn get_pareto_front(
+        &self,
+        request: Request<v1::GetParetoFrontRequest>,
+    ) -> Result<Response<v1::ParetoFront>, Status> {
+        let pool = self.reader();
+        let id = lookup::search(pool, "id", &request.into_inner().id).await?;
+        searches::revision(pool, id).await?;
+        // In this order a retraining that ends between the two reads is counted
+        // in both; in the other it would be missing from a front that looks complete.
+        let pending = results::pending_count(pool, id).await?;
+        let found = results::results(pool, id).await?;
+        let mut digests: Vec<_> = found.iter().map(|result| result.architecture).collect();
+        digests.sort_unstable();
+        digests.dedup();
+        let records = architectures::by_digests(pool, &digests, Some(id)).await?;
+        let pending_count = u32::try_from(pending).unwrap_or(u32::MAX);
+        Ok(Response::new(v1::ParetoFront { entries: front::entries(&found, &records), pending_count }))
+    }
+}
+
+/// The client's name for a request, if it chose one.
+pub(super) fn request_id_if_given(request_id: String) -> Result<Option<String>, Status> {
+    let request_id = values::checked("request_id", request_id, REQUEST_ID_CHARS_MAX)?;
+    Ok(Some(request_id).filter(|id| !id.is_empty()))
+}
+
+/// The search with its jobs.
+async fn load(pool: &PgPool, id: SearchId) -> Result<v1::Search, Status> {
+    // The revision is read before the jobs: they may be newer than it says, and
+    // are then sent once more, but never older.
+    let record = searches::get(pool, id).await?;
+    let jobs = jobs::of_search(pool, id).await?;
+    Ok(wire::search(record, jobs))
+}
+
+/// What a search would be, had it been recorded.
+fn unrecorded(search: &CheckedSearch) -> v1::Search {
+    v1::Search { spec: Some(search_to_wire(search.spec())), ..v1::Search::default() }
+}
+
+fn position_from_page(position: &Position) -> Result<(DateTime<Utc>, SearchId), Status> {
+    let (time, key) = (position.time(), Uuid::from_slice(&position.key));
+    match (time, key) {
+        (Some(time), Ok(key)) => Ok((time, SearchId(key))),
+        _ => Err(invalid_field("page_token", "is not one that this server gave")),
+    }
+}
+
+struct WatchedSearch {
+    pool: PgPool,
+    id: SearchId,
+    sent_revision: Option<i64>,
+}
+
+impl Watched for WatchedSearch {
+    type Message = v1::Search;
+
+    async fn look(&mut self) -> Result<News<v1::Search>, Status> {
+        let revision = searches::revision(&self.pool, self.id).await?;
+        if self.sent_revision == Some(revision) {
+            return Ok(News { messages: Vec::new(), then: Then::Wait });
+        }
+        let search = load(&self.pool, self.id).await?;
+        self.sent_revision = i64::try_from(search.revision).ok();
+        // A cancelled search has its end when its last job has stopped.
+        let then = if search.end_time.is_some() { Then::End } else { Then::Wait };
+        Ok(News { messages: vec![search], then })
+    }
+}

@@ -1,0 +1,89 @@
+//! The gRPC server with its limits.
+
+use std::time::Duration;
+
+use cakes_proto::DESCRIPTORS;
+use cakes_proto::v1::architecture_service_server::ArchitectureServiceServer;
+use cakes_proto::v1::fleet_service_server::FleetServiceServer;
+use cakes_proto::v1::job_service_server::JobServiceServer;
+use cakes_proto::v1::search_service_server::SearchServiceServer;
+use cakes_proto::v1::worker_service_server::WorkerServiceServer;
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+
+use super::{Api, health, listener};
+use crate::shutdown::Shutdown;
+
+/// Largest request and response.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Time for a unary call, and for a streaming one until its stream begins.
+/// Longer than any wait for a database connection, so that a caller learns the
+/// reason and not only that time is up.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A peer that is gone without a word is noticed after these two.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Streams and unary calls that one connection may have open.
+const CONNECTION_STREAMS_MAX: u32 = 200;
+
+/// Unary calls of one connection that are worked on at a time; more are refused
+/// with RESOURCE_EXHAUSTED.
+const CONNECTION_CALLS_MAX: usize = 100;
+
+/// Why the server ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("the descriptors of the API are broken")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("the gRPC server failed")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Serves on `listener` until asked to stop and every connection is closed.
+///
+/// # Errors
+/// The server could not be set up or failed.
+pub async fn serve(listener: TcpListener, api: Api, shutdown: Shutdown) -> Result<(), ServeError> {
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    shutdown.tasks.spawn(health::watch(reporter, api.reader().clone(), shutdown.stop.clone()));
+    macro_rules! limited {
+        ($service:ident) => {
+            $service::new(api.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        };
+    }
+    // No max_connection_age: in this version of tonic it cuts streams off.
+    Server::builder()
+        .timeout(REQUEST_TIMEOUT)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(CONNECTION_STREAMS_MAX)
+        .concurrency_limit_per_connection(CONNECTION_CALLS_MAX)
+        .load_shed(true)
+        .trace_fn(|request| tracing::info_span!("call", method = request.uri().path()))
+        .add_service(limited!(SearchServiceServer))
+        .add_service(limited!(JobServiceServer))
+        .add_service(limited!(ArchitectureServiceServer))
+        .add_service(limited!(FleetServiceServer))
+        .add_service(limited!(WorkerServiceServer))
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .serve_with_incoming_shutdown(listener::connections(listener), async move {
+            shutdown.stop.cancelled().await;
+        })
+        .await?;
+    Ok(())
+}
+
+/// Everything that a client may see, error details included.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}

@@ -1,0 +1,228 @@
+//! The one place where errors become gRPC statuses.
+//!
+//! | code | means | caller |
+//! |---|---|---|
+//! | INVALID_ARGUMENT | fields named in `BadRequest` are wrong | corrects them |
+//! | NOT_FOUND, ALREADY_EXISTS | what the message names | asks for something else |
+//! | FAILED_PRECONDITION | the state forbids it; the reason is in `ErrorInfo` | stops, or changes the state |
+//! | OUT_OF_RANGE | report entries are missing; `ack_seq` is in `ErrorInfo` | sends from there |
+//! | UNAVAILABLE, RESOURCE_EXHAUSTED | not now | repeats the call later |
+//! | INTERNAL | a defect; the log has details under the id in the message | reports it |
+
+use std::collections::HashMap;
+use std::fmt::Display;
+
+use cakes::spec::{InvalidSpec, Violation};
+use cakes_proto::WORKER_PROTOCOL;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::store;
+
+/// Domain of every `ErrorInfo`.
+pub const ERROR_DOMAIN: &str = "cakes.v1";
+
+/// Statuses travel in headers, which clients limit to a few kibibytes.
+const VIOLATIONS_MAX: usize = 20;
+const PROBLEM_CHARS_MAX: usize = 300;
+
+/// One field is wrong.
+pub(super) fn invalid_field(field: impl Into<String>, problem: impl Display) -> Status {
+    invalid("", &[Violation { field: field.into(), problem: problem.to_string() }])
+}
+
+/// Fields of a specification are wrong, which stands in the request under `parent`.
+pub(super) fn invalid_spec(parent: &str, InvalidSpec(violations): &InvalidSpec) -> Status {
+    invalid(parent, violations)
+}
+
+fn invalid(parent: &str, violations: &[Violation]) -> Status {
+    let shown: Vec<(String, String)> = violations
+        .iter()
+        .take(VIOLATIONS_MAX)
+        .map(|violation| (path(parent, &violation.field), shorten(&violation.problem)))
+        .collect();
+    let mut lines: Vec<String> = shown.iter().map(|(field, problem)| format!("{field}: {problem}")).collect();
+    if violations.len() > shown.len() {
+        lines.push(format!("and {} more", violations.len() - shown.len()));
+    }
+    let fields: Vec<FieldViolation> =
+        shown.into_iter().map(|(field, problem)| FieldViolation::new(field, problem)).collect();
+    let mut details = ErrorDetails::with_bad_request(fields);
+    details.set_error_info("INVALID_ARGUMENT", ERROR_DOMAIN, HashMap::new());
+    Status::with_error_details(Code::InvalidArgument, lines.join("\n"), details)
+}
+
+fn path(parent: &str, field: &str) -> String {
+    if parent.is_empty() || field == parent { field.to_owned() } else { format!("{parent}.{field}") }
+}
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(PROBLEM_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// A status with a machine-readable reason.
+fn with_reason<const N: usize>(
+    code: Code,
+    message: impl Into<String>,
+    reason: &str,
+    metadata: [(&str, String); N],
+) -> Status {
+    let metadata: HashMap<String, String> =
+        metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, metadata);
+    Status::with_error_details(code, message, details)
+}
+
+/// Nothing of that kind has this identity.
+pub(super) fn not_found(kind: &str, id: &str) -> Status {
+    let mut details = ErrorDetails::with_resource_info(kind, id, "", "");
+    details.set_error_info("NOT_FOUND", ERROR_DOMAIN, HashMap::new());
+    Status::with_error_details(Code::NotFound, format!("there is no {kind} '{}'", shorten(id)), details)
+}
+
+/// A worker speaks another version of the protocol.
+pub(super) fn other_protocol(theirs: u32) -> Status {
+    with_reason(
+        Code::FailedPrecondition,
+        format!(
+            "the worker speaks protocol {theirs}, this coordinator {WORKER_PROTOCOL}; \
+             install the same version of cakes on both"
+        ),
+        "PROTOCOL_VERSION",
+        [("worker", theirs.to_string()), ("coordinator", WORKER_PROTOCOL.to_string())],
+    )
+}
+
+/// The daemon stops; another call may reach its successor.
+pub(super) fn shutting_down() -> Status {
+    with_reason(Code::Unavailable, "the coordinator is shutting down; try again", "SHUTTING_DOWN", [])
+}
+
+/// More streams than the daemon serves at a time.
+pub(super) fn too_many_streams(limit: usize) -> Status {
+    with_reason(
+        Code::ResourceExhausted,
+        format!("{limit} streams are open, which is the limit; close some, or try again later"),
+        "TOO_MANY_STREAMS",
+        [],
+    )
+}
+
+/// A defect: details go to the log, the caller gets their id.
+pub(super) fn internal(what: &dyn Display) -> Status {
+    let id = uuid::Uuid::new_v4();
+    tracing::error!(%id, error = %what, "a request failed for an internal reason");
+    Status::internal(format!("internal error; the coordinator's log has it under {id}"))
+}
+
+impl From<store::Error> for Status {
+    fn from(error: store::Error) -> Self {
+        use store::Error as E;
+        let message = error.to_string();
+        match error {
+            E::NotFound { kind, id } => not_found(kind, &id),
+            E::Ambiguous { .. } => invalid_field("id", message),
+            E::Conflict { request_id } => {
+                with_reason(Code::AlreadyExists, message, "REQUEST_ID_REUSED", [("request_id", request_id)])
+            }
+            E::LeaseLost { current_epoch } => with_reason(
+                Code::FailedPrecondition,
+                message,
+                "LEASE_LOST",
+                [("current_epoch", current_epoch.to_string())],
+            ),
+            E::JobCancelled { job } => {
+                with_reason(Code::FailedPrecondition, message, "JOB_CANCELLED", [("job_id", job.to_string())])
+            }
+            E::StaleIncarnation { current } => with_reason(
+                Code::FailedPrecondition,
+                message,
+                "STALE_INCARNATION",
+                [("current", current.to_string())],
+            ),
+            E::OutOfRange { ack_seq } => {
+                with_reason(Code::OutOfRange, message, "SEQUENCE_GAP", [("ack_seq", ack_seq.to_string())])
+            }
+            E::Refused(_) | E::IllegalTransition(_) => {
+                with_reason(Code::FailedPrecondition, message, "WRONG_STATE", [])
+            }
+            E::InvalidSpec(spec) => invalid_spec("", &spec),
+            E::InvalidArgument { field, problem } => invalid_field(field, problem),
+            E::Database { .. } | E::Connect { .. } if error.is_unavailable() => {
+                tracing::warn!(error = %Chain(&error), "the database does not answer");
+                with_reason(
+                    Code::Unavailable,
+                    "the coordinator's database does not answer; try again",
+                    "DATABASE_UNAVAILABLE",
+                    [],
+                )
+            }
+            _ => internal(&Chain(&error)),
+        }
+    }
+}
+
+/// An error with its causes, for the log.
+struct Chain<'a>(&'a (dyn std::error::Error + 'static));
+
+impl Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut error = Some(self.0);
+        let mut separator = "";
+        while let Some(cause) = error {
+            write!(f, "{separator}{cause}")?;
+            separator = ": ";
+            error = cause.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(status: &Status) -> Vec<String> {
+        let details = status.get_error_details();
+        let request = details.bad_request().unwrap();
+        request.field_violations.iter().map(|violation| violation.field.clone()).collect()
+    }
+
+    #[test]
+    fn violations_are_named_by_their_path_in_the_request() {
+        let spec = InvalidSpec(vec![
+            Violation { field: "patch".into(), problem: "too big".into() },
+            Violation { field: "search".into(), problem: "is missing".into() },
+        ]);
+        let status = invalid_spec("search", &spec);
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(fields(&status), ["search.patch", "search"]);
+        assert_eq!(status.message(), "search.patch: too big\nsearch: is missing");
+    }
+
+    #[test]
+    fn a_flood_of_violations_still_fits_into_a_header() {
+        let violation = Violation { field: "budgets[7]".into(), problem: "ä".repeat(5000) };
+        let status = invalid_spec("search", &InvalidSpec(vec![violation; 1000]));
+        assert_eq!(fields(&status).len(), VIOLATIONS_MAX);
+        assert!(status.message().ends_with("and 980 more"));
+        assert!(status.message().chars().count() < 8000);
+    }
+
+    #[test]
+    fn a_lost_lease_is_told_by_its_reason_not_by_its_text() {
+        let status = Status::from(store::Error::LeaseLost { current_epoch: 7 });
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!(info.reason, "LEASE_LOST");
+        assert_eq!(info.metadata["current_epoch"], "7");
+        let status = Status::from(store::Error::OutOfRange { ack_seq: 12 });
+        assert_eq!(status.code(), Code::OutOfRange);
+        assert_eq!(status.get_error_details().error_info().unwrap().metadata["ack_seq"], "12");
+    }
+}

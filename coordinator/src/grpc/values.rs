@@ -1,0 +1,75 @@
+//! Values of requests that the database could not hold.
+
+use chrono::{DateTime, Utc};
+use pbjson_types::Timestamp;
+use tonic::Status;
+
+use super::status::invalid_field;
+
+/// The last second of the year 9999.
+const TIME_S_MAX: i64 = 253_402_300_799;
+
+/// A text for people or machines, at most `chars_max` characters, without NUL,
+/// which Postgres cannot store.
+pub(super) fn checked(field: &str, text: String, chars_max: usize) -> Result<String, Status> {
+    if text.contains('\0') {
+        return Err(invalid_field(field, "must not hold the character NUL"));
+    }
+    if text.chars().count() > chars_max {
+        return Err(invalid_field(field, format!("has more than {chars_max} characters")));
+    }
+    Ok(text)
+}
+
+/// A text that somebody else wrote: cut and cleaned instead of refused.
+pub(super) fn cleaned(text: &str, chars_max: usize) -> String {
+    text.chars().take(chars_max).map(|char| if char == '\0' { '\u{fffd}' } else { char }).collect()
+}
+
+/// A number that the database holds with a sign.
+pub(super) fn signed(field: &str, value: u64) -> Result<i64, Status> {
+    i64::try_from(value).map_err(|_| invalid_field(field, format!("{value} is more than {}", i64::MAX)))
+}
+
+/// A time from 1970 on.
+pub(super) fn time(field: &str, time: Option<Timestamp>) -> Result<DateTime<Utc>, Status> {
+    let time = time.ok_or_else(|| invalid_field(field, "is missing"))?;
+    if !(0..=TIME_S_MAX).contains(&time.seconds) {
+        return Err(invalid_field(field, "must lie between the years 1970 and 9999"));
+    }
+    DateTime::try_from(time).map_err(|problem| invalid_field(field, problem))
+}
+
+/// A finite number that is not below zero.
+pub(super) fn amount(field: &str, value: f64) -> Result<f64, Status> {
+    if value.is_finite() && value >= 0.0 {
+        return Ok(value);
+    }
+    Err(invalid_field(field, format!("must be a number from 0 on, got {value}")))
+}
+
+/// A share, 0 to 1.
+pub(super) fn share(field: &str, value: f64) -> Result<f64, Status> {
+    if (0.0..=1.0).contains(&value) {
+        return Ok(value);
+    }
+    Err(invalid_field(field, format!("must be 0 to 1, got {value}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_database_cannot_hold_is_refused_or_cleaned() {
+        assert!(checked("reason", "a\0".into(), 10).is_err());
+        assert!(checked("reason", "ä".repeat(11), 10).is_err());
+        assert_eq!(checked("reason", "ä".repeat(10), 10).unwrap(), "ä".repeat(10));
+        assert_eq!(cleaned("a\0bc", 3), "a\u{fffd}b");
+        assert!(signed("step", u64::MAX).is_err());
+        let before = Timestamp { seconds: -1, nanos: 0 };
+        assert!(time("time", Some(before)).is_err());
+        assert!(time("time", None).is_err());
+        assert!(amount("latency_ms", f64::NAN).is_err() && share("mean_dice", 1.5).is_err());
+    }
+}

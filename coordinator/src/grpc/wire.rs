@@ -1,0 +1,188 @@
+//! Records of the store as messages of the protocol.
+
+use cakes::cost::Cost;
+use cakes_proto::convert::{architecture_to_wire, cost_to_wire, search_to_wire};
+use cakes_proto::v1;
+use chrono::{DateTime, Utc};
+use pbjson_types::Timestamp;
+
+use crate::core::job::{JobKind, JobState};
+use crate::core::search::SearchState;
+use crate::core::worker::{Device, Schedule};
+use crate::store::read::architectures::ArchitectureRecord;
+use crate::store::read::attempts::AttemptRecord;
+use crate::store::read::jobs::{JobRecord, ProgressRecord, ResultRecord};
+use crate::store::read::logs::LogRecord;
+use crate::store::read::searches::SearchRecord;
+use crate::store::read::workers::WorkerRecord;
+
+/// A count of the database, which holds none below zero.
+pub(super) fn count(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+pub(super) fn time(time: DateTime<Utc>) -> Option<Timestamp> {
+    Some(time.into())
+}
+
+/// A search with its jobs.
+pub(super) fn search(record: SearchRecord, jobs: Vec<JobRecord>) -> v1::Search {
+    v1::Search {
+        id: record.id.to_string(),
+        spec: Some(search_to_wire(record.spec.spec())),
+        state: search_state(record.state).into(),
+        state_reason: record.state_reason,
+        jobs: jobs.into_iter().map(job).collect(),
+        create_time: time(record.create_time),
+        end_time: record.end_time.and_then(time),
+        revision: count(record.revision),
+    }
+}
+
+fn search_state(state: SearchState) -> v1::SearchState {
+    match state {
+        SearchState::Searching => v1::SearchState::Searching,
+        SearchState::Retraining => v1::SearchState::Retraining,
+        SearchState::Succeeded => v1::SearchState::Succeeded,
+        SearchState::Failed => v1::SearchState::Failed,
+        SearchState::Cancelled => v1::SearchState::Cancelled,
+    }
+}
+
+/// A job with its progress and result.
+pub(super) fn job(record: JobRecord) -> v1::Job {
+    let kind = match record.kind {
+        JobKind::Supernet => v1::JobKind::Supernet,
+        JobKind::Retrain => v1::JobKind::Retrain,
+    };
+    v1::Job {
+        id: record.id.to_string(),
+        search_id: record.search.map(|id| id.to_string()).unwrap_or_default(),
+        kind: kind.into(),
+        state: job_state(record.state).into(),
+        label: record.label,
+        architecture_digest: record.architecture.map(|digest| digest.to_string()).unwrap_or_default(),
+        state_reason: record.state_reason,
+        attempt_count: count(record.epoch),
+        worker_id: record.worker.unwrap_or_default(),
+        progress: record.progress.map(progress),
+        result: record.result.map(result),
+        create_time: time(record.create_time),
+        start_time: record.start_time.and_then(time),
+        end_time: record.end_time.and_then(time),
+    }
+}
+
+fn job_state(state: JobState) -> v1::JobState {
+    match state {
+        JobState::Queued => v1::JobState::Queued,
+        JobState::Leased => v1::JobState::Leased,
+        JobState::Running => v1::JobState::Running,
+        JobState::Succeeded => v1::JobState::Succeeded,
+        JobState::Failed => v1::JobState::Failed,
+        JobState::Cancelling => v1::JobState::Cancelling,
+        JobState::Cancelled => v1::JobState::Cancelled,
+        JobState::Pausing => v1::JobState::Pausing,
+        JobState::Paused => v1::JobState::Paused,
+    }
+}
+
+/// The state that a list request names; none for `UNSPECIFIED` and unknown numbers.
+pub(super) fn job_state_from_wire(state: i32) -> Option<JobState> {
+    let wire = v1::JobState::try_from(state).ok()?;
+    JobState::ALL.iter().copied().find(|candidate| job_state(*candidate) == wire)
+}
+
+fn progress(record: ProgressRecord) -> v1::JobProgress {
+    v1::JobProgress {
+        step: count(record.step),
+        step_count: count(record.step_count),
+        loss: record.loss,
+        learning_rate: record.learning_rate,
+        samples_per_s: record.samples_per_s,
+        mean_dice: record.mean_dice,
+        remaining_s: record.remaining_s,
+        phase: record.phase,
+        checkpoint_step: count(record.checkpoint_step),
+    }
+}
+
+fn result(record: ResultRecord) -> v1::JobResult {
+    v1::JobResult {
+        mean_dice: record.mean_dice,
+        dice_per_class: record.dice_per_class,
+        param_count: count(record.param_count),
+        mac_count: count(record.mac_count),
+        latency_ms: record.latency_ms,
+        peak_memory_mib: record.peak_memory_mib,
+        train_duration_s: record.train_duration_s,
+        checkpoint_key: record.checkpoint_key,
+        device: record.device,
+    }
+}
+
+/// An architecture with its cost and origins.
+pub(super) fn architecture(record: &ArchitectureRecord) -> v1::Architecture {
+    v1::Architecture {
+        cost: Some(cost(&record.cost, record)),
+        create_time: time(record.create_time),
+        origins: record.origins.clone(),
+        ..architecture_to_wire(&record.architecture)
+    }
+}
+
+fn cost(cost: &Cost, record: &ArchitectureRecord) -> v1::Cost {
+    v1::Cost { mac_fraction: record.mac_fraction, ..cost_to_wire(cost, record.patch, cost.mac_count) }
+}
+
+pub(super) fn attempt(record: AttemptRecord) -> v1::Attempt {
+    v1::Attempt {
+        epoch: count(record.epoch),
+        worker_id: record.worker,
+        resume_step: count(record.resume_step),
+        last_step: count(record.last_step),
+        outcome: record.outcome,
+        start_time: time(record.grant_time),
+        end_time: record.end_time.and_then(time),
+    }
+}
+
+pub(super) fn log_line(record: LogRecord) -> v1::LogLine {
+    v1::LogLine { time: time(record.time), attempt: count(record.at.epoch), text: record.text }
+}
+
+pub(super) fn worker(record: WorkerRecord) -> v1::Worker {
+    let state = match record.schedule {
+        _ if record.is_lost => v1::WorkerState::Lost,
+        Schedule::Ready => v1::WorkerState::Ready,
+        Schedule::Cordoned => v1::WorkerState::Cordoned,
+        Schedule::Draining => v1::WorkerState::Draining,
+    };
+    v1::Worker {
+        id: record.id.to_string(),
+        state: state.into(),
+        devices: record.devices.into_iter().map(device).collect(),
+        job_ids: record.jobs.iter().map(ToString::to_string).collect(),
+        last_seen_time: time(record.last_seen_time),
+        register_time: time(record.register_time),
+        version: record.version,
+    }
+}
+
+fn device(device: Device) -> v1::Device {
+    v1::Device { name: device.name, model: device.model, memory_mib: device.memory_mib }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_job_state_has_a_name_of_its_own_on_the_wire() {
+        for state in JobState::ALL.iter().copied() {
+            assert_eq!(job_state_from_wire(job_state(state).into()), Some(state));
+        }
+        assert_eq!(job_state_from_wire(0), None);
+        assert_eq!(job_state_from_wire(99), None);
+    }
+}

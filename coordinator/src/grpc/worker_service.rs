@@ -1,0 +1,179 @@
+//! What worker daemons say. Requests are checked in [`super::worker_wire`].
+
+use cakes::scores::ChannelScores;
+use cakes_proto::ids::LeaseToken;
+use cakes_proto::v1::worker_service_server::WorkerService;
+use cakes_proto::{WORKER_PROTOCOL, v1};
+use tonic::{Request, Response, Status};
+
+use super::status::{invalid_field, other_protocol};
+use super::{Api, lookup, values, worker_wire};
+use crate::core::lease::Desired;
+use crate::core::lease::Verdict;
+use crate::store::{attempts, workers};
+
+/// When a worker that got nothing asks again.
+const ACQUIRE_RETRY_MS: u64 = 1000;
+
+/// Attempts that a daemon may bring back after a restart.
+const RECONCILED_MAX: usize = 1000;
+
+const VERSION_CHARS_MAX: usize = 64;
+const MESSAGE_CHARS_MAX: usize = 4000;
+
+#[tonic::async_trait]
+impl WorkerService for Api {
+    async fn register(
+        &self,
+        request: Request<v1::RegisterRequest>,
+    ) -> Result<Response<v1::RegisterResponse>, Status> {
+        let request = request.into_inner();
+        // First, because nothing else in an unknown version's request can be trusted.
+        if request.protocol_version != WORKER_PROTOCOL {
+            return Err(other_protocol(request.protocol_version));
+        }
+        let registration = workers::Registration {
+            worker: lookup::worker("worker_id", &request.worker_id)?,
+            request_id: worker_wire::uuid("request_id", &request.request_id)?,
+            devices: worker_wire::devices(request.devices)?,
+            version: values::checked("version", request.version, VERSION_CHARS_MAX)?,
+        };
+        let incarnation =
+            self.write(|pool| async move { workers::register(&pool, &registration).await }).await?;
+        Ok(Response::new(v1::RegisterResponse {
+            incarnation: incarnation.unsigned_abs(),
+            protocol_version: WORKER_PROTOCOL,
+            artifact_url: self.artifact_url.clone(),
+            report_interval_ms: worker_wire::milliseconds(self.report_interval),
+        }))
+    }
+
+    async fn acquire(
+        &self,
+        request: Request<v1::AcquireRequest>,
+    ) -> Result<Response<v1::AcquireResponse>, Status> {
+        let request = request.into_inner();
+        let acquisition = attempts::Acquisition {
+            worker: lookup::worker("worker_id", &request.worker_id)?,
+            incarnation: values::signed("incarnation", request.incarnation)?,
+            request_id: worker_wire::uuid("request_id", &request.request_id)?,
+            device: worker_wire::device("device", request.device)?,
+        };
+        let policy = self.policy;
+        let grant = self
+            .write(move |pool| async move { attempts::acquire(&pool, &policy, &acquisition).await })
+            .await?;
+        Ok(Response::new(v1::AcquireResponse {
+            grant: grant.map(|grant| worker_wire::grant(grant, &policy)),
+            retry_after_ms: ACQUIRE_RETRY_MS,
+        }))
+    }
+
+    async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
+        let token = token(request.into_inner().token)?;
+        let policy = self.policy;
+        self.write(move |pool| async move { attempts::start(&pool, &policy, token).await }).await?;
+        Ok(Response::new(v1::StartResponse { lease_ttl_ms: worker_wire::milliseconds(policy.lease_ttl) }))
+    }
+
+    async fn report(
+        &self,
+        request: Request<v1::ReportRequest>,
+    ) -> Result<Response<v1::ReportResponse>, Status> {
+        let report = worker_wire::report(request.into_inner())?;
+        let policy = self.policy;
+        let receipt =
+            self.renew(move |pool| async move { attempts::report(&pool, &policy, &report).await }).await?;
+        let desired = match receipt.desired {
+            Desired::Run => v1::DesiredState::Run,
+            Desired::Cancel => v1::DesiredState::Cancel,
+            Desired::Yield => v1::DesiredState::Yield,
+        };
+        Ok(Response::new(v1::ReportResponse {
+            ack_seq: receipt.ack_seq.unsigned_abs(),
+            lease_ttl_ms: worker_wire::milliseconds(policy.lease_ttl),
+            desired: desired.into(),
+        }))
+    }
+
+    async fn commit_checkpoint(
+        &self,
+        request: Request<v1::CommitCheckpointRequest>,
+    ) -> Result<Response<v1::CommitCheckpointResponse>, Status> {
+        let v1::CommitCheckpointRequest { token: wire, checkpoint, bytes } = request.into_inner();
+        let token = token(wire)?;
+        let checkpoint = worker_wire::checkpoint(checkpoint)?;
+        let bytes = values::signed("bytes", bytes)?;
+        self.write(
+            move |pool| async move { attempts::commit_checkpoint(&pool, token, &checkpoint, bytes).await },
+        )
+        .await?;
+        Ok(Response::new(v1::CommitCheckpointResponse {}))
+    }
+
+    async fn complete(
+        &self,
+        request: Request<v1::CompleteRequest>,
+    ) -> Result<Response<v1::CompleteResponse>, Status> {
+        let request = request.into_inner();
+        let token = token(request.token)?;
+        let completion = attempts::Completion {
+            last_seq: values::signed("last_seq", request.last_seq)?,
+            checkpoint: worker_wire::checkpoint(request.checkpoint)?,
+            outcome: worker_wire::outcome(request.result)?,
+            scores: scores(&request.scores_json)?,
+        };
+        self.write_then_plan(move |pool| async move { attempts::complete(&pool, token, &completion).await })
+            .await?;
+        Ok(Response::new(v1::CompleteResponse {}))
+    }
+
+    async fn fail(&self, request: Request<v1::FailRequest>) -> Result<Response<v1::FailResponse>, Status> {
+        let v1::FailRequest { token: wire, failure_class, message } = request.into_inner();
+        let token = token(wire)?;
+        let class = worker_wire::failure_class(failure_class)?;
+        let message = values::cleaned(&message, MESSAGE_CHARS_MAX);
+        let policy = self.policy;
+        self.write_then_plan(move |pool| async move {
+            attempts::fail(&pool, &policy, token, class, &message).await
+        })
+        .await?;
+        Ok(Response::new(v1::FailResponse {}))
+    }
+
+    async fn reconcile(
+        &self,
+        request: Request<v1::ReconcileRequest>,
+    ) -> Result<Response<v1::ReconcileResponse>, Status> {
+        let v1::ReconcileRequest { worker_id, incarnation, tokens } = request.into_inner();
+        let worker = lookup::worker("worker_id", &worker_id)?;
+        let incarnation = values::signed("incarnation", incarnation)?;
+        if tokens.len() > RECONCILED_MAX {
+            return Err(invalid_field("tokens", format!("{} are more than {RECONCILED_MAX}", tokens.len())));
+        }
+        let tokens = tokens.into_iter().map(|wire| token(Some(wire))).collect::<Result<Vec<_>, _>>()?;
+        let policy = self.policy;
+        let verdicts = self
+            .write_then_plan(move |pool| async move {
+                attempts::reconcile(&pool, &policy, &worker, incarnation, &tokens).await
+            })
+            .await?;
+        let verdicts = verdicts.into_iter().map(|verdict| match verdict {
+            Verdict::Keep => v1::Verdict::Keep.into(),
+            Verdict::Kill => v1::Verdict::Kill.into(),
+        });
+        Ok(Response::new(v1::ReconcileResponse { verdicts: verdicts.collect() }))
+    }
+}
+
+fn token(wire: Option<v1::LeaseToken>) -> Result<LeaseToken, Status> {
+    wire.try_into().map_err(|error| invalid_field("token", error))
+}
+
+/// Scores of a supernet; none for a retraining.
+fn scores(json: &str) -> Result<Option<ChannelScores>, Status> {
+    if json.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_str(json).map(Some).map_err(|error| invalid_field("scores_json", error))
+}

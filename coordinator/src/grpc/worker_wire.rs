@@ -1,0 +1,193 @@
+//! Messages of workers as the store's types, and back.
+
+use std::time::Duration;
+
+use cakes_proto::v1;
+use tonic::Status;
+use uuid::Uuid;
+
+use super::job_service::METRIC_KEY_CHARS_MAX;
+use super::status::invalid_field;
+use super::values::{amount, checked, cleaned, share, signed, time};
+use crate::core::lease::Policy;
+use crate::core::retry::FailureClass;
+use crate::core::worker::Device;
+use crate::store::attempts::{CheckpointRef, Entry, Grant, Outcome, Progress, Report};
+
+const DEVICES_MAX: usize = 64;
+const DEVICE_NAME_CHARS_MAX: usize = 64;
+const DEVICE_MODEL_CHARS_MAX: usize = 200;
+const CHECKPOINT_KEY_CHARS_MAX: usize = 512;
+const PHASE_CHARS_MAX: usize = 64;
+const LOG_LINE_CHARS_MAX: usize = 8192;
+const ENTRIES_MAX: usize = 10_000;
+const VALUES_MAX: usize = 100;
+const CLASSES_MAX: usize = 256;
+
+pub(super) fn uuid(field: &str, text: &str) -> Result<Uuid, Status> {
+    Uuid::try_parse(text).map_err(|_| invalid_field(field, format!("'{text}' is no UUID")))
+}
+
+pub(super) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn devices(wire: Vec<v1::Device>) -> Result<Vec<Device>, Status> {
+    if !(1..=DEVICES_MAX).contains(&wire.len()) {
+        let problem = format!("must be 1 to {DEVICES_MAX}, got {}", wire.len());
+        return Err(invalid_field("devices", problem));
+    }
+    let read = |(index, wire)| device(&format!("devices[{index}]"), Some(wire));
+    let devices = wire.into_iter().enumerate().map(read).collect::<Result<Vec<Device>, _>>()?;
+    for (index, device) in devices.iter().enumerate() {
+        if devices[..index].iter().any(|other| other.name == device.name) {
+            return Err(invalid_field("devices", format!("'{}' is given twice", device.name)));
+        }
+    }
+    Ok(devices)
+}
+
+pub(super) fn device(field: &str, wire: Option<v1::Device>) -> Result<Device, Status> {
+    let wire = wire.ok_or_else(|| invalid_field(field, "is missing"))?;
+    let name = checked(&format!("{field}.name"), wire.name, DEVICE_NAME_CHARS_MAX)?;
+    if name.is_empty() {
+        return Err(invalid_field(format!("{field}.name"), "is missing; say \"cpu\" or \"cuda:0\""));
+    }
+    signed(&format!("{field}.memory_mib"), wire.memory_mib)?;
+    let model = checked(&format!("{field}.model"), wire.model, DEVICE_MODEL_CHARS_MAX)?;
+    Ok(Device { name, model, memory_mib: wire.memory_mib })
+}
+
+pub(super) fn grant(grant: Grant, policy: &Policy) -> v1::Grant {
+    v1::Grant {
+        token: Some(grant.token.into()),
+        trainer_job_json: grant.trainer_job_json,
+        resume_from: grant.resume_from.map(|checkpoint| v1::CheckpointReference {
+            key: checkpoint.key,
+            step: checkpoint.step.unsigned_abs(),
+            manifest_sha256: checkpoint.manifest_sha256,
+        }),
+        artifact_prefix: grant.artifact_prefix,
+        offer_ttl_ms: milliseconds(policy.offer_ttl),
+    }
+}
+
+pub(super) fn checkpoint(wire: Option<v1::CheckpointReference>) -> Result<CheckpointRef, Status> {
+    let wire = wire.ok_or_else(|| invalid_field("checkpoint", "is missing"))?;
+    let is_digest = wire.manifest_sha256.len() == 64
+        && wire.manifest_sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if !is_digest {
+        return Err(invalid_field(
+            "checkpoint.manifest_sha256",
+            "must be 64 hexadecimal digits in lower case",
+        ));
+    }
+    let key = checked("checkpoint.key", wire.key, CHECKPOINT_KEY_CHARS_MAX)?;
+    if key.is_empty() {
+        return Err(invalid_field("checkpoint.key", "is missing"));
+    }
+    let step = signed("checkpoint.step", wire.step)?;
+    if step == 0 {
+        return Err(invalid_field("checkpoint.step", "must be at least 1"));
+    }
+    Ok(CheckpointRef { key, step, manifest_sha256: wire.manifest_sha256 })
+}
+
+pub(super) fn report(wire: v1::ReportRequest) -> Result<Report, Status> {
+    let token = wire.token.try_into().map_err(|error| invalid_field("token", error))?;
+    let first_seq = signed("first_seq", wire.first_seq)?;
+    if first_seq == 0 && !wire.entries.is_empty() {
+        return Err(invalid_field("first_seq", "entries count from 1"));
+    }
+    if wire.entries.len() > ENTRIES_MAX {
+        let problem = format!("{} are more than {ENTRIES_MAX}; report more often", wire.entries.len());
+        return Err(invalid_field("entries", problem));
+    }
+    let entries = wire.entries.into_iter().enumerate().map(|(index, wire)| entry(index, wire));
+    Ok(Report {
+        token,
+        first_seq,
+        entries: entries.collect::<Result<Vec<_>, _>>()?,
+        progress: wire.progress.map(progress).transpose()?,
+    })
+}
+
+fn entry(index: usize, wire: v1::ReportEntry) -> Result<Entry, Status> {
+    use v1::report_entry::Entry as Wire;
+    let at = |field: &str| format!("entries[{index}].{field}");
+    match wire.entry {
+        None => Err(invalid_field(at("entry"), "is neither a metric nor a log line")),
+        Some(Wire::Log(line)) => Ok(Entry::Log {
+            time: time(&at("log.time"), line.time)?,
+            text: cleaned(&line.text, LOG_LINE_CHARS_MAX),
+        }),
+        Some(Wire::Metric(point)) => {
+            if !(1..=VALUES_MAX).contains(&point.values.len()) {
+                let problem = format!("must be 1 to {VALUES_MAX}, got {}", point.values.len());
+                return Err(invalid_field(at("metric.values"), problem));
+            }
+            let values = point.values.into_iter().map(|(key, value)| {
+                if key.is_empty() {
+                    return Err(invalid_field(at("metric.values"), "a value has no name"));
+                }
+                Ok((checked(&at("metric.values"), key, METRIC_KEY_CHARS_MAX)?, value))
+            });
+            Ok(Entry::Metric {
+                step: signed(&at("metric.step"), point.step)?,
+                values: values.collect::<Result<Vec<_>, _>>()?,
+                time: time(&at("metric.time"), point.time)?,
+            })
+        }
+    }
+}
+
+/// Losses may be what they are, infinities included: a job that diverges is to
+/// be seen diverging.
+fn progress(wire: v1::JobProgress) -> Result<Progress, Status> {
+    Ok(Progress {
+        step: signed("progress.step", wire.step)?,
+        step_count: signed("progress.step_count", wire.step_count)?,
+        loss: wire.loss,
+        learning_rate: wire.learning_rate,
+        samples_per_s: wire.samples_per_s,
+        mean_dice: wire.mean_dice,
+        remaining_s: wire.remaining_s,
+        phase: checked("progress.phase", wire.phase, PHASE_CHARS_MAX)?,
+    })
+}
+
+pub(super) fn outcome(wire: Option<v1::JobResult>) -> Result<Outcome, Status> {
+    let wire = wire.ok_or_else(|| invalid_field("result", "is missing"))?;
+    if wire.dice_per_class.len() > CLASSES_MAX {
+        let problem = format!("{} are more than {CLASSES_MAX}", wire.dice_per_class.len());
+        return Err(invalid_field("result.dice_per_class", problem));
+    }
+    let dice = wire.dice_per_class.iter().map(|dice| share("result.dice_per_class", *dice));
+    let counted = |field: &str, value: u64| match signed(field, value)? {
+        0 => Err(invalid_field(field, "must be at least 1")),
+        count => Ok(count),
+    };
+    Ok(Outcome {
+        mean_dice: share("result.mean_dice", wire.mean_dice)?,
+        dice_per_class: dice.collect::<Result<Vec<_>, _>>()?,
+        param_count: counted("result.param_count", wire.param_count)?,
+        mac_count: counted("result.mac_count", wire.mac_count)?,
+        latency_ms: wire.latency_ms.map(|value| amount("result.latency_ms", value)).transpose()?,
+        peak_memory_mib: amount("result.peak_memory_mib", wire.peak_memory_mib)?,
+        train_duration_s: amount("result.train_duration_s", wire.train_duration_s)?,
+    })
+}
+
+pub(super) fn failure_class(wire: i32) -> Result<FailureClass, Status> {
+    match v1::FailureClass::try_from(wire) {
+        Ok(v1::FailureClass::Lost) => Ok(FailureClass::Lost),
+        Ok(v1::FailureClass::Infrastructure) => Ok(FailureClass::Infrastructure),
+        Ok(v1::FailureClass::Resource) => Ok(FailureClass::Resource),
+        Ok(v1::FailureClass::Numeric) => Ok(FailureClass::Numeric),
+        Ok(v1::FailureClass::User) => Ok(FailureClass::User),
+        Ok(v1::FailureClass::Cancelled) => Ok(FailureClass::Cancelled),
+        Ok(v1::FailureClass::Unspecified) | Err(_) => {
+            Err(invalid_field("failure_class", format!("{wire} is no class of failures")))
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What tools ask: reflection and health; and the fleet as its operators see it.
+
+use std::collections::BTreeSet;
+
+use cakes_coordinator::store::{MIGRATIONS, PgPool};
+use cakes_proto::v1;
+use tokio_stream::StreamExt;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+
+use crate::harness::{PATIENCE, Service, Worker, job_id, small_search};
+
+const SERVICES: [&str; 5] = ["Search", "Job", "Architecture", "Fleet", "Worker"];
+
+async fn ask_reflection(service: &Service, question: MessageRequest) -> ServerReflectionResponse {
+    let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+    let mut client = ServerReflectionClient::new(service.channel.clone());
+    let answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap();
+    answers.into_inner().next().await.unwrap().unwrap()
+}
+
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn reflection_lists_every_service_and_explains_error_details(pool: PgPool) {
+    let service = Service::start(pool).await;
+    let answer = ask_reflection(&service, MessageRequest::ListServices(String::new())).await;
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("{answer:?}")
+    };
+    let listed: BTreeSet<String> = list.service.into_iter().map(|service| service.name).collect();
+    for name in SERVICES {
+        assert!(listed.contains(&format!("cakes.v1.{name}Service")), "{listed:?}");
+    }
+    assert!(listed.contains("grpc.health.v1.Health"), "{listed:?}");
+    for symbol in ["cakes.v1.SearchSpec", "google.rpc.BadRequest"] {
+        let answer = ask_reflection(&service, MessageRequest::FileContainingSymbol(symbol.to_owned())).await;
+        let found = matches!(answer.message_response, Some(MessageResponse::FileDescriptorResponse(_)));
+        assert!(found, "{symbol}: {answer:?}");
+    }
+}
+
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn health_is_known_per_service_and_ends_with_the_daemon(pool: PgPool) {
+    let service = Service::start(pool).await;
+    let mut client = HealthClient::new(service.channel.clone());
+    let names = SERVICES.map(|name| format!("cakes.v1.{name}Service"));
+    for name in names.into_iter().chain([String::new()]) {
+        let mut watched = client.watch(HealthCheckRequest { service: name }).await.unwrap().into_inner();
+        let serving =
+            async { while watched.next().await.unwrap().unwrap().status() != ServingStatus::Serving {} };
+        tokio::time::timeout(PATIENCE, serving).await.unwrap();
+    }
+    let whole = HealthCheckRequest { service: String::new() };
+    let mut watched = client.watch(whole).await.unwrap().into_inner();
+    service.shutdown.stop.cancel();
+    let stopped = async {
+        while let Some(Ok(answer)) = watched.next().await {
+            if answer.status() == ServingStatus::NotServing {
+                return;
+            }
+        }
+        panic!("it never said so")
+    };
+    tokio::time::timeout(PATIENCE, stopped).await.unwrap();
+}
+
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn a_drained_worker_hands_back_and_takes_no_more(pool: PgPool) {
+    let service = Service::start(pool).await;
+    service.submit(small_search()).await;
+    let mut worker = Worker::register(&service, "w1").await;
+    let grant = worker.acquire().await;
+    worker.start(&grant).await;
+
+    let request = v1::DrainWorkerRequest { id: "w1".to_owned() };
+    let drained = service.fleet().drain_worker(request).await.unwrap().into_inner();
+    assert_eq!(drained.state(), v1::WorkerState::Draining);
+    assert_eq!(drained.job_ids, [job_id(&grant)]);
+    assert_eq!(drained.devices[0].model, "Abacus");
+    let answer = worker.report(&grant, 1, 1, "step").await.unwrap();
+    assert_eq!(answer.desired(), v1::DesiredState::Yield);
+    assert!(worker.ask().await.is_none());
+
+    let request = v1::UncordonWorkerRequest { id: "w1".to_owned() };
+    let ready = service.fleet().uncordon_worker(request).await.unwrap().into_inner();
+    assert_eq!(ready.state(), v1::WorkerState::Ready);
+    let listed = service.fleet().list_workers(v1::ListWorkersRequest {}).await.unwrap().into_inner();
+    assert_eq!(listed.workers.len(), 1);
+}

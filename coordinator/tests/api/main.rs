@@ -1,0 +1,9 @@
+//! The API as its clients see it: a real server over a real Postgres, spoken to
+//! over the wire. Workers are scripted; nothing of ours is replaced.
+
+mod edges;
+mod examples;
+mod harness;
+mod life;
+mod refusals;
+mod streams;
