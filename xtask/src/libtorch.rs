@@ -19,16 +19,9 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::process;
+use crate::{process, wheels};
 
 const VERSION: &str = "2.11.0";
-
-/// Wheels of the CPU variant, with what pip must find them to be.
-const CPU_WHEELS: [(&str, &str); 3] = [
-    ("torch==2.11.0", "7aa2f9bbc6d4595ba72138026b2074be1233186150e9292865e04b7a63b8c67a"),
-    ("nvidia-cuda-runtime==13.0.96", "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548"),
-    ("nvidia-cuda-cupti==13.0.85", "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8"),
-];
 
 /// Libraries that the CPU variant takes out of the wheels.
 const CPU_LIBRARIES: [&str; 5] = [
@@ -85,8 +78,15 @@ pub fn ensure(root: &Path, arguments: &SetupArguments) -> Result<()> {
     if is_current(&home, variant) {
         return Ok(());
     }
+    if std::env::consts::ARCH != "x86_64" {
+        bail!(
+            "the set-up fetches libtorch for x86_64 alone, this machine is {}; build libtorch {VERSION} and set LIBTORCH to its folder",
+            std::env::consts::ARCH
+        );
+    }
     fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
     let _lock = lock(&home)?;
+    // Another set-up may have done it while this one waited.
     if !home.join(variant.folder()).join(".complete").exists() {
         let start = Instant::now();
         install(&home, variant)?;
@@ -137,9 +137,10 @@ fn install(home: &Path, variant: Variant) -> Result<()> {
         fs::remove_dir_all(&temporary)?;
     }
     fs::create_dir_all(&temporary)?;
+    let wheels = home.join("wheels");
     match variant {
-        Variant::Cpu => install_cpu(home, &temporary)?,
-        Variant::Cuda => install_cuda(&temporary)?,
+        Variant::Cpu => install_cpu(&wheels, &temporary)?,
+        Variant::Cuda => install_cuda(&wheels, &temporary)?,
     }
     fs::write(temporary.join(".complete"), VERSION)?;
     let target = home.join(variant.folder());
@@ -147,98 +148,28 @@ fn install(home: &Path, variant: Variant) -> Result<()> {
         fs::remove_dir_all(&target)?;
     }
     fs::rename(&temporary, &target)?;
+    fs::remove_dir_all(&wheels)?;
     Ok(())
 }
 
-/// Wheels are for CPython 3.11 whatever Python is at hand: only their C++
-/// libraries are used.
-const WHEEL_PLATFORM: [&str; 12] = [
-    "--only-binary=:all:",
-    "--implementation",
-    "cp",
-    "--python-version",
-    "3.11",
-    "--abi",
-    "cp311",
-    "--platform",
-    "manylinux_2_28_x86_64",
-    "--platform",
-    "manylinux2014_x86_64",
-    "--platform=manylinux_2_25_x86_64",
-];
-
-fn pip(verb: &str) -> Command {
-    let mut command = Command::new("python3");
-    command
-        .args(["-m", "pip", verb, "--disable-pip-version-check", "--no-input", "--quiet"])
-        .args(WHEEL_PLATFORM);
-    command.args(["--abi", "none"]);
-    command
-}
-
-fn install_cpu(home: &Path, temporary: &Path) -> Result<()> {
-    let wheels = home.join("wheels");
-    fs::create_dir_all(&wheels)?;
-    for (index, (requirement, sha256)) in CPU_WHEELS.iter().enumerate() {
-        println!(
-            "setup: downloading {requirement} ({} of {}{})",
-            index + 1,
-            CPU_WHEELS.len(),
-            if index == 0 { ", 530 MB" } else { "" }
-        );
-        let list = wheels.join("requirements.txt");
-        fs::write(&list, format!("{requirement} --hash=sha256:{sha256}\n"))?;
-        let mut command = pip("download");
-        command
-            .args(["--no-deps", "--require-hashes", "--dest"])
-            .arg(&wheels)
-            .arg("--requirement")
-            .arg(&list);
-        process::run_quiet(&mut command).context("the download failed; run the set-up again to go on")?;
-    }
+fn install_cpu(wheels: &Path, temporary: &Path) -> Result<()> {
+    wheels::fetch(wheels, &wheels::CPU)?;
     println!("setup: unpacking libtorch {VERSION} for CPUs");
-    unpack(&wheels, temporary)?;
+    wheels::unpack_libraries(wheels, temporary, &CPU_LIBRARIES)?;
     // torch-sys links `libtorch.so`, which in the wheel pulls in CUDA.
     let stub = temporary.join("lib/libtorch.so");
     let mut command = Command::new("cc");
     command.args(["-shared", "-Wl,-soname,libtorch.so", "-x", "c", "/dev/null", "-o"]).arg(&stub);
     process::run_quiet(&mut command)?;
     fs::write(temporary.join("build-version"), format!("{VERSION}+cpu\n"))?;
-    fs::remove_dir_all(&wheels)?;
     Ok(())
 }
 
-/// Takes headers and [`CPU_LIBRARIES`] out of the wheels.
-fn unpack(wheels: &Path, target: &Path) -> Result<()> {
-    let script = "
-import pathlib, shutil, sys, zipfile
-wheels, target, wanted = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), set(sys.argv[3:])
-for wheel in sorted(wheels.glob('*.whl')):
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            if name in wanted:
-                place = target / 'lib' / name.rsplit('/', 1)[1]
-                wanted.discard(name)
-            elif name.startswith('torch/include/') and not name.endswith('/'):
-                place = target / name.removeprefix('torch/')
-            else:
-                continue
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(name) as source, open(place, 'wb') as sink:
-                shutil.copyfileobj(source, sink, 1 << 20)
-if wanted:
-    sys.exit('the wheels lack ' + ', '.join(sorted(wanted)))
-";
-    let mut command = Command::new("python3");
-    command.args(["-c", script]).arg(wheels).arg(target).args(CPU_LIBRARIES);
-    process::run_quiet(&mut command)
-}
-
-fn install_cuda(temporary: &Path) -> Result<()> {
-    println!("setup: downloading libtorch {VERSION} for NVIDIA GPUs (about 3 GB)");
-    let mut command = pip("install");
-    command.args(["--no-compile", "--target"]).arg(temporary).arg(CPU_WHEELS[0].0);
-    process::run_quiet(&mut command).context("the download failed; run the set-up again")?;
+fn install_cuda(wheels: &Path, temporary: &Path) -> Result<()> {
+    println!("setup: an NVIDIA driver is present, or CUDA was asked for: about 3 GB will be downloaded");
+    wheels::fetch(wheels, &[&wheels::CPU[..], &wheels::CUDA[..]].concat())?;
+    println!("setup: unpacking libtorch {VERSION} for NVIDIA GPUs");
+    wheels::unpack(wheels, temporary)?;
     fs::write(temporary.join("torch/build-version"), format!("{VERSION}+cu130\n"))?;
     Ok(())
 }

@@ -10,6 +10,7 @@ mod process;
 mod quickstart;
 mod sql;
 mod test;
+mod wheels;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -31,6 +31,15 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Like [`run`], for a command that nobody would want to read.
+pub fn run_named(what: &str, command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {what}"))?;
+    if !status.success() {
+        bail!("{what} ended with {status}");
+    }
+    Ok(())
+}
+
 /// Runs a command quietly; its output is shown only if it fails.
 pub fn run_quiet(command: &mut Command) -> Result<()> {
     output(command).map(drop)
