@@ -6,6 +6,7 @@ machine; it finds the address, and its session fetches. Its own download starts
 from zero each time.
 """
 
+import fcntl
 import hashlib
 import pathlib
 import sys
@@ -65,20 +66,24 @@ def fetch(session, link, folder, sha256, label):
 
 
 def go_on(session, url, part, label):
-    done = part.stat().st_size if part.exists() else 0
-    headers = {"Accept-Encoding": "identity"}
-    if done:
-        headers["Range"] = f"bytes={done}-"
-    response = session.get(url, headers=headers, stream=True)
-    if response.status_code == 416:  # nothing is missing
-        return
-    response.raise_for_status()
-    if response.status_code != 206:
-        done = 0
-    total = done + int(response.headers.get("Content-Length", 0))
-    print(f"setup: downloading {label}, {total / 1e6:.0f} MB" + (f", from {done / 1e6:.0f} MB" if done else ""), flush=True)
-    shown = time.monotonic()
-    with open(part, "ab" if done else "wb") as sink:
+    with open(part, "ab") as sink:
+        # A run whose parent was killed may still be at it.
+        fcntl.flock(sink, fcntl.LOCK_EX)
+        done = part.stat().st_size
+        headers = {"Accept-Encoding": "identity"}
+        if done:
+            headers["Range"] = f"bytes={done}-"
+        response = session.get(url, headers=headers, stream=True)
+        if response.status_code == 416:  # nothing is missing
+            return
+        response.raise_for_status()
+        if response.status_code != 206:
+            done = 0
+            sink.truncate(0)
+        total = done + int(response.headers.get("Content-Length", 0))
+        start = f", from {done / 1e6:.0f} MB" if done else ""
+        print(f"setup: downloading {label}, {total / 1e6:.0f} MB{start}", flush=True)
+        shown = time.monotonic()
         for block in response.iter_content(1 << 20):
             sink.write(block)
             done += len(block)
