@@ -18,7 +18,7 @@ use crate::store::jobs::{NewJob, enqueue};
 /// The database fails.
 #[instrument(skip_all, err)]
 pub async fn open(pool: &PgPool) -> Result<Vec<SearchId>, Error> {
-    let ids = sqlx::query_scalar!("select id from search where end_time is null order by id")
+    let ids = sqlx::query_scalar!("select id from search where end_time is null order by create_time")
         .fetch_all(pool)
         .await
         .map_err(failed("list open searches"))?;

@@ -1,0 +1,75 @@
+use cakes::spec::TrainingSpec;
+use cakes_coordinator::store::jobs::{self, Retrain};
+use cakes_coordinator::store::{Error, PgPool};
+use cakes_proto::ids::JobId;
+
+use crate::support::{count, finish, small_search, state, submit, worker};
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_paused_job_leaves_the_queue_until_it_is_resumed(pool: PgPool) {
+    submit(&pool, &small_search()).await;
+    let ids: Vec<JobId> = sqlx::query_scalar("select id from job order by position")
+        .fetch_all(&pool)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(JobId)
+        .collect();
+    let worker = worker(&pool, "a").await;
+    for id in &ids {
+        jobs::pause(&pool, *id).await.unwrap();
+        jobs::pause(&pool, *id).await.unwrap();
+    }
+    assert_eq!(worker.acquire(&pool).await, None);
+    jobs::resume(&pool, ids[1]).await.unwrap();
+    assert_eq!(worker.acquire(&pool).await.unwrap().token.job, ids[1]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn what_has_succeeded_is_left_alone(pool: PgPool) {
+    let search = small_search();
+    submit(&pool, &search).await;
+    let grant = worker(&pool, "a").await.begin(&pool).await;
+    finish(&pool, &grant, &search).await;
+    let job = grant.token.job;
+    for result in [
+        jobs::cancel(&pool, job, "").await,
+        jobs::pause(&pool, job).await,
+        jobs::resume(&pool, job).await,
+        jobs::retry(&pool, job).await,
+    ] {
+        assert!(matches!(result, Err(Error::IllegalTransition(_))), "{result:?}");
+    }
+    assert_eq!(state(&pool, job).await, "succeeded");
+    let unknown = jobs::cancel(&pool, JobId::generate(), "").await.unwrap_err();
+    assert!(matches!(unknown, Error::NotFound { kind: "job", .. }));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_retraining_can_be_submitted_alone_and_once(pool: PgPool) {
+    let search = submit(&pool, &small_search()).await;
+    let digest: String =
+        sqlx::query_scalar("select digest from architecture").fetch_one(&pool).await.unwrap();
+    let wish = Retrain {
+        request_id: Some("once".into()),
+        digest: digest.parse().unwrap(),
+        search,
+        training: None,
+        seed: 9,
+    };
+    let (one, two) = tokio::join!(jobs::submit_retrain(&pool, &wish), jobs::submit_retrain(&pool, &wish));
+    assert_eq!(one.unwrap(), two.unwrap());
+    assert_eq!(count(&pool, "select count(*) from job where search_id is null").await, 1);
+
+    let other = Retrain { seed: 10, ..wish.clone() };
+    assert!(matches!(jobs::submit_retrain(&pool, &other).await, Err(Error::Conflict { .. })));
+    let training = TrainingSpec { epochs: 0, ..TrainingSpec::default() };
+    let bad = Retrain { request_id: None, training: Some(training), ..wish.clone() };
+    let Err(Error::InvalidSpec(spec)) = jobs::submit_retrain(&pool, &bad).await else {
+        panic!("no epochs are no training");
+    };
+    assert_eq!(spec.0[0].field, "retrain.training.epochs");
+    let unknown = Retrain { request_id: None, digest: "0".repeat(64).parse().unwrap(), ..wish };
+    let refused = jobs::submit_retrain(&pool, &unknown).await.unwrap_err();
+    assert!(matches!(refused, Error::NotFound { kind: "architecture", .. }));
+}

@@ -1,0 +1,19 @@
+//! Every statement that writes, against a Postgres of its own per test.
+//!
+//! `DATABASE_URL` names a server on which databases may be created;
+//! `cargo xtask test` starts one.
+
+mod support;
+
+mod acquire;
+mod checkpoint;
+mod complete;
+mod expire;
+mod fail;
+mod intents;
+mod plan;
+mod reconcile;
+mod report;
+mod schema;
+mod submit;
+mod tasks;

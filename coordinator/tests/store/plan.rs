@@ -1,0 +1,135 @@
+use cakes_coordinator::core::lease::Policy;
+use cakes_coordinator::core::retry::FailureClass;
+use cakes_coordinator::store::attempts::{expire_leases, fail};
+use cakes_coordinator::store::{Error, PgPool, jobs, searches};
+
+use crate::support::{
+    count, finish, let_leases_run_out, picture, search_of, search_state, small_search, submit, worker,
+};
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_search_goes_from_supernet_to_retrained_networks_and_ends(pool: PgPool) {
+    let search = search_of(&[0.3, 0.5], &[1, 2]);
+    let id = submit(&pool, &search).await;
+    let worker = worker(&pool, "a").await;
+    finish(&pool, &worker.begin(&pool).await, &search).await;
+    assert!(searches::advance(&pool, id).await.unwrap() > 0);
+    assert_eq!(search_state(&pool, id).await, "retraining");
+    assert_eq!(count(&pool, "select count(*) from job").await, 1 + 3 * 2, "two budgets and a baseline");
+
+    let before = picture(&pool).await;
+    assert_eq!(searches::advance(&pool, id).await.unwrap(), 0);
+    assert_eq!(picture(&pool).await, before, "advancing again changes nothing");
+
+    while let Some(grant) = worker.acquire(&pool).await {
+        cakes_coordinator::store::attempts::start(&pool, &Policy::default(), grant.token).await.unwrap();
+        finish(&pool, &grant, &search).await;
+        searches::advance(&pool, id).await.unwrap();
+    }
+    assert_eq!(search_state(&pool, id).await, "succeeded");
+    assert_eq!(searches::open(&pool).await.unwrap(), []);
+    let within =
+        "select count(*) from search_architecture where origin = 'budget 0.5' and mac_fraction <= 0.5";
+    assert_eq!(count(&pool, within).await, 1);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn coordinators_that_advance_at_once_queue_each_job_once(pool: PgPool) {
+    let search = search_of(&[0.3, 0.5], &[1]);
+    let id = submit(&pool, &search).await;
+    finish(&pool, &worker(&pool, "a").await.begin(&pool).await, &search).await;
+    let calls = (0..4).map(|_| searches::advance(&pool, id));
+    let steps: Vec<usize> = futures::future::join_all(calls).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(steps.iter().filter(|steps| **steps > 0).count(), 1, "{steps:?}");
+    assert_eq!(count(&pool, "select count(*) from job").await, 4);
+}
+
+/// With these scores the budget 1 is the network of the baseline.
+#[sqlx::test(migrations = "../migrations")]
+async fn equal_architectures_are_one_row_and_one_set_of_jobs(pool: PgPool) {
+    let search = search_of(&[1.0], &[1, 2]);
+    let id = submit(&pool, &search).await;
+    finish(&pool, &worker(&pool, "a").await.begin(&pool).await, &search).await;
+    searches::advance(&pool, id).await.unwrap();
+    assert_eq!(count(&pool, "select count(*) from search_architecture").await, 2);
+    assert_eq!(count(&pool, "select count(*) from architecture").await, 1);
+    assert_eq!(count(&pool, "select count(*) from job where kind = 'retrain'").await, 2);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_failed_retraining_fails_the_search_after_the_rest_and_a_retry_opens_it_again(pool: PgPool) {
+    let search = small_search();
+    let id = submit(&pool, &search).await;
+    let worker = worker(&pool, "a").await;
+    finish(&pool, &worker.begin(&pool).await, &search).await;
+    let baseline = worker.begin(&pool).await;
+    fail(&pool, &Policy::default(), baseline.token, FailureClass::User, "bad labels").await.unwrap();
+    searches::advance(&pool, id).await.unwrap();
+    assert_eq!(search_state(&pool, id).await, "retraining", "the other one goes on");
+    finish(&pool, &worker.begin(&pool).await, &search).await;
+    searches::advance(&pool, id).await.unwrap();
+    assert_eq!(search_state(&pool, id).await, "failed");
+    let reason: String =
+        sqlx::query_scalar("select state_reason from search").fetch_one(&pool).await.unwrap();
+    assert_eq!(reason, "baseline c3d seed 1 failed: bad labels");
+
+    jobs::retry(&pool, baseline.token.job).await.unwrap();
+    assert_eq!(search_state(&pool, id).await, "retraining");
+    finish(&pool, &worker.begin(&pool).await, &search).await;
+    searches::advance(&pool, id).await.unwrap();
+    assert_eq!(search_state(&pool, id).await, "succeeded");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_cancelled_search_is_closed_when_its_last_job_has_stopped(pool: PgPool) {
+    let id = submit(&pool, &small_search()).await;
+    let running = worker(&pool, "a").await.begin(&pool).await;
+    for _ in 0..2 {
+        searches::cancel(&pool, id, "wrong data").await.unwrap();
+    }
+    assert_eq!(search_state(&pool, id).await, "cancelled");
+    assert_eq!(count(&pool, "select count(*) from search where end_time is null").await, 1);
+    assert_eq!(count(&pool, "select count(*) from job where state = 'cancelled'").await, 1);
+    assert_eq!(worker(&pool, "b").await.acquire(&pool).await, None);
+
+    let_leases_run_out(&pool).await;
+    expire_leases(&pool, &Policy::default()).await.unwrap();
+    searches::advance(&pool, id).await.unwrap();
+    assert_eq!(count(&pool, "select count(*) from search where end_time is null").await, 0);
+    let refused = jobs::retry(&pool, running.token.job).await.unwrap_err();
+    assert!(matches!(refused, Error::Refused(_)));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_search_that_has_ended_cannot_be_cancelled(pool: PgPool) {
+    let search = search_of(&[1.0], &[1]);
+    let id = submit(&pool, &search).await;
+    let worker = worker(&pool, "a").await;
+    for _ in 0..2 {
+        finish(&pool, &worker.begin(&pool).await, &search).await;
+    }
+    searches::advance(&pool, id).await.unwrap();
+    assert_eq!(search_state(&pool, id).await, "succeeded");
+    assert!(matches!(searches::cancel(&pool, id, "").await, Err(Error::Refused(_))));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn more_architectures_are_derived_on_request_without_jobs(pool: PgPool) {
+    let search = small_search();
+    let id = submit(&pool, &search).await;
+    let early = searches::derive(&pool, id, &[0.4], false).await.unwrap_err();
+    assert!(matches!(early, Error::Refused(_)));
+    finish(&pool, &worker(&pool, "a").await.begin(&pool).await, &search).await;
+    let digests = searches::derive(&pool, id, &[0.4, 0.5], true).await.unwrap();
+    assert_eq!(digests.len(), 3);
+    assert_eq!(count(&pool, "select count(*) from job").await, 2);
+    for budgets in [&[0.0][..], &[1.5], &[0.001], &[]] {
+        let refused = searches::derive(&pool, id, budgets, false).await.unwrap_err();
+        assert!(matches!(refused, Error::InvalidArgument { field: "budgets", .. }), "{budgets:?}");
+    }
+    // The plan still retrains the budget that it asked for itself.
+    searches::advance(&pool, id).await.unwrap();
+    let planned = "select count(*) from search_architecture where retrain";
+    assert_eq!(count(&pool, planned).await, 2);
+    assert_eq!(count(&pool, "select count(*) from job").await, 3);
+}

@@ -1,0 +1,114 @@
+use cakes_coordinator::core::lease::Desired;
+use cakes_coordinator::core::worker::Schedule;
+use cakes_coordinator::store::attempts::{Entry, Report};
+use cakes_coordinator::store::{Error, PgPool, jobs, workers};
+use cakes_proto::ids::{LeaseToken, Nonce};
+use chrono::Utc;
+
+use crate::support::{count, let_leases_run_out, picture, report_of, small_search, submit, tell, worker};
+
+#[sqlx::test(migrations = "../migrations")]
+async fn the_same_report_twice_is_stored_once_and_renews_both_times(pool: PgPool) {
+    submit(&pool, &small_search()).await;
+    let token = worker(&pool, "a").await.begin(&pool).await.token;
+    for _ in 0..2 {
+        let_leases_run_out(&pool).await;
+        let receipt = tell(&pool, &report_of(token, 1, 3, 2)).await.unwrap();
+        assert_eq!((receipt.ack_seq, receipt.desired), (3, Desired::Run));
+        let alive = "select count(*) from attempt_lease where deadline > clock_timestamp() + interval '50 s'";
+        assert_eq!(count(&pool, alive).await, 1, "renewed");
+    }
+    assert_eq!(count(&pool, "select count(*) from metric").await, 6, "two keys of three entries");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn an_overlapping_report_adds_only_what_is_new(pool: PgPool) {
+    submit(&pool, &small_search()).await;
+    let token = worker(&pool, "a").await.begin(&pool).await.token;
+    tell(&pool, &report_of(token, 1, 2, 1)).await.unwrap();
+    let receipt = tell(&pool, &report_of(token, 2, 3, 2)).await.unwrap();
+    assert_eq!(receipt.ack_seq, 4);
+    let seqs: Vec<i64> = sqlx::query_scalar("select seq from metric where key = 'train/loss' order by seq")
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+    assert_eq!(seqs, [1, 2, 3, 4]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_gap_is_refused_and_says_where_to_go_on(pool: PgPool) {
+    submit(&pool, &small_search()).await;
+    let token = worker(&pool, "a").await.begin(&pool).await.token;
+    tell(&pool, &report_of(token, 1, 2, 1)).await.unwrap();
+    let before = picture(&pool).await;
+    let error = tell(&pool, &report_of(token, 4, 1, 2)).await.unwrap_err();
+    assert!(matches!(error, Error::OutOfRange { ack_seq: 2 }));
+    assert_eq!(picture(&pool).await, before);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_token_that_is_not_current_changes_nothing(pool: PgPool) {
+    submit(&pool, &small_search()).await;
+    let token = worker(&pool, "a").await.begin(&pool).await.token;
+    let before = picture(&pool).await;
+    let forged = [
+        LeaseToken { nonce: Nonce([7; 16]), ..token },
+        LeaseToken { epoch: token.epoch + 1, ..token },
+        LeaseToken { epoch: 0, ..token },
+    ];
+    for forged in forged {
+        let error = tell(&pool, &report_of(forged, 1, 1, 1)).await.unwrap_err();
+        assert!(matches!(error, Error::LeaseLost { current_epoch: 1 }), "{error}");
+    }
+    assert_eq!(picture(&pool).await, before);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn logs_and_metrics_share_their_numbers_and_odd_bytes_are_no_obstacle(pool: PgPool) {
+    submit(&pool, &small_search()).await;
+    let token = worker(&pool, "a").await.begin(&pool).await.token;
+    let log = |text: &str| Entry::Log { time: Utc::now(), text: text.to_owned() };
+    let mut message = report_of(token, 1, 1, 1);
+    message.entries.extend([log("first"), log("a\0b")]);
+    assert_eq!(tell(&pool, &message).await.unwrap().ack_seq, 3);
+    let lines: Vec<(i64, String)> =
+        sqlx::query_as("select seq, text from log_line order by seq").fetch_all(&pool).await.unwrap();
+    assert_eq!(lines, [(2, "first".to_owned()), (3, "a\u{fffd}b".to_owned())]);
+
+    let empty_key = Entry::Metric { step: 1, values: vec![(String::new(), 0.0)], time: Utc::now() };
+    let bad = Report { token, first_seq: 4, entries: vec![empty_key], progress: None };
+    assert!(matches!(tell(&pool, &bad).await, Err(Error::InvalidArgument { .. })));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn the_answer_says_what_people_want(pool: PgPool) {
+    submit(&pool, &small_search()).await;
+    let worker = worker(&pool, "a").await;
+    let token = worker.begin(&pool).await.token;
+    let renew = Report { token, first_seq: 1, entries: Vec::new(), progress: None };
+    let told = async || tell(&pool, &renew).await.unwrap().desired;
+    assert_eq!(told().await, Desired::Run);
+    workers::schedule(&pool, &worker.id, Schedule::Draining).await.unwrap();
+    assert_eq!(told().await, Desired::Yield);
+    workers::schedule(&pool, &worker.id, Schedule::Ready).await.unwrap();
+    jobs::pause(&pool, token.job).await.unwrap();
+    assert_eq!(told().await, Desired::Yield);
+    jobs::cancel(&pool, token.job, "").await.unwrap();
+    assert_eq!(told().await, Desired::Cancel);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn watchers_see_progress_in_the_revision(pool: PgPool) {
+    let search = submit(&pool, &small_search()).await;
+    let token = worker(&pool, "a").await.begin(&pool).await.token;
+    let statement = "select revision from search_revision where search_id = $1";
+    let revision =
+        async || -> i64 { sqlx::query_scalar(statement).bind(search.0).fetch_one(&pool).await.unwrap() };
+    let mut last = revision().await;
+    for step in 1..4 {
+        tell(&pool, &report_of(token, step, 1, step)).await.unwrap();
+        let now = revision().await;
+        assert!(now > last, "{now} after {last}");
+        last = now;
+    }
+}
