@@ -22,19 +22,24 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// How long the database may think about its answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Makes every name known, as serving: the database has just answered.
+pub(super) async fn begin(reporter: &HealthReporter) {
+    report(reporter, ServingStatus::Serving).await;
+}
+
 /// Keeps the report true: serving while the database answers, not serving from
 /// the moment that the daemon stops.
 pub(super) async fn watch(reporter: HealthReporter, pool: PgPool, stop: CancellationToken) {
-    let mut reported = None;
+    let mut serving = true;
     while !stop.is_cancelled() {
         let answer = tokio::time::timeout(PATIENCE, read::ping(&pool)).await;
         let serves = matches!(answer, Ok(Ok(())));
-        if reported != Some(serves) {
+        if serving != serves {
             if !serves {
                 tracing::warn!("the database does not answer; the health service says so");
             }
             report(&reporter, if serves { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
-            reported = Some(serves);
+            serving = serves;
         }
         stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await;
     }

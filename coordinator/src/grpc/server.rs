@@ -48,6 +48,7 @@ pub enum ServeError {
 /// The server could not be set up or failed.
 pub async fn serve(listener: TcpListener, api: Api, shutdown: Shutdown) -> Result<(), ServeError> {
     let (reporter, health_service) = tonic_health::server::health_reporter();
+    health::begin(&reporter).await;
     shutdown.tasks.spawn(health::watch(reporter, api.reader().clone(), shutdown.stop.clone()));
     macro_rules! limited {
         ($service:ident) => {

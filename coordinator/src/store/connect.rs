@@ -3,9 +3,9 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::migrate::MigrateError;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{Connection, PgPool};
 use tracing::instrument;
 
 use super::error::Error;
@@ -52,7 +52,7 @@ const SESSION_LIMITS: [(&str, &str); 3] =
 /// # Errors
 /// The server does not answer, or its database has a schema that this version
 /// does not know.
-#[instrument(skip_all, err)]
+#[instrument(skip_all)]
 pub async fn connect(url: &str, sizes: PoolSizes) -> Result<Pools, Error> {
     let options = PgConnectOptions::from_str(url)
         .map_err(|source| Error::Connect { source })?
@@ -68,15 +68,16 @@ pub async fn connect(url: &str, sizes: PoolSizes) -> Result<Pools, Error> {
 
 /// Over a connection of its own, without limits: a migration may take long.
 async fn migrate(options: &PgConnectOptions) -> Result<(), Error> {
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_with(options.clone())
-        .await
-        .map_err(|source| Error::Connect { source })?;
+    // No pool: it would try again until its time is up, and then say no more
+    // than that.
+    let connecting = PgConnection::connect_with(options);
+    let connection = tokio::time::timeout(ACQUIRE_TIMEOUT, connecting).await;
+    let mut connection =
+        connection.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|source| Error::Connect { source })?;
     let known = super::MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
-    let result = super::MIGRATIONS.run(&pool).await;
-    pool.close().await;
+    let result = super::MIGRATIONS.run(&mut connection).await;
+    // The answer does not depend on a polite end.
+    let _ = connection.close().await;
     result.map_err(|source| match source {
         MigrateError::VersionMissing(found) if found > known => Error::NewerSchema { found, known },
         source => Error::Migrate { source },
