@@ -12,6 +12,7 @@ use std::time::Duration;
 use cakes_proto::v1::worker_service_client::WorkerServiceClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
+use tonic_types::StatusExt;
 use tracing::{info, warn};
 
 use crate::clock::since_boot;
@@ -25,8 +26,9 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pauses between tries grow from the first to the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_LONGEST: Duration = Duration::from_secs(5);
-/// Metadata key in which a coordinator says what it has of an attempt's entries.
-const ACK_SEQ: &str = "cakes-ack-seq";
+/// Reasons of FAILED_PRECONDITION that are about one call; all others say that
+/// the lease or the incarnation is gone.
+const WRONG_CALL: [&str; 2] = ["WRONG_STATE", "PROTOCOL_VERSION"];
 
 /// A connection to one of the coordinators.
 pub type Client = WorkerServiceClient<Channel>;
@@ -140,9 +142,18 @@ fn with_deadlines(endpoint: Endpoint) -> Endpoint {
 fn refusal(status: &Status) -> Option<CallError> {
     let message = status.message().to_owned();
     match status.code() {
-        Code::FailedPrecondition | Code::NotFound => Some(CallError::Stale(message)),
+        Code::FailedPrecondition => {
+            let details = status.get_error_details();
+            let reason = details.error_info().map_or("", |info| info.reason.as_str());
+            if WRONG_CALL.contains(&reason) {
+                return Some(CallError::Refused(message));
+            }
+            Some(CallError::Stale(message))
+        }
+        Code::NotFound => Some(CallError::Stale(message)),
         Code::OutOfRange => {
-            let ack_seq = status.metadata().get(ACK_SEQ).and_then(|value| value.to_str().ok()?.parse().ok());
+            let details = status.get_error_details();
+            let ack_seq = details.error_info().and_then(|info| info.metadata.get("ack_seq")?.parse().ok());
             Some(CallError::OutOfRange { ack_seq, message })
         }
         Code::InvalidArgument
@@ -162,6 +173,8 @@ pub fn jittered(pause: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     #[test]
@@ -177,18 +190,33 @@ mod tests {
         ] {
             assert!(refusal(&Status::new(code, "")).is_none(), "{code:?}");
         }
-        assert!(matches!(refusal(&Status::failed_precondition("")), Some(CallError::Stale(_))));
         assert!(matches!(refusal(&Status::invalid_argument("")), Some(CallError::Refused(_))));
+    }
+
+    fn with_reason(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Status {
+        let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let details = tonic_types::ErrorDetails::with_error_info(
+            reason,
+            "cakes.v1",
+            metadata.collect::<HashMap<_, _>>(),
+        );
+        Status::with_error_details(code, "", details)
+    }
+
+    #[test]
+    fn a_lost_lease_is_told_from_a_call_that_does_not_fit() {
+        let of = |reason| refusal(&with_reason(Code::FailedPrecondition, reason, &[]));
+        assert!(matches!(of("LEASE_LOST"), Some(CallError::Stale(_))));
+        assert!(matches!(of("STALE_INCARNATION"), Some(CallError::Stale(_))));
+        assert!(matches!(of("WRONG_STATE"), Some(CallError::Refused(_))));
+        assert!(matches!(refusal(&Status::failed_precondition("")), Some(CallError::Stale(_))));
     }
 
     #[test]
     fn the_coordinator_may_say_what_it_has() {
-        let mut status = Status::out_of_range("gap");
-        status.metadata_mut().insert(ACK_SEQ, "7".parse().unwrap());
-        assert!(matches!(refusal(&status), Some(CallError::OutOfRange { ack_seq: Some(7), .. })));
-        assert!(matches!(
-            refusal(&Status::out_of_range("gap")),
-            Some(CallError::OutOfRange { ack_seq: None, .. })
-        ));
+        let gap = with_reason(Code::OutOfRange, "SEQUENCE_GAP", &[("ack_seq", "7")]);
+        assert!(matches!(refusal(&gap), Some(CallError::OutOfRange { ack_seq: Some(7), .. })));
+        let silent = Status::out_of_range("gap");
+        assert!(matches!(refusal(&silent), Some(CallError::OutOfRange { ack_seq: None, .. })));
     }
 }

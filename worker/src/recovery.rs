@@ -30,11 +30,10 @@ pub fn clear_processes(work: &WorkDir) -> anyhow::Result<Vec<Journal>> {
     Ok(work.left_behind()?)
 }
 
-/// Settles earlier attempts with the coordinator and removes their folders.
+/// Settles earlier attempts with the coordinator and removes their folders. It is
+/// asked even if there are none here: attempts that it knows of and this daemon
+/// does not are then given to others at once.
 pub async fn settle(session: &Arc<Session>, journals: Vec<Journal>) {
-    if journals.is_empty() {
-        return;
-    }
     let tokens = journals.iter().map(|journal| journal.record().token.clone()).collect();
     let verdicts = session.reconcile(tokens).await;
     for (journal, verdict) in journals.into_iter().zip(verdicts) {

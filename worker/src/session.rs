@@ -142,10 +142,8 @@ impl Session {
             let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
             live.values().cloned().collect()
         };
-        if !live.is_empty() {
-            // What is not wanted any more is told by the next report.
-            reconcile(&self.coordinator, &self.id, registration.incarnation, live).await;
-        }
+        // What is not wanted any more is told by the next report.
+        reconcile(&self.coordinator, &self.id, registration.incarnation, live).await;
         Ok(())
     }
 

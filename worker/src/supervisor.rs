@@ -21,7 +21,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::Instant;
 
 use crate::attempt::{Event, Exit};
-use crate::process::{MARK, oom_kills};
+use crate::process::{MARK, kill_marked, oom_kills};
 
 /// Longer lines of the log are cut into pieces of this size.
 const LINE_BYTES_MAX: usize = 4096;
@@ -79,6 +79,8 @@ pub struct Trainer {
     ended: Option<(ExitStatus, Instant)>,
     told: bool,
     oom_kills_before: u64,
+    /// The attempt's folder, which is its mark.
+    folder: PathBuf,
 }
 
 impl Trainer {
@@ -110,6 +112,7 @@ impl Trainer {
             ended: None,
             told: false,
             oom_kills_before,
+            folder: launch.folder.clone(),
             child,
         })
     }
@@ -178,8 +181,11 @@ impl Trainer {
     }
 
     fn process_ended(&mut self, status: std::io::Result<ExitStatus>) {
-        // What it started must not hold its streams open, nor outlive it.
+        // What it started must not hold its streams open, nor outlive it, not even
+        // in a group of its own.
         self.kill();
+        let folder = self.folder.clone();
+        tokio::task::spawn_blocking(move || kill_marked(&folder));
         self.stdin = None;
         let status = status.unwrap_or_else(|_| ExitStatus::from_raw(0xff00));
         self.ended = Some((status, Instant::now()));

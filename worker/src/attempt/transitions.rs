@@ -226,7 +226,10 @@ impl Attempt {
     /// No trainer any more: what is under way is delivered, then the end is told.
     pub(super) fn deliver(&mut self, ending: Ending, now: Now) {
         match &ending {
-            Ending::Fail(failure) => self.note(format!("attempt ended: {}", failure.message), now),
+            Ending::Fail(failure) => {
+                let first_line = failure.message.lines().next().unwrap_or_default();
+                self.note(format!("attempt ended: {first_line}"), now);
+            }
             Ending::Complete(result) => {
                 let (summary, _) = result.as_ref();
                 let text = format!(

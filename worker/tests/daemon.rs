@@ -1,0 +1,334 @@
+//! The daemon as operators run it: what it does with good jobs, bad trainers,
+//! lost answers and its own death.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use cakes_proto::v1::{DesiredState, FailureClass};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use support::Bench;
+use support::coordinator::all_equal;
+
+const SOON: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn a_job_is_trained_reported_stored_and_completed() {
+    let bench = Bench::new().await;
+    let job = bench.grant(
+        &json!([
+            ["log", "hello"],
+            ["ready"],
+            ["train", 5],
+            ["validate"],
+            ["save"],
+            ["train", 5],
+            ["validate"],
+            ["save"],
+            ["complete"]
+        ]),
+        None,
+    );
+    let _daemon = bench.daemon(&["--threads", "2"]);
+    let completion = bench.coordinator.until("completion", |seen| seen.completions.first().cloned()).await;
+    bench.until_clear().await;
+
+    let seen = bench.coordinator.seen();
+    assert_eq!(seen.metric(&job, "train/loss").len(), 10);
+    assert_eq!(seen.metric(&job, "validation/dice_2"), [0.8, 0.8]);
+    assert!(seen.log(&job).contains(&"hello".to_owned()), "{:?}", seen.log(&job));
+    assert_eq!(completion.last_seq, seen.entries[&job].len() as u64);
+    let result = completion.result.unwrap();
+    assert_eq!((result.mean_dice, result.latency_ms), (0.75, Some(1.5)));
+    let last = completion.checkpoint.unwrap();
+    assert_eq!(seen.commits.last().unwrap().checkpoint.as_ref(), Some(&last));
+    assert_eq!(last.key, format!("{job}/2-abababab/step-000000010"));
+    let stored = std::fs::read(bench.artifacts().join(&last.key).join("weights.safetensors")).unwrap();
+    assert_eq!(stored, b"weights of step 10");
+    let progress = seen.reports.last().unwrap().progress.clone().unwrap();
+    assert_eq!((progress.step, progress.step_count, progress.checkpoint_step), (10, 100, 10));
+}
+
+#[tokio::test]
+async fn a_job_goes_on_from_a_stored_checkpoint_and_not_from_a_damaged_one() {
+    let bench = Bench::new().await;
+    let _daemon = bench.daemon(&[]);
+    bench.grant(&json!([["ready"], ["train", 5], ["save"], ["complete"]]), None);
+    let first = bench.coordinator.until("completion", |seen| seen.completions.first().cloned()).await;
+    let checkpoint = first.checkpoint.unwrap();
+
+    let acts = json!([["ready"], ["train", 2], ["save"], ["complete"]]);
+    let resumed = bench.grant(&acts, Some(checkpoint.clone()));
+    let second = bench.coordinator.until("completion", |seen| seen.completions.get(1).cloned()).await;
+    assert_eq!(second.checkpoint.unwrap().step, 7);
+    let log = bench.coordinator.seen().log(&resumed);
+    assert!(log.iter().any(|line| line.contains("resumed from step 5")), "{log:?}");
+
+    std::fs::write(bench.artifacts().join(&checkpoint.key).join("weights.safetensors"), "x").unwrap();
+    let damaged = bench.grant(&acts, Some(checkpoint));
+    let failure = bench.coordinator.until_failed(&damaged).await;
+    assert_eq!(failure.failure_class(), FailureClass::Infrastructure);
+    assert!(failure.message.contains("weights.safetensors"), "{}", failure.message);
+    assert!(bench.coordinator.seen().metric(&damaged, "train/loss").is_empty());
+}
+
+#[tokio::test]
+async fn a_lost_lease_ends_the_trainer_and_its_children_within_two_seconds() {
+    let bench = Bench::new().await;
+    let job = bench.grant(&json!([["child"], ["ready"], ["train", 10_000, 0.02]]), None);
+    let _daemon = bench.daemon(&[]);
+    bench.coordinator.until("steps", |seen| (seen.metric(&job, "train/loss").len() > 3).then_some(())).await;
+    assert!(bench.trainers() >= 2);
+    bench.coordinator.seen().lease_is_lost = true;
+    let lost = Instant::now();
+    bench.until("the trainer is gone", SOON, |bench| bench.trainers() == 0).await;
+    assert!(lost.elapsed() < Duration::from_secs(2), "{:?}", lost.elapsed());
+    bench.until_clear().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_job_is_saved_and_a_deaf_trainer_killed() {
+    let bench = Bench::new().await;
+    let _daemon = bench.daemon(&["--cancel-grace", "500ms"]);
+    for (acts, saves) in [
+        (json!([["ready"], ["train", 10_000, 0.02]]), true),
+        (json!([["deaf"], ["ready"], ["train", 10_000, 0.02]]), false),
+    ] {
+        bench.coordinator.seen().desired = DesiredState::Run;
+        let job = bench.grant(&acts, None);
+        bench
+            .coordinator
+            .until("steps", |seen| (seen.metric(&job, "train/loss").len() > 3).then_some(()))
+            .await;
+        let commits = bench.coordinator.seen().commits.len();
+        bench.coordinator.seen().desired = DesiredState::Cancel;
+        let failure = bench.coordinator.until_failed(&job).await;
+        assert_eq!(failure.failure_class(), FailureClass::Cancelled);
+        assert_eq!(bench.coordinator.seen().commits.len() > commits, saves);
+        bench.until_clear().await;
+    }
+}
+
+#[tokio::test]
+async fn every_bad_end_of_a_trainer_has_its_class_and_leaves_the_slot_free() {
+    let bench = Bench::new().await;
+    let _daemon = bench.daemon(&["--step-limit", "700ms"]);
+    for (act, class, text) in [
+        (json!(["hang"]), FailureClass::Infrastructure, "--step-limit"),
+        (json!(["garbage"]), FailureClass::Infrastructure, "protocol"),
+        (json!(["oversized"]), FailureClass::Infrastructure, "longer than the limit"),
+        (json!(["signal", 6]), FailureClass::Infrastructure, "SIGABRT"),
+        (json!(["signal", 9]), FailureClass::Infrastructure, "SIGKILL"),
+        (json!(["exit", 0]), FailureClass::Infrastructure, "without a result"),
+        (json!(["exit", 9]), FailureClass::Infrastructure, "exit code 9"),
+        (json!(["exit", 2]), FailureClass::User, "the last words"),
+        (json!(["complete"]), FailureClass::Infrastructure, "checkpoint"),
+        (json!(["fail", "numeric", "the loss is NaN"]), FailureClass::Numeric, "the loss is NaN"),
+    ] {
+        let job =
+            bench.grant(&json!([["child"], ["ready"], ["train", 1], ["log", "the last words"], act]), None);
+        let failure = bench.coordinator.until_failed(&job).await;
+        assert_eq!(failure.failure_class(), class, "{act}: {}", failure.message);
+        assert!(failure.message.contains(text), "{act}: {}", failure.message);
+        bench.until_clear().await;
+    }
+}
+
+#[tokio::test]
+async fn calls_whose_answers_are_lost_are_repeated_as_they_were() {
+    let bench = Bench::new().await;
+    for call in ["Register", "Acquire", "Start", "Report", "CommitCheckpoint", "Complete", "Reconcile"] {
+        bench.coordinator.seen().lost_answers.insert(call, 2);
+    }
+    let job = bench.grant(&json!([["ready"], ["train", 20, 0.02], ["save"], ["complete"]]), None);
+    let _daemon = bench.daemon(&[]);
+    bench
+        .until("both answers were lost", Duration::from_secs(15), |bench| {
+            bench.coordinator.seen().completions.len() == 3
+        })
+        .await;
+    bench.until_clear().await;
+
+    let seen = bench.coordinator.seen();
+    let [registered, acquired] = [seen.registrations.len(), 3];
+    assert_eq!(registered, 3);
+    assert!(all_equal(&seen.registrations) && all_equal(&seen.acquires[..acquired]));
+    assert!(all_equal(&seen.starts) && seen.starts.len() == 3);
+    assert!(all_equal(&seen.reports[..3]));
+    assert!(all_equal(&seen.commits) && all_equal(&seen.completions));
+    assert_eq!(seen.metric(&job, "train/loss").len(), 20, "stored once each");
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_told_to_end_saves_and_hands_back() {
+    let bench = Bench::new().await;
+    let job = bench.grant(&json!([["child"], ["ready"], ["train", 10_000, 0.02]]), None);
+    let mut daemon = bench.daemon(&[]);
+    bench.coordinator.until("steps", |seen| (seen.metric(&job, "train/loss").len() > 3).then_some(())).await;
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.ended(SOON).await.success());
+    assert_eq!(bench.trainers(), 0);
+    bench.until_clear().await;
+    let seen = bench.coordinator.seen();
+    assert_eq!(seen.failures[0].failure_class(), FailureClass::Lost);
+    let saved = seen.commits.last().unwrap().checkpoint.as_ref().unwrap().step;
+    assert_eq!(saved, seen.metric(&job, "train/loss").len() as u64, "nothing that was reported is lost");
+}
+
+#[tokio::test]
+async fn a_trainer_that_does_not_stop_ends_with_its_daemon() {
+    let bench = Bench::new().await;
+    for (limit, second_signal) in [("1s", false), ("1h", true)] {
+        let job = bench.grant(&json!([["deaf"], ["child"], ["ready"], ["train", 10_000, 0.02]]), None);
+        let mut daemon = bench.daemon(&["--shutdown-limit", limit]);
+        bench
+            .coordinator
+            .until("steps", |seen| (seen.metric(&job, "train/loss").len() > 3).then_some(()))
+            .await;
+        daemon.signal(Signal::SIGINT);
+        if second_signal {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            daemon.signal(Signal::SIGINT);
+        }
+        daemon.ended(SOON).await;
+        assert_eq!(bench.trainers(), 0);
+    }
+}
+
+#[tokio::test]
+async fn the_trainer_ends_with_a_killed_daemon_and_the_next_one_hands_the_job_back() {
+    let bench = Bench::new().await;
+    let job = bench.grant(&json!([["ready"], ["train", 10_000, 0.02]]), None);
+    let mut daemon = bench.daemon(&[]);
+    bench.coordinator.until("steps", |seen| (seen.metric(&job, "train/loss").len() > 3).then_some(())).await;
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended(SOON).await;
+    bench.until("the trainer is gone", Duration::from_secs(2), |bench| bench.trainers() == 0).await;
+
+    let _next = bench.daemon(&[]);
+    let failure = bench.coordinator.until_failed(&job).await;
+    assert_eq!(failure.failure_class(), FailureClass::Lost);
+    let reconciled = bench.coordinator.seen().reconciled.last().unwrap().clone();
+    assert_eq!(reconciled.tokens[0].job_id, job);
+    assert_eq!(reconciled.incarnation, 2);
+    bench.until_clear().await;
+}
+
+#[tokio::test]
+async fn the_next_daemon_kills_a_trainer_that_outlived_the_last_one() {
+    let bench = Bench::new().await;
+    let job = bench.grant(&json!([["deaf"], ["child"], ["ready"], ["train", 10_000, 0.02]]), None);
+    let mut daemon = bench.daemon(&[]);
+    bench.coordinator.until("steps", |seen| (seen.metric(&job, "train/loss").len() > 3).then_some(())).await;
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended(SOON).await;
+    assert!(bench.trainers() >= 1, "a trainer that ignores the end of its input");
+    let _next = bench.daemon(&[]);
+    bench.until_clear().await;
+}
+
+#[tokio::test]
+async fn a_completion_that_was_decided_reaches_the_coordinator_through_the_next_daemon() {
+    let bench = Bench::new().await;
+    bench.coordinator.seen().lost_answers.insert("Complete", u32::MAX);
+    bench.grant(&json!([["ready"], ["train", 3], ["save"], ["complete"]]), None);
+    let mut daemon = bench.daemon(&[]);
+    bench.coordinator.until("completion", |seen| seen.completions.first().map(|_| ())).await;
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended(SOON).await;
+
+    let before = bench.coordinator.seen().completions.len();
+    bench.coordinator.seen().lost_answers.clear();
+    let _next = bench.daemon(&[]);
+    bench.coordinator.until("completion", |seen| (seen.completions.len() > before).then_some(())).await;
+    bench.until_clear().await;
+    assert!(all_equal(&bench.coordinator.seen().completions));
+    assert!(bench.coordinator.seen().failures.is_empty());
+}
+
+#[tokio::test]
+async fn training_goes_on_while_the_store_fails_and_the_checkpoint_follows() {
+    let bench = Bench::new().await;
+    let job = bench.grant(
+        &json!([["ready"], ["train", 2], ["save"], ["train", 100, 0.02], ["save"], ["complete"]]),
+        None,
+    );
+    // A file where the attempt's folder should be.
+    let obstacle = bench.artifacts().join(&job);
+    std::fs::write(&obstacle, "").unwrap();
+    let _daemon = bench.daemon(&[]);
+    bench
+        .coordinator
+        .until("trouble and progress", |seen| {
+            let troubled = seen.log(&job).iter().any(|line| line.contains("could not be stored"));
+            (troubled && seen.metric(&job, "train/loss").len() > 20).then_some(())
+        })
+        .await;
+    std::fs::remove_file(&obstacle).unwrap();
+    let completion = bench.coordinator.until("completion", |seen| seen.completions.first().cloned()).await;
+    assert_eq!(completion.checkpoint.unwrap().step, 102);
+}
+
+#[tokio::test]
+async fn without_contact_training_stops_before_the_lease_ends_and_is_handed_back_later() {
+    let bench = Bench::with_lease(Duration::from_secs(2)).await;
+    let job = bench.grant(&json!([["ready"], ["train", 10_000, 0.02]]), None);
+    let _daemon = bench.daemon(&[]);
+    bench.coordinator.until("steps", |seen| (seen.metric(&job, "train/loss").len() > 3).then_some(())).await;
+    bench.coordinator.seen().lost_answers.insert("Report", u32::MAX);
+    bench.until("the trainer has stopped", Duration::from_secs(2), |bench| bench.trainers() == 0).await;
+    bench.coordinator.seen().lost_answers.clear();
+    let failure = bench.coordinator.until_failed(&job).await;
+    assert_eq!(failure.failure_class(), FailureClass::Lost);
+    assert!(!bench.coordinator.seen().commits.is_empty(), "its state is stored first");
+}
+
+#[tokio::test]
+async fn a_forgotten_daemon_registers_again_and_goes_on() {
+    let bench = Bench::new().await;
+    let _daemon = bench.daemon(&[]);
+    bench.coordinator.until("a question", |seen| seen.acquires.first().map(|_| ())).await;
+    bench.coordinator.seen().forgets_daemon = true;
+    bench.coordinator.until("registered again", |seen| (seen.incarnation == 2).then_some(())).await;
+    bench.grant(&json!([["ready"], ["train", 1], ["save"], ["complete"]]), None);
+    bench.coordinator.until("completion", |seen| seen.completions.first().map(|_| ())).await;
+}
+
+#[tokio::test]
+async fn a_coordinator_of_another_version_and_wrong_settings_end_the_daemon_with_a_clear_word() {
+    let bench = Bench::new().await;
+    bench.coordinator.seen().protocol = 99;
+    let start = |arguments: &'static [&'static str]| {
+        let mut command = bench.command(arguments);
+        tokio::task::spawn_blocking(move || command.output().unwrap())
+    };
+    let output = start(&[]).await.unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.contains("protocol 99"), "{text}");
+
+    let output = start(&["--hold", "soon"]).await.unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text.contains("--hold"), "{text}");
+}
+
+#[tokio::test]
+async fn what_a_trainer_writes_reaches_the_log_whole() {
+    let bench = Bench::new().await;
+    let text: String = (0..20_000).map(|index| format!("line {index} é\n")).collect();
+    let job = bench.grant(
+        &json!([["log", text], ["log", "a\u{0}b"], ["ready"], ["train", 1], ["save"], ["complete"]]),
+        None,
+    );
+    let _daemon = bench.daemon(&[]);
+    bench.coordinator.until("completion", |seen| seen.completions.first().map(|_| ())).await;
+    let log = bench.coordinator.seen().log(&job);
+    let lines: Vec<&String> = log.iter().filter(|line| line.starts_with("line ")).collect();
+    assert_eq!(lines.len(), 20_000);
+    assert_eq!(lines[19_999], "line 19999 é");
+    assert!(log.contains(&"a\u{fffd}b".to_owned()));
+    let largest = bench.coordinator.seen().reports.iter().map(prost::Message::encoded_len).max();
+    assert!(largest.is_some_and(|bytes| bytes < 1 << 20), "{largest:?}");
+}

@@ -1,0 +1,134 @@
+//! A daemon as a real process between a recording peer and a scripted trainer.
+
+pub mod coordinator;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use cakes_proto::v1;
+use cakes_worker::process::{kill_marked, marked};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use coordinator::Coordinator;
+
+/// One test's world.
+pub struct Bench {
+    pub coordinator: Coordinator,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    pub async fn new() -> Self {
+        Bench::with_lease(Duration::from_secs(20)).await
+    }
+
+    pub async fn with_lease(lease_ttl: Duration) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let artifacts = folder.path().join("artifacts");
+        std::fs::create_dir(&artifacts).unwrap();
+        Bench { coordinator: Coordinator::start(&artifacts, lease_ttl).await, folder }
+    }
+
+    pub fn artifacts(&self) -> PathBuf {
+        self.folder.path().join("artifacts")
+    }
+
+    pub fn attempts(&self) -> PathBuf {
+        self.folder.path().canonicalize().unwrap().join("work/attempts")
+    }
+
+    /// Processes of trainers and of what they started.
+    pub fn trainers(&self) -> usize {
+        marked(&self.attempts()).len()
+    }
+
+    /// Queues a job; its id.
+    pub fn grant(&self, acts: &Value, resume_from: Option<v1::CheckpointReference>) -> String {
+        let job_id = uuid::Uuid::new_v4().to_string();
+        self.coordinator.seen().grants.push_back(v1::Grant {
+            token: Some(v1::LeaseToken { job_id: job_id.clone(), epoch: 2, nonce: "ab".repeat(16) }),
+            trainer_job_json: json!({ "acts": acts }).to_string(),
+            resume_from,
+            artifact_prefix: format!("{job_id}/2-abababab"),
+            offer_ttl_ms: 15_000,
+        });
+        job_id
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cakes-worker"));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CAKES_"))
+        {
+            command.env_remove(name);
+        }
+        let trainer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/trainer.py");
+        command.args(["--server", &format!("http://{}", self.coordinator.address)]);
+        command.args(["--id", "tester", "--devices", "cpu", "--data-root", "/"]);
+        command.arg("--work-dir").arg(self.folder.path().join("work"));
+        command.arg("--trainer").arg(trainer).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+
+    pub fn daemon(&self, arguments: &[&str]) -> Daemon {
+        Daemon { child: self.command(arguments).spawn().unwrap() }
+    }
+
+    /// Waits until a condition of this machine holds.
+    pub async fn until(&self, what: &str, within: Duration, condition: impl Fn(&Self) -> bool) {
+        let start = std::time::Instant::now();
+        while !condition(self) {
+            assert!(start.elapsed() < within, "did not happen within {within:?}: {what}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Neither a process nor a file of any attempt is left.
+    pub async fn until_clear(&self) {
+        let is_clear = |bench: &Bench| {
+            let files = std::fs::read_dir(bench.attempts()).map_or(0, Iterator::count);
+            bench.trainers() == 0 && files == 0
+        };
+        self.until("nothing is left of the attempts", Duration::from_secs(5), is_clear).await;
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // After a failed test: its trainers must not live on.
+        kill_marked(&self.attempts());
+    }
+}
+
+/// A running daemon, killed with this value.
+pub struct Daemon {
+    child: Child,
+}
+
+impl Daemon {
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// How it ended, which must happen within `limit`.
+    pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
+        let start = std::time::Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < limit, "the daemon did not end within {limit:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
