@@ -74,6 +74,14 @@ fn check_folder(folder: &FolderDataset, found: &mut Violations) {
             found.require(!names.is_empty(), "dataset.folder.validation.cases", || {
                 "name at least one validation case".to_owned()
             });
+            let broken = names.iter().find(|name| name.is_empty() || name.contains(['/', '\0']));
+            found.require(broken.is_none(), "dataset.folder.validation.cases", || {
+                format!("{broken:?} is no name of a case: give file names without folder and ending")
+            });
+            let is_name = |name: &String| (1..=255).contains(&name.len()) && !name.contains(['/', '\0']);
+            found.require(names.iter().all(is_name), "dataset.folder.validation.cases", || {
+                "a case is named by its file without folder and ending, at most 255 bytes".to_owned()
+            });
         }
         ValidationSplit::SplitsFile => {}
         ValidationSplit::Fold { fold, folds, .. } => {

@@ -14,6 +14,7 @@ use std::fmt::Display;
 
 use cakes::spec::{InvalidSpec, Violation};
 use cakes_proto::WORKER_PROTOCOL;
+use cakes_proto::convert::in_wire_terms;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -150,7 +151,7 @@ impl From<store::Error> for Status {
             E::Refused(_) | E::IllegalTransition(_) => {
                 with_reason(Code::FailedPrecondition, message, "WRONG_STATE", [])
             }
-            E::InvalidSpec(spec) => invalid_spec("", &spec),
+            E::InvalidSpec(spec) => invalid_spec("", &in_wire_terms(spec)),
             E::InvalidArgument { field, problem } => invalid_field(field, problem),
             E::Database { .. } | E::Connect { .. } if error.is_unavailable() => {
                 tracing::warn!(error = %Chain(&error), "the database does not answer");

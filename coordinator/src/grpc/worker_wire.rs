@@ -132,9 +132,12 @@ fn entry(index: usize, wire: v1::ReportEntry) -> Result<Entry, Status> {
                 }
                 Ok((checked(&at("metric.values"), key, METRIC_KEY_CHARS_MAX)?, value))
             });
+            let mut values = values.collect::<Result<Vec<_>, _>>()?;
+            // A map of the wire has no order; a repetition must have the same.
+            values.sort_by(|(left, _), (right, _)| left.cmp(right));
             Ok(Entry::Metric {
                 step: signed(&at("metric.step"), point.step)?,
-                values: values.collect::<Result<Vec<_>, _>>()?,
+                values,
                 time: time(&at("metric.time"), point.time)?,
             })
         }

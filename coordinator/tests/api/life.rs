@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use cakes_coordinator::store::{MIGRATIONS, PgPool};
 use cakes_proto::v1;
 use tokio_stream::StreamExt;
+use tonic::Code;
 
-use crate::harness::{PATIENCE, Service, Worker, job_id, small_search, trainer_job};
+use crate::harness::{PATIENCE, Service, Worker, fields, job_id, refused, small_search, trainer_job};
 
 /// Dice of the scripted networks: better with more multiply-accumulates, but for
 /// the seed.
@@ -127,6 +128,18 @@ async fn more_architectures_are_derived_and_retrained_on_request(pool: PgPool) {
     let second = service.jobs().submit_retrain(request).await.unwrap().into_inner();
     assert_eq!(first.id, second.id);
     assert_eq!(first.architecture_digest, derived[0].digest);
+
+    let sgd = v1::Sgd { learning_rate: Some(-1.0), ..v1::Sgd::default() };
+    let training =
+        v1::Training { optimizer: Some(v1::training::Optimizer::Sgd(sgd)), ..v1::Training::default() };
+    let wrong = v1::SubmitRetrainRequest {
+        architecture_digest: derived[0].digest[..8].to_owned(),
+        search_id: search.id,
+        training: Some(training),
+        ..v1::SubmitRetrainRequest::default()
+    };
+    let status = refused(service.jobs().submit_retrain(wrong).await, Code::InvalidArgument);
+    assert_eq!(fields(&status), ["training.sgd.learning_rate"]);
 }
 
 #[sqlx::test(migrator = "MIGRATIONS")]

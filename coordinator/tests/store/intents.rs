@@ -68,7 +68,7 @@ async fn a_retraining_can_be_submitted_alone_and_once(pool: PgPool) {
     let Err(Error::InvalidSpec(spec)) = jobs::submit_retrain(&pool, &bad).await else {
         panic!("no epochs are no training");
     };
-    assert_eq!(spec.0[0].field, "retrain.training.epochs");
+    assert_eq!(spec.0[0].field, "training.epochs");
     let unknown = Retrain { request_id: None, digest: "0".repeat(64).parse().unwrap(), ..wish };
     let refused = jobs::submit_retrain(&pool, &unknown).await.unwrap_err();
     assert!(matches!(refused, Error::NotFound { kind: "architecture", .. }));

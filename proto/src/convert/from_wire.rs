@@ -64,7 +64,7 @@ pub fn search_from_wire(wire: Option<v1::SearchSpec>) -> Result<CheckedSearch, I
 
 /// Names fields as the user wrote them: a choice that is a level of its own in
 /// the domain is a field of its parent on the wire.
-fn in_wire_terms(InvalidSpec(violations): InvalidSpec) -> InvalidSpec {
+pub fn in_wire_terms(InvalidSpec(violations): InvalidSpec) -> InvalidSpec {
     let levels = [
         ("backbone.", "backbone.encoder_decoder."),
         ("dataset.folder.validation.cases", "dataset.folder.cases.names"),
@@ -73,6 +73,8 @@ fn in_wire_terms(InvalidSpec(violations): InvalidSpec) -> InvalidSpec {
         ("supernet.training.schedule.", "supernet.training."),
         ("retrain.training.optimizer.", "retrain.training."),
         ("retrain.training.schedule.", "retrain.training."),
+        ("training.optimizer.", "training."),
+        ("training.schedule.", "training."),
     ];
     let renamed = violations.into_iter().map(|Violation { field, problem }| {
         let found = levels.iter().find_map(|(domain, wire)| Some((wire, field.strip_prefix(domain)?)));

@@ -2,7 +2,7 @@
 
 use cakes::architecture::{Architecture, ArchitectureDigest};
 use cakes::job::TrainerJob;
-use cakes::spec::{CheckedSearch, RetrainSpec, SearchSpec, TrainingSpec};
+use cakes::spec::{CheckedSearch, InvalidSpec, RetrainSpec, SearchSpec, TrainingSpec};
 use cakes_proto::ids::{JobId, SearchId};
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
@@ -12,6 +12,7 @@ use super::{NewJob, enqueue};
 use crate::store::architecture_rows::read_architecture;
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::searches::read_spec;
+use crate::store::text::check_request_id;
 
 /// What to retrain, on whose data.
 #[derive(Clone, Debug)]
@@ -31,8 +32,9 @@ pub struct Retrain {
 /// # Errors
 /// Search or architecture are unknown or do not fit each other, the training is
 /// invalid, or the request id was used for something else.
-#[instrument(skip_all, fields(search = %retrain.search, digest = %retrain.digest), err)]
+#[instrument(skip_all, fields(search = %retrain.search, digest = %retrain.digest), err(level = "debug"))]
 pub async fn submit_retrain(pool: &PgPool, retrain: &Retrain) -> Result<JobId, Error> {
+    check_request_id(retrain.request_id.as_deref())?;
     let mut transaction = pool.begin().await.map_err(failed("begin to queue a retraining"))?;
     let search = read_spec(&mut transaction, retrain.search).await?;
     let architecture = read_architecture(&mut transaction, retrain.digest).await?;
@@ -70,7 +72,17 @@ fn trainer_job(
         retrain: RetrainSpec { training, seeds: vec![retrain.seed] },
         ..spec
     });
-    Ok(checked.map_err(Error::InvalidSpec)?.retrain_job(architecture, retrain.seed))
+    Ok(checked.map_err(as_requested)?.retrain_job(architecture, retrain.seed))
+}
+
+/// Names fields from the request's point of view, which has no level `retrain`.
+fn as_requested(InvalidSpec(mut violations): InvalidSpec) -> Error {
+    for violation in &mut violations {
+        if let Some(field) = violation.field.strip_prefix("retrain.") {
+            violation.field = field.to_owned();
+        }
+    }
+    Error::InvalidSpec(InvalidSpec(violations))
 }
 
 /// The job of an earlier request with the same id.
