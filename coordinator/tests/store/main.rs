@@ -12,7 +12,6 @@ mod expire;
 mod fail;
 mod intents;
 mod plan;
-mod random_walk;
 mod reconcile;
 mod report;
 mod schema;
