@@ -303,7 +303,8 @@ pub(crate) mod tests {
 
     /// A small valid search for tests of this crate.
     pub(crate) fn small_search() -> SearchSpec {
-        let training = TrainingSpec { epochs: 2, steps_per_epoch: 4, warmup_steps: 2, ..TrainingSpec::default() };
+        let training =
+            TrainingSpec { epochs: 2, steps_per_epoch: 4, warmup_steps: 2, ..TrainingSpec::default() };
         SearchSpec {
             name: "small".into(),
             dataset: DatasetSpec::Phantoms(PhantomDataset::default()),
@@ -355,7 +356,10 @@ pub(crate) mod tests {
         assert_eq!(problems(|spec| spec.retrain.seeds = vec![1, 1]), ["retrain.seeds"]);
         assert_eq!(problems(|spec| spec.retrain.seeds.clear()), ["retrain.seeds"]);
         assert_eq!(problems(|spec| spec.baselines.push(Baseline::C3d)), ["baselines"]);
-        assert_eq!(problems(|spec| spec.supernet.training.warmup_steps = 9), ["supernet.training.warmup_steps"]);
+        assert_eq!(
+            problems(|spec| spec.supernet.training.warmup_steps = 9),
+            ["supernet.training.warmup_steps"]
+        );
         assert_eq!(problems(|spec| spec.supernet.l1_strength = -1.0), ["supernet.l1_strength"]);
         let Backbone::EncoderDecoder(config) = small_search().backbone;
         let narrow = Backbone::EncoderDecoder(EncoderDecoder { classes: 3, ..config });
