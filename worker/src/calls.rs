@@ -25,7 +25,8 @@ pub struct Calls {
     token: LeaseToken,
     artifacts: Artifacts,
     prefix: Path,
-    journal: Mutex<Journal>,
+    /// Taken away behind the attempt, so that no late answer writes it again.
+    journal: Mutex<Option<Journal>>,
 }
 
 impl Calls {
@@ -40,13 +41,13 @@ impl Calls {
             token: granted.token,
             artifacts: registration.artifacts.clone(),
             prefix: granted.artifact_prefix.clone(),
-            journal: Mutex::new(journal),
+            journal: Mutex::new(Some(journal)),
         })
     }
 
-    /// The journal, to be removed behind the attempt.
-    pub fn into_journal(self: Arc<Self>) -> Journal {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Takes the journal to remove it.
+    pub fn take_journal(&self) -> Option<Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Writes the journal. Where the disk refuses, the attempt goes on: it then
@@ -54,7 +55,8 @@ impl Calls {
     async fn record(self: &Arc<Self>, change: impl FnOnce(&mut Record) + Send + 'static) {
         let calls = Arc::clone(self);
         let written = tokio::task::spawn_blocking(move || {
-            calls.journal.lock().unwrap_or_else(PoisonError::into_inner).update(change)
+            let mut journal = calls.journal.lock().unwrap_or_else(PoisonError::into_inner);
+            journal.as_mut().map_or(Ok(()), |journal| journal.update(change))
         });
         if let Ok(Err(problem)) = written.await {
             warn!("the journal cannot be written: {problem}");

@@ -175,7 +175,7 @@ impl Journal {
     ///
     /// # Errors
     /// The disk fails.
-    pub fn remove(self) -> Result<(), JournalError> {
+    pub fn remove(&self) -> Result<(), JournalError> {
         fs::remove_dir_all(&self.folder)
             .map_err(|source| JournalError::Io { path: self.folder.clone(), source })
     }

@@ -19,7 +19,6 @@ use crate::app::{Context, Shutdown};
 use crate::attempt::{Attempt, Effect, Event, Failure, Outcome, Terms};
 use crate::calls::Calls;
 use crate::clock::Now;
-use crate::journal::Journal;
 use crate::process::kill_marked;
 use crate::session::Registration;
 use crate::supervisor::{Launch, Trainer};
@@ -68,7 +67,7 @@ pub async fn run(
     };
     let outcome = runner.run(shutdown).await;
     drop(runner);
-    clear(folder, calls.into_journal()).await;
+    clear(folder, &calls).await;
     outcome
 }
 
@@ -197,13 +196,15 @@ async fn refuse(context: &Context, granted: &Granted, problem: &str) -> Outcome 
 }
 
 /// Removes what the attempt leaves: processes first, then files.
-async fn clear(folder: PathBuf, journal: Journal) {
+async fn clear(folder: PathBuf, calls: &Calls) {
+    let Some(journal) = calls.take_journal() else { return };
     let cleared = tokio::task::spawn_blocking(move || {
         let (found, left) = kill_marked(&folder);
         if found > 0 {
             warn!(found, left, "processes that the trainer had started were killed");
         }
-        journal.remove()
+        // A download that was given up may just have written its last file.
+        journal.remove().or_else(|_| journal.remove())
     });
     if let Ok(Err(problem)) = cleared.await {
         warn!("an attempt's folder cannot be removed: {problem}");

@@ -49,9 +49,11 @@ impl Lease {
         *self = Lease { stage: Stage::Held, sent_at, ttl, ..*self };
     }
 
-    /// From here on another worker may soon hold the job.
+    /// From here on another worker may soon hold the job. Under an offer nothing
+    /// can be recorded yet, so all of its time may be used.
     pub fn fence_at(&self) -> Duration {
-        self.sent_at + self.ttl.mul_f64(self.fence_share)
+        let share = if self.is_held() { self.fence_share } else { 1.0 };
+        self.sent_at + self.ttl.mul_f64(share)
     }
 }
 
@@ -66,6 +68,7 @@ mod tests {
     #[test]
     fn a_late_answer_does_not_extend_the_lease() {
         let mut lease = Lease::offered(s(0), s(15), 0.75);
+        assert_eq!(lease.fence_at(), s(15));
         assert!(!lease.start_is_due(false, s(7)));
         assert!(lease.start_is_due(false, s(8)));
         assert!(!lease.start_is_due(true, s(9)), "Start is sent once");

@@ -175,6 +175,8 @@ pub struct Attempt {
     scores: Option<ChannelScores>,
     report_due: Duration,
     report_in_flight: bool,
+    /// The coordinator takes no reports of this attempt; only its end is told.
+    muted: bool,
     kill_sent: bool,
     /// When the daemon ends: until then checkpoints may still be stored.
     deliver_by: Option<Duration>,
@@ -199,6 +201,7 @@ impl Attempt {
             scores: None,
             report_due: now.since_boot,
             report_in_flight: false,
+            muted: false,
             kill_sent: false,
             deliver_by: None,
         }
@@ -268,7 +271,7 @@ impl Attempt {
                 self.reported(answer, now, effects);
             }
             Event::LeaseLost(why) => self.drop_attempt(format!("lease lost: {why}"), effects),
-            Event::Refused { call, message } => self.refused(call, &message, effects),
+            Event::Refused { call, message } => self.refused(call, &message, now, effects),
             Event::Stored(stored) => {
                 self.note(format!("checkpoint of step {} is stored", stored.step), now);
                 effects.extend(self.uploads.finish(stored, at).map(Effect::RemoveLocal));
@@ -320,6 +323,7 @@ impl Attempt {
         let due = at >= self.report_due || self.outbox.has_full_batch() || delivers;
         let possible = self.lease.is_held()
             && !self.report_in_flight
+            && !self.muted
             && !matches!(self.state, State::Concluding { .. } | State::Ended(_));
         if !(due && possible) {
             return;

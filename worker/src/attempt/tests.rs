@@ -4,9 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use cakes::frame::{FailureClass as TrainerClass, Phase, Quality, Summary, TRAINER_PROTOCOL, TrainerEvent};
 use cakes_proto::v1::{DesiredState, FailureClass};
-use proptest::prelude::*;
 
 use super::*;
+
+mod orders;
 
 const TTL: Duration = Duration::from_secs(60);
 
@@ -336,232 +337,20 @@ fn a_store_that_never_comes_back_ends_the_attempt_after_the_hold() {
 }
 
 #[test]
+fn a_refused_report_ends_the_attempt_and_its_job_learns_why() {
+    let mut bench = Bench::training();
+    bench.trainer(step(1));
+    let effects = bench.says(Event::Refused { call: "Report", message: "an entry changed".into() });
+    assert!(effects.contains(&Effect::Kill));
+    let effects = bench.says(exit(1));
+    let failure = failure(concluded(&effects).expect("told at once"));
+    assert_eq!(failure.class, FailureClass::Infrastructure);
+    assert!(failure.message.contains("an entry changed"));
+}
+
+#[test]
 fn a_slow_preparation_keeps_its_offer() {
     let mut bench = Bench::new();
     assert_eq!(bench.later(7), []);
     assert_eq!(bench.later(1), [Effect::Start]);
-}
-
-/// What may happen next, whether it fits or not.
-fn any_event() -> impl Strategy<Value = (u64, Happening)> {
-    let kinds = prop_oneof![
-        Just(Happening::Prepared),
-        Just(Happening::PreparationFailed),
-        Just(Happening::Started),
-        Just(Happening::Ready),
-        Just(Happening::Step),
-        Just(Happening::Checkpoint),
-        Just(Happening::Completed),
-        Just(Happening::Failed),
-        Just(Happening::BadFrame),
-        Just(Happening::Log),
-        Just(Happening::Exit),
-        Just(Happening::ReportAnswered),
-        Just(Happening::Cancel),
-        Just(Happening::Yield),
-        Just(Happening::LeaseLost),
-        Just(Happening::OutOfRange),
-        Just(Happening::Stored),
-        Just(Happening::StoreFailed),
-        Just(Happening::Drain),
-        Just(Happening::ConclusionRefused),
-        Just(Happening::Nothing),
-    ];
-    (0_u64..40, kinds)
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Happening {
-    Prepared,
-    PreparationFailed,
-    Started,
-    Ready,
-    Step,
-    Checkpoint,
-    Completed,
-    Failed,
-    BadFrame,
-    Log,
-    Exit,
-    ReportAnswered,
-    Cancel,
-    Yield,
-    LeaseLost,
-    OutOfRange,
-    Stored,
-    StoreFailed,
-    Drain,
-    ConclusionRefused,
-    Nothing,
-}
-
-/// The world around an attempt: it answers only what was asked and checks that
-/// what is asked makes sense.
-#[derive(Default)]
-struct World {
-    prepared: bool,
-    abandoned: bool,
-    child: bool,
-    killed: bool,
-    start_asked: bool,
-    started: bool,
-    report: Option<(u64, u64)>,
-    stored_seq: u64,
-    storing: Option<LocalCheckpoint>,
-    concluding: Option<Conclusion>,
-}
-
-impl World {
-    fn check(&mut self, effects: &[Effect]) -> Result<(), TestCaseError> {
-        for effect in effects {
-            match effect {
-                Effect::Start => {
-                    prop_assert!(!self.start_asked, "Start twice");
-                    self.start_asked = true;
-                }
-                Effect::Report { batch, .. } => {
-                    prop_assert!(self.started && self.report.is_none(), "reports overlap");
-                    prop_assert_eq!(batch.first_seq, self.stored_seq + 1);
-                    self.report = Some((batch.first_seq, batch.entries.len() as u64));
-                }
-                Effect::AbandonPreparation => self.abandoned = true,
-                Effect::SendStop => prop_assert!(self.child),
-                Effect::Kill => {
-                    prop_assert!(self.child, "nobody to kill");
-                    self.killed = true;
-                }
-                Effect::Store(local) => {
-                    prop_assert!(self.storing.is_none(), "uploads overlap");
-                    self.storing = Some(local.clone());
-                }
-                Effect::RemoveLocal(folder) => {
-                    let used = self.storing.as_ref().is_some_and(|local| local.directory == *folder);
-                    prop_assert!(!used, "a folder is removed under an upload");
-                }
-                Effect::Conclude(conclusion) => {
-                    prop_assert!(!self.child, "concluded while the trainer runs");
-                    prop_assert!(self.started);
-                    if let Conclusion::Complete(completion) = conclusion {
-                        prop_assert_eq!(completion.last_seq, self.stored_seq);
-                    }
-                    self.concluding = Some(conclusion.clone());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The event, where the world can bring it about.
-    fn event(&mut self, happening: Happening, bench: &Bench) -> Option<Event> {
-        let at = bench.at;
-        let next = bench.attempt.progress.step() + 1;
-        let trainer = |event| self.child.then_some(Event::Trainer(event));
-        let answer = |world: &mut World, desired| {
-            let (first, count) = world.report.take()?;
-            world.stored_seq = first + count - 1;
-            Some(Event::Acknowledged { sent_at: at, ttl: TTL, ack_seq: world.stored_seq, desired })
-        };
-        match happening {
-            Happening::Prepared if !self.prepared && !self.abandoned => {
-                (self.prepared, self.child) = (true, true);
-                Some(Event::Prepared)
-            }
-            Happening::PreparationFailed if !self.prepared && !self.abandoned => {
-                self.prepared = true;
-                Some(Event::PreparationFailed(Failure::infrastructure("no disk")))
-            }
-            Happening::Started if self.start_asked && !self.started => {
-                self.started = true;
-                Some(Event::Started { sent_at: at, ttl: TTL })
-            }
-            Happening::Ready => trainer(ready(TRAINER_PROTOCOL)),
-            Happening::Step => trainer(step(next)),
-            Happening::Checkpoint => trainer(checkpoint(next - 1)),
-            Happening::Completed => trainer(completed(next - 1)),
-            Happening::Failed => {
-                trainer(TrainerEvent::Failed { class: TrainerClass::User, message: "no data".into() })
-            }
-            Happening::BadFrame if self.child => Some(Event::BadFrame("garbage".into())),
-            Happening::Log if self.child => Some(Event::Log("line".into())),
-            Happening::Exit if self.child => {
-                self.child = false;
-                Some(exit(1))
-            }
-            Happening::ReportAnswered => answer(self, DesiredState::Run),
-            Happening::Cancel => answer(self, DesiredState::Cancel),
-            Happening::Yield => answer(self, DesiredState::Yield),
-            Happening::OutOfRange => {
-                self.report.take()?;
-                Some(Event::OutOfRange { ack_seq: Some(self.stored_seq) })
-            }
-            Happening::LeaseLost if self.started => Some(Event::LeaseLost("taken".into())),
-            Happening::Stored => {
-                let local = self.storing.take()?;
-                Some(stored(local.step))
-            }
-            Happening::StoreFailed => {
-                self.storing.take()?;
-                Some(Event::StoreFailed { message: "full".into(), permanent: false })
-            }
-            Happening::Drain => Some(Event::Drain { deadline: at + Duration::from_secs(30) }),
-            Happening::ConclusionRefused => {
-                self.concluding.take()?;
-                Some(Event::Refused { call: "Complete", message: "no".into() })
-            }
-            Happening::Nothing => Some(Event::Tick),
-            _ => None,
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
-    /// Whatever happens in whatever order, no trainer is left without somebody
-    /// who will end it, calls do not overlap, entries go out in order, and with
-    /// an answering world every attempt ends.
-    #[test]
-    fn no_order_of_events_leaves_a_trainer_or_an_attempt_behind(
-        happenings in proptest::collection::vec(any_event(), 0..60)
-    ) {
-        let (mut bench, mut world) = (Bench::new(), World::default());
-        for (seconds, happening) in happenings {
-            bench.at += Duration::from_secs(seconds);
-            if let Some(event) = world.event(happening, &bench) {
-                let effects = bench.says(event);
-                world.check(&effects)?;
-            }
-            if bench.attempt.outcome().is_some() {
-                prop_assert!(!world.child, "ended with a running trainer");
-                return Ok(());
-            }
-        }
-        // Now nothing more fails: a killed trainer goes, every call is answered.
-        for _ in 0..2000 {
-            bench.at += Duration::from_secs(1);
-            let exit = world.killed.then_some(Happening::Exit);
-            let answers = [
-                Happening::Prepared,
-                Happening::Started,
-                Happening::ReportAnswered,
-                Happening::Stored,
-                Happening::Nothing,
-            ];
-            for happening in exit.into_iter().chain(answers) {
-                if let Some(event) = world.event(happening, &bench) {
-                    let effects = bench.says(event);
-                    world.check(&effects)?;
-                }
-            }
-            if world.concluding.take().is_some() {
-                let effects = bench.says(Event::Concluded);
-                world.check(&effects)?;
-            }
-            if bench.attempt.outcome().is_some() {
-                prop_assert!(!world.child, "ended with a running trainer");
-                return Ok(());
-            }
-        }
-        prop_assert!(false, "never ended: {:?}", bench.attempt.state);
-    }
 }

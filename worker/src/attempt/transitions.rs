@@ -257,7 +257,8 @@ impl Attempt {
         let at = now.since_boot;
         let no_time = at >= *give_up_at || self.deliver_by.is_some_and(|deliver_by| at >= deliver_by);
         let stored = self.uploads.is_idle() || no_time;
-        if !self.outbox.is_empty() || !stored || !self.lease.is_held() || self.report_in_flight {
+        let reported = self.outbox.is_empty() && self.lease.is_held() && !self.report_in_flight;
+        if !stored || !(reported || self.muted) {
             return;
         }
         let conclusion = match ending.clone() {
@@ -294,15 +295,31 @@ impl Attempt {
         }
     }
 
-    /// A call that the coordinator never takes: a fault of one of the two programs.
-    pub(super) fn refused(&mut self, call: &'static str, message: &str, effects: &mut Vec<Effect>) {
-        let problem = format!("the coordinator refused {call}: {message}");
+    /// A call that the coordinator never takes: a fault of one of the two
+    /// programs. The attempt ends, and its job learns why.
+    pub(super) fn refused(&mut self, call: &'static str, message: &str, now: Now, effects: &mut Vec<Effect>) {
+        let failure = Failure::infrastructure(format!("the coordinator refused {call}: {message}"));
         match self.state {
             State::Concluding { completes: true } => {
                 self.state = State::Concluding { completes: false };
-                effects.push(Effect::Conclude(Conclusion::Fail(Failure::infrastructure(problem))));
+                effects.push(Effect::Conclude(Conclusion::Fail(failure)));
             }
-            _ => self.drop_attempt(problem, effects),
+            State::Concluding { completes: false } => self.drop_attempt(failure.message, effects),
+            State::Preparing => {
+                self.muted = true;
+                effects.push(Effect::AbandonPreparation);
+                self.deliver(Ending::Fail(failure), now);
+            }
+            State::Running | State::Stopping { .. } | State::Leaving { .. } => {
+                self.muted = true;
+                self.leave(Ending::Fail(failure), now);
+                self.kill(effects);
+            }
+            State::Delivering { .. } => {
+                self.muted = true;
+                self.deliver(Ending::Fail(failure), now);
+            }
+            State::Dropping { .. } | State::Ended(_) => {}
         }
     }
 
