@@ -82,14 +82,16 @@ impl Api {
     /// # Errors
     /// It does not happen in time, or the search has failed.
     pub async fn until_job(&self, search: &str, what: &str, wanted: impl Fn(&Job) -> bool) -> Result<Job> {
-        until(what, Duration::from_secs(60), async || {
+        let mut last = String::new();
+        let found = until(what, Duration::from_secs(60), async || {
             let Ok(found) = self.search(search).await else { return Ok(None) };
-            if found.state() == SearchState::Failed {
-                bail!("the search failed: {}", found.state_reason);
+            last = show(&found);
+            if matches!(found.state(), SearchState::Failed | SearchState::Succeeded) {
+                bail!("the search is over before {what}");
             }
             Ok(found.jobs.into_iter().find(|job| wanted(job)))
-        })
-        .await
+        });
+        found.await.with_context(|| last)
     }
 
     /// Waits until the search has ended as wanted.
@@ -105,7 +107,7 @@ impl Api {
         })
         .await?;
         if ended.state() != wanted {
-            bail!("the search ended as {:?}: {}", ended.state(), ended.state_reason);
+            bail!("the search should end as {wanted:?}: {}", show(&ended));
         }
         Ok(ended)
     }
@@ -117,6 +119,25 @@ pub fn can_be_interrupted(job: &Job) -> bool {
     job.state() == JobState::Running
         && progress.checkpoint_step > 0
         && progress.step * 4 < progress.step_count * 3
+}
+
+/// State of a search and its jobs, one line each, for messages.
+pub fn show(search: &Search) -> String {
+    let job = |job: &Job| {
+        let progress = job.progress.clone().unwrap_or_default();
+        format!(
+            "{} {:?} on '{}', attempt {}, step {} (saved {}) {}",
+            job.label,
+            job.state(),
+            job.worker_id,
+            job.attempt_count,
+            progress.step,
+            progress.checkpoint_step,
+            job.state_reason
+        )
+    };
+    let jobs: Vec<String> = search.jobs.iter().map(job).collect();
+    format!("{} {:?} {}\n  {}", search.id, search.state(), search.state_reason, jobs.join("\n  "))
 }
 
 /// The supernet's job.

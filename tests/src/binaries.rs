@@ -8,7 +8,10 @@ use anyhow::{Context, Result, bail};
 
 const PACKAGES: [&str; 4] = ["cakes-coordinator", "cakes-worker", "cakes-trainer", "cakes-cli"];
 
-/// Folder of the programs: that of this test's own build.
+/// Folder with programs to test as they are, instead of building them.
+const GIVEN: &str = "TEST_PROGRAMS";
+
+/// Folder of the programs: that of this test's own build, unless another is given.
 ///
 /// # Errors
 /// They cannot be built.
@@ -19,6 +22,9 @@ pub fn folder() -> Result<&'static Path> {
 }
 
 fn build() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(GIVEN) {
+        return Ok(folder.into());
+    }
     let test = std::env::current_exe().context("where am I?")?;
     // target/debug/deps/test-hash
     let folder = test.ancestors().nth(2).context("this test does not run below a target folder")?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use cakes_proto::WORKER_PROTOCOL;
 use cakes_proto::v1::{JobState, ListSearchesRequest, RegisterRequest, SearchState};
+use cakes_tests::api::show;
 use cakes_tests::cluster::Finished;
 use cakes_tests::search::{SHORT, tiny};
 use cakes_tests::{Cluster, Options, scenario};
@@ -98,10 +99,10 @@ fn a_data_set_that_a_worker_lacks_fails_the_search_and_is_named() {
         let listed = api.searches().list_searches(ListSearchesRequest::default()).await?.into_inner();
         let id = &listed.searches.first().context("no search")?.id;
         let search = api.until_ended(id, SearchState::Failed).await?;
-        let [job] = search.jobs.as_slice() else { anyhow::bail!("{search:#?}") };
+        let job = cakes_tests::api::supernet(&search)?;
         // The job is wrong, so one attempt was enough.
-        ensure!(job.state() == JobState::Failed && job.attempt_count == 1, "{job:#?}");
-        ensure!(job.state_reason.contains("Task99_Nowhere"), "{job:#?}");
+        ensure!(job.state() == JobState::Failed && job.attempt_count == 1, "{}", show(&search));
+        ensure!(job.state_reason.contains("Task99_Nowhere"), "{}", show(&search));
         Ok(())
     });
 }

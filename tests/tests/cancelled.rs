@@ -24,13 +24,20 @@ fn a_cancelled_search_leaves_workers_idle_within_seconds() {
         let asked = Instant::now();
         let finished = cluster.cakes(&["search", "cancel", &search.id]).await?;
         ensure!(finished.code == Some(0), "{finished:?}");
-        let ended = api.until_ended(&search.id, SearchState::Cancelled).await?;
-        ensure!(ended.jobs.iter().all(|job| job.state() == JobState::Cancelled), "{ended:#?}");
-        until("no trainer is left and the worker is idle", Duration::from_secs(10), async || {
-            let workers = api.fleet().list_workers(ListWorkersRequest {}).await?.into_inner().workers;
-            let idle = workers.iter().all(|worker| worker.job_ids.is_empty());
-            Ok((idle && cluster.trainers().is_empty()).then_some(()))
-        })
+        api.until_ended(&search.id, SearchState::Cancelled).await?;
+        until(
+            "all is cancelled, no trainer is left and the worker is idle",
+            Duration::from_secs(10),
+            async || {
+                let jobs = api.search(&search.id).await?.jobs;
+                if !jobs.iter().all(|job| job.state() == JobState::Cancelled) {
+                    return Ok(None);
+                }
+                let workers = api.fleet().list_workers(ListWorkersRequest {}).await?.into_inner().workers;
+                let idle = workers.iter().all(|worker| worker.job_ids.is_empty());
+                Ok((idle && cluster.trainers().is_empty()).then_some(()))
+            },
+        )
         .await?;
         ensure!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
 

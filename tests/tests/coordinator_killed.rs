@@ -2,7 +2,7 @@
 
 use anyhow::{Context, ensure};
 use cakes_proto::v1::{JobKind, SearchState};
-use cakes_tests::api::can_be_interrupted;
+use cakes_tests::api::{can_be_interrupted, show};
 use cakes_tests::search::{Length, SHORT, tiny};
 use cakes_tests::{Options, scenario};
 
@@ -20,7 +20,11 @@ fn a_search_survives_a_kill_of_the_coordinator() {
         cluster.kill_coordinator()?;
         cluster.start_coordinator()?;
         let ended = api.until_ended(&search.id, SearchState::Succeeded).await?;
-        ensure!(ended.jobs.iter().filter(|job| job.kind() == JobKind::Retrain).count() == 2, "{ended:#?}");
+        ensure!(
+            ended.jobs.iter().filter(|job| job.kind() == JobKind::Retrain).count() == 2,
+            "{}",
+            show(&ended)
+        );
         let front = api.front(&ended.id).await?;
         ensure!(front.entries.len() == 2, "{front:#?}");
         // The same request still is the same search.

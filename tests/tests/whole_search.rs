@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use cakes_proto::v1::{
     Architecture, GetArchitectureRequest, JobKind, JobState, ListArchitecturesRequest, SearchState,
 };
+use cakes_tests::api::show;
 use cakes_tests::search::{SHORT, tiny};
 use cakes_tests::{Cluster, Options, scenario};
 
@@ -27,7 +28,7 @@ async fn whole(cluster: &Cluster) -> Result<()> {
         api.searches().list_searches(cakes_proto::v1::ListSearchesRequest::default()).await?.into_inner();
     ensure!(listed.searches.len() == 1, "{listed:?}");
     let search = api.until_ended(&listed.searches[0].id, SearchState::Succeeded).await?;
-    ensure!(search.jobs.iter().all(|job| job.state() == JobState::Succeeded), "{:#?}", search.jobs);
+    ensure!(search.jobs.iter().all(|job| job.state() == JobState::Succeeded), "{}", show(&search));
 
     // Parameters counted from the modules are those of the cost model.
     let plan = api.submit(&tiny("whole", SHORT, SHORT)).await?.plan.context("no plan")?;
@@ -46,7 +47,7 @@ async fn whole(cluster: &Cluster) -> Result<()> {
 
     // One job for each architecture, although two budgets ask for the same one.
     let digests: BTreeSet<&str> = retrained.iter().map(|job| job.architecture_digest.as_str()).collect();
-    ensure!(digests.len() == retrained.len(), "{:#?}", search.jobs);
+    ensure!(digests.len() == retrained.len(), "{}", show(&search));
     let request = ListArchitecturesRequest { search_id: search.id.clone(), ..Default::default() };
     let known = api.architectures().list_architectures(request).await?.into_inner().architectures;
     let origins = |architecture: &Architecture| architecture.origins.len();
