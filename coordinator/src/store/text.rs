@@ -1,5 +1,16 @@
 //! Texts from outside, made fit for a text column.
 
+use super::error::Error;
+
+/// Refuses what is no request id.
+pub(super) fn check_request_id(request_id: Option<&str>) -> Result<(), Error> {
+    let fits = |id: &str| (1..=128).contains(&id.chars().count()) && !id.contains('\0');
+    if request_id.is_none_or(fits) {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument { field: "request_id", problem: "must have 1 to 128 characters".to_owned() })
+}
+
 /// `text` without the NUL that Postgres cannot store, at most `longest` bytes.
 pub(super) fn storable(text: &str, longest: usize) -> String {
     let mut end = longest.min(text.len());

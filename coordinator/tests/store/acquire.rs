@@ -7,7 +7,7 @@ use cakes_coordinator::core::worker::{Device, Schedule};
 use cakes_coordinator::store::attempts::{acquire, fail};
 use cakes_coordinator::store::{Error, PgPool, workers};
 
-use crate::support::{count, cpu, search_of, small_search, state, submit, worker};
+use crate::support::{count, cpu, open_connections, search_of, small_search, state, submit, worker};
 
 #[sqlx::test(migrations = "../migrations")]
 async fn concurrent_workers_get_each_job_once(pool: PgPool) {
@@ -16,6 +16,7 @@ async fn concurrent_workers_get_each_job_once(pool: PgPool) {
     for number in 0..8 {
         fleet.push(worker(&pool, &format!("w{number}")).await);
     }
+    open_connections(&pool).await;
     let granted = futures::future::join_all(fleet.iter().map(|worker| worker.acquire(&pool))).await;
     let jobs: Vec<_> = granted.into_iter().flatten().map(|grant| grant.token.job).collect();
     let distinct: BTreeSet<_> = jobs.iter().collect();
@@ -42,6 +43,7 @@ async fn a_repeated_request_gets_the_first_grant(pool: PgPool) {
     let worker = worker(&pool, "a").await;
     let wish = worker.wish();
     let policy = Policy::default();
+    open_connections(&pool).await;
     let calls = (0..4).map(|_| acquire(&pool, &policy, &wish));
     let grants: Vec<_> =
         futures::future::join_all(calls).await.into_iter().map(|grant| grant.unwrap().unwrap()).collect();

@@ -6,8 +6,8 @@ use cakes_coordinator::store::attempts::{
 use cakes_coordinator::store::{Error, PgPool, jobs};
 
 use crate::support::{
-    checkpoint_of, completion, count, let_leases_run_out, picture, report_of, save, small_search, state,
-    submit, tell, worker,
+    checkpoint_of, completion, count, let_leases_run_out, open_connections, picture, report_of, save,
+    small_search, state, submit, tell, worker,
 };
 
 #[sqlx::test(migrations = "../migrations")]
@@ -52,6 +52,27 @@ async fn a_late_report_revives_a_lease_that_nobody_took(pool: PgPool) {
     assert_eq!(state(&pool, token.job).await, "running");
 }
 
+/// The sweep has read the deadline and waits for a lock while the report comes.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_report_that_comes_in_during_a_sweep_keeps_the_lease(pool: PgPool) {
+    submit(&pool, &small_search()).await;
+    let token = worker(&pool, "a").await.begin(&pool).await.token;
+    let_leases_run_out(&pool).await;
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query("select id from job for no key update").execute(&mut *holder).await.unwrap();
+    let policy = Policy::default();
+    let meanwhile = async {
+        let waits = "select count(*) from pg_stat_activity
+            where datname = current_database() and wait_event_type = 'Lock'";
+        while count(&pool, waits).await == 0 {}
+        tell(&pool, &report_of(token, 1, 1, 1)).await.unwrap();
+        holder.commit().await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(expire_leases(&pool, &policy), meanwhile);
+    assert_eq!(ended.unwrap(), 0);
+    assert_eq!(state(&pool, token.job).await, "running");
+}
+
 #[sqlx::test(migrations = "../migrations")]
 async fn two_sweeps_at_once_take_each_job_once(pool: PgPool) {
     submit(&pool, &small_search()).await;
@@ -59,6 +80,7 @@ async fn two_sweeps_at_once_take_each_job_once(pool: PgPool) {
     worker.begin(&pool).await;
     worker.begin(&pool).await;
     let_leases_run_out(&pool).await;
+    open_connections(&pool).await;
     let policy = Policy::default();
     let (one, two) = tokio::join!(expire_leases(&pool, &policy), expire_leases(&pool, &policy));
     assert_eq!(one.unwrap() + two.unwrap(), 2);

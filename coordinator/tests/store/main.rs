@@ -12,6 +12,7 @@ mod expire;
 mod fail;
 mod intents;
 mod plan;
+mod random_walk;
 mod reconcile;
 mod report;
 mod schema;

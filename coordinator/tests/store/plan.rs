@@ -4,7 +4,8 @@ use cakes_coordinator::store::attempts::{expire_leases, fail};
 use cakes_coordinator::store::{Error, PgPool, jobs, searches};
 
 use crate::support::{
-    count, finish, let_leases_run_out, picture, search_of, search_state, small_search, submit, worker,
+    count, finish, let_leases_run_out, open_connections, picture, search_of, search_state, small_search,
+    submit, worker,
 };
 
 #[sqlx::test(migrations = "../migrations")]
@@ -38,6 +39,7 @@ async fn coordinators_that_advance_at_once_queue_each_job_once(pool: PgPool) {
     let search = search_of(&[0.3, 0.5], &[1]);
     let id = submit(&pool, &search).await;
     finish(&pool, &worker(&pool, "a").await.begin(&pool).await, &search).await;
+    open_connections(&pool).await;
     let calls = (0..4).map(|_| searches::advance(&pool, id));
     let steps: Vec<usize> = futures::future::join_all(calls).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(steps.iter().filter(|steps| **steps > 0).count(), 1, "{steps:?}");

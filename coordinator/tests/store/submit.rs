@@ -1,10 +1,11 @@
 use cakes_coordinator::store::{Error, PgPool, searches};
 
-use crate::support::{count, search_of, small_search};
+use crate::support::{count, open_connections, search_of, small_search};
 
 #[sqlx::test(migrations = "../migrations")]
 async fn concurrent_submissions_with_one_request_id_are_one_search(pool: PgPool) {
     let search = small_search();
+    open_connections(&pool).await;
     let calls = (0..5).map(|_| searches::submit(&pool, &search, Some("once")));
     let ids: Vec<_> = futures::future::join_all(calls).await.into_iter().map(Result::unwrap).collect();
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");

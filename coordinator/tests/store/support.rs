@@ -197,6 +197,13 @@ async fn ask(pool: &PgPool, statement: &'static str, id: Uuid) -> String {
     sqlx::query_scalar(statement).bind(id).fetch_one(pool).await.unwrap()
 }
 
+/// Opens all connections of the pool, so that calls at once are at once.
+pub async fn open_connections(pool: &PgPool) {
+    let naps = (0..pool.options().get_max_connections())
+        .map(|_| async { sqlx::query("select pg_sleep(0.1)").execute(pool).await.unwrap() });
+    futures::future::join_all(naps).await;
+}
+
 /// Rows of a `select count(*)`.
 pub async fn count(pool: &PgPool, statement: &'static str) -> i64 {
     sqlx::query_scalar(statement).fetch_one(pool).await.unwrap()

@@ -11,7 +11,11 @@ use crate::core::lease::Policy;
 use crate::core::worker::{Device, Schedule};
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::event::{self, Event};
+use crate::store::text::storable;
 use crate::store::workers::lock_current;
+
+/// Longest stored name of a device, in bytes.
+const DEVICE_BYTES_MAX: usize = 200;
 
 /// A worker's wish for a job.
 #[derive(Clone, Debug)]
@@ -41,7 +45,7 @@ pub struct Grant {
 ///
 /// # Errors
 /// The caller is not the current start of its daemon.
-#[instrument(skip_all, fields(worker = %wish.worker, device = wish.device.name), err)]
+#[instrument(skip_all, fields(worker = %wish.worker, device = wish.device.name), err(level = "debug"))]
 pub async fn acquire(pool: &PgPool, policy: &Policy, wish: &Acquisition) -> Result<Option<Grant>, Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin a grant"))?;
     let schedule = lock_current(&mut transaction, &wish.worker, wish.incarnation).await?;
@@ -123,7 +127,7 @@ async fn claim(
             epoch: Some(token.epoch),
             worker: Some(&wish.worker),
             body: Some(serde_json::json!({
-                "device": wish.device.name,
+                "device": storable(&wish.device.name, DEVICE_BYTES_MAX),
                 "resume_step": row.checkpoint_step.unwrap_or(0),
             })),
         },
@@ -149,7 +153,7 @@ async fn insert_attempt(
         &token.nonce.0[..],
         wish.worker.as_str(),
         wish.incarnation,
-        wish.device.name,
+        storable(&wish.device.name, DEVICE_BYTES_MAX),
         wish.request_id,
         resume_epoch,
         resume_step.unwrap_or(0)

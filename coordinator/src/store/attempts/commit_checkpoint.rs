@@ -14,7 +14,7 @@ use crate::store::job_row;
 /// # Errors
 /// The token is not the current one, the key lies outside the attempt's prefix,
 /// or another checkpoint of the same step was committed before.
-#[instrument(skip_all, fields(job = %token.job, epoch = token.epoch, step = checkpoint.step), err)]
+#[instrument(skip_all, fields(job = %token.job, epoch = token.epoch, step = checkpoint.step), err(level = "debug"))]
 pub async fn commit_checkpoint(
     pool: &PgPool,
     token: LeaseToken,

@@ -46,7 +46,7 @@ pub struct Outcome {
 /// The token is not the current one, entries or the checkpoint are missing,
 /// scores do not fit the job, another result is recorded, or the job was
 /// cancelled first: then the attempt is ended as cancelled.
-#[instrument(skip_all, fields(job = %token.job, epoch = token.epoch), err)]
+#[instrument(skip_all, fields(job = %token.job, epoch = token.epoch), err(level = "debug"))]
 pub async fn complete(pool: &PgPool, token: LeaseToken, completion: &Completion) -> Result<(), Error> {
     check_numbers(&completion.outcome)?;
     let hash = content_hash(completion);

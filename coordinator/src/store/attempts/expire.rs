@@ -37,7 +37,7 @@ pub async fn clock(pool: &PgPool) -> Result<Duration, Error> {
 ///
 /// # Errors
 /// The database fails; attempts that were ended before stay so.
-#[instrument(skip_all, err)]
+#[instrument(skip_all, err(level = "debug"))]
 pub async fn expire_leases(pool: &PgPool, policy: &Policy) -> Result<usize, Error> {
     let expired = sqlx::query!(
         "select lease.job_id, lease.epoch, attempt.nonce
@@ -94,7 +94,7 @@ async fn expire(pool: &PgPool, policy: &Policy, token: LeaseToken) -> Result<boo
 ///
 /// # Errors
 /// The database fails.
-#[instrument(skip_all, err)]
+#[instrument(skip_all, err(level = "debug"))]
 pub async fn extend_leases(pool: &PgPool, policy: &Policy) -> Result<u64, Error> {
     let ids: Vec<Uuid> = sqlx::query_scalar!("select job_id from attempt_lease order by job_id")
         .fetch_all(pool)

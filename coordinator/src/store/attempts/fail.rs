@@ -21,7 +21,7 @@ const MESSAGE_BYTES_MAX: usize = 4000;
 ///
 /// # Errors
 /// The token is not the current one.
-#[instrument(skip_all, fields(job = %token.job, epoch = token.epoch, %class), err)]
+#[instrument(skip_all, fields(job = %token.job, epoch = token.epoch, %class), err(level = "debug"))]
 pub async fn fail(
     pool: &PgPool,
     policy: &Policy,

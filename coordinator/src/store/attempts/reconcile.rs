@@ -20,7 +20,7 @@ use crate::store::workers::lock_current;
 ///
 /// # Errors
 /// The caller is not the current start of its daemon.
-#[instrument(skip_all, fields(%worker, incarnation), err)]
+#[instrument(skip_all, fields(%worker, incarnation), err(level = "debug"))]
 pub async fn reconcile(
     pool: &PgPool,
     policy: &Policy,

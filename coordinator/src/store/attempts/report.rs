@@ -65,7 +65,7 @@ pub struct Receipt {
 ///
 /// # Errors
 /// The token is not the current one, or entries are missing before the first.
-#[instrument(skip_all, fields(job = %report.token.job, epoch = report.token.epoch), err)]
+#[instrument(skip_all, fields(job = %report.token.job, epoch = report.token.epoch), err(level = "debug"))]
 pub async fn report(pool: &PgPool, policy: &Policy, report: &Report) -> Result<Receipt, Error> {
     check(report)?;
     let token = report.token;

@@ -14,7 +14,7 @@ use crate::store::job_row::{self, Move};
 ///
 /// # Errors
 /// The offer has expired.
-#[instrument(skip_all, fields(job = %token.job, epoch = token.epoch), err)]
+#[instrument(skip_all, fields(job = %token.job, epoch = token.epoch), err(level = "debug"))]
 pub async fn start(pool: &PgPool, policy: &Policy, token: LeaseToken) -> Result<(), Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin a start"))?;
     let job = job_row::lock(&mut transaction, token.job).await?;

@@ -17,7 +17,7 @@ const REASON_BYTES_MAX: usize = 1000;
 ///
 /// # Errors
 /// There is no such job, or it has succeeded or failed.
-#[instrument(skip_all, fields(job = %id), err)]
+#[instrument(skip_all, fields(job = %id), err(level = "debug"))]
 pub async fn cancel(pool: &PgPool, id: JobId, reason: &str) -> Result<(), Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to cancel a job"))?;
     let job = job_row::lock(&mut transaction, id).await?;

@@ -12,7 +12,7 @@ use crate::store::error::Error;
 ///
 /// # Errors
 /// There is no such job, or it has ended or is being cancelled.
-#[instrument(skip_all, fields(job = %id), err)]
+#[instrument(skip_all, fields(job = %id), err(level = "debug"))]
 pub async fn pause(pool: &PgPool, id: JobId) -> Result<(), Error> {
     act(pool, id, &JobEvent::Pause, "job_paused", None).await
 }

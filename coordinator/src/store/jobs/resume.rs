@@ -12,7 +12,7 @@ use crate::store::job_row::{self, Move};
 ///
 /// # Errors
 /// There is no such job, or it has ended or is being cancelled.
-#[instrument(skip_all, fields(job = %id), err)]
+#[instrument(skip_all, fields(job = %id), err(level = "debug"))]
 pub async fn resume(pool: &PgPool, id: JobId) -> Result<(), Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to resume a job"))?;
     let job = job_row::lock(&mut transaction, id).await?;

@@ -4,10 +4,10 @@ use cakes_proto::ids::{JobId, SearchId};
 use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 
-use crate::core::job::{JobEvent, JobKind, transition};
+use crate::core::job::{JobEvent, transition};
 use crate::core::retry::Counters;
 use crate::core::search::SearchState;
-use crate::store::error::{Error, corrupt, failed};
+use crate::store::error::{Error, failed};
 use crate::store::job_row::{self, Move};
 
 /// Queues the job with all its tries, from its last checkpoint. A search that
@@ -15,16 +15,15 @@ use crate::store::job_row::{self, Move};
 ///
 /// # Errors
 /// There is no such job, it has not failed, or its search was cancelled.
-#[instrument(skip_all, fields(job = %id), err)]
+#[instrument(skip_all, fields(job = %id), err(level = "debug"))]
 pub async fn retry(pool: &PgPool, id: JobId) -> Result<(), Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to retry a job"))?;
-    let row = sqlx::query!("select search_id, kind from job where id = $1", id.0)
+    let search = sqlx::query_scalar!("select search_id from job where id = $1", id.0)
         .fetch_optional(&mut *transaction)
         .await
         .map_err(failed("look for a job"))?
-        .ok_or_else(|| Error::NotFound { kind: "job", id: id.to_string() })?;
-    let kind = row.kind.parse().map_err(|error| corrupt(format!("the kind of job {id}"), &error))?;
-    let search = row.search_id.map(SearchId);
+        .ok_or_else(|| Error::NotFound { kind: "job", id: id.to_string() })?
+        .map(SearchId);
     // Searches are locked before their jobs, here as by the planner.
     if let Some(search) = search {
         refuse_if_cancelled(&mut transaction, search).await?;
@@ -38,7 +37,7 @@ pub async fn retry(pool: &PgPool, id: JobId) -> Result<(), Error> {
     let change = Move { kind: "job_retried", moved: &moved, reason: Some(""), counters, avoid: None };
     job_row::apply(&mut transaction, &job, change).await?;
     if let Some(search) = search {
-        reopen(&mut transaction, search, kind).await?;
+        reopen(&mut transaction, search).await?;
     }
     transaction.commit().await.map_err(failed("commit a retry"))
 }
@@ -56,21 +55,16 @@ async fn refuse_if_cancelled(connection: &mut PgConnection, search: SearchId) ->
     Ok(())
 }
 
-async fn reopen(connection: &mut PgConnection, search: SearchId, kind: JobKind) -> Result<(), Error> {
-    let state = match kind {
-        JobKind::Supernet => SearchState::Searching,
-        JobKind::Retrain => SearchState::Retraining,
-    };
-    // A failed supernet among its jobs keeps the search in its first state.
+/// A search whose supernet has not succeeded is searching.
+async fn reopen(connection: &mut PgConnection, search: SearchId) -> Result<(), Error> {
     sqlx::query!(
         "update search set
              state = case when exists (
                  select from job where search_id = $1 and kind = 'supernet' and state <> 'succeeded'
-             ) then 'searching' else $2 end,
+             ) then 'searching' else 'retraining' end,
              state_reason = '', end_time = null, revision = revision + 1
          where id = $1 and end_time is not null",
-        search.0,
-        state.as_str()
+        search.0
     )
     .execute(connection)
     .await

@@ -12,6 +12,7 @@ use super::{NewJob, enqueue};
 use crate::store::architecture_rows::read_architecture;
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::searches::read_spec;
+use crate::store::text::check_request_id;
 
 /// What to retrain, on whose data.
 #[derive(Clone, Debug)]
@@ -31,8 +32,9 @@ pub struct Retrain {
 /// # Errors
 /// Search or architecture are unknown or do not fit each other, the training is
 /// invalid, or the request id was used for something else.
-#[instrument(skip_all, fields(search = %retrain.search, digest = %retrain.digest), err)]
+#[instrument(skip_all, fields(search = %retrain.search, digest = %retrain.digest), err(level = "debug"))]
 pub async fn submit_retrain(pool: &PgPool, retrain: &Retrain) -> Result<JobId, Error> {
+    check_request_id(retrain.request_id.as_deref())?;
     let mut transaction = pool.begin().await.map_err(failed("begin to queue a retraining"))?;
     let search = read_spec(&mut transaction, retrain.search).await?;
     let architecture = read_architecture(&mut transaction, retrain.digest).await?;

@@ -16,7 +16,7 @@ use crate::store::jobs::{NewJob, enqueue};
 ///
 /// # Errors
 /// The database fails.
-#[instrument(skip_all, err)]
+#[instrument(skip_all, err(level = "debug"))]
 pub async fn open(pool: &PgPool) -> Result<Vec<SearchId>, Error> {
     let ids = sqlx::query_scalar!("select id from search where end_time is null order by create_time")
         .fetch_all(pool)
@@ -30,7 +30,7 @@ pub async fn open(pool: &PgPool) -> Result<Vec<SearchId>, Error> {
 ///
 /// # Errors
 /// There is no such search, or its rows are unusable.
-#[instrument(skip_all, fields(search = %id), err)]
+#[instrument(skip_all, fields(search = %id), err(level = "debug"))]
 pub async fn advance(pool: &PgPool, id: SearchId) -> Result<usize, Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to advance a search"))?;
     let steps = advance_locked(&mut transaction, id).await?;

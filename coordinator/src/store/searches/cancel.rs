@@ -20,7 +20,7 @@ const REASON_BYTES_MAX: usize = 1000;
 ///
 /// # Errors
 /// There is no such search, or it has succeeded or failed.
-#[instrument(skip_all, fields(search = %id), err)]
+#[instrument(skip_all, fields(search = %id), err(level = "debug"))]
 pub async fn cancel(pool: &PgPool, id: SearchId, reason: &str) -> Result<(), Error> {
     let reason = storable(reason, REASON_BYTES_MAX);
     let mut transaction = pool.begin().await.map_err(failed("begin to cancel a search"))?;

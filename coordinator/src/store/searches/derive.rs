@@ -23,7 +23,7 @@ const BUDGETS_MAX: usize = 64;
 /// # Errors
 /// There is no such search, its supernet has not succeeded, or a budget is out
 /// of range.
-#[instrument(skip_all, fields(search = %id), err)]
+#[instrument(skip_all, fields(search = %id), err(level = "debug"))]
 pub async fn derive(
     pool: &PgPool,
     id: SearchId,

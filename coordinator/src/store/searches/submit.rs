@@ -9,13 +9,14 @@ use tracing::instrument;
 use super::advance::advance_locked;
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::event::{self, Event};
+use crate::store::text::check_request_id;
 
 /// Records the search with its first jobs. The same request id with the same
 /// description is the first search, also when two such calls come at once.
 ///
 /// # Errors
 /// The request id was used for another description, or is no id.
-#[instrument(skip_all, fields(name = search.spec().name), err)]
+#[instrument(skip_all, fields(name = search.spec().name), err(level = "debug"))]
 pub async fn submit(
     pool: &PgPool,
     search: &CheckedSearch,
@@ -48,14 +49,6 @@ pub async fn submit(
     advance_locked(&mut transaction, id).await?;
     transaction.commit().await.map_err(failed("commit a search"))?;
     Ok(id)
-}
-
-fn check_request_id(request_id: Option<&str>) -> Result<(), Error> {
-    let fits = |id: &str| (1..=128).contains(&id.chars().count()) && !id.contains('\0');
-    if request_id.is_none_or(fits) {
-        return Ok(());
-    }
-    Err(Error::InvalidArgument { field: "request_id", problem: "must have 1 to 128 characters".to_owned() })
 }
 
 async fn first_search(

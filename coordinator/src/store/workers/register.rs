@@ -8,6 +8,10 @@ use uuid::Uuid;
 use crate::core::worker::Device;
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::event::{self, Event};
+use crate::store::text::storable;
+
+/// Longest stored name of a device, a processor or a version, in bytes.
+const NAME_BYTES_MAX: usize = 200;
 
 /// A daemon's start.
 #[derive(Clone, Debug)]
@@ -24,10 +28,10 @@ pub struct Registration {
 ///
 /// # Errors
 /// The database fails.
-#[instrument(skip_all, fields(worker = %registration.worker), err)]
+#[instrument(skip_all, fields(worker = %registration.worker), err(level = "debug"))]
 pub async fn register(pool: &PgPool, registration: &Registration) -> Result<i64, Error> {
-    let devices =
-        serde_json::to_value(&registration.devices).map_err(|error| corrupt("a list of devices", &error))?;
+    let devices: Vec<Device> = registration.devices.iter().map(storable_device).collect();
+    let devices = serde_json::to_value(devices).map_err(|error| corrupt("a list of devices", &error))?;
     let mut transaction = pool.begin().await.map_err(failed("begin a registration"))?;
     let known = sqlx::query!(
         "select incarnation, register_request_id from worker where id = $1 for no key update",
@@ -51,7 +55,7 @@ pub async fn register(pool: &PgPool, registration: &Registration) -> Result<i64,
          returning incarnation",
         registration.worker.as_str(),
         devices,
-        registration.version,
+        storable(&registration.version, NAME_BYTES_MAX),
         registration.request_id
     )
     .fetch_one(&mut *transaction)
@@ -67,4 +71,12 @@ pub async fn register(pool: &PgPool, registration: &Registration) -> Result<i64,
     event::record(&mut transaction, event).await?;
     transaction.commit().await.map_err(failed("commit a registration"))?;
     Ok(incarnation)
+}
+
+fn storable_device(device: &Device) -> Device {
+    Device {
+        name: storable(&device.name, NAME_BYTES_MAX),
+        model: storable(&device.model, NAME_BYTES_MAX),
+        memory_mib: device.memory_mib,
+    }
 }

@@ -12,7 +12,7 @@ use crate::store::event::{self, Event};
 ///
 /// # Errors
 /// There is no such worker.
-#[instrument(skip_all, fields(%worker, %schedule), err)]
+#[instrument(skip_all, fields(%worker, %schedule), err(level = "debug"))]
 pub async fn schedule(pool: &PgPool, worker: &WorkerId, schedule: Schedule) -> Result<(), Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to schedule a worker"))?;
     let changed =
