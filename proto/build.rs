@@ -21,13 +21,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), &encoded)?;
 
+    // In order, so that an architecture is printed the same way every time.
+    const SORTED: &str = ".cakes.v1.LayerAllocation.channels";
     tonic_prost_build::configure()
+        .btree_map(SORTED)
         .compile_well_known_types(true)
         .extern_path(".google.protobuf", "::pbjson_types")
         .compile_fds(descriptors)?;
     pbjson_build::Builder::new()
         .register_descriptors(&encoded)?
         .preserve_proto_field_names()
+        .btree_map([SORTED])
         .build(&[".cakes.v1"])?;
     Ok(())
 }

@@ -32,6 +32,7 @@ pub async fn search(global: &GlobalArguments, client: &Client, id: String) -> Re
         output::note(&format!("the search goes on; follow it with\n  cakes search watch {id}"));
         return Ok(Outcome::Interrupted);
     };
+    output::note("");
     print_front(global.output, &front(client, search.id.clone()).await?)?;
     Ok(match search.state() {
         v1::SearchState::Succeeded => Outcome::Done,

@@ -174,7 +174,9 @@ impl Plane {
             line(area, (x, self.top), (x, self.bottom), &palette::GRID, 1.0)?;
             write(area, &text, (x, self.bottom + 13.0), Anchor::Middle, &label)?;
         }
+        let mut widest = 0.0_f64;
         for (value, text) in self.y.ticks() {
+            widest = widest.max(text_width(&text, SMALL));
             let (_, y) = self.place(self.x.low, value);
             line(area, (self.left, y), (self.right, y), &palette::GRID, 1.0)?;
             write(area, &text, (self.left - 8.0, y), Anchor::End, &label)?;
@@ -187,7 +189,7 @@ impl Plane {
         if y_title.is_empty() {
             return Ok(());
         }
-        let beside = (self.left - 48.0, (self.top + self.bottom) / 2.0);
+        let beside = (self.left - widest - 22.0, (self.top + self.bottom) / 2.0);
         write_upwards(area, y_title, beside, &title)
     }
 }

@@ -13,6 +13,8 @@ use super::{Picture, palette};
 use crate::error::CommandError;
 
 const SIZE: (u32, u32) = (1200, 500);
+/// Where the first panel begins.
+const LEFT: f64 = 84.0;
 
 /// One retrained architecture.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,13 +82,15 @@ const AXES: [CostAxis; 3] = [
 /// The library refuses something.
 pub fn draw(points: &[ResultPoint]) -> Result<Picture, CommandError> {
     let spread = points.iter().flat_map(|p| [p.mean_dice - p.deviation, p.mean_dice + p.deviation]);
-    let quality = Scale::around(spread, 0.14, 6).at_least(0.0).at_most(1.02);
+    let quality = Scale::around(spread, 0.14, 6);
+    // No ticks below 0, but room for a point that lies there.
+    let quality = quality.at_least(-0.06 * quality.high).at_most(1.02);
     picture(SIZE, |area| {
         let title = "Quality of retrained networks against their cost";
-        write(area, title, (70.0, 26.0), Anchor::Start, &bold(TITLE, palette::TEXT))?;
-        let (first, gap, width) = (70.0, 52.0, 334.0);
+        write(area, title, (LEFT, 26.0), Anchor::Start, &bold(TITLE, palette::TEXT))?;
+        let (gap, width) = (52.0, 328.0);
         for (index, axis) in AXES.iter().enumerate() {
-            let left = first + index as f64 * (width + gap);
+            let left = LEFT + index as f64 * (width + gap);
             panel(area, points, axis, quality, left, width, index == 0)?;
         }
         legend(area, points, f64::from(SIZE.1) - 24.0)
@@ -222,7 +226,7 @@ fn legend(area: &Area<'_>, points: &[ResultPoint], y: f64) -> Result<(), Command
     if points.iter().any(|point| point.deviation > 0.0) {
         entries[2].0 = "front; bars: ± 1 standard deviation over seeds";
     }
-    let mut x = 70.0;
+    let mut x = LEFT;
     for (text, is_baseline) in entries {
         match is_baseline {
             Some(is_baseline) => marker(area, (x + 7.0, y), is_baseline)?,

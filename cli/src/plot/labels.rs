@@ -79,7 +79,9 @@ pub fn place(wanted: &[Wanted], obstacles: &[Frame], lines: &[Frame], bounds: &F
             let cost = |frame: &Frame| {
                 let hits: f64 = others.iter().chain(obstacles).map(|other| frame.overlap(other)).sum();
                 let crossings: f64 = lines.iter().map(|line| frame.overlap(line)).sum();
-                1e4 * frame.outside(bounds) + 1e3 * hits + crossings + distance(frame, wanted[index].at)
+                let at = wanted[index].at;
+                let struck = 50.0 * f64::from(leader_hits(at, frame, &others));
+                1e4 * frame.outside(bounds) + 1e3 * hits + struck + crossings + distance(frame, at)
             };
             frames[index] = candidates(&wanted[index]).min_by(|a, b| cost(a).total_cmp(&cost(b)));
         }
@@ -93,6 +95,21 @@ pub fn place(wanted: &[Wanted], obstacles: &[Frame], lines: &[Frame], bounds: &F
             Placed { frame, leader: far.then(|| (want.at, frame.nearest_to(want.at))) }
         })
         .collect()
+}
+
+/// Spots of a label's line that lie in other labels.
+fn leader_hits(at: (f64, f64), frame: &Frame, labels: &[Frame]) -> u32 {
+    const SPOTS: u32 = 16;
+    if distance(frame, at) < LEADER_FROM {
+        return 0;
+    }
+    let to = frame.nearest_to(at);
+    let spot = |index: u32| {
+        let share = f64::from(index) / f64::from(SPOTS);
+        (at.0 + share * (to.0 - at.0), at.1 + share * (to.1 - at.1))
+    };
+    let is_in_label = |spot: (f64, f64)| labels.iter().any(|label| label.nearest_to(spot) == spot);
+    (0..=SPOTS).filter(|index| is_in_label(spot(*index))).count() as u32
 }
 
 fn distance(frame: &Frame, at: (f64, f64)) -> f64 {
@@ -142,6 +159,15 @@ mod tests {
     fn labels_stay_inside_at_the_corner() {
         let wanted = [Wanted { at: (338.0, 2.0), size: (60.0, 12.0) }];
         assert_eq!(place(&wanted, &[], &[], &BOUNDS)[0].frame.outside(&BOUNDS), 0.0);
+    }
+
+    #[test]
+    fn a_line_to_a_far_label_avoids_other_labels() {
+        let label = Frame::centred((100.0, 70.0), (40.0, 12.0));
+        let above = Frame::centred((100.0, 40.0), (30.0, 12.0));
+        let beside = Frame::centred((160.0, 80.0), (30.0, 12.0));
+        assert!(leader_hits((100.0, 100.0), &above, &[label]) > 0);
+        assert_eq!(leader_hits((100.0, 100.0), &beside, &[label]), 0);
     }
 
     proptest! {

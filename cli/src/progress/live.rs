@@ -60,7 +60,7 @@ impl Board {
         });
         for job in active {
             let bar = self.bars.entry(job.id.clone()).or_insert_with(|| {
-                let style = bar_style("  {prefix:<22} {bar:20.cyan} {pos:>5}/{len:<5} {wide_msg}");
+                let style = bar_style("  {prefix:<26} {bar:18.cyan} {pos:>5}/{len:<5} {wide_msg}");
                 self.all.insert_before(&self.waiting, ProgressBar::new(1).with_style(style))
             });
             let progress = job.progress.clone().unwrap_or_default();

@@ -46,14 +46,11 @@ pub fn active(job: &v1::Job) -> String {
             if let Some(mean_dice) = progress.mean_dice {
                 parts.push(format!("Dice {}", format::dice(mean_dice)));
             }
-            if progress.samples_per_s > 0.0 {
-                parts.push(format!("{:.1}/s", progress.samples_per_s));
-            }
-            if let Some(remaining_s) = progress.remaining_s {
-                parts.push(format!("{} left", format::seconds(remaining_s)));
-            }
             if !matches!(progress.phase.as_str(), "" | "training") {
                 parts.push(progress.phase.replace('_', " "));
+            } else if progress.samples_per_s > 0.0 {
+                parts.push(format!("{:.1}/s", progress.samples_per_s));
+                parts.extend(progress.remaining_s.map(|time| format!("{} left", format::seconds(time))));
             }
         }
         (_, state) => parts.push(tables::job_state(state)),
@@ -65,14 +62,14 @@ pub fn active(job: &v1::Job) -> String {
     parts.join("  ")
 }
 
-/// `✓ budget 0.5 seed 0     Dice 0.871  3 min 05 s`
+/// `✓ budget 0.5 seed 0         Dice 0.871  3 min 05 s`
 pub fn ended(job: &v1::Job, now: DateTime<Utc>) -> String {
     let mark = match job.state() {
         JobState::Succeeded => style("✓").green(),
         JobState::Failed => style("✗").red(),
         _ => style("–").yellow(),
     };
-    let mut parts = vec![format!("{} {:<22}", mark.for_stderr(), job.label)];
+    let mut parts = vec![format!("{} {:<26}", mark.for_stderr(), job.label)];
     match (&job.result, job.state()) {
         (Some(result), JobState::Succeeded) => {
             parts.push(format!("Dice {}", format::dice(result.mean_dice)));

@@ -3,13 +3,10 @@
 use cakes_proto::v1;
 use chrono::{DateTime, Utc};
 
-use super::{ago, dash, dice_list, took};
+use super::{ID_LENGTH, ago, dash, dice_list, took};
 use crate::format;
 use crate::output::Align::{Left, Right};
 use crate::output::Rows;
-
-/// Jobs of one search are made in one millisecond, so they need more.
-const JOB_ID_LENGTH: usize = 18;
 
 /// State of a job in lower case: `running`.
 pub fn job_state(state: v1::JobState) -> String {
@@ -18,7 +15,7 @@ pub fn job_state(state: v1::JobState) -> String {
 
 /// Jobs, one a row.
 pub fn jobs(jobs: &[v1::Job], now: DateTime<Utc>) -> Rows {
-    let length = format::id_length(jobs.iter().map(|job| job.id.as_str()), JOB_ID_LENGTH);
+    let length = format::id_length(jobs.iter().map(|job| job.id.as_str()), ID_LENGTH);
     let mut rows = Rows::new([
         ("ID", Left),
         ("JOB", Left),
@@ -38,7 +35,9 @@ pub fn jobs(jobs: &[v1::Job], now: DateTime<Utc>) -> Rows {
             job_state(job.state()),
             dash(&job.worker_id),
             progress.map_or("-".into(), |progress| format!("{}/{}", progress.step, progress.step_count)),
-            progress.map_or("-".into(), |progress| format!("{:.3}", progress.loss)),
+            progress
+                .filter(|progress| progress.step > 0)
+                .map_or("-".into(), |progress| format!("{:.3}", progress.loss)),
             job_dice(job).map_or("-".into(), format::dice),
             took(job.start_time.as_ref(), job.end_time.as_ref(), now),
             job.state_reason.clone(),
@@ -147,7 +146,7 @@ mod tests {
         let rows = jobs(&[job], DateTime::from_timestamp(0, 0).unwrap());
         assert_eq!(
             rows.rows()[0],
-            ["0198f3a2-7c1e-7abc", "supernet", "queued", "-", "-", "-", "-", "-", "no worker"]
+            ["0198f3a2", "supernet", "queued", "-", "-", "-", "-", "-", "no worker"]
         );
     }
 }

@@ -13,8 +13,9 @@ use crate::format;
 use crate::output::Align::{Left, Right};
 use crate::output::Rows;
 
-/// Ids of searches begin with a time in milliseconds, which takes 13 characters.
-const SEARCH_ID_LENGTH: usize = 13;
+/// Characters of an id that are shown at least: enough to stay the only one
+/// among what a listing leaves out.
+const ID_LENGTH: usize = 8;
 
 /// State of a search in lower case: `retraining`.
 pub fn search_state(state: v1::SearchState) -> String {
@@ -51,7 +52,7 @@ fn search_name(search: &v1::Search) -> &str {
 
 /// Searches, one a row.
 pub fn searches(searches: &[v1::Search], now: DateTime<Utc>) -> Rows {
-    let length = format::id_length(searches.iter().map(|search| search.id.as_str()), SEARCH_ID_LENGTH);
+    let length = format::id_length(searches.iter().map(|search| search.id.as_str()), ID_LENGTH);
     let mut rows =
         Rows::new([("ID", Left), ("NAME", Left), ("STATE", Left), ("CREATED", Left), ("TOOK", Left)]);
     for search in searches {
