@@ -289,7 +289,8 @@ fn a_trainer_that_breaks_the_protocol_is_killed() {
         manifest_sha256: String::new(),
         bytes: 0,
     };
-    for event in [step(5), outside] {
+    let repeated = checkpoint(0);
+    for event in [step(5), outside, repeated] {
         let (killed, failure) = strange(event);
         assert!(killed);
         assert_eq!(failure.class, FailureClass::Infrastructure);
@@ -346,6 +347,14 @@ fn a_refused_report_ends_the_attempt_and_its_job_learns_why() {
     let failure = failure(concluded(&effects).expect("told at once"));
     assert_eq!(failure.class, FailureClass::Infrastructure);
     assert!(failure.message.contains("an entry changed"));
+}
+
+#[test]
+fn a_preparation_is_given_up_with_its_lease() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.later(8), [Effect::Start]);
+    assert_eq!(bench.says(Event::LeaseLost("too late".into())), [Effect::AbandonPreparation]);
+    assert!(matches!(bench.attempt.outcome(), Some(Outcome::Dropped { .. })));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The transitions of an attempt: who may go where, and what that asks for.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cakes::frame::{Quality, Summary, TRAINER_PROTOCOL, TrainerEvent};
@@ -79,9 +79,7 @@ impl Attempt {
             }
             TrainerEvent::Checkpoint { step, directory, manifest_sha256, bytes } => {
                 let directory = PathBuf::from(directory);
-                // Its folder will be deleted, so it must not be any other.
-                if directory != self.checkpoints.join(format!("step-{step:09}")) {
-                    let problem = format!("checkpoint {step} stands in {}", directory.display());
+                if let Err(problem) = self.check_checkpoint(step, &directory) {
                     return self.bad_frame(&problem, now, effects);
                 }
                 self.section.progressed(at);
@@ -108,6 +106,18 @@ impl Attempt {
                 "the trainer went on from step {resumed_step}, but the checkpoint given to it is of step {}",
                 self.resume_step
             ));
+        }
+        Ok(())
+    }
+
+    /// A folder may be in use until its checkpoint is stored, and is deleted then,
+    /// so it must be a new one and no other.
+    fn check_checkpoint(&self, step: u64, directory: &Path) -> Result<(), String> {
+        if directory != self.checkpoints.join(format!("step-{step:09}")) {
+            return Err(format!("the checkpoint of step {step} stands in {}", directory.display()));
+        }
+        if step <= self.uploads.saved_step() {
+            return Err(format!("the checkpoint of step {step} was reported out of order"));
         }
         Ok(())
     }
