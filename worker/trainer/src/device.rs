@@ -16,6 +16,35 @@ pub fn load_cuda() {
     }
 }
 
+/// Uses `threads` CPU threads, or all cores. Must run before the first tensor.
+///
+/// # Errors
+/// The threads cannot be started.
+pub fn use_threads(threads: Option<usize>) -> Result<(), TrainerError> {
+    let all = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = threads.unwrap_or_else(all).max(1);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|error| TrainerError::io("cannot start threads", std::io::Error::other(error)))?;
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    tch::set_num_interop_threads(1);
+    Ok(())
+}
+
+/// Keeps freed memory for the next step: tensors of a step are as large as
+/// those of the step before, and fetching fresh pages for them costs a tenth of
+/// the time.
+pub fn keep_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code)]
+    // SAFETY: changes settings of the allocator, which it may at any time.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+    }
+}
+
 /// The device of that name: `auto`, `cpu`, `cuda` or `cuda:N`.
 ///
 /// # Errors

@@ -55,9 +55,9 @@ struct JobArguments {
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// CPU threads for libtorch; all cores without it.
+    /// CPU threads; all cores without it.
     #[arg(long)]
-    threads: Option<i32>,
+    threads: Option<usize>,
 }
 
 /// Set by a signal or the daemon: save and stop after the current step.
@@ -102,11 +102,9 @@ fn prepare_and_run(arguments: &JobArguments, reporter: &mut dyn Reporter) -> Res
         let out = &arguments.out;
         std::fs::create_dir_all(out)
             .map_err(|error| TrainerError::io(format!("cannot create {}", out.display()), error))?;
+        device::keep_freed_memory();
         device::load_cuda();
-        if let Some(threads) = arguments.threads {
-            tch::set_num_threads(threads.max(1));
-        }
-        tch::set_num_interop_threads(1);
+        device::use_threads(arguments.threads)?;
         let around = Surroundings {
             device: device::choose(&arguments.device)?,
             data_root: &arguments.data_root,

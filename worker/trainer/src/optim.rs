@@ -6,7 +6,7 @@ use cakes::spec::OptimizerSpec;
 use tch::{Kind, Tensor};
 
 use crate::TrainerError;
-use crate::nets::{Draws, LayerDraw, Net, Param, Rows};
+use crate::nets::{Draws, Gradients, LayerDraw, Net, Param, Rows};
 
 /// SGD or AdamW with its state.
 #[derive(Debug)]
@@ -53,25 +53,21 @@ impl Optimizer {
         first.chain(self.second.iter().map(|(name, tensor)| (format!("second.{name}"), tensor)))
     }
 
-    /// Moves the parameters by their gradients and clears these. In a
+    /// Moves the parameters by their gradients. In a
     /// performance-priority supernet only what was drawn moves: neither momentum
     /// nor decay touches a candidate that took no part.
     ///
     /// # Errors
     /// libtorch fails.
-    pub fn step(&mut self, net: &mut Net, step: Step<'_>) -> Result<(), TrainerError> {
+    pub fn step(&mut self, net: &mut Net, gradients: &Gradients, step: Step<'_>) -> Result<(), TrainerError> {
         tch::no_grad(|| {
-            let factor = clip_factor(net, step.clip_norm)?;
+            let factor = clip_factor(gradients, step.clip_norm)?;
             for (name, param) in net.params_mut() {
-                let gradient = param.tensor.grad();
-                if !gradient.defined() {
-                    continue;
-                }
+                let Some(gradient) = gradients.get(name) else { continue };
                 let gradient = gradient.f_mul_scalar(factor)?;
                 let mask = row_mask(param, step.draws)?;
                 self.update(name, param, &gradient, mask.as_ref(), step)?;
                 shrink(param, step)?;
-                param.tensor.zero_grad();
             }
             Ok(())
         })
@@ -136,13 +132,11 @@ fn replace(old: &mut Tensor, new: &Tensor, mask: Option<&Tensor>) -> Result<(), 
 
 /// What gradients are multiplied with so that their global norm is at most
 /// `limit`.
-fn clip_factor(net: &Net, limit: f64) -> Result<f64, TrainerError> {
-    let gradients: Vec<Tensor> =
-        net.params().values().map(|param| param.tensor.grad()).filter(Tensor::defined).collect();
+fn clip_factor(gradients: &Gradients, limit: f64) -> Result<f64, TrainerError> {
     if limit <= 0.0 || gradients.is_empty() {
         return Ok(1.0);
     }
-    let norms = gradients.iter().map(Tensor::f_norm).collect::<Result<Vec<_>, _>>()?;
+    let norms = gradients.values().map(Tensor::f_norm).collect::<Result<Vec<_>, _>>()?;
     let norm = Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])?;
     if !norm.is_finite() {
         return Err(TrainerError::Numeric("a gradient is not finite; try a lower learning rate".into()));

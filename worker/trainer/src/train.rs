@@ -14,7 +14,7 @@ use crate::TrainerError;
 use crate::data::{Batches, JobData, load};
 use crate::evaluate::{latency_ms, validate};
 use crate::loss::segmentation_loss;
-use crate::nets::{Net, Use};
+use crate::nets::Net;
 use crate::optim::{Optimizer, Step};
 use crate::report::Reporter;
 use crate::{checkpoint, device};
@@ -143,21 +143,21 @@ impl Training<'_> {
         let draws = self.net.draw(self.job.seed, step)?;
         let images = batch.images.f_to(self.around.device)?;
         let labels = batch.labels.f_to(self.around.device)?;
-        let loss = segmentation_loss(&self.net.forward(&images, Use::Train(&draws))?, &labels)?;
-        let value = loss.f_double_value(&[])?;
-        if !value.is_finite() {
+        let (loss, gradients) =
+            self.net.gradients(&images, &draws, |output| segmentation_loss(output, &labels))?;
+        if !loss.is_finite() {
             return Err(TrainerError::Numeric(format!(
-                "the loss of step {} is {value}; try a lower learning rate",
+                "the loss of step {} is {loss}; try a lower learning rate",
                 step + 1
             )));
         }
-        loss.f_backward()?;
         let l1_strength = match &self.job.task {
             Task::Supernet { l1_strength, .. } => *l1_strength,
             Task::Retrain { .. } => 0.0,
         };
         self.optimizer.step(
             &mut self.net,
+            &gradients,
             Step {
                 index: step,
                 learning_rate: self.job.training.learning_rate(step),
@@ -166,7 +166,7 @@ impl Training<'_> {
                 draws: &draws,
             },
         )?;
-        Ok(value)
+        Ok(loss)
     }
 
     fn report_step(

@@ -11,12 +11,16 @@
 //! | norm | `{node}.weight`, `.bias`, `.running_mean`, `.running_var` | `[features]` |
 //! | linear | `{node}.weight`, `{node}.bias` | `[out, in]`, `[out]` |
 
-mod conv;
+pub mod direct;
+mod direct_ops;
 mod draw;
 mod net;
 mod params;
+mod tape;
+mod torch_ops;
 
-pub use conv::ConvCount;
 pub use draw::{Draws, LayerDraw};
-pub use net::{Net, Use};
+pub use net::{Engine, Net, Use};
 pub use params::{Param, Rows};
+pub use tape::Gradients;
+pub use torch_ops::ConvCount;

@@ -1,27 +1,38 @@
-//! Running a network description.
+//! A network description with its parameters on a device.
 
 use std::collections::BTreeMap;
 
 use cakes::Extent;
 use cakes::backbone::Backbone;
-use cakes::network::{Conv, ConvKernels, Network, Node, NodeId, Op, Pool, SearchMode};
+use cakes::kernel::KernelSet;
+use cakes::network::{Conv, ConvKernels, Network, Node, NodeId, Op, SearchMode};
 use cakes::scores::{ChannelScores, LayerScores};
 use tch::{Device, Kind, Tensor};
 
-use super::conv::{ConvCount, convolve};
 use super::draw::{Draws, LayerDraw, best_kernels, draw_kernels};
 use super::params::{Param, Params, initialise};
+use super::torch_ops::ConvCount;
 use crate::TrainerError;
 
-const NORM_MOMENTUM: f64 = 0.1;
-const NORM_EPSILON: f64 = 1e-5;
+pub(super) const NORM_MOMENTUM: f64 = 0.1;
+pub(super) const NORM_EPSILON: f64 = 1e-5;
+
+/// What computes convolutions and norms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// [`super::direct`], in host memory.
+    Direct,
+    /// libtorch, on any device.
+    Torch,
+}
 
 /// A network with its parameters on a device.
 #[derive(Debug)]
 pub struct Net {
-    network: Network,
-    params: Params,
+    pub(super) network: Network,
+    pub(super) params: Params,
     device: Device,
+    engine: Engine,
     /// How many later nodes read each node's output.
     readers: Vec<usize>,
     count: ConvCount,
@@ -43,7 +54,7 @@ impl<'a> Use<'a> {
         }
     }
 
-    fn trains(self) -> bool {
+    pub(super) fn trains(self) -> bool {
         matches!(self, Use::Train(_))
     }
 }
@@ -60,7 +71,18 @@ impl Net {
         for NodeId(input) in network.nodes.iter().flat_map(|node| &node.inputs) {
             readers[*input] += 1;
         }
-        Ok(Net { network, params, device, readers, count: ConvCount::default() })
+        let engine = if device == Device::Cpu { Engine::Direct } else { Engine::Torch };
+        Ok(Net { network, params, device, engine, readers, count: ConvCount::default() })
+    }
+
+    /// Computes with `engine` from now on. [`Engine::Direct`] needs [`Device::Cpu`].
+    #[must_use]
+    pub fn with_engine(self, engine: Engine) -> Self {
+        Net { engine, ..self }
+    }
+
+    pub fn engine(&self) -> Engine {
+        self.engine
     }
 
     pub fn device(&self) -> Device {
@@ -87,12 +109,22 @@ impl Net {
         self.params.trained.values().map(|param| param.tensor.numel() as u64).sum()
     }
 
+    /// Channels of the input.
+    pub fn input_channels(&self) -> u32 {
+        self.network.input_channels()
+    }
+
     /// Multiply-accumulates of the last forward pass, per sample.
     pub fn last_count(&self) -> ConvCount {
         self.count
     }
 
-    /// Runs the network.
+    pub(super) fn set_count(&mut self, count: ConvCount) {
+        self.count = count;
+    }
+
+    /// Runs the network. With [`Engine::Torch`] and [`Use::Train`] the result
+    /// knows its gradients; [`Net::gradients`] is the way that serves both engines.
     ///
     /// # Shapes
     /// `x`: `[N, C, D, H, W]`; result: `[N, classes, D, H, W]`.
@@ -103,20 +135,20 @@ impl Net {
         let mut count = ConvCount::default();
         let mut left = self.readers.clone();
         let mut outputs: Vec<Option<Tensor>> = Vec::with_capacity(self.network.nodes.len());
-        for index in 0..self.network.nodes.len() {
-            let node = &self.network.nodes[index];
-            let inputs: Option<Vec<&Tensor>> =
-                node.inputs.iter().map(|NodeId(input)| outputs[*input].as_ref()).collect();
-            let inputs = inputs.ok_or_else(|| {
-                TrainerError::User(format!("layer '{}' reads what is not there", node.name))
-            })?;
-            let output =
-                if index == 0 { x.shallow_clone() } else { self.run(node, &inputs, purpose, &mut count)? };
-            for NodeId(input) in self.network.nodes[index].inputs.clone() {
-                left[input] -= 1;
+        for (index, node) in self.network.nodes.iter().enumerate() {
+            let output = {
+                let inputs = inputs_of(node, &outputs)?;
+                match (index, self.engine) {
+                    (0, _) => x.shallow_clone(),
+                    (_, Engine::Torch) => self.run_torch(node, &inputs, purpose, &mut count)?,
+                    (_, Engine::Direct) => self.run_direct(index, &inputs, purpose, &mut count)?,
+                }
+            };
+            for NodeId(input) in &node.inputs {
+                left[*input] -= 1;
                 // Without gradients this frees the memory of what nobody reads any more.
-                if left[input] == 0 {
-                    outputs[input] = None;
+                if left[*input] == 0 {
+                    outputs[*input] = None;
                 }
             }
             outputs.push(Some(output));
@@ -125,162 +157,46 @@ impl Net {
         outputs.pop().flatten().ok_or_else(|| TrainerError::User("the network is empty".into()))
     }
 
-    fn run(
-        &self,
-        node: &Node,
-        inputs: &[&Tensor],
-        purpose: Use<'_>,
-        count: &mut ConvCount,
-    ) -> Result<Tensor, TrainerError> {
-        let x = inputs[0];
-        Ok(match &node.op {
-            Op::Input { .. } => x.shallow_clone(),
-            Op::Conv(conv) => self.conv(&node.name, conv, x, purpose, count)?,
-            Op::Norm { candidates } => self.norm(node, x, *candidates, purpose)?,
-            Op::Relu => x.f_relu()?,
-            Op::Pool { kind, size } => {
-                let size = size.map(i64::from);
-                match kind {
-                    Pool::Max => x.f_max_pool3d(size, size, [0; 3], [1; 3], false)?,
-                    Pool::Average => x.f_avg_pool3d(size, size, [0; 3], false, true, None)?,
-                }
-            }
-            Op::Resize { factor } => {
-                let shape = x.size();
-                let size: Vec<i64> = (0..3).map(|axis| shape[axis + 2] * i64::from(factor[axis])).collect();
-                x.f_upsample_trilinear3d(size, false, None, None, None)?
-            }
-            Op::Concat => Tensor::f_cat(inputs, 1)?,
-            Op::Add => inputs[1..].iter().try_fold(x.shallow_clone(), |sum, term| sum.f_add(term))?,
-            Op::Fold { groups } => {
-                let shape = x.size();
-                let groups = i64::from(*groups);
-                let split = [shape[0], groups, shape[1] / groups, shape[2], shape[3], shape[4]];
-                x.f_reshape(split)?.f_sum_dim_intlist(1, false, None)?
-            }
-            Op::Linear { .. } => {
-                let pooled = x.f_mean_dim([2_i64, 3, 4].as_slice(), false, None)?;
-                let bias = self.params.trained.get(&format!("{}.bias", node.name)).map(|param| &param.tensor);
-                let output = pooled.f_linear(self.param(&format!("{}.weight", node.name))?, bias)?;
-                let shape = output.size();
-                output.f_view([shape[0], shape[1], 1, 1, 1])?
-            }
-        })
-    }
-
-    fn conv(
-        &self,
-        name: &str,
-        conv: &Conv,
-        x: &Tensor,
-        purpose: Use<'_>,
-        count: &mut ConvCount,
-    ) -> Result<Tensor, TrainerError> {
-        let inference = !purpose.trains();
-        let bias = if conv.bias { Some(self.param(&format!("{name}.bias"))?) } else { None };
-        let mut branches = Vec::new();
-        match &conv.kernels {
-            ConvKernels::Uniform(kernel) => {
-                let weight = self.param(&format!("{name}.weight"))?;
-                return convolve(x, weight, bias, *kernel, conv.stride, inference, count);
-            }
-            ConvKernels::Mixed(allocation) => {
-                for (kernel, _) in allocation.iter() {
-                    let weight = self.param(&format!("{name}.{kernel}.weight"))?;
-                    branches.push(convolve(x, weight, None, kernel, conv.stride, inference, count)?);
-                }
-            }
-            ConvKernels::Candidates { kernels, mode: SearchMode::CostPriority } => {
-                for kernel in kernels.iter() {
-                    let weight = self.param(&format!("{name}.{kernel}.weight"))?;
-                    branches.push(convolve(x, weight, None, kernel, conv.stride, inference, count)?);
-                }
-            }
-            ConvKernels::Candidates { kernels, mode: SearchMode::PerformancePriority } => {
-                let draw = draw_of(purpose, name)?;
-                for (kernel, channels) in kernels.iter().zip(&draw.channels_of_kernel) {
-                    let Some(channels) = channels else { continue };
-                    let weight =
-                        self.param(&format!("{name}.{kernel}.weight"))?.f_index_select(0, channels)?;
-                    branches.push(convolve(x, &weight, None, kernel, conv.stride, inference, count)?);
-                }
-                return Ok(join(branches)?.f_index_select(1, &draw.order)?);
-            }
-        }
-        join(branches)
-    }
-
-    fn norm(
-        &self,
-        node: &Node,
-        x: &Tensor,
-        candidates: u32,
-        purpose: Use<'_>,
-    ) -> Result<Tensor, TrainerError> {
-        let name = &node.name;
-        let (scale, shift) = (self.param(&format!("{name}.weight"))?, self.param(&format!("{name}.bias"))?);
-        let (mean, variance) = (
-            self.statistic(&format!("{name}.running_mean"))?,
-            self.statistic(&format!("{name}.running_var"))?,
-        );
-        let run = |scale: &Tensor, shift: &Tensor, mean: &Tensor, variance: &Tensor| {
-            x.f_batch_norm(
-                Some(scale),
-                Some(shift),
-                Some(mean),
-                Some(variance),
-                purpose.trains(),
-                NORM_MOMENTUM,
-                NORM_EPSILON,
-                false,
-            )
-        };
-        if candidates == 1 {
-            return Ok(run(scale, shift, mean, variance)?);
-        }
-        let layer = node.inputs.first().map(|id| &self.network.nodes[id.0].name);
-        let chosen = &draw_of(purpose, layer.map_or("", String::as_str))?.candidates;
-        let pick = |tensor: &Tensor| tensor.f_index_select(0, chosen);
-        let (own_mean, own_variance) = (pick(mean)?, pick(variance)?);
-        let output = run(&pick(scale)?, &pick(shift)?, &own_mean, &own_variance)?;
-        if purpose.trains() {
-            // The picked statistics are copies: what the pass made of them must
-            // be put back, or evaluation would see those of the start.
-            tch::no_grad(|| -> Result<(), TrainerError> {
-                let _ = mean.shallow_clone().f_index_copy_(0, chosen, &own_mean)?;
-                let _ = variance.shallow_clone().f_index_copy_(0, chosen, &own_variance)?;
-                Ok(())
-            })?;
-        }
-        Ok(output)
-    }
-
-    fn param(&self, name: &str) -> Result<&Tensor, TrainerError> {
+    pub(super) fn param(&self, name: &str) -> Result<&Tensor, TrainerError> {
         let param = self.params.trained.get(name);
         param
             .map(|param| &param.tensor)
             .ok_or_else(|| TrainerError::User(format!("the network has no parameter '{name}'")))
     }
 
-    fn statistic(&self, name: &str) -> Result<&Tensor, TrainerError> {
+    pub(super) fn statistic(&self, name: &str) -> Result<&Tensor, TrainerError> {
         self.params
             .statistics
             .get(name)
             .ok_or_else(|| TrainerError::User(format!("the network has no statistic '{name}'")))
     }
 
+    /// Name of the layer whose output `node` reads.
+    pub(super) fn producer_name(&self, node: &Node) -> &str {
+        node.inputs.first().map_or("", |id| &self.network.nodes[id.0].name)
+    }
+
+    /// The node that alone reads the output of node `index`.
+    pub(super) fn only_reader(&self, index: usize) -> Option<usize> {
+        if self.readers[index] != 1 {
+            return None;
+        }
+        let nodes = self.network.nodes.iter().enumerate().skip(index + 1);
+        nodes.into_iter().find(|(_, node)| node.inputs.contains(&NodeId(index))).map(|(reader, _)| reader)
+    }
+
     /// Layers whose kernels are drawn, in the order in which they run.
-    fn sampled_layers(&self) -> impl Iterator<Item = (usize, &str, &Conv)> {
+    fn sampled_layers(&self) -> impl Iterator<Item = (usize, &str, &Conv, &KernelSet)> {
         let layers = self.network.nodes.iter().filter_map(|node| match &node.op {
             Op::Conv(conv) => match &conv.kernels {
-                ConvKernels::Candidates { mode: SearchMode::PerformancePriority, .. } => {
-                    Some((node.name.as_str(), conv))
+                ConvKernels::Candidates { kernels, mode: SearchMode::PerformancePriority } => {
+                    Some((node.name.as_str(), conv, kernels))
                 }
                 _ => None,
             },
             _ => None,
         });
-        layers.enumerate().map(|(index, (name, conv))| (index, name, conv))
+        layers.enumerate().map(|(index, (name, conv, kernels))| (index, name, conv, kernels))
     }
 
     /// The draws of one training step; empty for networks that draw nothing.
@@ -303,11 +219,10 @@ impl Net {
 
     fn draws_by(
         &self,
-        choose: impl Fn(usize, &str, &Conv, &cakes::kernel::KernelSet) -> Result<Vec<usize>, TrainerError>,
+        choose: impl Fn(usize, &str, &Conv, &KernelSet) -> Result<Vec<usize>, TrainerError>,
     ) -> Result<Draws, TrainerError> {
         let mut draws = Draws::new();
-        for (index, name, conv) in self.sampled_layers() {
-            let ConvKernels::Candidates { kernels, .. } = &conv.kernels else { continue };
+        for (index, name, conv, kernels) in self.sampled_layers() {
             let chosen = choose(index, name, conv, kernels)?;
             draws.insert(name.to_owned(), LayerDraw::new(chosen, kernels.len(), self.device)?);
         }
@@ -333,11 +248,7 @@ impl Net {
     ///
     /// # Errors
     /// A scale is not finite.
-    pub fn scores(
-        &self,
-        backbone: &Backbone,
-        kernels: &cakes::kernel::KernelSet,
-    ) -> Result<ChannelScores, TrainerError> {
+    pub fn scores(&self, backbone: &Backbone, kernels: &KernelSet) -> Result<ChannelScores, TrainerError> {
         let layers = backbone.searchable_layers().into_iter().map(|layer| {
             let scores = self.layer_scores(&layer.name, layer.channels, kernels.len())?;
             Ok(LayerScores { layer: layer.name, scores })
@@ -348,13 +259,16 @@ impl Net {
     }
 }
 
-fn draw_of<'a>(purpose: Use<'a>, layer: &str) -> Result<&'a LayerDraw, TrainerError> {
-    purpose.draws().get(layer).ok_or_else(|| TrainerError::User(format!("no draw for layer '{layer}'")))
+/// Outputs that `node` reads, in its order.
+pub(super) fn inputs_of<'a>(
+    node: &Node,
+    outputs: &'a [Option<Tensor>],
+) -> Result<Vec<&'a Tensor>, TrainerError> {
+    let inputs: Option<Vec<&Tensor>> =
+        node.inputs.iter().map(|NodeId(input)| outputs.get(*input)?.as_ref()).collect();
+    inputs.ok_or_else(|| TrainerError::User(format!("layer '{}' reads what is not there", node.name)))
 }
 
-fn join(mut branches: Vec<Tensor>) -> Result<Tensor, TrainerError> {
-    if branches.len() == 1 {
-        return Ok(branches.remove(0));
-    }
-    Ok(Tensor::f_cat(&branches, 1)?)
+pub(super) fn draw_of<'a>(purpose: Use<'a>, layer: &str) -> Result<&'a LayerDraw, TrainerError> {
+    purpose.draws().get(layer).ok_or_else(|| TrainerError::User(format!("no draw for layer '{layer}'")))
 }

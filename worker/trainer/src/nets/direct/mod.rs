@@ -1,0 +1,34 @@
+//! The layers that take the time, written out for the CPU.
+//!
+//! libtorch computes eight or sixteen channels at a time, so a branch of two
+//! channels takes as long as one of eight, and a layer split among seven
+//! kernels longer than a `3x3x3` over all of it. Here positions are computed
+//! side by side instead: the time follows the multiply-accumulates, however few
+//! channels a kernel has.
+//!
+//! ```text
+//! x ── pad ──► planes with a border ──┬─► gather: y  = Σ w · x(shifted)
+//!                                     ├─► gather: ∂x = Σ w · ∂y(shifted)
+//!                                     └─► dot:    ∂w = Σ ∂y · x(shifted)
+//! ```
+//!
+//! A volume with a border of zeros is one long row: a tap is an offset into it,
+//! and an output is computed at every place of the row, border included, whose
+//! values are then dropped. So there are no edges to care for, and one inner
+//! loop serves every kernel and stride.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`geometry`] | where a tap lies in a bordered volume |
+//! | [`simd`] | the two inner loops |
+//! | [`conv`] | the three passes of a convolution |
+//! | [`norm`] | batch normalisation, with its ReLU |
+//! | [`resize`] | trilinear up-sampling |
+//! | [`host`] | tensors as slices |
+
+pub mod conv;
+pub mod geometry;
+pub mod host;
+pub mod norm;
+pub mod resize;
+mod simd;

@@ -1,0 +1,320 @@
+//! The two inner loops. Positions are computed eight at a time.
+//!
+//! Both are written once over a vector of eight numbers and compiled for AVX2
+//! with fused multiply-add and for any processor; [`Processor`] says which may run.
+
+#![allow(clippy::needless_range_loop)] // equal loops over arrays of a known length unroll as one
+
+/// Positions that are computed at a time.
+const LANES: usize = 8;
+
+/// Most output channels that share the loads of one inner loop.
+pub const CHANNELS_MAX: usize = 4;
+
+/// Most offsets that share the loads of [`Processor::dot`].
+pub const OFFSETS_MAX: usize = 3;
+
+/// Values that [`Processor::gather`] may compute beyond the length asked for.
+pub const OVERSHOOT: usize = 64;
+
+/// Partial sums of [`Processor::dot`]: channel, offset, lane.
+pub type Sums = [[[f32; LANES]; OFFSETS_MAX]; CHANNELS_MAX];
+
+/// One row of sums over shifted sources, for up to [`CHANNELS_MAX`] channels.
+#[derive(Clone, Copy, Debug)]
+pub struct Gather<'a> {
+    pub source: &'a [f32],
+    pub offsets: &'a [usize],
+    /// `[offset][channel]`
+    pub weights: &'a [f32],
+    pub length: usize,
+    /// Distance between the rows of two channels in the result.
+    pub pitch: usize,
+    /// Whether the sums replace what the result holds, or are added to it.
+    pub fresh: bool,
+}
+
+/// What the inner loops may use.
+#[derive(Clone, Copy, Debug)]
+pub enum Processor {
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Any,
+}
+
+impl Processor {
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            return Processor::Avx2;
+        }
+        Processor::Any
+    }
+
+    /// `out[c · pitch + i] = Σ_r weights[r][c] · source[offsets[r] + i]` for `i`
+    /// below `length`; up to [`OVERSHOOT`] values behind it are overwritten.
+    ///
+    /// # Panics
+    /// A slice is too short for what is asked.
+    pub fn gather(self, gather: &Gather<'_>, out: &mut [f32]) {
+        let Gather { source, offsets, weights, length, pitch, .. } = *gather;
+        let channels = weights.len() / offsets.len().max(1);
+        let reach = offsets.iter().max().map_or(0, |offset| *offset);
+        assert!(reach + length + OVERSHOOT <= source.len() && length + OVERSHOOT <= pitch);
+        assert!((1..=CHANNELS_MAX).contains(&channels) && channels * pitch <= out.len());
+        assert_eq!(channels * offsets.len(), weights.len());
+        #[allow(unsafe_code)]
+        // SAFETY: reads end before `reach + length + OVERSHOOT` and writes
+        // before `channels · pitch`, both checked above; AVX2 was detected.
+        unsafe {
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                Processor::Avx2 => gather_avx2(gather, channels, out),
+                Processor::Any => gather_any::<[f32; LANES]>(gather, channels, out),
+            }
+        }
+    }
+
+    /// Adds `Σ_i left[c][i] · right[offsets[r] + i]` to `sums[c][r]`, for `i`
+    /// below `length` rounded up to eight.
+    ///
+    /// # Panics
+    /// A slice is too short for what is asked.
+    pub fn dot(self, left: &[&[f32]], right: &[f32], offsets: &[usize], length: usize, sums: &mut Sums) {
+        let read = length.next_multiple_of(LANES);
+        assert!(left.len() <= CHANNELS_MAX && offsets.len() <= OFFSETS_MAX);
+        assert!(left.iter().all(|values| read <= values.len()));
+        assert!(offsets.iter().all(|offset| *offset + read <= right.len()));
+        #[allow(unsafe_code)]
+        // SAFETY: no read passes `read` values, checked above; AVX2 was detected.
+        unsafe {
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                Processor::Avx2 => dot_avx2(left, right, offsets, length, sums),
+                Processor::Any => dot_any::<[f32; LANES]>(left, right, offsets, length, sums),
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+#[allow(unsafe_code)]
+unsafe fn gather_avx2(gather: &Gather<'_>, channels: usize, out: &mut [f32]) {
+    // SAFETY: the same contract.
+    unsafe { gather_any::<std::arch::x86_64::__m256>(gather, channels, out) }
+}
+
+#[inline(always)]
+#[allow(unsafe_code)]
+unsafe fn gather_any<V: Vector>(gather: &Gather<'_>, channels: usize, out: &mut [f32]) {
+    // SAFETY: the same contract. There are as many sums at a time as the sixteen
+    // registers hold beside what is loaded, which the compiler does not manage
+    // for four channels of three vectors.
+    unsafe {
+        match channels {
+            1 => gather_row::<V, 1, 8>(gather, out),
+            2 => gather_row::<V, 2, 5>(gather, out),
+            3 => gather_row::<V, 3, 3>(gather, out),
+            _ => gather_row::<V, 4, 2>(gather, out),
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(unsafe_code)]
+unsafe fn gather_row<V: Vector, const CHANNELS: usize, const VECTORS: usize>(
+    gather: &Gather<'_>,
+    out: &mut [f32],
+) {
+    let Gather { source, offsets, weights, length, pitch, fresh } = *gather;
+    // SAFETY: `gather` checked that every offset reaches so far, and the length
+    // of `out`; the caller has chosen a vector that this processor knows.
+    unsafe {
+        for start in (0..length).step_by(VECTORS * LANES) {
+            let mut sums = [[V::zero(); VECTORS]; CHANNELS];
+            if !fresh {
+                for channel in 0..CHANNELS {
+                    let place = out.as_ptr().add(channel * pitch + start);
+                    for vector in 0..VECTORS {
+                        sums[channel][vector] = V::load(place.add(vector * LANES));
+                    }
+                }
+            }
+            for (offset, weights) in offsets.iter().zip(weights.as_chunks::<CHANNELS>().0) {
+                let place = source.as_ptr().add(*offset + start);
+                let mut values = [V::zero(); VECTORS];
+                for vector in 0..VECTORS {
+                    values[vector] = V::load(place.add(vector * LANES));
+                }
+                for channel in 0..CHANNELS {
+                    let weight = V::splat(weights[channel]);
+                    for vector in 0..VECTORS {
+                        sums[channel][vector] = sums[channel][vector].plus_product(weight, values[vector]);
+                    }
+                }
+            }
+            for channel in 0..CHANNELS {
+                let place = out.as_mut_ptr().add(channel * pitch + start);
+                for vector in 0..VECTORS {
+                    sums[channel][vector].store(place.add(vector * LANES));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+#[allow(unsafe_code)]
+unsafe fn dot_avx2(left: &[&[f32]], right: &[f32], offsets: &[usize], length: usize, sums: &mut Sums) {
+    // SAFETY: the same contract.
+    unsafe { dot_any::<std::arch::x86_64::__m256>(left, right, offsets, length, sums) }
+}
+
+#[inline(always)]
+#[allow(unsafe_code)]
+unsafe fn dot_any<V: Vector>(
+    left: &[&[f32]],
+    right: &[f32],
+    offsets: &[usize],
+    length: usize,
+    sums: &mut Sums,
+) {
+    // SAFETY: the same contract.
+    unsafe {
+        match (left.len(), offsets.len()) {
+            (1, 1) => dot_block::<V, 1, 1>(left, right, offsets, length, sums),
+            (1, 2) => dot_block::<V, 1, 2>(left, right, offsets, length, sums),
+            (1, _) => dot_block::<V, 1, 3>(left, right, offsets, length, sums),
+            (2, 1) => dot_block::<V, 2, 1>(left, right, offsets, length, sums),
+            (2, 2) => dot_block::<V, 2, 2>(left, right, offsets, length, sums),
+            (2, _) => dot_block::<V, 2, 3>(left, right, offsets, length, sums),
+            (3, 1) => dot_block::<V, 3, 1>(left, right, offsets, length, sums),
+            (3, 2) => dot_block::<V, 3, 2>(left, right, offsets, length, sums),
+            (3, _) => dot_block::<V, 3, 3>(left, right, offsets, length, sums),
+            (_, 1) => dot_block::<V, 4, 1>(left, right, offsets, length, sums),
+            (_, 2) => dot_block::<V, 4, 2>(left, right, offsets, length, sums),
+            _ => dot_block::<V, 4, 3>(left, right, offsets, length, sums),
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(unsafe_code)]
+unsafe fn dot_block<V: Vector, const CHANNELS: usize, const OFFSETS: usize>(
+    left: &[&[f32]],
+    right: &[f32],
+    offsets: &[usize],
+    length: usize,
+    sums: &mut Sums,
+) {
+    let left: [*const f32; CHANNELS] = std::array::from_fn(|channel| left[channel].as_ptr());
+    // SAFETY: `dot` checked that every offset lies inside and that `length`
+    // rounded up can be read everywhere; the caller has chosen a vector that
+    // this processor knows.
+    unsafe {
+        let mut places = [right.as_ptr(); OFFSETS];
+        let mut block = [[V::zero(); OFFSETS]; CHANNELS];
+        for index in 0..OFFSETS {
+            places[index] = places[index].add(offsets[index]);
+            for channel in 0..CHANNELS {
+                block[channel][index] = V::load(sums[channel][index].as_ptr());
+            }
+        }
+        for start in (0..length).step_by(LANES) {
+            let mut values = [V::zero(); OFFSETS];
+            for index in 0..OFFSETS {
+                values[index] = V::load(places[index].add(start));
+            }
+            for channel in 0..CHANNELS {
+                let factor = V::load(left[channel].add(start));
+                for index in 0..OFFSETS {
+                    block[channel][index] = block[channel][index].plus_product(factor, values[index]);
+                }
+            }
+        }
+        for channel in 0..CHANNELS {
+            for index in 0..OFFSETS {
+                block[channel][index].store(sums[channel][index].as_mut_ptr());
+            }
+        }
+    }
+}
+
+/// Eight numbers. Everything is inlined into functions that have the features
+/// which the implementation needs.
+#[allow(unsafe_code)]
+trait Vector: Copy {
+    /// # Safety
+    /// Here and below, the processor must know the implementation's instructions.
+    unsafe fn zero() -> Self;
+    unsafe fn splat(value: f32) -> Self;
+    /// # Safety
+    /// Eight values must be readable at `source`.
+    unsafe fn load(source: *const f32) -> Self;
+    /// # Safety
+    /// Eight values must be writable at `target`.
+    unsafe fn store(self, target: *mut f32);
+    /// `self + left · right`
+    unsafe fn plus_product(self, left: Self, right: Self) -> Self;
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+// SAFETY (of every block): the trait's contract is that of the instruction.
+impl Vector for std::arch::x86_64::__m256 {
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        unsafe { std::arch::x86_64::_mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe { std::arch::x86_64::_mm256_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(source: *const f32) -> Self {
+        unsafe { std::arch::x86_64::_mm256_loadu_ps(source) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, target: *mut f32) {
+        unsafe { std::arch::x86_64::_mm256_storeu_ps(target, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn plus_product(self, left: Self, right: Self) -> Self {
+        unsafe { std::arch::x86_64::_mm256_fmadd_ps(left, right, self) }
+    }
+}
+
+#[allow(unsafe_code)]
+// SAFETY (of every block): the trait's contract; accesses need no alignment.
+impl Vector for [f32; LANES] {
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        [0.0; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn load(source: *const f32) -> Self {
+        unsafe { source.cast::<Self>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, target: *mut f32) {
+        unsafe { target.cast::<Self>().write_unaligned(self) }
+    }
+
+    #[inline(always)]
+    unsafe fn plus_product(self, left: Self, right: Self) -> Self {
+        std::array::from_fn(|lane| self[lane] + left[lane] * right[lane])
+    }
+}

@@ -1,0 +1,260 @@
+//! Layers in host memory, through [`super::direct`].
+//!
+//! A norm and the ReLU behind it are one pass. In evaluation the norm is a
+//! scale and a shift of each channel, which the convolution applies as it writes.
+
+use cakes::network::{Conv, ConvKernels, Op, SearchMode};
+use tch::Tensor;
+
+use super::direct::conv::{Branch, Convolution, Epilogue, Row};
+use super::direct::geometry::Geometry;
+use super::direct::host;
+use super::direct::norm::{self, Affine, Moments};
+use super::direct::resize;
+use super::net::{NORM_EPSILON, NORM_MOMENTUM, Net, Use, draw_of};
+use super::torch_ops::{ConvCount, shape_of, stateless};
+use crate::TrainerError;
+
+impl Net {
+    /// Runs node `index` without libtorch's autograd.
+    pub(super) fn run_direct(
+        &self,
+        index: usize,
+        inputs: &[&Tensor],
+        purpose: Use<'_>,
+        count: &mut ConvCount,
+    ) -> Result<Tensor, TrainerError> {
+        let node = &self.network.nodes[index];
+        match &node.op {
+            Op::Conv(conv) => {
+                let convolution = self.convolution(&node.name, conv, inputs[0], purpose)?;
+                count.mac_count += convolution.mac_count();
+                let epilogue = self.epilogue(index, conv, purpose)?;
+                convolve(&convolution, inputs[0], epilogue.as_ref())
+            }
+            Op::Norm { .. } if purpose.trains() => Ok(self.direct_norm(index, inputs[0], purpose)?.0),
+            // Done by the convolution before it.
+            Op::Norm { .. } if self.norm_behind(self.producer(index)) == Some(index) => {
+                Ok(inputs[0].shallow_clone())
+            }
+            // Done by the norm before it.
+            Op::Relu if self.relu_behind(self.producer(index)) == Some(index) => {
+                Ok(inputs[0].shallow_clone())
+            }
+            Op::Resize { factor } => up_sample(inputs[0], factor.map(|factor| factor as usize)),
+            Op::Norm { .. } | Op::Linear { .. } => self.run_torch(node, inputs, purpose, count),
+            op => stateless(op, inputs),
+        }
+    }
+
+    fn producer(&self, index: usize) -> usize {
+        self.network.nodes[index].inputs.first().map_or(0, |id| id.0)
+    }
+
+    /// The norm that alone reads convolution `index`.
+    fn norm_behind(&self, index: usize) -> Option<usize> {
+        let is_conv = matches!(self.network.nodes[index].op, Op::Conv(_));
+        let reader = self.only_reader(index).filter(|_| is_conv)?;
+        matches!(self.network.nodes[reader].op, Op::Norm { .. }).then_some(reader)
+    }
+
+    /// The ReLU that alone reads norm `index`.
+    pub(super) fn relu_behind(&self, index: usize) -> Option<usize> {
+        let is_norm = matches!(self.network.nodes[index].op, Op::Norm { .. });
+        let reader = self.only_reader(index).filter(|_| is_norm)?;
+        matches!(self.network.nodes[reader].op, Op::Relu).then_some(reader)
+    }
+
+    /// The convolution of a node, with the branches that take part.
+    pub(super) fn convolution(
+        &self,
+        name: &str,
+        conv: &Conv,
+        x: &Tensor,
+        purpose: Use<'_>,
+    ) -> Result<Convolution<'_>, TrainerError> {
+        let [samples, inputs, d, h, w] = shape_of(x)?.map(|size| size as usize);
+        let channels = conv.channels as usize;
+        let weight = |kernel| host::values(self.param(&format!("{name}.{kernel}.weight"))?);
+        let mut branches = Vec::new();
+        let mut outputs = channels;
+        match &conv.kernels {
+            ConvKernels::Uniform(kernel) => {
+                let weight = host::values(self.param(&format!("{name}.weight"))?)?;
+                branches.push(Branch { kernel: *kernel, weight, rows: rows(channels, 0) });
+            }
+            ConvKernels::Mixed(allocation) => {
+                let mut first = 0;
+                for (kernel, count) in allocation.iter() {
+                    let rows = rows(count as usize, first);
+                    branches.push(Branch { kernel, weight: weight(kernel)?, rows });
+                    first += count as usize;
+                }
+            }
+            ConvKernels::Candidates { kernels, mode: SearchMode::CostPriority } => {
+                for (position, kernel) in kernels.iter().enumerate() {
+                    let rows = rows(channels, position * channels);
+                    branches.push(Branch { kernel, weight: weight(kernel)?, rows });
+                }
+                outputs = channels * kernels.len();
+            }
+            ConvKernels::Candidates { kernels, mode: SearchMode::PerformancePriority } => {
+                let drawn = &draw_of(purpose, name)?.kernel_of_channel;
+                for (position, kernel) in kernels.iter().enumerate() {
+                    let own = drawn.iter().enumerate().filter(|(_, kernel)| **kernel == position);
+                    let rows: Vec<Row> = own.map(|(channel, _)| Row { row: channel, channel }).collect();
+                    if !rows.is_empty() {
+                        branches.push(Branch { kernel, weight: weight(kernel)?, rows });
+                    }
+                }
+            }
+        }
+        let geometry = Geometry::new([d, h, w], conv.stride.map(|step| step as usize));
+        Ok(Convolution { geometry, samples, inputs, outputs, branches })
+    }
+
+    /// What the convolution does to its outputs: a bias, or in evaluation the
+    /// norm behind it.
+    fn epilogue(
+        &self,
+        index: usize,
+        conv: &Conv,
+        purpose: Use<'_>,
+    ) -> Result<Option<Epilogue>, TrainerError> {
+        if let Some(norm) = self.norm_behind(index).filter(|_| !purpose.trains()) {
+            let features = self.features(norm, purpose)?;
+            let epsilon = NORM_EPSILON as f32;
+            let scale: Vec<f32> = (features.scale.iter().zip(&features.variance))
+                .map(|(scale, variance)| scale / (variance + epsilon).sqrt())
+                .collect();
+            let shift = (features.shift.iter().zip(&features.mean).zip(&scale))
+                .map(|((shift, mean), scale)| shift - mean * scale)
+                .collect();
+            return Ok(Some(Epilogue { scale, shift, relu: self.relu_behind(norm).is_some() }));
+        }
+        if !conv.bias {
+            return Ok(None);
+        }
+        let shift = host::values(self.param(&format!("{}.bias", self.network.nodes[index].name))?)?.to_vec();
+        Ok(Some(Epilogue { scale: vec![1.0; shift.len()], shift, relu: false }))
+    }
+
+    /// Normalises by the moments of the batch, which it returns, and moves the
+    /// running statistics towards them.
+    pub(super) fn direct_norm(
+        &self,
+        index: usize,
+        x: &Tensor,
+        purpose: Use<'_>,
+    ) -> Result<(Tensor, Moments), TrainerError> {
+        let [_, channels, d, h, w] = shape_of(x)?;
+        let volume = (d * h * w) as usize;
+        let values = host::values(x)?;
+        let features = self.features(index, purpose)?;
+        let moments = norm::moments(values, channels as usize, volume);
+        let relu = self.relu_behind(index).is_some();
+        let output = host::written(&x.size(), |out| {
+            norm::forward(values, volume, &moments, features.affine(), relu, out);
+        })?;
+        self.move_statistics(index, &features.chosen, &moments, values.len() / channels as usize)?;
+        Ok((output, moments))
+    }
+
+    fn move_statistics(
+        &self,
+        index: usize,
+        chosen: &[usize],
+        moments: &Moments,
+        count: usize,
+    ) -> Result<(), TrainerError> {
+        let name = &self.network.nodes[index].name;
+        let momentum = NORM_MOMENTUM as f32;
+        // Running variances are unbiased, as libtorch's are.
+        let unbias = count as f32 / (count.max(2) - 1) as f32;
+        for (statistic, new, factor) in
+            [("running_mean", &moments.mean, 1.0), ("running_var", &moments.variance, unbias)]
+        {
+            host::update(self.statistic(&format!("{name}.{statistic}"))?, |values| {
+                for (feature, new) in chosen.iter().zip(new) {
+                    values[*feature] += momentum * (new * factor - values[*feature]);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The features of a norm that take part, in the order of channels.
+    pub(super) fn features(&self, index: usize, purpose: Use<'_>) -> Result<Features, TrainerError> {
+        let node = &self.network.nodes[index];
+        let name = &node.name;
+        let scale = host::values(self.param(&format!("{name}.weight"))?)?;
+        let chosen: Vec<usize> = match &node.op {
+            Op::Norm { candidates: 2.. } => {
+                let drawn = &draw_of(purpose, self.producer_name(node))?.kernel_of_channel;
+                drawn.iter().enumerate().map(|(channel, kernel)| kernel * drawn.len() + channel).collect()
+            }
+            _ => (0..scale.len()).collect(),
+        };
+        let pick = |values: &[f32]| -> Vec<f32> { chosen.iter().map(|feature| values[*feature]).collect() };
+        Ok(Features {
+            scale: pick(scale),
+            shift: pick(host::values(self.param(&format!("{name}.bias"))?)?),
+            mean: pick(host::values(self.statistic(&format!("{name}.running_mean"))?)?),
+            variance: pick(host::values(self.statistic(&format!("{name}.running_var"))?)?),
+            chosen,
+        })
+    }
+}
+
+/// Features of a norm that take part in a pass.
+pub(super) struct Features {
+    /// Their positions among all features.
+    pub chosen: Vec<usize>,
+    pub scale: Vec<f32>,
+    pub shift: Vec<f32>,
+    mean: Vec<f32>,
+    variance: Vec<f32>,
+}
+
+impl Features {
+    pub fn affine(&self) -> Affine<'_> {
+        Affine { scale: &self.scale, shift: &self.shift, epsilon: NORM_EPSILON as f32 }
+    }
+}
+
+fn convolve(
+    convolution: &Convolution<'_>,
+    x: &Tensor,
+    epilogue: Option<&Epilogue>,
+) -> Result<Tensor, TrainerError> {
+    let [d, h, w] = convolution.geometry.output.map(|size| size as i64);
+    let shape = [convolution.samples as i64, convolution.outputs as i64, d, h, w];
+    let values = host::values(x)?;
+    host::written(&shape, |out| convolution.forward(values, epilogue, out))
+}
+
+fn up_sample(x: &Tensor, factor: [usize; 3]) -> Result<Tensor, TrainerError> {
+    let [samples, channels, d, h, w] = shape_of(x)?;
+    let long = |size: i64, axis: usize| size * factor[axis] as i64;
+    let values = host::values(x)?;
+    host::written(&[samples, channels, long(d, 0), long(h, 1), long(w, 2)], |out| {
+        resize::forward(values, [d, h, w].map(|size| size as usize), factor, out);
+    })
+}
+
+/// The gradient of what `up_sample` read.
+pub(super) fn up_sample_gradient(
+    x: &Tensor,
+    factor: [usize; 3],
+    gradient: &Tensor,
+) -> Result<Tensor, TrainerError> {
+    let [_, _, d, h, w] = shape_of(x)?;
+    let arrived = host::values(gradient)?;
+    host::filled(&x.size(), |out| {
+        resize::backward(arrived, [d, h, w].map(|size| size as usize), factor, out);
+    })
+}
+
+fn rows(count: usize, first_channel: usize) -> Vec<Row> {
+    (0..count).map(|row| Row { row, channel: first_channel + row }).collect()
+}

@@ -1,0 +1,263 @@
+//! Loss and gradients of one batch.
+//!
+//! With [`Engine::Torch`] libtorch's autograd does it. With [`Engine::Direct`]
+//! the nodes run one after the other, their outputs are kept, and the gradients
+//! are handed back from the last node to the first.
+
+use std::collections::BTreeMap;
+
+use cakes::network::{ConvKernels, NodeId, Op, Pool};
+use tch::Tensor;
+
+use super::direct::conv::Row;
+use super::direct::host;
+use super::direct::norm::{self, Moments};
+use super::direct_ops::up_sample_gradient;
+use super::draw::Draws;
+use super::net::{Engine, Net, Use, inputs_of};
+use super::torch_ops::{ConvCount, shape_of};
+use crate::TrainerError;
+
+/// Gradients by the names of their parameters.
+pub type Gradients = BTreeMap<String, Tensor>;
+
+/// What a forward pass leaves for the way back.
+struct Tape {
+    outputs: Vec<Option<Tensor>>,
+    /// Of the batch, by the position of the norm.
+    moments: BTreeMap<usize, Moments>,
+}
+
+impl Net {
+    /// Trains on a batch as far as the gradients: moves running statistics,
+    /// not parameters. `loss` maps the network's output to a scalar.
+    ///
+    /// # Errors
+    /// libtorch fails, or a draw is missing.
+    pub fn gradients(
+        &mut self,
+        x: &Tensor,
+        draws: &Draws,
+        loss: impl FnOnce(&Tensor) -> Result<Tensor, TrainerError>,
+    ) -> Result<(f64, Gradients), TrainerError> {
+        if self.engine() == Engine::Torch {
+            let value = loss(&self.forward(x, Use::Train(draws))?)?;
+            value.f_backward()?;
+            let mut gradients = Gradients::new();
+            for (name, param) in self.params_mut() {
+                let gradient = param.tensor.grad();
+                if gradient.defined() {
+                    gradients.insert(name.clone(), gradient.f_detach_copy()?);
+                    param.tensor.zero_grad();
+                }
+            }
+            return Ok((value.f_double_value(&[])?, gradients));
+        }
+        let mut tape = tch::no_grad(|| self.record(x, draws))?;
+        let output = tape.outputs.last_mut().and_then(Option::take);
+        let output = output.ok_or_else(|| TrainerError::User("the network is empty".into()))?;
+        let output = output.f_set_requires_grad(true)?;
+        let value = loss(&output)?;
+        value.f_backward()?;
+        let gradients = tch::no_grad(|| self.play_back(&mut tape, output.grad(), draws))?;
+        Ok((value.f_double_value(&[])?, gradients))
+    }
+
+    fn record(&mut self, x: &Tensor, draws: &Draws) -> Result<Tape, TrainerError> {
+        let purpose = Use::Train(draws);
+        let mut count = ConvCount::default();
+        let mut tape = Tape { outputs: Vec::new(), moments: BTreeMap::new() };
+        for (index, node) in self.network.nodes.iter().enumerate() {
+            let inputs = inputs_of(node, &tape.outputs)?;
+            let output = match &node.op {
+                Op::Input { .. } => x.f_contiguous()?,
+                Op::Norm { .. } => {
+                    let (output, moments) = self.direct_norm(index, inputs[0], purpose)?;
+                    tape.moments.insert(index, moments);
+                    output
+                }
+                _ => self.run_direct(index, &inputs, purpose, &mut count)?,
+            };
+            tape.outputs.push(Some(output));
+        }
+        self.set_count(count);
+        Ok(tape)
+    }
+
+    fn play_back(&self, tape: &mut Tape, last: Tensor, draws: &Draws) -> Result<Gradients, TrainerError> {
+        let nodes = &self.network.nodes;
+        let mut gradients = Gradients::new();
+        let mut arrived: Vec<Option<Tensor>> = nodes.iter().map(|_| None).collect();
+        if let Some(slot) = arrived.last_mut() {
+            *slot = Some(last);
+        }
+        for index in (1..nodes.len()).rev() {
+            let Some(gradient) = arrived[index].take() else { continue };
+            let gradient = gradient.f_contiguous()?;
+            let inputs = self.hand_back(index, &gradient, tape, draws, &mut gradients)?;
+            for (NodeId(input), gradient) in nodes[index].inputs.iter().zip(inputs) {
+                // Nobody asks for the gradient of the images.
+                if *input > 0 {
+                    let sum = match arrived[*input].take() {
+                        Some(other) => other.f_add(&gradient)?,
+                        None => gradient,
+                    };
+                    arrived[*input] = Some(sum);
+                }
+            }
+            tape.outputs[index] = None;
+        }
+        Ok(gradients)
+    }
+
+    /// The gradients of a node's inputs; those of its parameters go to `gradients`.
+    fn hand_back(
+        &self,
+        index: usize,
+        gradient: &Tensor,
+        tape: &Tape,
+        draws: &Draws,
+        gradients: &mut Gradients,
+    ) -> Result<Vec<Tensor>, TrainerError> {
+        let node = &self.network.nodes[index];
+        let inputs = inputs_of(node, &tape.outputs)?;
+        let x = inputs[0];
+        Ok(match &node.op {
+            Op::Input { .. } => Vec::new(),
+            Op::Conv(_) => vec![self.conv_gradients(index, x, gradient, draws, gradients)?],
+            Op::Norm { .. } => vec![self.norm_gradients(index, x, gradient, tape, draws, gradients)?],
+            // Where the norm before it has done its work, it also does this.
+            Op::Relu if self.relu_behind(node.inputs[0].0) == Some(index) => vec![gradient.shallow_clone()],
+            Op::Relu => vec![x.f_threshold_backward(gradient, 0.0)?],
+            Op::Pool { kind, size } => vec![pool_gradient(*kind, size.map(i64::from), x, gradient)?],
+            Op::Resize { factor } => {
+                vec![up_sample_gradient(x, factor.map(|factor| factor as usize), gradient)?]
+            }
+            Op::Concat => {
+                let mut first = 0;
+                let mut parts = Vec::with_capacity(inputs.len());
+                for input in inputs {
+                    let channels = input.size()[1];
+                    parts.push(gradient.f_narrow(1, first, channels)?);
+                    first += channels;
+                }
+                parts
+            }
+            Op::Add => inputs.iter().map(|_| gradient.shallow_clone()).collect(),
+            Op::Fold { groups } => {
+                let repeats = [1, i64::from(*groups), 1, 1, 1];
+                vec![gradient.f_repeat(repeats)?]
+            }
+            Op::Linear { .. } => vec![self.linear_gradients(&node.name, x, gradient, gradients)?],
+        })
+    }
+
+    fn conv_gradients(
+        &self,
+        index: usize,
+        x: &Tensor,
+        gradient: &Tensor,
+        draws: &Draws,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor, TrainerError> {
+        let node = &self.network.nodes[index];
+        let Op::Conv(conv) = &node.op else { return Ok(x.shallow_clone()) };
+        let convolution = self.convolution(&node.name, conv, x, Use::Train(draws))?;
+        let (values, arrived) = (host::values(x)?, host::values(gradient)?);
+        let weights = convolution.weight_gradients(values, arrived);
+        for (branch, rows) in convolution.branches.iter().zip(weights) {
+            let name = match &conv.kernels {
+                ConvKernels::Uniform(_) => format!("{}.weight", node.name),
+                _ => format!("{}.{}.weight", node.name, branch.kernel),
+            };
+            let shape = self.param(&name)?.size();
+            let length = rows.len() / branch.rows.len().max(1);
+            let full = host::filled(&shape, |full| {
+                for (Row { row, .. }, values) in branch.rows.iter().zip(rows.chunks_exact(length.max(1))) {
+                    full[row * length..(row + 1) * length].copy_from_slice(values);
+                }
+            })?;
+            gradients.insert(name, full);
+        }
+        if conv.bias {
+            let sum = gradient.f_sum_dim_intlist([0_i64, 2, 3, 4].as_slice(), false, None)?;
+            gradients.insert(format!("{}.bias", node.name), sum);
+        }
+        if node.inputs[0].0 == 0 {
+            return Ok(x.shallow_clone());
+        }
+        if convolution.geometry.stride == [1; 3] {
+            return host::written(&x.size(), |out| convolution.input_gradient(arrived, out));
+        }
+        // Positions that no tap reaches are left as they are.
+        host::filled(&x.size(), |out| convolution.input_gradient(arrived, out))
+    }
+
+    fn norm_gradients(
+        &self,
+        index: usize,
+        x: &Tensor,
+        gradient: &Tensor,
+        tape: &Tape,
+        draws: &Draws,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor, TrainerError> {
+        let name = &self.network.nodes[index].name;
+        let features = self.features(index, Use::Train(draws))?;
+        let missing = || TrainerError::Report(format!("norm '{name}' was not recorded"));
+        let moments = tape.moments.get(&index).ok_or_else(missing)?;
+        let y = match (self.relu_behind(index), &tape.outputs[index]) {
+            (Some(_), Some(y)) => Some(host::values(y)?),
+            _ => None,
+        };
+        let [_, _, d, h, w] = shape_of(x)?;
+        let (values, arrived) = (host::values(x)?, host::values(gradient)?);
+        let mut own = None;
+        let out = host::written(&x.size(), |out| {
+            let volume = (d * h * w) as usize;
+            own = Some(norm::backward(values, y, arrived, volume, moments, features.affine(), out));
+        })?;
+        let own = own.ok_or_else(missing)?;
+        for (parameter, values) in [("weight", own.scale), ("bias", own.shift)] {
+            let parameter = format!("{name}.{parameter}");
+            let full = host::filled(&self.param(&parameter)?.size(), |full| {
+                for (feature, value) in features.chosen.iter().zip(values) {
+                    full[*feature] = value;
+                }
+            })?;
+            gradients.insert(parameter, full);
+        }
+        Ok(out)
+    }
+
+    fn linear_gradients(
+        &self,
+        name: &str,
+        x: &Tensor,
+        gradient: &Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor, TrainerError> {
+        let [samples, channels, d, h, w] = shape_of(x)?;
+        let gradient = gradient.f_reshape([samples, -1])?;
+        let pooled = x.f_mean_dim([2_i64, 3, 4].as_slice(), false, None)?;
+        gradients.insert(format!("{name}.weight"), gradient.f_tr()?.f_matmul(&pooled)?);
+        let bias = format!("{name}.bias");
+        if self.params().contains_key(&bias) {
+            gradients.insert(bias, gradient.f_sum_dim_intlist(0, false, None)?);
+        }
+        let spread = gradient.f_matmul(self.param(&format!("{name}.weight"))?)? / (d * h * w) as f64;
+        Ok(spread.f_view([samples, channels, 1, 1, 1])?.f_expand([samples, channels, d, h, w], false)?)
+    }
+}
+
+fn pool_gradient(kind: Pool, size: [i64; 3], x: &Tensor, gradient: &Tensor) -> Result<Tensor, TrainerError> {
+    Ok(match kind {
+        Pool::Max => {
+            let (_, places) = x.f_max_pool3d_with_indices(size, size, [0; 3], [1; 3], false)?;
+            Tensor::f_max_pool3d_with_indices_backward(
+                gradient, x, size, size, [0; 3], [1; 3], false, &places,
+            )?
+        }
+        Pool::Average => Tensor::f_avg_pool3d_backward(gradient, x, size, size, [0; 3], false, true, None)?,
+    })
+}

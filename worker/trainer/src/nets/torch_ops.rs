@@ -1,0 +1,173 @@
+//! Layers through libtorch, on any device and with its autograd.
+
+use cakes::network::{Conv, ConvKernels, Node, Op, Pool, SearchMode};
+use tch::Tensor;
+
+use super::net::{NORM_EPSILON, NORM_MOMENTUM, Net, Use, draw_of};
+use crate::TrainerError;
+
+/// Multiply-accumulates of one sample, counted from the shapes that
+/// convolutions really saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConvCount {
+    pub mac_count: u64,
+}
+
+impl ConvCount {
+    fn add(&mut self, weight: &Tensor, output: &Tensor) {
+        let weights: i64 = weight.size()[1..].iter().product();
+        let outputs: i64 = output.size()[1..].iter().product();
+        self.mac_count += (weights * outputs).unsigned_abs();
+    }
+}
+
+/// A layer that is neither convolution nor norm and has no state of its own.
+pub(super) fn stateless(op: &Op, inputs: &[&Tensor]) -> Result<Tensor, TrainerError> {
+    let x = inputs[0];
+    Ok(match op {
+        Op::Relu => x.f_relu()?,
+        Op::Pool { kind, size } => {
+            let size = size.map(i64::from);
+            match kind {
+                Pool::Max => x.f_max_pool3d(size, size, [0; 3], [1; 3], false)?,
+                Pool::Average => x.f_avg_pool3d(size, size, [0; 3], false, true, None)?,
+            }
+        }
+        Op::Resize { factor } => {
+            let shape = x.size();
+            let size: Vec<i64> = (0..3).map(|axis| shape[axis + 2] * i64::from(factor[axis])).collect();
+            x.f_upsample_trilinear3d(size, false, None, None, None)?
+        }
+        Op::Concat => Tensor::f_cat(inputs, 1)?,
+        Op::Add => inputs[1..].iter().try_fold(x.shallow_clone(), |sum, term| sum.f_add(term))?,
+        Op::Fold { groups } => {
+            let [samples, channels, d, h, w] = shape_of(x)?;
+            let groups = i64::from(*groups);
+            let split = [samples, groups, channels / groups, d, h, w];
+            x.f_reshape(split)?.f_sum_dim_intlist(1, false, None)?
+        }
+        Op::Input { .. } | Op::Conv(_) | Op::Norm { .. } | Op::Linear { .. } => x.shallow_clone(),
+    })
+}
+
+/// `[N, C, D, H, W]`
+pub(super) fn shape_of(x: &Tensor) -> Result<[i64; 5], TrainerError> {
+    let size = x.size();
+    size.as_slice()
+        .try_into()
+        .map_err(|_| TrainerError::Report(format!("expected five axes [N, C, D, H, W], got {size:?}")))
+}
+
+impl Net {
+    pub(super) fn run_torch(
+        &self,
+        node: &Node,
+        inputs: &[&Tensor],
+        purpose: Use<'_>,
+        count: &mut ConvCount,
+    ) -> Result<Tensor, TrainerError> {
+        match &node.op {
+            Op::Conv(conv) => self.torch_conv(&node.name, conv, inputs[0], purpose, count),
+            Op::Norm { candidates } => self.torch_norm(node, inputs[0], *candidates, purpose),
+            Op::Linear { .. } => self.linear(&node.name, inputs[0]),
+            op => stateless(op, inputs),
+        }
+    }
+
+    /// Mean over positions, then an affine map.
+    pub(super) fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor, TrainerError> {
+        let pooled = x.f_mean_dim([2_i64, 3, 4].as_slice(), false, None)?;
+        let bias = self.params().get(&format!("{name}.bias")).map(|param| &param.tensor);
+        let output = pooled.f_linear(self.param(&format!("{name}.weight"))?, bias)?;
+        let shape = output.size();
+        Ok(output.f_view([shape[0], shape[1], 1, 1, 1])?)
+    }
+
+    fn torch_conv(
+        &self,
+        name: &str,
+        conv: &Conv,
+        x: &Tensor,
+        purpose: Use<'_>,
+        count: &mut ConvCount,
+    ) -> Result<Tensor, TrainerError> {
+        let mut convolve = |weight: &Tensor, bias: Option<&Tensor>, kernel: cakes::kernel::Kernel| {
+            let (padding, stride) = (kernel.padding().map(i64::from), conv.stride.map(i64::from));
+            let output = x.f_conv3d(weight, bias, stride, padding, [1; 3], 1)?;
+            count.add(weight, &output);
+            Ok::<Tensor, TrainerError>(output)
+        };
+        let branch = |kernel: cakes::kernel::Kernel| self.param(&format!("{name}.{kernel}.weight"));
+        let bias = if conv.bias { Some(self.param(&format!("{name}.bias"))?) } else { None };
+        let mut branches = Vec::new();
+        match &conv.kernels {
+            ConvKernels::Uniform(kernel) => {
+                return convolve(self.param(&format!("{name}.weight"))?, bias, *kernel);
+            }
+            ConvKernels::Mixed(allocation) => {
+                for (kernel, _) in allocation.iter() {
+                    branches.push(convolve(branch(kernel)?, None, kernel)?);
+                }
+            }
+            ConvKernels::Candidates { kernels, mode: SearchMode::CostPriority } => {
+                for kernel in kernels.iter() {
+                    branches.push(convolve(branch(kernel)?, None, kernel)?);
+                }
+            }
+            ConvKernels::Candidates { kernels, mode: SearchMode::PerformancePriority } => {
+                let draw = draw_of(purpose, name)?;
+                for (kernel, channels) in kernels.iter().zip(&draw.channels_of_kernel) {
+                    let Some(channels) = channels else { continue };
+                    let weight = branch(kernel)?.f_index_select(0, channels)?;
+                    branches.push(convolve(&weight, None, kernel)?);
+                }
+                return Ok(Tensor::f_cat(&branches, 1)?.f_index_select(1, &draw.order)?);
+            }
+        }
+        Ok(Tensor::f_cat(&branches, 1)?)
+    }
+
+    fn torch_norm(
+        &self,
+        node: &Node,
+        x: &Tensor,
+        candidates: u32,
+        purpose: Use<'_>,
+    ) -> Result<Tensor, TrainerError> {
+        let name = &node.name;
+        let (scale, shift) = (self.param(&format!("{name}.weight"))?, self.param(&format!("{name}.bias"))?);
+        let (mean, variance) = (
+            self.statistic(&format!("{name}.running_mean"))?,
+            self.statistic(&format!("{name}.running_var"))?,
+        );
+        let run = |scale: &Tensor, shift: &Tensor, mean: &Tensor, variance: &Tensor| {
+            x.f_batch_norm(
+                Some(scale),
+                Some(shift),
+                Some(mean),
+                Some(variance),
+                purpose.trains(),
+                NORM_MOMENTUM,
+                NORM_EPSILON,
+                false,
+            )
+        };
+        if candidates == 1 {
+            return Ok(run(scale, shift, mean, variance)?);
+        }
+        let chosen = &draw_of(purpose, self.producer_name(node))?.candidates;
+        let pick = |tensor: &Tensor| tensor.f_index_select(0, chosen);
+        let (own_mean, own_variance) = (pick(mean)?, pick(variance)?);
+        let output = run(&pick(scale)?, &pick(shift)?, &own_mean, &own_variance)?;
+        if purpose.trains() {
+            // The picked statistics are copies: what the pass made of them must
+            // be put back, or evaluation would see those of the start.
+            tch::no_grad(|| -> Result<(), TrainerError> {
+                let _ = mean.shallow_clone().f_index_copy_(0, chosen, &own_mean)?;
+                let _ = variance.shallow_clone().f_index_copy_(0, chosen, &own_variance)?;
+                Ok(())
+            })?;
+        }
+        Ok(output)
+    }
+}
