@@ -86,6 +86,8 @@ async fn earlier_grant(
 }
 
 /// Takes the first waiting job, in one statement, past rows that others hold.
+/// The state is written out in it: a generic plan for a parameter could not use
+/// the index of waiting jobs.
 async fn claim(
     connection: &mut PgConnection,
     policy: &Policy,
@@ -95,19 +97,18 @@ async fn claim(
     let row = sqlx::query!(
         "with candidate as (
              select id from job
-             where state = $2
+             where state = 'queued'
                  and (run_after is null or run_after <= clock_timestamp())
                  and (avoid_until is null or avoid_worker_id <> $1 or avoid_until <= clock_timestamp())
-                 and memory_mib <= $3
+                 and memory_mib <= $2
              order by priority desc, position
              limit 1
              for no key update skip locked
          )
-         update job set state = $4, epoch = job.epoch + 1, run_after = null, revision = job.revision + 1
-         from candidate where job.id = candidate.id and job.state = $2
+         update job set state = $3, epoch = job.epoch + 1, run_after = null, revision = job.revision + 1
+         from candidate where job.id = candidate.id and job.state = 'queued'
          returning job.id, job.epoch, job.search_id, job.checkpoint_epoch, job.checkpoint_step",
         wish.worker.as_str(),
-        JobState::Queued.as_str(),
         i64::try_from(wish.device.memory_mib).unwrap_or(i64::MAX),
         leased.as_str()
     )
