@@ -199,6 +199,8 @@ impl Cluster {
         fs::create_dir_all(self.data_root())?;
         command.arg("--data-root").arg(self.data_root());
         command.arg("--work-dir").arg(self.folder().join(format!("worker-{name}")));
+        // A coordinator that has gone as well takes no jobs back.
+        command.args(["--shutdown-limit", "5s"]);
         let log = self.folder().join(format!("worker-{name}.log"));
         let daemon = Daemon::start(&format!("worker {name}"), &mut command, &log)?;
         self.workers.insert(name.to_owned(), daemon);

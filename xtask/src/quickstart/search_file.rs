@@ -24,7 +24,7 @@ const BASE_WIDTH: u32 = 8;
 /// What every axis of a patch must be a multiple of.
 const STRIDE: u64 = 1 << (LEVELS - 1);
 /// Largest patch: two cores train on it at some patches per second.
-const PATCH_VOXELS_MAX: u64 = 1 << 16;
+const PATCH_VOXELS_MAX: u64 = 72_000;
 const PATCH_SIDE_MIN: u64 = 4 * STRIDE;
 
 /// A search file for the data set in `folder`.
@@ -46,10 +46,10 @@ pub fn for_dataset(report: &Report, folder: &Path) -> Result<Value> {
                 "levels": LEVELS,
             } },
             "patch": { "depth": depth, "height": height, "width": width },
-            "supernet": { "training": training(10) },
-            "budgets": [0.3, 0.4, 0.5, 0.7],
+            "supernet": { "training": training(6) },
+            "budgets": [0.2, 0.25, 0.3, 0.4, 0.5],
             "baselines": ["c3d", "even_split", "planes"],
-            "retrain": { "training": training(8), "seeds": [0] },
+            "retrain": { "training": training(10), "seeds": [0] },
         }
     }))
 }
@@ -64,10 +64,11 @@ fn training(epochs: u32) -> Value {
     })
 }
 
-/// The median volume, cut to a multiple of the network's stride and, along its
-/// longest axis, to what a CPU can train on.
+/// The median volume, so that one window covers most cases, brought to a
+/// multiple of the network's stride and cut along its longest axis to what a
+/// CPU can train on.
 fn patch(extent_median: [u64; 3]) -> [u64; 3] {
-    let mut patch = extent_median.map(|size| (size / STRIDE * STRIDE).max(PATCH_SIDE_MIN));
+    let mut patch = extent_median.map(|size| size.next_multiple_of(STRIDE).max(PATCH_SIDE_MIN));
     while patch.iter().product::<u64>() > PATCH_VOXELS_MAX {
         let longest = (0..3).max_by_key(|axis| patch[*axis]).unwrap_or_default();
         patch[longest] -= STRIDE;
@@ -81,7 +82,7 @@ mod tests {
 
     #[test]
     fn patches_fit_the_volumes_the_network_and_the_machine() {
-        assert_eq!(patch([35, 50, 35]), [32, 48, 32]);
+        assert_eq!(patch([35, 50, 35]), [36, 52, 36]);
         // Thin slices stay as thick as the network needs.
         assert_eq!(patch([5, 512, 512])[0], 16);
         for extent in [[512, 512, 300], [20, 320, 320], [240, 240, 155]] {
