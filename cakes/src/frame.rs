@@ -20,7 +20,7 @@ pub const FRAME_BYTES_MAX: usize = 16 << 20;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainerEvent {
-    /// First frame: who is there and what it will do.
+    /// Data and network are ready: who is there and what it will do.
     Ready {
         protocol: u32,
         /// `cpu`, or the GPU's name.

@@ -7,7 +7,7 @@ use crate::architecture::Architecture;
 use crate::backbone::{Backbone, Form};
 use crate::kernel::KernelSet;
 use crate::network::{Network, SearchMode};
-use crate::spec::{DatasetSpec, TrainingSpec};
+use crate::spec::{DatasetSpec, InvalidSpec, TrainingSpec, check_job};
 
 /// What a trainer is to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +38,16 @@ pub enum Task {
     Retrain { architecture: Architecture },
 }
 
+impl TrainerJob {
+    /// Checks everything that can be checked without the data.
+    ///
+    /// # Errors
+    /// All violations, not only the first.
+    pub fn check(&self) -> Result<(), InvalidSpec> {
+        check_job(self)
+    }
+}
+
 impl Task {
     pub fn backbone(&self) -> &Backbone {
         match self {
@@ -54,5 +64,22 @@ impl Task {
             }
             Task::Retrain { architecture } => architecture.network(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::spec::CheckedSearch;
+    use crate::spec::tests::small_search;
+
+    #[test]
+    fn jobs_of_a_checked_search_are_valid_and_a_spoilt_one_names_its_fields() {
+        let mut job = CheckedSearch::new(small_search()).unwrap().supernet_job();
+        assert_eq!(job.check(), Ok(()));
+        job.patch = [16, 15, 16];
+        job.training.batch_size = 0;
+        let fields: Vec<String> =
+            job.check().unwrap_err().0.into_iter().map(|violation| violation.field).collect();
+        assert_eq!(fields, ["patch", "training.batch_size"]);
     }
 }

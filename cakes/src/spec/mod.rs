@@ -232,28 +232,28 @@ fn check_search(spec: &SearchSpec, found: &mut Violations) {
         )
     });
     dataset::check(&spec.dataset, found);
-    let backbone_fits = check_backbone(spec, found);
-    check_supernet(&spec.supernet, found);
+    let backbone_fits = check_backbone(&spec.backbone, &spec.dataset, spec.patch, found);
+    check_l1_strength(spec.supernet.l1_strength, "supernet.l1_strength", found);
     training::check(&spec.supernet.training, "supernet.training", found);
     training::check(&spec.retrain.training, "retrain.training", found);
     check_plan(spec, backbone_fits, found);
 }
 
-fn check_backbone(spec: &SearchSpec, found: &mut Violations) -> bool {
+fn check_backbone(backbone: &Backbone, dataset: &DatasetSpec, patch: Extent, found: &mut Violations) -> bool {
     let before = found.0.len();
-    if let Err(error) = spec.backbone.check() {
+    if let Err(error) = backbone.check() {
         found.require(false, &format!("backbone.{}", error.field), || error.problem);
         return false;
     }
-    let voxels = spec.patch.iter().fold(1_u64, |product, size| product.saturating_mul(u64::from(*size)));
+    let voxels = patch.iter().fold(1_u64, |product, size| product.saturating_mul(u64::from(*size)));
     found.require(voxels <= PATCH_VOXELS_MAX, "patch", || {
         format!("{voxels} voxels are more than {PATCH_VOXELS_MAX}")
     });
-    if let Err(problem) = spec.backbone.check_extent(spec.patch) {
+    if let Err(problem) = backbone.check_extent(patch) {
         found.require(false, "patch", || problem);
     }
-    let (channels, classes) = (spec.backbone.input_channels(), spec.backbone.classes());
-    if let DatasetSpec::Phantoms(_) = &spec.dataset {
+    let (channels, classes) = (backbone.input_channels(), backbone.classes());
+    if let DatasetSpec::Phantoms(_) = dataset {
         found.require(channels == 1, "backbone.input_channels", || {
             format!("phantoms have 1 channel, the backbone takes {channels}")
         });
@@ -267,8 +267,20 @@ fn check_backbone(spec: &SearchSpec, found: &mut Violations) -> bool {
     found.0.len() == before
 }
 
-fn check_supernet(supernet: &SupernetSpec, found: &mut Violations) {
-    found.within(supernet.l1_strength, 0.0..=10.0, "supernet.l1_strength");
+fn check_l1_strength(l1_strength: f64, field: &str, found: &mut Violations) {
+    found.within(l1_strength, 0.0..=10.0, field);
+}
+
+/// Everything that is wrong with a single job, by its own field names.
+pub(crate) fn check_job(job: &TrainerJob) -> Result<(), InvalidSpec> {
+    let mut found = Violations(Vec::new());
+    dataset::check(&job.dataset, &mut found);
+    check_backbone(job.task.backbone(), &job.dataset, job.patch, &mut found);
+    if let Task::Supernet { l1_strength, .. } = &job.task {
+        check_l1_strength(*l1_strength, "task.supernet.l1_strength", &mut found);
+    }
+    training::check(&job.training, "training", &mut found);
+    if found.0.is_empty() { Ok(()) } else { Err(InvalidSpec(found.0)) }
 }
 
 fn check_plan(spec: &SearchSpec, backbone_fits: bool, found: &mut Violations) {
