@@ -59,7 +59,8 @@ fn label(origins: &[String]) -> (String, bool) {
         let text = origin.trim_start_matches("budget ").trim_start_matches("baseline ");
         text.replace('_', " ")
     };
-    let names: Vec<String> = origins.iter().map(short).collect();
+    let mut names: Vec<String> = origins.iter().map(short).collect();
+    names.sort();
     (names.join(", "), origins.iter().any(|origin| origin.starts_with("baseline ")))
 }
 
@@ -189,7 +190,7 @@ fn draw_labels(
     let bars = points.iter().zip(&spots).map(|(point, (x, y))| {
         let half =
             plane.place(0.0, point.mean_dice).1 - plane.place(0.0, point.mean_dice + point.deviation).1;
-        Frame::centred((*x, *y), (9.0, 2.0 * half))
+        Frame::centred((*x, *y), (10.0, 2.0 * half + 4.0))
     });
     let obstacles: Vec<Frame> = markers.chain(bars).collect();
     let lines: Vec<Frame> = stairs

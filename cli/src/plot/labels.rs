@@ -59,7 +59,7 @@ pub struct Placed {
 }
 
 /// Distances between point and label that are tried, in pixels.
-const DISTANCES: [f64; 5] = [9.0, 16.0, 26.0, 40.0, 58.0];
+const DISTANCES: [f64; 7] = [9.0, 14.0, 20.0, 28.0, 40.0, 56.0, 76.0];
 /// From this distance on a line leads to the label.
 const LEADER_FROM: f64 = 15.0;
 /// How often every label is placed anew beside all others.
@@ -76,14 +76,19 @@ pub fn place(wanted: &[Wanted], obstacles: &[Frame], lines: &[Frame], bounds: &F
                 .enumerate()
                 .filter_map(|(other, frame)| frame.filter(|_| other != index))
                 .collect();
-            let cost = |frame: &Frame| {
+            let cost = |(frame, gap): &(Frame, f64)| {
                 let hits: f64 = others.iter().chain(obstacles).map(|other| frame.overlap(other)).sum();
                 let crossings: f64 = lines.iter().map(|line| frame.overlap(line)).sum();
                 let at = wanted[index].at;
-                let struck = 50.0 * f64::from(leader_hits(at, frame, &others));
-                1e4 * frame.outside(bounds) + 1e3 * hits + struck + crossings + distance(frame, at)
+                let strikes = frames.iter().zip(wanted).enumerate().filter_map(|(other, (placed, want))| {
+                    let placed = placed.as_ref().filter(|_| other != index)?;
+                    Some(leader_hits(want.at, placed, std::slice::from_ref(frame)))
+                });
+                let struck = 50.0 * f64::from(leader_hits(at, frame, &others) + strikes.sum::<u32>());
+                1e4 * frame.outside(bounds) + 1e3 * hits + struck + crossings + gap
             };
-            frames[index] = candidates(&wanted[index]).min_by(|a, b| cost(a).total_cmp(&cost(b)));
+            frames[index] =
+                candidates(&wanted[index]).min_by(|a, b| cost(a).total_cmp(&cost(b))).map(|(frame, _)| frame);
         }
     }
     wanted
@@ -117,24 +122,19 @@ fn distance(frame: &Frame, at: (f64, f64)) -> f64 {
     (x - at.0).hypot(y - at.1)
 }
 
-/// Around the point, nearest first: right, left, above, below, the corners.
-fn candidates(want: &Wanted) -> impl Iterator<Item = Frame> + '_ {
-    const DIRECTIONS: [(f64, f64); 8] = [
-        (0.0, -1.0),
-        (1.0, 0.0),
-        (-1.0, 0.0),
-        (0.0, 1.0),
-        (0.8, -0.8),
-        (-0.8, -0.8),
-        (0.8, 0.8),
-        (-0.8, 0.8),
-    ];
+/// Places around the point with their distance, nearest first: above, then round
+/// in both senses.
+fn candidates(want: &Wanted) -> impl Iterator<Item = (Frame, f64)> + '_ {
+    const TURNS: [i32; 16] = [0, 4, -4, 8, 2, -2, 6, -6, 1, -1, 3, -3, 5, -5, 7, -7];
     let ((x, y), (width, height)) = (want.at, want.size);
     DISTANCES.into_iter().flat_map(move |gap| {
-        DIRECTIONS.into_iter().map(move |(right, down)| {
-            let across = f64::signum(right) * f64::from(u8::from(right != 0.0)) * width / 2.0;
-            let along = f64::signum(down) * f64::from(u8::from(down != 0.0)) * height / 2.0;
-            Frame::centred((x + right * gap + across, y + down * gap + along), (width, height))
+        TURNS.into_iter().map(move |turn| {
+            let (right, up) = (f64::from(turn) * std::f64::consts::PI / 8.0).sin_cos();
+            // The label's nearest edge or corner faces the point.
+            let side = |direction: f64| (1.6 * direction).clamp(-1.0, 1.0) / 2.0;
+            let across = right * gap + side(right) * width;
+            let down = -up * gap - side(up) * height;
+            (Frame::centred((x + across, y + down), (width, height)), gap)
         })
     })
 }

@@ -144,9 +144,6 @@ mod tests {
             ..Default::default()
         };
         let rows = jobs(&[job], DateTime::from_timestamp(0, 0).unwrap());
-        assert_eq!(
-            rows.rows()[0],
-            ["0198f3a2", "supernet", "queued", "-", "-", "-", "-", "-", "no worker"]
-        );
+        assert_eq!(rows.rows()[0], ["0198f3a2", "supernet", "queued", "-", "-", "-", "-", "-", "no worker"]);
     }
 }

@@ -38,7 +38,9 @@ pub fn plan(plan: &v1::SearchPlan) -> String {
 /// Where an architecture came from, in few characters: `budget 0.5, c3d`.
 pub fn origins(architecture: &v1::Architecture) -> String {
     let short = |origin: &String| origin.trim_start_matches("baseline ").to_owned();
-    dash(&architecture.origins.iter().map(short).collect::<Vec<_>>().join(", "))
+    let mut names: Vec<String> = architecture.origins.iter().map(short).collect();
+    names.sort();
+    dash(&names.join(", "))
 }
 
 /// Architectures, one a row.
