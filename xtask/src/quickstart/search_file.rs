@@ -46,10 +46,10 @@ pub fn for_dataset(report: &Report, folder: &Path) -> Result<Value> {
                 "levels": LEVELS,
             } },
             "patch": { "depth": depth, "height": height, "width": width },
-            "supernet": { "training": training(6) },
+            "supernet": { "training": training(12) },
             "budgets": [0.2, 0.25, 0.3, 0.4, 0.5],
             "baselines": ["c3d", "even_split", "planes"],
-            "retrain": { "training": training(10), "seeds": [0] },
+            "retrain": { "training": training(20), "seeds": [0] },
         }
     }))
 }
@@ -58,7 +58,9 @@ fn training(epochs: u32) -> Value {
     json!({
         "epochs": epochs,
         "steps_per_epoch": 20,
-        "batch_size": 2,
+        "batch_size": 1,
+        // Far ahead of the default where there is time for a few hundred steps only.
+        "adam_w": { "learning_rate": 0.01 },
         "validate_every_epochs": epochs,
         "checkpoint_every_epochs": 2,
     })
