@@ -110,7 +110,8 @@ impl Default for Augmentation {
     fn default() -> Self {
         Augmentation {
             foreground_probability: 0.5,
-            flip_axes: [true, true, true],
+            // Volumes are RAS+: bodies are symmetric from left to right only.
+            flip_axes: [true, false, false],
             affine_probability: 0.2,
             rotation_degrees_max: 15.0,
             scale_change_max: 0.1,
