@@ -12,7 +12,7 @@ use super::architecture::{backbone_from_wire, extent_from_wire};
 use crate::v1;
 
 const DEFAULT_BUDGETS: [f64; 4] = [0.3, 0.4, 0.5, 0.7];
-const DEFAULT_L1_STRENGTH: f64 = 1e-3;
+const DEFAULT_L1_STRENGTH: f64 = 0.02;
 
 #[expect(clippy::needless_pass_by_value, reason = "errors are passed as they come")]
 fn violation(field: impl Into<String>, problem: impl ToString) -> Violation {

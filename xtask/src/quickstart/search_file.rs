@@ -46,8 +46,8 @@ pub fn for_dataset(report: &Report, folder: &Path) -> Result<Value> {
                 "levels": LEVELS,
             } },
             "patch": { "depth": depth, "height": height, "width": width },
-            "supernet": { "training": training(12) },
-            "budgets": [0.2, 0.25, 0.3, 0.4, 0.5],
+            "supernet": { "l1_strength": 0.1, "training": training(12) },
+            "budgets": [0.2, 0.3, 0.4, 0.5],
             "baselines": ["c3d", "even_split", "planes"],
             "retrain": { "training": training(20), "seeds": [0] },
         }
