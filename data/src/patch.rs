@@ -53,17 +53,7 @@ impl PreparedCase {
     /// # Errors
     /// The volume is smaller than the patch.
     pub fn new(case: LoadedCase, extent: Extent) -> Result<Self, DataError> {
-        let (d, h, w) = case.label.dim();
-        for (axis, (size, wanted)) in ["D", "H", "W"].into_iter().zip([d, h, w].into_iter().zip(extent)) {
-            if size < wanted {
-                return Err(DataError::Case {
-                    case: case.id,
-                    problem: format!(
-                        "has {size} voxels along {axis}, fewer than the patch's {wanted}; use a smaller patch or set pad_small_volumes"
-                    ),
-                });
-            }
-        }
+        at_least(&case, extent)?;
         let mut places: Vec<Vec<u32>> = vec![Vec::new(); 256];
         for (position, class) in case.label.iter().enumerate() {
             if *class > 0 {
@@ -73,6 +63,25 @@ impl PreparedCase {
         places.retain(|list| !list.is_empty());
         Ok(PreparedCase { case, foreground: places })
     }
+}
+
+/// Makes sure that a case is as large as a patch of `extent`.
+///
+/// # Errors
+/// It is smaller, with the case, the axis and the remedy.
+pub fn at_least(case: &LoadedCase, extent: Extent) -> Result<(), DataError> {
+    let (d, h, w) = case.label.dim();
+    for (axis, (size, wanted)) in ["D", "H", "W"].into_iter().zip([d, h, w].into_iter().zip(extent)) {
+        if size < wanted {
+            return Err(DataError::Case {
+                case: case.id.clone(),
+                problem: format!(
+                    "has {size} voxels along {axis}, fewer than the patch's {wanted}; use a smaller patch or set pad_small_volumes"
+                ),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The random stream of sample `index` of optimizer step `step`.

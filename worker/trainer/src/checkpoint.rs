@@ -3,7 +3,7 @@
 //! ```text
 //! step-000000120/
 //!   weights.safetensors     parameters and running statistics, by their names
-//!   optimizer.safetensors   first.{name}, second.{name}
+//!   optimizer.safetensors   first.{name}, second.{name}, taken.{name}
 //!   manifest.json           step, job, versions, bytes and SHA-256 of each file
 //! ```
 //!
@@ -182,10 +182,10 @@ pub fn load(
         return Err(wrong(format!("has format {}, this trainer reads 1", manifest.format)));
     }
     if manifest.job_sha256 != job_sha256(job) {
-        return Err(wrong(
-            "belongs to another job; start without --resume, or use the specification it was made with"
-                .into(),
-        ));
+        return Err(TrainerError::User(format!(
+            "checkpoint: {}: belongs to another job; start without --resume, or use the specification it was made with",
+            directory.display()
+        )));
     }
     for name in [WEIGHTS, OPTIMIZER] {
         let expected = manifest.files.iter().find(|file| file.name == name);

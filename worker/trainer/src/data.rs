@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cakes::job::TrainerJob;
 use cakes::spec::{DatasetSpec, ValidationSplit};
-use cakes_data::patch::{PatchPolicy, PreparedCase, patch_stream, sample_patch};
+use cakes_data::patch::{PatchPolicy, PreparedCase, at_least, patch_stream, sample_patch};
 use cakes_data::phantom::PhantomSpec;
 use cakes_data::split::Split;
 use cakes_data::{Dataset, LoadedCase, normalise, pad_to_at_least};
@@ -42,19 +42,21 @@ pub fn load(
     let mut done = 0;
     let mut prepare = |id: &String| -> Result<LoadedCase, TrainerError> {
         let mut case = dataset.load(id)?;
+        if !pads {
+            at_least(&case, patch)?;
+        }
         normalise(&mut case.image);
         done += 1;
         progress(done, total);
-        Ok(if pads { pad_to_at_least(case, patch) } else { case })
+        Ok(case)
     };
-    let training = partition.training.iter().map(&mut prepare).collect::<Result<Vec<_>, _>>()?;
+    let training = partition.training.iter().map(|id| {
+        let case = pad_to_at_least(prepare(id)?, patch);
+        Ok(PreparedCase::new(case, patch)?)
+    });
+    let training = training.collect::<Result<Vec<_>, TrainerError>>()?;
     let validation = partition.validation.iter().map(&mut prepare).collect::<Result<Vec<_>, _>>()?;
-    // The same check for both sides: a window is as large as a patch.
-    let index = |cases: Vec<LoadedCase>| -> Result<Vec<PreparedCase>, TrainerError> {
-        cases.into_iter().map(|case| Ok(PreparedCase::new(case, patch)?)).collect()
-    };
-    let validation = index(validation)?.into_iter().map(|prepared| prepared.case).collect();
-    Ok(JobData { training: Arc::new(index(training)?), validation })
+    Ok(JobData { training: Arc::new(training), validation })
 }
 
 fn open(spec: &DatasetSpec, data_root: &Path) -> Result<(Dataset, Split, bool), TrainerError> {
@@ -144,7 +146,7 @@ impl Batches {
         let start = Instant::now();
         let batch = self.receiver.recv();
         self.waited += start.elapsed();
-        batch.map_err(|_| TrainerError::User("no batches are left".into()))?
+        batch.map_err(|_| TrainerError::Report("the thread that makes batches has ended".into()))?
     }
 
     /// Time waited for batches since the last call.

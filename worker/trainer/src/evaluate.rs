@@ -6,7 +6,7 @@ use cakes::Extent;
 use cakes::frame::Quality;
 use cakes_data::LoadedCase;
 use cakes_data::window::{gaussian_weights, sliding_windows};
-use ndarray::{Array3, Array4, s};
+use ndarray::{Array3, Array4, Array5, ArrayD, s};
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
@@ -15,7 +15,32 @@ use crate::nets::{Net, Use};
 /// Share of a window that its neighbour covers too.
 const OVERLAP: f64 = 0.5;
 
-/// Segments every case with sliding windows and compares with its label.
+/// Windows of one volume that run together.
+const WINDOWS_AT_ONCE: usize = 4;
+
+/// How volumes are cut for the network.
+#[derive(Clone, Copy, Debug)]
+pub struct Windows {
+    pub patch: Extent,
+    /// What every axis of a window must be a multiple of.
+    pub stride: u32,
+}
+
+impl Windows {
+    /// The window for a volume: along each axis the whole volume if it is not
+    /// much longer than the patch, else the patch. A network without fixed
+    /// positions takes any extent, and one window costs less than two.
+    fn extent(self, volume: [usize; 3]) -> [usize; 3] {
+        std::array::from_fn(|axis| {
+            let (patch, stride) = (self.patch[axis] as usize, self.stride.max(1) as usize);
+            let whole = volume[axis].next_multiple_of(stride);
+            if whole <= patch + patch / 2 { whole } else { patch }
+        })
+    }
+}
+
+/// Segments every case and compares with its label. None if `keep_going`, which
+/// is told how many cases are done, says no.
 ///
 /// Dice of a class is taken per case and averaged over cases. A class that
 /// neither prediction nor label holds counts as 1 in that case, as in the
@@ -26,7 +51,7 @@ const OVERLAP: f64 = 0.5;
 pub fn validate(
     net: &mut Net,
     cases: &[LoadedCase],
-    patch: Extent,
+    windows: Windows,
     mut keep_going: impl FnMut(usize) -> bool,
 ) -> Result<Option<Quality>, TrainerError> {
     let draws = net.best_draw()?;
@@ -36,8 +61,8 @@ pub fn validate(
         if !keep_going(done) {
             return Ok(None);
         }
-        let (prediction, classes) = segment(net, &case.image, patch, Use::Evaluate(&draws))?;
-        sums.resize(classes - 1, 0.0);
+        let (prediction, classes) = segment(net, &case.image, windows, Use::Evaluate(&draws))?;
+        sums.resize(classes.saturating_sub(1), 0.0);
         for (sum, class) in sums.iter_mut().zip(1..) {
             *sum += dice(&prediction, &case.label, class);
         }
@@ -52,42 +77,67 @@ pub fn validate(
 ///
 /// # Shapes
 /// `image`: `[C, D, H, W]`, result: `[D, H, W]`.
-fn segment(
+pub fn segment(
     net: &mut Net,
     image: &Array4<f32>,
-    patch: Extent,
+    windows: Windows,
     purpose: Use<'_>,
 ) -> Result<(Array3<u8>, usize), TrainerError> {
-    let (channels, d, h, w) = image.dim();
-    let size = patch.map(|size| size as usize);
-    let weights = gaussian_weights(size);
+    let (_, d, h, w) = image.dim();
+    let window = windows.extent([d, h, w]);
+    let covered: [usize; 3] = std::array::from_fn(|axis| [d, h, w][axis].max(window[axis]));
+    let weights = gaussian_weights(window);
     let mut votes: Option<Array4<f32>> = None;
-    for [x, y, z] in sliding_windows([d, h, w], size, OVERLAP) {
-        let place = s![.., x..x + size[0], y..y + size[1], z..z + size[2]];
-        let window: Vec<f32> = image.slice(place).iter().copied().collect();
-        let shape = [1, channels as i64, size[0] as i64, size[1] as i64, size[2] as i64];
-        let input = Tensor::f_from_slice(&window)?.f_view(shape)?.f_to(net.device())?;
+    for starts in sliding_windows(covered, window, OVERLAP).chunks(WINDOWS_AT_ONCE) {
+        let input = cut(image, window, starts)?.f_to(net.device())?;
         let scores = net.forward(&input, purpose)?.f_softmax(1, Kind::Float)?;
-        let scores = scores.f_to(Device::Cpu)?.f_contiguous()?;
-        let classes = scores.size()[1] as usize;
-        let mut values = vec![0_f32; scores.numel()];
-        let length = values.len();
-        scores.f_copy_data(&mut values, length)?;
-        let scores = Array4::from_shape_vec((classes, size[0], size[1], size[2]), values)
-            .map_err(|error| TrainerError::User(error.to_string()))?;
-        let votes = votes.get_or_insert_with(|| Array4::zeros((classes, d, h, w)));
-        let mut target = votes.slice_mut(place);
-        target += &(scores * &weights);
+        let scores = to_array(&scores)?;
+        let (_, classes, ..) = scores.dim();
+        let votes = votes.get_or_insert_with(|| Array4::zeros((classes, covered[0], covered[1], covered[2])));
+        for (scores, [x, y, z]) in scores.outer_iter().zip(starts) {
+            let place = s![.., *x..x + window[0], *y..y + window[1], *z..z + window[2]];
+            let mut target = votes.slice_mut(place);
+            target += &(&scores * &weights);
+        }
     }
     let votes = votes.ok_or_else(|| TrainerError::User("a volume without voxels".into()))?;
     let classes = votes.dim().0;
-    let best = Array3::from_shape_fn((d, h, w), |(x, y, z)| {
-        let vote = |class: &usize| votes[[*class, x, y, z]];
-        (0..classes)
-            .max_by(|left, right| vote(left).total_cmp(&vote(right)).then(right.cmp(left)))
-            .unwrap_or(0) as u8
-    });
-    Ok((best, classes))
+    let mut prediction = Array3::zeros((d, h, w));
+    let mut highest = votes.slice(s![0, ..d, ..h, ..w]).to_owned();
+    for class in 1..classes {
+        let votes = votes.slice(s![class, ..d, ..h, ..w]);
+        ndarray::Zip::from(&mut prediction).and(&mut highest).and(votes).for_each(|best, highest, vote| {
+            if vote > highest {
+                (*best, *highest) = (class as u8, *vote);
+            }
+        });
+    }
+    Ok((prediction, classes))
+}
+
+/// Windows of an image, zero where they reach beyond it: `[N, C, D, H, W]`.
+fn cut(image: &Array4<f32>, window: [usize; 3], starts: &[[usize; 3]]) -> Result<Tensor, TrainerError> {
+    let (channels, d, h, w) = image.dim();
+    let mut windows = Array5::zeros((starts.len(), channels, window[0], window[1], window[2]));
+    for (mut cut, start) in windows.outer_iter_mut().zip(starts) {
+        let [x, y, z]: [std::ops::Range<usize>; 3] =
+            std::array::from_fn(|axis| start[axis]..(start[axis] + window[axis]).min([d, h, w][axis]));
+        let place = s![.., ..x.len(), ..y.len(), ..z.len()];
+        cut.slice_mut(place).assign(&image.slice(s![.., x, y, z]));
+    }
+    let shape: Vec<i64> = windows.shape().iter().map(|size| *size as i64).collect();
+    Ok(Tensor::f_from_slice(&windows.into_raw_vec_and_offset().0)?.f_view(shape.as_slice())?)
+}
+
+fn to_array(tensor: &Tensor) -> Result<Array5<f32>, TrainerError> {
+    let tensor = tensor.f_to(Device::Cpu)?.f_contiguous()?;
+    let mut values = vec![0_f32; tensor.numel()];
+    let length = values.len();
+    tensor.f_copy_data(&mut values, length)?;
+    let shape: Vec<usize> = tensor.size().iter().map(|size| *size as usize).collect();
+    ArrayD::from_shape_vec(shape, values)
+        .and_then(|array| array.into_dimensionality())
+        .map_err(|error| TrainerError::Report(error.to_string()))
 }
 
 fn dice(prediction: &Array3<u8>, label: &Array3<u8>, class: u8) -> f64 {
@@ -103,6 +153,15 @@ fn dice(prediction: &Array3<u8>, label: &Array3<u8>, class: u8) -> f64 {
 /// Passes that are timed at least, however slow.
 const LATENCY_PASSES_MIN: usize = 10;
 
+/// Passes that are timed at most.
+const LATENCY_PASSES_MAX: usize = 200;
+
+/// Time spent on measuring, if the passes allow it.
+const LATENCY_DURATION: Duration = Duration::from_secs(2);
+
+/// Passes that choose algorithms and fill caches.
+const LATENCY_PASSES_WARM: usize = 3;
+
 /// Median time of one forward pass over one patch at batch 1, in milliseconds.
 ///
 /// # Errors
@@ -110,12 +169,9 @@ const LATENCY_PASSES_MIN: usize = 10;
 pub fn latency_ms(net: &mut Net, patch: Extent) -> Result<f64, TrainerError> {
     let draws = net.best_draw()?;
     let _no_grad = tch::no_grad_guard();
-    let channels = match net.state().find(|(name, _)| name.as_str() == "stem.weight") {
-        Some((_, weight)) => weight.size()[1],
-        None => 1,
-    };
     let [d, h, w] = patch.map(i64::from);
-    let input = Tensor::f_zeros([1, channels, d, h, w], (Kind::Float, net.device()))?;
+    let shape = [1, i64::from(net.input_channels()), d, h, w];
+    let input = Tensor::f_rand(shape, (Kind::Float, net.device()))?;
     let mut times = Vec::new();
     let start = Instant::now();
     for pass in 0.. {
@@ -123,13 +179,11 @@ pub fn latency_ms(net: &mut Net, patch: Extent) -> Result<f64, TrainerError> {
         let output = net.forward(&input, Use::Evaluate(&draws))?;
         // Reading a value waits for the device.
         output.f_sum(Kind::Float)?.f_double_value(&[])?;
-        // The first passes choose algorithms and fill caches.
-        if pass >= 3 {
+        if pass >= LATENCY_PASSES_WARM {
             times.push(before.elapsed());
         }
-        if times.len() >= LATENCY_PASSES_MIN
-            && (start.elapsed() > Duration::from_secs(2) || times.len() >= 200)
-        {
+        let long = start.elapsed() > LATENCY_DURATION || times.len() >= LATENCY_PASSES_MAX;
+        if times.len() >= LATENCY_PASSES_MIN && long {
             break;
         }
     }
@@ -140,6 +194,13 @@ pub fn latency_ms(net: &mut Net, patch: Extent) -> Result<f64, TrainerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_window_is_the_volume_where_that_is_not_much_longer_than_the_patch() {
+        let windows = Windows { patch: [32, 32, 32], stride: 4 };
+        assert_eq!(windows.extent([20, 47, 49]), [20, 48, 32]);
+        assert_eq!(windows.extent([21, 48, 100]), [24, 48, 32]);
+    }
 
     #[test]
     fn dice_is_overlap_over_size_and_one_for_a_class_that_nobody_sees() {

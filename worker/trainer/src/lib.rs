@@ -15,6 +15,7 @@
 //! | [`checkpoint`] | everything that a resumed run needs, atomically |
 //! | [`train`] | the loop, which obeys the job's specification |
 //! | [`report`] | who is told: frames for the daemon, lines for a person |
+//! | [`folder`] | whose folder it is that a person names |
 //!
 //! Everything random follows from the job's seed and the step, so a job can be
 //! resumed anywhere and repeats bit by bit on one kind of device.
@@ -24,6 +25,7 @@ pub mod data;
 pub mod device;
 mod error;
 pub mod evaluate;
+pub mod folder;
 pub mod loss;
 pub mod nets;
 pub mod optim;

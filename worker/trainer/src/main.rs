@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cakes::frame::{TrainerCommand, TrainerEvent, decode};
+use cakes::frame::{FailureClass, TrainerCommand, TrainerEvent, decode};
 use cakes::job::TrainerJob;
+use cakes_trainer::folder::{self, Resume};
 use cakes_trainer::report::{Frames, Lines, Reporter};
 use cakes_trainer::train::{Ending, Surroundings, run};
 use cakes_trainer::{TrainerError, device};
@@ -17,9 +18,6 @@ use clap::{Args, Parser, Subcommand};
 /// Trains one network: a supernet, or an architecture from scratch.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
-#[command(
-    after_help = "Examples:\n  cakes-trainer run job.json --out /tmp/run\n  cakes-trainer run job.json --out /tmp/run --resume /tmp/run/checkpoints/step-000000500 --threads 8"
-)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -28,15 +26,40 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Runs a job without any server and prints what it does.
+    #[command(after_help = RUN_HELP)]
     Run(RunArguments),
     /// Runs a job for a worker daemon: frames on standard output, commands on standard input.
-    Attempt(JobArguments),
+    Attempt(AttemptArguments),
 }
+
+const RUN_HELP: &str = "\
+Examples:
+  cakes-trainer run job.json --out runs/c3d
+  cakes-trainer run job.json --out runs/c3d --resume latest
+  cakes-trainer run job.json --out runs/c3d --data-root /data --device cuda:0
+  cakes-trainer run job.json --out runs/copy --resume runs/c3d/checkpoints/step-000000500 --threads 8
+
+Ctrl-C saves a checkpoint behind the current step and ends. The results are
+OUT/summary.json and, for a supernet, OUT/scores.json.
+
+Exit codes: 0 done or stopped as asked, 1 failed, 2 the job, the data or the command is wrong.";
 
 #[derive(Args)]
 struct RunArguments {
     #[command(flatten)]
     job: JobArguments,
+    /// A checkpoint folder to go on from, or `latest` for the newest below --out.
+    #[arg(long, value_name = "DIR|latest")]
+    resume: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct AttemptArguments {
+    #[command(flatten)]
+    job: JobArguments,
+    /// A checkpoint folder to go on from.
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -44,19 +67,16 @@ struct JobArguments {
     /// The job: a JSON file with task, dataset, patch, training and seed.
     spec: PathBuf,
     /// Folder for checkpoints and results; made if it is missing.
-    #[arg(long, alias = "dir")]
+    #[arg(long, value_name = "DIR", alias = "dir")]
     out: PathBuf,
     /// Where relative data set folders are looked up.
-    #[arg(long, default_value = ".")]
+    #[arg(long, value_name = "DIR", default_value = ".")]
     data_root: PathBuf,
-    /// A checkpoint folder to go on from.
-    #[arg(long)]
-    resume: Option<PathBuf>,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
     /// CPU threads; all cores without it.
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     threads: Option<usize>,
 }
 
@@ -65,51 +85,65 @@ static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Run(arguments) => run_for_person(&arguments.job),
+        Command::Run(arguments) => run_for_person(&arguments),
         Command::Attempt(arguments) => run_for_daemon(&arguments),
     };
     match outcome {
         Ok(_) => ExitCode::SUCCESS,
-        Err(TrainerError::User(_) | TrainerError::Data(_)) => ExitCode::from(2),
+        Err(error) if error.class() == FailureClass::User => ExitCode::from(2),
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn run_for_person(arguments: &JobArguments) -> Result<Ending, TrainerError> {
+fn run_for_person(arguments: &RunArguments) -> Result<Ending, TrainerError> {
     stop_on_signals();
-    let mut reporter = Lines { folder: &arguments.out, steps_total: 0 };
-    let outcome = prepare_and_run(arguments, &mut reporter);
+    let out = &arguments.job.out;
+    let wanted = match &arguments.resume {
+        None => Resume::No,
+        Some(latest) if latest.as_os_str() == "latest" => Resume::Latest,
+        Some(directory) => Resume::From(directory.clone()),
+    };
+    let claim = |job: &TrainerJob| folder::claim(out, job, wanted);
+    let outcome = prepare_and_run(&arguments.job, claim, &mut Lines::new(out));
     if let Ok(Ending::Stopped) = outcome {
-        println!("stopped behind a checkpoint; go on with --resume");
+        println!("stopped behind a checkpoint; go on with --resume latest");
     }
     outcome
 }
 
-fn run_for_daemon(arguments: &JobArguments) -> Result<Ending, TrainerError> {
+fn run_for_daemon(arguments: &AttemptArguments) -> Result<Ending, TrainerError> {
     // Frames go to a private copy of standard output; the number itself is
     // pointed at standard error, so that nothing a library prints gets between.
     let failed = |error: std::io::Error| TrainerError::io("cannot set up standard output", error);
     let frames = std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
     nix::unistd::dup2_stdout(std::io::stderr()).map_err(|errno| failed(errno.into()))?;
     std::thread::spawn(obey_daemon);
-    prepare_and_run(arguments, &mut Frames(BufWriter::new(std::fs::File::from(frames))))
+    let resume = |_: &TrainerJob| Ok(arguments.resume.clone());
+    prepare_and_run(&arguments.job, resume, &mut Frames(BufWriter::new(std::fs::File::from(frames))))
 }
 
-/// Runs the job and reports how it failed, panics included.
-fn prepare_and_run(arguments: &JobArguments, reporter: &mut dyn Reporter) -> Result<Ending, TrainerError> {
+/// Runs the job and reports how it failed, panics included. `resume` says which
+/// checkpoint to go on from.
+fn prepare_and_run(
+    arguments: &JobArguments,
+    resume: impl FnOnce(&TrainerJob) -> Result<Option<PathBuf>, TrainerError>,
+    reporter: &mut dyn Reporter,
+) -> Result<Ending, TrainerError> {
     let attempt = std::panic::catch_unwind(AssertUnwindSafe(|| -> Result<Ending, TrainerError> {
         let job = read_job(&arguments.spec)?;
-        let out = &arguments.out;
-        std::fs::create_dir_all(out)
-            .map_err(|error| TrainerError::io(format!("cannot create {}", out.display()), error))?;
+        job.check().map_err(|error| TrainerError::User(format!("{}: {error}", arguments.spec.display())))?;
         device::keep_freed_memory();
         device::load_cuda();
         device::use_threads(arguments.threads)?;
+        let device = device::choose(&arguments.device)?;
+        let resume = resume(&job)?;
+        std::fs::create_dir_all(&arguments.out)
+            .map_err(|error| TrainerError::io(format!("cannot create {}", arguments.out.display()), error))?;
         let around = Surroundings {
-            device: device::choose(&arguments.device)?,
+            device,
             data_root: &arguments.data_root,
-            folder: out,
-            resume: arguments.resume.clone(),
+            folder: &arguments.out,
+            resume,
             stop: &STOP,
         };
         run(&job, &around, reporter)
@@ -145,16 +179,25 @@ fn obey_daemon() {
     let (mut buffer, mut chunk) = (Vec::new(), [0; 4096]);
     loop {
         match input.read(&mut chunk) {
-            Ok(0) | Err(_) => std::process::exit(3),
+            Ok(0) | Err(_) => leave(),
             Ok(read) => buffer.extend_from_slice(&chunk[..read]),
         }
         loop {
             match decode::<TrainerCommand>(&mut buffer) {
                 Ok(Some(TrainerCommand::Stop)) => STOP.store(true, Ordering::Relaxed),
                 Ok(None) => break,
-                Err(_) => std::process::exit(3),
+                Err(_) => leave(),
             }
         }
+    }
+}
+
+/// Ends at once, without the clean-up of libraries whose threads still compute.
+fn leave() -> ! {
+    #[allow(unsafe_code)]
+    // SAFETY: ends the process.
+    unsafe {
+        nix::libc::_exit(3)
     }
 }
 

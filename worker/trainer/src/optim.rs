@@ -16,6 +16,9 @@ pub struct Optimizer {
     first: BTreeMap<String, Tensor>,
     /// The second moment of Adam.
     second: BTreeMap<String, Tensor>,
+    /// How many steps each row has taken part in, for Adam and parameters of
+    /// which a step moves only some rows: `[rows, 1, ..]`.
+    taken: BTreeMap<String, Tensor>,
 }
 
 /// What one step needs besides the gradients.
@@ -43,14 +46,23 @@ impl Optimizer {
             };
             net.params().iter().map(zero).collect()
         };
-        let second = if matches!(spec, OptimizerSpec::AdamW { .. }) { zeros()? } else { BTreeMap::new() };
-        Ok(Optimizer { first: zeros()?, second, spec })
+        let (mut second, mut taken) = (BTreeMap::new(), BTreeMap::new());
+        if matches!(spec, OptimizerSpec::AdamW { .. }) {
+            second = zeros()?;
+            for (name, param) in net.params().iter().filter(|(_, param)| param.rows != Rows::All) {
+                let zero = Tensor::f_zeros(per_row(param), (Kind::Float, param.tensor.device()))?;
+                taken.insert(name.clone(), zero);
+            }
+        }
+        Ok(Optimizer { first: zeros()?, second, taken, spec })
     }
 
     /// Its tensors by name, for the checkpoint.
     pub fn state(&self) -> impl Iterator<Item = (String, &Tensor)> {
         let first = self.first.iter().map(|(name, tensor)| (format!("first.{name}"), tensor));
-        first.chain(self.second.iter().map(|(name, tensor)| (format!("second.{name}"), tensor)))
+        let second = self.second.iter().map(|(name, tensor)| (format!("second.{name}"), tensor));
+        let taken = self.taken.iter().map(|(name, tensor)| (format!("taken.{name}"), tensor));
+        first.chain(second).chain(taken)
     }
 
     /// Moves the parameters by their gradients. In a
@@ -104,8 +116,21 @@ impl Optimizer {
                 let square = &second * beta2 + gradient * gradient * (1.0 - beta2);
                 replace(&mut first, &mean, mask)?;
                 replace(&mut second, &square, mask)?;
-                let time = (step.index + 1) as f64;
-                let (mean, square) = (mean / (1.0 - beta1.powf(time)), square / (1.0 - beta2.powf(time)));
+                let (mean, square) = match (self.taken.get(name), mask) {
+                    (Some(taken), Some(mask)) => {
+                        let taken = taken.shallow_clone().f_add_(mask)?;
+                        let debias = |beta: f64| -> Result<Tensor, TrainerError> {
+                            // One where nothing was taken: those rows do not move.
+                            let remainder: Tensor = 1.0 - (&taken * beta.ln()).f_exp()?;
+                            Ok(remainder.f_masked_fill(&taken.f_eq(0.0)?, 1.0)?)
+                        };
+                        (mean / debias(beta1)?, square / debias(beta2)?)
+                    }
+                    _ => {
+                        let time = (step.index + 1) as f64;
+                        (mean / (1.0 - beta1.powf(time)), square / (1.0 - beta2.powf(time)))
+                    }
+                };
                 let change = mean / (square.f_sqrt()? + epsilon);
                 let decay = if param.decays { weight_decay } else { 0.0 };
                 (change + &param.tensor * decay) * rate
@@ -154,14 +179,18 @@ fn row_mask(param: &Param, draws: &Draws) -> Result<Option<Tensor>, TrainerError
         Rows::Branch { layer, kernel } => branch_rows(of(layer)?, *kernel),
         Rows::Candidates { layer } => Some(of(layer)?.candidates.shallow_clone()),
     };
-    let rows = param.tensor.size()[0];
-    let mut mask = Tensor::f_zeros([rows], (Kind::Float, param.tensor.device()))?;
+    let mut mask = Tensor::f_zeros(per_row(param), (Kind::Float, param.tensor.device()))?;
     if let Some(chosen) = chosen {
         let _ = mask.f_index_fill_(0, &chosen, 1.0)?;
     }
+    Ok(Some(mask))
+}
+
+/// `[rows, 1, ..]`, with as many axes as the parameter.
+fn per_row(param: &Param) -> Vec<i64> {
     let mut shape = vec![1; param.tensor.dim()];
-    shape[0] = rows;
-    Ok(Some(mask.f_view(shape.as_slice())?))
+    shape[0] = param.tensor.size()[0];
+    shape
 }
 
 fn branch_rows(draw: &LayerDraw, kernel: usize) -> Option<Tensor> {

@@ -1,9 +1,10 @@
 //! Who is told what a job does: the daemon in frames, or a person in lines.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use cakes::frame::{TrainerEvent, encode};
+use cakes::frame::{Phase, Summary, TrainerEvent, encode};
 
 use crate::TrainerError;
 
@@ -26,11 +27,84 @@ impl<W: Write> Reporter for Frames<W> {
     }
 }
 
-/// Lines for a person, and the job's results as files.
+/// How often a line about steps is printed where lines are kept (a file, a pipe).
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Lines for a person, and the job's results as files. On a terminal the steps
+/// are one line that changes; elsewhere there is a line every ten seconds.
 #[derive(Debug)]
 pub struct Lines<'a> {
-    pub folder: &'a Path,
-    pub steps_total: u64,
+    folder: &'a Path,
+    terminal: bool,
+    steps_total: u64,
+    /// When and behind which step the steps began.
+    began: Option<(Instant, u64)>,
+    printed: Option<Instant>,
+    /// Whether the cursor stands behind a line that changes.
+    open_line: bool,
+}
+
+impl<'a> Lines<'a> {
+    /// Results go below `folder`.
+    pub fn new(folder: &'a Path) -> Self {
+        let terminal = std::io::stdout().is_terminal();
+        Lines { folder, terminal, steps_total: 0, began: None, printed: None, open_line: false }
+    }
+
+    fn line(&mut self, text: &str) {
+        if std::mem::take(&mut self.open_line) {
+            print!("\r\x1b[2K");
+        }
+        println!("{text}");
+    }
+
+    fn step(&mut self, step: u64, loss: f64, learning_rate: f64, samples_per_s: f64) {
+        let now = Instant::now();
+        let (start, first) = *self.began.get_or_insert((now, step));
+        let left = match step - first.min(step) {
+            0 => String::new(),
+            done => {
+                let per_step = now.duration_since(start).as_secs_f64() / done as f64;
+                let left_s = per_step * self.steps_total.saturating_sub(step) as f64;
+                format!("  {} left", readable(Duration::from_secs_f64(left_s)))
+            }
+        };
+        let text = format!(
+            "step {step:>6}/{}  loss {loss:.4}  rate {learning_rate:.2e}  {samples_per_s:.2} samples/s{left}",
+            self.steps_total
+        );
+        if self.terminal {
+            print!("\r\x1b[2K{text}");
+            // A terminal that does not take it is not worth failing for.
+            let _ = std::io::stdout().flush();
+            self.open_line = true;
+        } else if self.printed.is_none_or(|before| now.duration_since(before) >= LINE_INTERVAL) {
+            self.printed = Some(now);
+            println!("{text}");
+        }
+    }
+
+    fn summary(&mut self, summary: &Summary) {
+        let latency = summary.latency_ms.map_or_else(String::new, |ms| format!(", {ms:.2} ms per patch"));
+        self.line(&format!(
+            "done: mean Dice {:.4}, {} parameters, {:.1} million MACs{latency}, {}, peak memory {:.0} MiB",
+            summary.quality.mean_dice,
+            summary.param_count,
+            summary.mac_count as f64 / 1e6,
+            readable(Duration::from_secs_f64(summary.train_duration_s)),
+            summary.peak_memory_mib
+        ));
+    }
+
+    fn write<T: serde::Serialize>(&mut self, name: &str, value: &T) -> Result<(), TrainerError> {
+        let path = self.folder.join(name);
+        let text =
+            serde_json::to_vec_pretty(value).map_err(|error| TrainerError::Report(error.to_string()))?;
+        std::fs::write(&path, text)
+            .map_err(|error| TrainerError::io(format!("cannot write {}", path.display()), error))?;
+        self.line(&format!("wrote {}", path.display()));
+        Ok(())
+    }
 }
 
 impl Reporter for Lines<'_> {
@@ -38,55 +112,63 @@ impl Reporter for Lines<'_> {
         match event {
             TrainerEvent::Ready { device, libtorch, param_count, steps_total, resumed_step, .. } => {
                 self.steps_total = *steps_total;
-                println!("libtorch {libtorch} on {device}, {param_count} parameters, {steps_total} steps");
+                self.line(&format!(
+                    "libtorch {libtorch} on {device}, {param_count} parameters, {steps_total} steps"
+                ));
                 if *resumed_step > 0 {
-                    println!("resumed behind step {resumed_step}");
+                    self.line(&format!("resumed behind step {resumed_step}"));
                 }
             }
+            TrainerEvent::Phase(Phase::LoadingData) => self.line("loading the data set"),
             TrainerEvent::Phase(_) => {}
-            TrainerEvent::Step { step, loss, learning_rate, samples_per_s, data_wait_share } => println!(
-                "step {step:>6}/{}  loss {loss:.4}  rate {learning_rate:.2e}  {samples_per_s:.2} samples/s  data wait {:.1} %",
-                self.steps_total,
-                data_wait_share * 100.0
-            ),
+            TrainerEvent::Step { step, loss, learning_rate, samples_per_s, .. } => {
+                self.step(*step, *loss, *learning_rate, *samples_per_s);
+            }
             TrainerEvent::Validation { epoch, quality, .. } => {
                 let classes: Vec<String> =
                     quality.dice_per_class.iter().map(|dice| format!("{dice:.4}")).collect();
-                println!(
+                self.line(&format!(
                     "epoch {epoch}: mean Dice {:.4} ({}) over {} cases",
                     quality.mean_dice,
                     classes.join(" "),
                     quality.case_count
-                );
+                ));
             }
             TrainerEvent::Checkpoint { directory, bytes, .. } => {
-                println!("saved {directory} ({:.1} MB)", *bytes as f64 / 1e6)
+                self.line(&format!("saved {directory} ({:.1} MB)", *bytes as f64 / 1e6));
             }
             TrainerEvent::Scores(scores) => self.write("scores.json", scores)?,
             TrainerEvent::Completed(summary) => {
+                self.summary(summary);
                 self.write("summary.json", summary)?;
-                let latency =
-                    summary.latency_ms.map_or_else(String::new, |ms| format!(", {ms:.2} ms per patch"));
-                println!(
-                    "done: mean Dice {:.4}, {} parameters, {} MACs{latency}, {:.0} s, peak memory {:.0} MiB",
-                    summary.quality.mean_dice,
-                    summary.param_count,
-                    summary.mac_count,
-                    summary.train_duration_s,
-                    summary.peak_memory_mib
-                );
             }
-            TrainerEvent::Failed { message, .. } => eprintln!("error: {message}"),
+            TrainerEvent::Failed { message, .. } => {
+                if std::mem::take(&mut self.open_line) {
+                    println!();
+                }
+                eprintln!("error: {message}");
+            }
         }
         Ok(())
     }
 }
 
-impl Lines<'_> {
-    fn write<T: serde::Serialize>(&self, name: &str, value: &T) -> Result<(), TrainerError> {
-        let path = self.folder.join(name);
-        let text = serde_json::to_vec_pretty(value).unwrap_or_default();
-        std::fs::write(&path, text)
-            .map_err(|error| TrainerError::io(format!("cannot write {}", path.display()), error))
+/// `42 s`, `3 min 05 s` or `2 h 10 min`.
+fn readable(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {:02} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_readable() {
+        let of = |seconds| readable(Duration::from_secs(seconds));
+        assert_eq!([of(5), of(185), of(7800)], ["5 s", "3 min 05 s", "2 h 10 min"]);
     }
 }

@@ -12,7 +12,7 @@ use tch::Device;
 
 use crate::TrainerError;
 use crate::data::{Batches, JobData, load};
-use crate::evaluate::{latency_ms, validate};
+use crate::evaluate::{Windows, latency_ms, validate};
 use crate::loss::segmentation_loss;
 use crate::nets::Net;
 use crate::optim::{Optimizer, Step};
@@ -53,6 +53,7 @@ pub fn run(
     around: &Surroundings<'_>,
     reporter: &mut dyn Reporter,
 ) -> Result<Ending, TrainerError> {
+    job.check().map_err(|error| TrainerError::User(error.to_string()))?;
     reporter.report(&TrainerEvent::Phase(Phase::LoadingData))?;
     let data = load(job, around.data_root, |_, _| ())?;
     reporter.report(&TrainerEvent::Phase(Phase::Building))?;
@@ -193,9 +194,10 @@ impl Training<'_> {
     fn validate(&mut self, step: u64, epoch: u64) -> Result<Option<Quality>, TrainerError> {
         self.phase(Phase::Validating)?;
         let stop = self.around.stop;
-        let quality = validate(&mut self.net, &self.data.validation, self.job.patch, |_| {
-            !stop.load(Ordering::Relaxed)
-        })?;
+        let stride = self.job.task.backbone().total_stride();
+        let windows = Windows { patch: self.job.patch, stride };
+        let quality =
+            validate(&mut self.net, &self.data.validation, windows, |_| !stop.load(Ordering::Relaxed))?;
         if let Some(quality) = &quality {
             self.reporter.report(&TrainerEvent::Validation { step, epoch, quality: quality.clone() })?;
         }

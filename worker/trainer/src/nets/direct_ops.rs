@@ -1,7 +1,8 @@
 //! Layers in host memory, through [`super::direct`].
 //!
-//! A norm and the ReLU behind it are one pass. In evaluation the norm is a
-//! scale and a shift of each channel, which the convolution applies as it writes.
+//! In training a norm and the ReLU and fold behind it are one pass. In
+//! evaluation the norm is a scale and a shift of each channel, which the
+//! convolution applies as it writes.
 
 use cakes::network::{Conv, ConvKernels, Op, SearchMode};
 use tch::Tensor;
@@ -9,7 +10,7 @@ use tch::Tensor;
 use super::direct::conv::{Branch, Convolution, Epilogue, Row};
 use super::direct::geometry::Geometry;
 use super::direct::host;
-use super::direct::norm::{self, Affine, Moments};
+use super::direct::norm::{self, Affine, Behind, Moments};
 use super::direct::resize;
 use super::net::{NORM_EPSILON, NORM_MOMENTUM, Net, Use, draw_of};
 use super::torch_ops::{ConvCount, shape_of, stateless};
@@ -41,6 +42,9 @@ impl Net {
             Op::Relu if self.relu_behind(self.producer(index)) == Some(index) => {
                 Ok(inputs[0].shallow_clone())
             }
+            Op::Fold { .. } if purpose.trains() && self.folded_by(index).is_some() => {
+                Ok(inputs[0].shallow_clone())
+            }
             Op::Resize { factor } => up_sample(inputs[0], factor.map(|factor| factor as usize)),
             Op::Norm { .. } | Op::Linear { .. } => self.run_torch(node, inputs, purpose, count),
             op => stateless(op, inputs),
@@ -63,6 +67,28 @@ impl Net {
         let is_norm = matches!(self.network.nodes[index].op, Op::Norm { .. });
         let reader = self.only_reader(index).filter(|_| is_norm)?;
         matches!(self.network.nodes[reader].op, Op::Relu).then_some(reader)
+    }
+
+    /// What the pass of norm `index` does besides.
+    pub(super) fn behind(&self, index: usize) -> Behind {
+        let relu = self.relu_behind(index);
+        let groups =
+            match self.only_reader(relu.unwrap_or(index)).map(|reader| &self.network.nodes[reader].op) {
+                Some(Op::Fold { groups }) => *groups as usize,
+                _ => 1,
+            };
+        Behind { relu: relu.is_some(), groups }
+    }
+
+    /// The norm whose pass does the work of fold `index`.
+    pub(super) fn folded_by(&self, index: usize) -> Option<usize> {
+        let before = self.producer(index);
+        let norm = match self.network.nodes[before].op {
+            Op::Relu => Some(self.producer(before)).filter(|norm| self.relu_behind(*norm) == Some(before)),
+            _ => Some(before),
+        }?;
+        let is_norm = matches!(self.network.nodes[norm].op, Op::Norm { .. });
+        (is_norm && self.only_reader(before) == Some(index)).then_some(norm)
     }
 
     /// The convolution of a node, with the branches that take part.
@@ -147,14 +173,13 @@ impl Net {
         x: &Tensor,
         purpose: Use<'_>,
     ) -> Result<(Tensor, Moments), TrainerError> {
-        let [_, channels, d, h, w] = shape_of(x)?;
+        let [samples, channels, d, h, w] = shape_of(x)?;
         let volume = (d * h * w) as usize;
         let values = host::values(x)?;
-        let features = self.features(index, purpose)?;
+        let (features, behind) = (self.features(index, purpose)?, self.behind(index));
         let moments = norm::moments(values, channels as usize, volume);
-        let relu = self.relu_behind(index).is_some();
-        let output = host::written(&x.size(), |out| {
-            norm::forward(values, volume, &moments, features.affine(), relu, out);
+        let output = host::written(&[samples, channels / behind.groups as i64, d, h, w], |out| {
+            norm::forward(values, volume, &moments, features.affine(), behind, out);
         })?;
         self.move_statistics(index, &features.chosen, &moments, values.len() / channels as usize)?;
         Ok((output, moments))

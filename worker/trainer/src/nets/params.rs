@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cakes::kernel::Kernel;
+use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::{ConvKernels, FeatureShape, Network, Node, Op, SearchMode};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -43,7 +43,8 @@ pub(super) struct Params {
 
 /// Makes the parameters of `network`. Weights are normal with variance
 /// 2 / fan-in (He et al. 2015), γ is 1, β is 0. In a cost-priority supernet γ
-/// is 1/√K, so that the sum over K candidates keeps unit variance.
+/// is 1/√K, so that the sum over K candidates keeps unit variance; in a
+/// performance-priority one the kernels of a channel start alike.
 pub(super) fn initialise(
     network: &Network,
     shapes: &[FeatureShape],
@@ -89,22 +90,14 @@ impl Maker {
                             self.weight(format!("{name}.{kernel}.weight"), count, inputs, kernel, Rows::All)?;
                         }
                     }
-                    ConvKernels::Candidates { kernels, mode } => {
-                        for (position, kernel) in kernels.iter().enumerate() {
-                            let rows = match mode {
-                                SearchMode::CostPriority => Rows::All,
-                                SearchMode::PerformancePriority => {
-                                    Rows::Branch { layer: name.clone(), kernel: position }
-                                }
-                            };
-                            self.weight(
-                                format!("{name}.{kernel}.weight"),
-                                conv.channels,
-                                inputs,
-                                kernel,
-                                rows,
-                            )?;
+                    ConvKernels::Candidates { kernels, mode: SearchMode::CostPriority } => {
+                        for kernel in kernels.iter() {
+                            let name = format!("{name}.{kernel}.weight");
+                            self.weight(name, conv.channels, inputs, kernel, Rows::All)?;
                         }
+                    }
+                    ConvKernels::Candidates { kernels, mode: SearchMode::PerformancePriority } => {
+                        self.alike(name, conv.channels, inputs, kernels)?;
                     }
                 }
                 if conv.bias {
@@ -168,6 +161,35 @@ impl Maker {
         let tensor =
             self.normal(&[i64::from(outputs), inputs, d, h, w], inputs * i64::from(kernel.taps()))?;
         self.insert(name, &tensor, true, rows, None)
+    }
+
+    /// Weights of kernels that take turns in a channel: sums of one `3x3x3` over
+    /// the axes that a kernel lacks. Each has the variance that it would be given
+    /// by itself, and answers like the others where the input is constant along
+    /// those axes, so what reads the channel finds one feature and not K.
+    fn alike(
+        &mut self,
+        layer: &str,
+        outputs: u32,
+        inputs: i64,
+        kernels: &KernelSet,
+    ) -> Result<(), TrainerError> {
+        let whole = Kernel::K333;
+        let fan_in = inputs * i64::from(whole.taps());
+        let full = self.normal(&[i64::from(outputs), inputs, 3, 3, 3], fan_in)?;
+        for (position, kernel) in kernels.iter().enumerate() {
+            let size = kernel.size();
+            let lacking: Vec<i64> =
+                (0..3).filter(|axis| size[*axis as usize] == 1).map(|axis| axis + 2).collect();
+            let tensor = if lacking.is_empty() {
+                full.f_detach_copy()
+            } else {
+                full.f_sum_dim_intlist(lacking.as_slice(), true, None)
+            }?;
+            let rows = Rows::Branch { layer: layer.to_owned(), kernel: position };
+            self.insert(format!("{layer}.{kernel}.weight"), &tensor, true, rows, None)?;
+        }
+        Ok(())
     }
 
     /// From this job's own generator, so that it does not depend on the state of

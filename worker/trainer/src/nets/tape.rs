@@ -126,7 +126,7 @@ impl Net {
             Op::Input { .. } => Vec::new(),
             Op::Conv(_) => vec![self.conv_gradients(index, x, gradient, draws, gradients)?],
             Op::Norm { .. } => vec![self.norm_gradients(index, x, gradient, tape, draws, gradients)?],
-            // Where the norm before it has done its work, it also does this.
+            // Where the norm before it does its work, it also does this.
             Op::Relu if self.relu_behind(node.inputs[0].0) == Some(index) => vec![gradient.shallow_clone()],
             Op::Relu => vec![x.f_threshold_backward(gradient, 0.0)?],
             Op::Pool { kind, size } => vec![pool_gradient(*kind, size.map(i64::from), x, gradient)?],
@@ -144,6 +144,7 @@ impl Net {
                 parts
             }
             Op::Add => inputs.iter().map(|_| gradient.shallow_clone()).collect(),
+            Op::Fold { .. } if self.folded_by(index).is_some() => vec![gradient.shallow_clone()],
             Op::Fold { groups } => {
                 let repeats = [1, i64::from(*groups), 1, 1, 1];
                 vec![gradient.f_repeat(repeats)?]
@@ -206,16 +207,13 @@ impl Net {
         let features = self.features(index, Use::Train(draws))?;
         let missing = || TrainerError::Report(format!("norm '{name}' was not recorded"));
         let moments = tape.moments.get(&index).ok_or_else(missing)?;
-        let y = match (self.relu_behind(index), &tape.outputs[index]) {
-            (Some(_), Some(y)) => Some(host::values(y)?),
-            _ => None,
-        };
         let [_, _, d, h, w] = shape_of(x)?;
         let (values, arrived) = (host::values(x)?, host::values(gradient)?);
         let mut own = None;
         let out = host::written(&x.size(), |out| {
             let volume = (d * h * w) as usize;
-            own = Some(norm::backward(values, y, arrived, volume, moments, features.affine(), out));
+            let (affine, behind) = (features.affine(), self.behind(index));
+            own = Some(norm::backward(values, arrived, volume, moments, affine, behind, out));
         })?;
         let own = own.ok_or_else(missing)?;
         for (parameter, values) in [("weight", own.scale), ("bias", own.shift)] {

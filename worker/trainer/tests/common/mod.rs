@@ -9,7 +9,9 @@ use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::{Network, SearchMode};
 use cakes_trainer::nets::{Engine, Net};
 use proptest::prelude::*;
-use tch::{Device, Kind, Tensor};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tch::{Device, Tensor};
 
 pub const EXTENT: Extent = [8, 12, 20];
 
@@ -26,6 +28,8 @@ pub fn uniform(kernel: Kernel) -> Network {
 }
 
 pub fn net(network: Network, engine: Engine) -> Net {
+    // Tests run side by side already.
+    tch::set_num_threads(1);
     Net::new(network, EXTENT, 7, Device::Cpu).expect("the network is valid").with_engine(engine)
 }
 
@@ -45,16 +49,18 @@ pub fn architectures() -> impl Strategy<Value = Architecture> {
     })
 }
 
-/// Images and labels of two samples.
+/// Images and labels of two samples. libtorch's generator is shared by all
+/// tests of a process, so these have their own.
 pub fn batch(extent: Extent) -> (Tensor, Tensor) {
-    tch::manual_seed(3);
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
     let [d, h, w] = extent.map(i64::from);
-    let images = Tensor::randn([2, 2, d, h, w], (Kind::Float, Device::Cpu));
-    (images, Tensor::randint(3, [2, d, h, w], (Kind::Int64, Device::Cpu)))
+    let image: Vec<f32> = (0..4 * d * h * w).map(|_| rng.random_range(-2.0..2.0)).collect();
+    let label: Vec<i64> = (0..2 * d * h * w).map(|_| rng.random_range(0..3)).collect();
+    (Tensor::from_slice(&image).view([2, 2, d, h, w]), Tensor::from_slice(&label).view([2, d, h, w]))
 }
 
-/// Largest difference, relative to the largest value.
+/// Length of the difference, relative to the length of the values.
 pub fn difference(left: &Tensor, right: &Tensor) -> f64 {
-    let scale = right.abs().max().double_value(&[]).max(1e-6);
-    (left - right).abs().max().double_value(&[]) / scale
+    let length = left.norm().double_value(&[]).max(1e-6);
+    (left - right).norm().double_value(&[]) / length
 }

@@ -1,4 +1,7 @@
-//! Batch normalisation, together with the ReLU behind it.
+//! Batch normalisation, together with the ReLU and the sum over groups behind it.
+//!
+//! Such a chain reads and writes many large volumes to compute very little; in
+//! one pass it reads its input and writes its result.
 
 use rayon::prelude::*;
 
@@ -73,74 +76,119 @@ fn sum(values: &[f32], term: impl Fn(f32) -> f32) -> f64 {
     lanes.iter().map(|lane| f64::from(*lane)).sum::<f64>() + rest
 }
 
-/// `out = (x - mean) / √(variance + ε) · γ + β`, then ReLU if asked for.
-pub fn forward(x: &[f32], volume: usize, moments: &Moments, affine: Affine<'_>, relu: bool, out: &mut [f32]) {
-    let channels = affine.scale.len();
-    let least = if relu { 0.0 } else { f32::NEG_INFINITY };
-    let pairs = out.par_chunks_exact_mut(volume).zip(x.par_chunks_exact(volume));
-    pairs.enumerate().for_each(|(index, (out, x))| {
-        let channel = index % channels;
+/// What follows a normalisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Behind {
+    pub relu: bool,
+    /// Equal blocks of channels that are summed; 1 where there is no sum.
+    pub groups: usize,
+}
+
+/// One channel of a normalisation as a line.
+#[derive(Clone, Copy)]
+struct Line {
+    scale: f32,
+    shift: f32,
+    /// Lowest result: 0 with a ReLU.
+    least: f32,
+}
+
+impl Line {
+    fn new(moments: &Moments, affine: Affine<'_>, relu: bool, channel: usize) -> Self {
         let scale = affine.scale[channel] * inverse(moments.variance[channel], affine.epsilon);
         let shift = affine.shift[channel] - moments.mean[channel] * scale;
-        for (out, x) in out.iter_mut().zip(x) {
-            *out = (x * scale + shift).max(least);
+        Line { scale, shift, least: if relu { 0.0 } else { f32::NEG_INFINITY } }
+    }
+
+    #[inline(always)]
+    fn at(self, x: f32) -> f32 {
+        (x * self.scale + self.shift).max(self.least)
+    }
+
+    /// 1 where the gradient passes, else 0. A product is computed for many
+    /// values at a time, a choice is not.
+    #[inline(always)]
+    fn open(self, x: f32) -> f32 {
+        f32::from(u8::from(x * self.scale + self.shift > self.least))
+    }
+}
+
+/// `out = (x - mean) / √(variance + ε) · γ + β`, then what is `behind` it.
+///
+/// # Shapes
+/// `x`: `[N, groups·C, volume]`, `out`: `[N, C, volume]`.
+pub fn forward(
+    x: &[f32],
+    volume: usize,
+    moments: &Moments,
+    affine: Affine<'_>,
+    behind: Behind,
+    out: &mut [f32],
+) {
+    let channels = affine.scale.len() / behind.groups;
+    out.par_chunks_exact_mut(volume).enumerate().for_each(|(index, out)| {
+        let (sample, channel) = (index / channels, index % channels);
+        for group in 0..behind.groups {
+            let feature = group * channels + channel;
+            let line = Line::new(moments, affine, behind.relu, feature);
+            let x = &x[(sample * behind.groups * channels + feature) * volume..][..volume];
+            if group == 0 {
+                for (out, x) in out.iter_mut().zip(x) {
+                    *out = line.at(*x);
+                }
+            } else {
+                for (out, x) in out.iter_mut().zip(x) {
+                    *out += line.at(*x);
+                }
+            }
         }
     });
 }
 
-/// The gradient of the input, and of γ and β. Where there is a ReLU, its output
-/// `y` says where the gradient passes.
+/// The gradient of the input, and of γ and β.
+///
+/// # Shapes
+/// `x` and `out`: `[N, groups·C, volume]`, `gradient`: `[N, C, volume]`.
 pub fn backward(
     x: &[f32],
-    y: Option<&[f32]>,
     gradient: &[f32],
     volume: usize,
     moments: &Moments,
     affine: Affine<'_>,
+    behind: Behind,
     out: &mut [f32],
 ) -> AffineGradient {
-    let channels = affine.scale.len();
-    let per_channel = |values: &'_ [f32], channel: usize, index: usize| -> std::ops::Range<usize> {
-        debug_assert!(values.len().is_multiple_of(volume));
-        let start = (index * channels + channel) * volume;
-        start..start + volume
+    let features = affine.scale.len();
+    let channels = features / behind.groups;
+    let samples = x.len() / (features * volume);
+    // Volumes of a feature's input and of the gradient that reaches it.
+    let pair = |sample: usize, feature: usize| {
+        let x = &x[(sample * features + feature) * volume..][..volume];
+        let gradient = &gradient[(sample * channels + feature % channels) * volume..][..volume];
+        (x, gradient)
     };
-    let samples = x.len() / (channels * volume);
-    let sums: Vec<(f64, f64)> = (0..channels)
+    let sums: Vec<(f64, f64)> = (0..features)
         .into_par_iter()
-        .map(|channel| {
-            let mut total = (0.0, 0.0);
-            for index in 0..samples {
-                let range = per_channel(x, channel, index);
-                let y = y.map(|y| &y[range.clone()]);
-                let (one, two) = gradient_sums(&x[range.clone()], y, &gradient[range], moments.mean[channel]);
-                total = (total.0 + one, total.1 + two);
-            }
-            total
+        .map(|feature| {
+            let line = Line::new(moments, affine, behind.relu, feature);
+            let own = (0..samples).map(|sample| {
+                let (x, gradient) = pair(sample, feature);
+                gradient_sums(x, gradient, moments.mean[feature], line)
+            });
+            own.fold((0.0, 0.0), |total, (plain, product)| (total.0 + plain, total.1 + product))
         })
         .collect();
     let count = (samples * volume) as f64;
     out.par_chunks_exact_mut(volume).enumerate().for_each(|(index, out)| {
-        let channel = index % channels;
-        let range = index * volume..(index + 1) * volume;
-        let inverse = inverse(moments.variance[channel], affine.epsilon);
-        let factor = affine.scale[channel] * inverse;
-        let mean_gradient = (sums[channel].0 / count) as f32;
-        let slope = (sums[channel].1 / count) as f32 * inverse * inverse;
-        let mean = moments.mean[channel];
-        let (x, gradient) = (&x[range.clone()], &gradient[range.clone()]);
-        let change = |x: f32, gradient: f32| factor * (gradient - mean_gradient - (x - mean) * slope);
-        match y {
-            Some(y) => {
-                for (((out, x), gradient), y) in out.iter_mut().zip(x).zip(gradient).zip(&y[range]) {
-                    *out = change(*x, gradient * open(*y));
-                }
-            }
-            None => {
-                for ((out, x), gradient) in out.iter_mut().zip(x).zip(gradient) {
-                    *out = change(*x, *gradient);
-                }
-            }
+        let (sample, feature) = (index / features, index % features);
+        let (x, gradient) = pair(sample, feature);
+        let line = Line::new(moments, affine, behind.relu, feature);
+        let inverse = inverse(moments.variance[feature], affine.epsilon);
+        let mean_gradient = (sums[feature].0 / count) as f32;
+        let slope = (sums[feature].1 / count) as f32 * inverse * inverse;
+        let mean = moments.mean[feature];
+        for ((out, x), gradient) in out.iter_mut().zip(x).zip(gradient) {
+            *out = line.scale * (gradient * line.open(*x) - mean_gradient - (*x - mean) * slope);
         }
     });
     let scale = sums
@@ -151,49 +199,32 @@ pub fn backward(
 }
 
 /// Sums of the gradient and of its product with the distance from the mean.
-fn gradient_sums(x: &[f32], y: Option<&[f32]>, gradient: &[f32], mean: f32) -> (f64, f64) {
+fn gradient_sums(x: &[f32], gradient: &[f32], mean: f32, line: Line) -> (f64, f64) {
     let chunks = x.chunks(CHUNK).zip(gradient.chunks(CHUNK));
-    let add = |total: (f64, f64), (one, two): (f64, f64)| (total.0 + one, total.1 + two);
-    match y {
-        // Without a ReLU every gradient passes, whatever stands in for `y`.
-        None => {
-            chunks.map(|(x, gradient)| chunk_sums(x, gradient, gradient, mean, |_| 1.0)).fold((0.0, 0.0), add)
-        }
-        Some(y) => chunks
-            .zip(y.chunks(CHUNK))
-            .map(|((x, gradient), y)| chunk_sums(x, gradient, y, mean, open))
-            .fold((0.0, 0.0), add),
-    }
+    let sums = chunks.map(|(x, gradient)| chunk_sums(x, gradient, mean, line));
+    sums.fold((0.0, 0.0), |total, (plain, product)| (total.0 + plain, total.1 + product))
 }
 
 #[inline(always)]
-fn chunk_sums(x: &[f32], gradient: &[f32], y: &[f32], mean: f32, share: impl Fn(f32) -> f32) -> (f64, f64) {
+fn chunk_sums(x: &[f32], gradient: &[f32], mean: f32, line: Line) -> (f64, f64) {
     let (mut plain, mut product) = ([0.0_f32; LANES], [0.0_f32; LANES]);
-    let mut add = |lane: usize, x: f32, gradient: f32, y: f32| {
-        let gradient = gradient * share(y);
+    let mut add = |lane: usize, x: f32, gradient: f32| {
+        let gradient = gradient * line.open(x);
         plain[lane] += gradient;
         product[lane] += gradient * (x - mean);
     };
     let (x_blocks, x_rest) = x.as_chunks::<LANES>();
     let (gradient_blocks, gradient_rest) = gradient.as_chunks::<LANES>();
-    let (y_blocks, y_rest) = y.as_chunks::<LANES>();
-    for ((x, gradient), y) in x_blocks.iter().zip(gradient_blocks).zip(y_blocks) {
+    for (x, gradient) in x_blocks.iter().zip(gradient_blocks) {
         for lane in 0..LANES {
-            add(lane, x[lane], gradient[lane], y[lane]);
+            add(lane, x[lane], gradient[lane]);
         }
     }
-    for (((lane, x), gradient), y) in x_rest.iter().enumerate().zip(gradient_rest).zip(y_rest) {
-        add(lane, *x, *gradient, *y);
+    for ((lane, x), gradient) in x_rest.iter().enumerate().zip(gradient_rest) {
+        add(lane, *x, *gradient);
     }
     let total = |lanes: [f32; LANES]| lanes.iter().map(|lane| f64::from(*lane)).sum();
     (total(plain), total(product))
-}
-
-/// 1 where a ReLU with the output `y` lets the gradient pass, else 0. A product
-/// is computed for many values at a time, a choice is not.
-#[inline(always)]
-fn open(y: f32) -> f32 {
-    f32::from(u8::from(y > 0.0))
 }
 
 fn inverse(variance: f32, epsilon: f32) -> f32 {
