@@ -41,9 +41,9 @@ pub enum TrainerEvent {
         step: u64,
         loss: f64,
         learning_rate: f64,
-        /// Training samples per second since the last report.
+        /// Training samples per second, over the last second or so.
         samples_per_s: f64,
-        /// Share of the time in which the step waited for data, 0 to 1.
+        /// Share of that time in which steps waited for data, 0 to 1.
         data_wait_share: f64,
     },
     /// Whole-volume validation after an epoch.

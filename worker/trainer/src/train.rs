@@ -41,8 +41,8 @@ pub enum Ending {
     Stopped,
 }
 
-/// Steps are reported at most this often, besides the last of an epoch.
-const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+/// Throughput is taken over at least so long, or it would jump with every step.
+const THROUGHPUT_WINDOW: Duration = Duration::from_secs(1);
 
 /// Runs a job to its end.
 ///
@@ -101,17 +101,15 @@ impl Training<'_> {
         let training = &self.job.training;
         let (total, per_epoch) = (training.steps_total(), u64::from(training.steps_per_epoch));
         let mut batches = Batches::start(self.job, self.data.training.clone(), first, total);
-        let mut window = Window::new();
+        let mut throughput = Throughput::new(training.batch_size);
         let mut quality = None;
         self.phase(Phase::Training)?;
         for step in first..total {
             let loss = self.step(step, &mut batches)?;
             let done = step + 1;
             let epoch_ends = done.is_multiple_of(per_epoch);
-            window.steps += 1;
-            if epoch_ends || done == total || window.since.elapsed() >= REPORT_INTERVAL {
-                self.report_step(step, loss, &mut window, &mut batches)?;
-            }
+            throughput.count_step(batches.take_waited());
+            self.report_step(step, loss, &throughput)?;
             if epoch_ends {
                 let epoch = done / per_epoch;
                 quality = if training.validates_after(epoch) { self.validate(done, epoch)? } else { None };
@@ -119,7 +117,7 @@ impl Training<'_> {
                     self.save(done)?;
                 }
                 self.phase(Phase::Training)?;
-                window = Window::new();
+                throughput.restart();
             }
             if self.around.stop.load(Ordering::Relaxed) && done < total {
                 self.save(done)?;
@@ -170,24 +168,14 @@ impl Training<'_> {
         Ok(loss)
     }
 
-    fn report_step(
-        &mut self,
-        step: u64,
-        loss: f64,
-        window: &mut Window,
-        batches: &mut Batches,
-    ) -> Result<(), TrainerError> {
-        let elapsed_s = window.since.elapsed().as_secs_f64().max(1e-9);
-        let samples = window.steps * u64::from(self.job.training.batch_size);
+    fn report_step(&mut self, step: u64, loss: f64, throughput: &Throughput) -> Result<(), TrainerError> {
         self.reporter.report(&TrainerEvent::Step {
             step: step + 1,
             loss,
             learning_rate: self.job.training.learning_rate(step),
-            samples_per_s: samples as f64 / elapsed_s,
-            data_wait_share: (batches.take_waited().as_secs_f64() / elapsed_s).min(1.0),
-        })?;
-        *window = Window::new();
-        Ok(())
+            samples_per_s: throughput.samples_per_s,
+            data_wait_share: throughput.data_wait_share,
+        })
     }
 
     /// None if the job was asked to stop meanwhile.
@@ -257,14 +245,50 @@ impl Training<'_> {
     }
 }
 
-/// Steps since the last report.
-struct Window {
+/// Speed of the last whole window, or of what there is of the first.
+struct Throughput {
+    batch_size: u32,
     since: Instant,
     steps: u64,
+    waited: Duration,
+    samples_per_s: f64,
+    data_wait_share: f64,
+    has_window: bool,
 }
 
-impl Window {
-    fn new() -> Self {
-        Window { since: Instant::now(), steps: 0 }
+impl Throughput {
+    fn new(batch_size: u32) -> Self {
+        Throughput {
+            batch_size,
+            since: Instant::now(),
+            steps: 0,
+            waited: Duration::ZERO,
+            samples_per_s: 0.0,
+            data_wait_share: 0.0,
+            has_window: false,
+        }
+    }
+
+    /// `waited`: for the data of this step.
+    fn count_step(&mut self, waited: Duration) {
+        self.steps += 1;
+        self.waited += waited;
+        let elapsed = self.since.elapsed();
+        let whole = elapsed >= THROUGHPUT_WINDOW;
+        if !whole && self.has_window {
+            return;
+        }
+        let elapsed_s = elapsed.as_secs_f64().max(1e-9);
+        self.samples_per_s = (self.steps * u64::from(self.batch_size)) as f64 / elapsed_s;
+        self.data_wait_share = (self.waited.as_secs_f64() / elapsed_s).min(1.0);
+        if whole {
+            self.has_window = true;
+            self.restart();
+        }
+    }
+
+    /// Begins a window; validations and checkpoints are no training time.
+    fn restart(&mut self) {
+        (self.since, self.steps, self.waited) = (Instant::now(), 0, Duration::ZERO);
     }
 }
