@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::msd::{CaseFiles, MsdFolder};
 use crate::nifti_file::{Volume, read_volume, to_labels};
+use crate::split::{Split, partition};
 use crate::{DataError, Extent};
 
 /// How bad a finding is.
@@ -89,6 +90,7 @@ struct CaseFacts {
 pub fn check_folder(dir: &Path, mut progress: impl FnMut(usize, usize)) -> Result<Report, DataError> {
     let folder = MsdFolder::open_unchecked(dir)?;
     let mut findings = stray_files(&folder);
+    findings.extend(split_mistakes(&folder));
     let mut facts = Vec::with_capacity(folder.cases.len());
     for (index, case) in folder.cases.iter().enumerate() {
         match inspect(case, &folder, &mut findings) {
@@ -128,6 +130,21 @@ fn stray_files(folder: &MsdFolder) -> Vec<Finding> {
         }
     }
     found
+}
+
+/// What is wrong with `splits.json`, if there is one.
+fn split_mistakes(folder: &MsdFolder) -> Option<Finding> {
+    let path = folder.root.join("splits.json");
+    if !path.exists() {
+        return None;
+    }
+    let ids: Vec<String> = folder.cases.iter().map(|case| case.id.clone()).collect();
+    let error = match folder.read_splits() {
+        Ok(file) => partition(&ids, &Split::File, Some(&file)).err()?,
+        Err(error) => error,
+    };
+    let problem = error.problem();
+    Some(Finding { severity: Severity::Error, file: path.display().to_string(), problem })
 }
 
 fn inspect(

@@ -15,7 +15,15 @@ use nifti::NiftiHeader;
 use crate::DataError;
 
 /// Most voxels of one file, over all channels.
-pub const VOXELS_MAX: u64 = 1 << 31;
+pub const VOXELS_MAX: u64 = 1 << 29;
+
+/// Bytes that may follow the voxels: some writers fill up to a block.
+const TRAILING_BYTES_MAX: u64 = 1 << 16;
+
+/// No deflate stream holds more than so many bytes for each of its own.
+const DEFLATE_RATIO_MAX: u64 = 1032;
+
+const HEADER_BYTES: usize = 348;
 
 /// Maps voxel indices (plus a 1) to millimetres: three rows of four.
 pub type Affine = [[f64; 4]; 3];
@@ -129,20 +137,39 @@ impl NumberType {
 /// or holds voxels that are not finite.
 pub fn read_volume(path: &Path) -> Result<Volume, DataError> {
     let file = File::open(path).map_err(|error| DataError::io(path, error))?;
-    let mut reader: Box<dyn Read> = if path.extension().is_some_and(|ending| ending == "gz") {
+    let stored = file.metadata().map_err(|error| DataError::io(path, error))?.len();
+    let packed = path.extension().is_some_and(|ending| ending == "gz");
+    let mut reader: Box<dyn Read> = if packed {
         Box::new(MultiGzDecoder::new(BufReader::new(file)))
     } else {
         Box::new(BufReader::new(file))
     };
-    let mut head = vec![0; 348];
+    let mut head = vec![0; HEADER_BYTES];
     reader.read_exact(&mut head).map_err(|error| short_read(path, &error))?;
-    let header = NiftiHeader::from_reader(head.as_slice())
-        .map_err(|error| DataError::file(path, format!("is no NIfTI-1 file: {error}")))?;
+    let header = NiftiHeader::from_reader(head.as_slice()).map_err(|error| {
+        DataError::file(path, format!("is no NIfTI-1 file: {error}; convert it to .nii or .nii.gz"))
+    })?;
     let layout = Layout::of(&header).map_err(|problem| DataError::file(path, problem))?;
+    let most = stored.saturating_mul(if packed { DEFLATE_RATIO_MAX } else { 1 });
+    let promised = (layout.offset + layout.bytes()) as u64;
+    if most < promised {
+        return Err(DataError::file(
+            path,
+            format!(
+                "has {stored} bytes, too few for the {promised} that its header promises; the file is truncated, copy it again"
+            ),
+        ));
+    }
+    let body = read_body(path, &mut reader, &layout)?;
+    build(path, &header, &layout, &body)
+}
 
-    let skip = (layout.offset - 348) as u64;
-    let skipped = std::io::copy(&mut reader.by_ref().take(skip), &mut std::io::sink());
-    let length = layout.voxels() * layout.number.bytes();
+/// Reads the voxels, and what follows them up to the end of the file, where
+/// gzip has its checksum.
+fn read_body(path: &Path, reader: &mut dyn Read, layout: &Layout) -> Result<Vec<u8>, DataError> {
+    let skip = (layout.offset - HEADER_BYTES) as u64;
+    let skipped = std::io::copy(&mut reader.take(skip), &mut std::io::sink());
+    let length = layout.bytes();
     // `take` bounds what a file can make us read; the buffer grows with what is
     // really there, not with what the header promises.
     let mut body = Vec::new();
@@ -158,7 +185,17 @@ pub fn read_volume(path: &Path) -> Result<Volume, DataError> {
             ),
         ));
     }
-    build(path, &header, &layout, &body)
+    let trailing = std::io::copy(&mut reader.take(TRAILING_BYTES_MAX + 1), &mut std::io::sink())
+        .map_err(|error| short_read(path, &error))?;
+    if trailing > TRAILING_BYTES_MAX {
+        return Err(DataError::file(
+            path,
+            format!(
+                "goes on behind the {length} bytes of voxels that its header promises; repair its header"
+            ),
+        ));
+    }
+    Ok(body)
 }
 
 fn short_read(path: &Path, error: &std::io::Error) -> DataError {
@@ -186,16 +223,14 @@ impl Layout {
         let number = NumberType::from_code(header.datatype)?;
         let rank = usize::from(header.dim[0]);
         if !(3..=7).contains(&rank) {
-            return Err(format!("has {rank} axes; a volume has three"));
+            return Err(format!("has {rank} axes; a volume has three, or four with channels"));
         }
         let mut extent = [1_usize; 4];
         for (axis, size) in header.dim[1..=rank].iter().enumerate() {
             match axis {
                 0..=3 => extent[axis] = usize::from(*size),
                 _ if *size > 1 => {
-                    return Err(format!(
-                        "has {rank} axes longer than 1; a volume has three, or four with channels"
-                    ));
+                    return Err(format!("has {rank} axes; a volume has three, or four with channels"));
                 }
                 _ => {}
             }
@@ -224,6 +259,10 @@ impl Layout {
 
     fn voxels(&self) -> usize {
         self.extent.iter().product()
+    }
+
+    fn bytes(&self) -> usize {
+        self.voxels() * self.number.bytes()
     }
 }
 
@@ -370,7 +409,10 @@ pub fn to_labels(path: &Path, volume: &Volume, classes: usize) -> Result<Array3<
     if let Some(value) = labels.iter().find(|value| **value < 0.0 || **value as usize >= classes) {
         return Err(DataError::file(
             path,
-            format!("holds the label {value}, but dataset.json declares classes 0 to {}", classes - 1),
+            format!(
+                "holds the label {value}, but dataset.json declares the classes 0 to {}; declare it there or change the label",
+                classes - 1
+            ),
         ));
     }
     Ok(labels.mapv(|value| value as u8))
