@@ -189,7 +189,7 @@ fn a_truncated_file_is_told_from_a_damaged_one() {
         let error = read("cut.nii", &plain[..length]).unwrap_err();
         assert!(error.contains("truncated"), "{length}: {error}");
     }
-    let mut damaged = whole.clone();
+    let mut damaged = whole;
     let checksum = damaged.len() - 6;
     damaged[checksum] ^= 0xff;
     let error = read("damaged.nii.gz", &damaged).unwrap_err();

@@ -30,7 +30,7 @@ impl Net {
             Op::Conv(conv) => {
                 let convolution = self.convolution(&node.name, conv, inputs[0], purpose)?;
                 count.mac_count += convolution.mac_count();
-                let epilogue = self.epilogue(index, conv, purpose)?;
+                let epilogue = self.epilogue(index, conv, convolution.outputs, purpose)?;
                 convolve(&convolution, inputs[0], epilogue.as_ref())
             }
             Op::Norm { .. } if purpose.trains() => Ok(self.direct_norm(index, inputs[0], purpose)?.0),
@@ -145,6 +145,7 @@ impl Net {
         &self,
         index: usize,
         conv: &Conv,
+        outputs: usize,
         purpose: Use<'_>,
     ) -> Result<Option<Epilogue>, TrainerError> {
         if let Some(norm) = self.norm_behind(index).filter(|_| !purpose.trains()) {
@@ -161,7 +162,9 @@ impl Net {
         if !conv.bias {
             return Ok(None);
         }
-        let shift = host::values(self.param(&format!("{}.bias", self.network.nodes[index].name))?)?.to_vec();
+        // All candidates of a channel share its bias.
+        let bias = host::values(self.param(&format!("{}.bias", self.network.nodes[index].name))?)?;
+        let shift = bias.repeat(outputs / bias.len());
         Ok(Some(Epilogue { scale: vec![1.0; shift.len()], shift, relu: false }))
     }
 

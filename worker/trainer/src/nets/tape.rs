@@ -182,7 +182,9 @@ impl Net {
         }
         if conv.bias {
             let sum = gradient.f_sum_dim_intlist([0_i64, 2, 3, 4].as_slice(), false, None)?;
-            gradients.insert(format!("{}.bias", node.name), sum);
+            let per_channel =
+                sum.f_view([-1, i64::from(conv.channels)])?.f_sum_dim_intlist(0, false, None)?;
+            gradients.insert(format!("{}.bias", node.name), per_channel);
         }
         if node.inputs[0].0 == 0 {
             return Ok(x.shallow_clone());
@@ -252,10 +254,8 @@ fn pool_gradient(kind: Pool, size: [i64; 3], x: &Tensor, gradient: &Tensor) -> R
     Ok(match kind {
         Pool::Max => {
             let (_, places) = x.f_max_pool3d_with_indices(size, size, [0; 3], [1; 3], false)?;
-            Tensor::f_max_pool3d_with_indices_backward(
-                gradient, x, size, size, [0; 3], [1; 3], false, &places,
-            )?
+            x.f_max_pool3d_with_indices_backward(gradient, size, size, [0; 3], [1; 3], false, &places)?
         }
-        Pool::Average => Tensor::f_avg_pool3d_backward(gradient, x, size, size, [0; 3], false, true, None)?,
+        Pool::Average => x.f_avg_pool3d_backward(gradient, size, size, [0; 3], false, true, None)?,
     })
 }

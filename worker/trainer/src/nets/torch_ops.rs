@@ -1,5 +1,6 @@
 //! Layers through libtorch, on any device and with its autograd.
 
+use cakes::kernel::Kernel;
 use cakes::network::{Conv, ConvKernels, Node, Op, Pool, SearchMode};
 use tch::Tensor;
 
@@ -91,40 +92,45 @@ impl Net {
         purpose: Use<'_>,
         count: &mut ConvCount,
     ) -> Result<Tensor, TrainerError> {
-        let mut convolve = |weight: &Tensor, bias: Option<&Tensor>, kernel: cakes::kernel::Kernel| {
+        let mut convolve = |weight: &Tensor, kernel: Kernel| {
             let (padding, stride) = (kernel.padding().map(i64::from), conv.stride.map(i64::from));
-            let output = x.f_conv3d(weight, bias, stride, padding, [1; 3], 1)?;
+            let output = x.f_conv3d(weight, None::<&Tensor>, stride, padding, [1; 3], 1)?;
             count.add(weight, &output);
             Ok::<Tensor, TrainerError>(output)
         };
-        let branch = |kernel: cakes::kernel::Kernel| self.param(&format!("{name}.{kernel}.weight"));
-        let bias = if conv.bias { Some(self.param(&format!("{name}.bias"))?) } else { None };
+        let branch = |kernel: Kernel| self.param(&format!("{name}.{kernel}.weight"));
         let mut branches = Vec::new();
         match &conv.kernels {
             ConvKernels::Uniform(kernel) => {
-                return convolve(self.param(&format!("{name}.weight"))?, bias, *kernel);
+                branches.push(convolve(self.param(&format!("{name}.weight"))?, *kernel)?);
             }
             ConvKernels::Mixed(allocation) => {
                 for (kernel, _) in allocation.iter() {
-                    branches.push(convolve(branch(kernel)?, None, kernel)?);
+                    branches.push(convolve(branch(kernel)?, kernel)?);
                 }
             }
             ConvKernels::Candidates { kernels, mode: SearchMode::CostPriority } => {
                 for kernel in kernels.iter() {
-                    branches.push(convolve(branch(kernel)?, None, kernel)?);
+                    branches.push(convolve(branch(kernel)?, kernel)?);
                 }
             }
             ConvKernels::Candidates { kernels, mode: SearchMode::PerformancePriority } => {
                 let draw = draw_of(purpose, name)?;
                 for (kernel, channels) in kernels.iter().zip(&draw.channels_of_kernel) {
                     let Some(channels) = channels else { continue };
-                    let weight = branch(kernel)?.f_index_select(0, channels)?;
-                    branches.push(convolve(&weight, None, kernel)?);
+                    branches.push(convolve(&branch(kernel)?.f_index_select(0, channels)?, kernel)?);
                 }
-                return Ok(Tensor::f_cat(&branches, 1)?.f_index_select(1, &draw.order)?);
+                branches = vec![Tensor::f_cat(&branches, 1)?.f_index_select(1, &draw.order)?];
             }
         }
-        Ok(Tensor::f_cat(&branches, 1)?)
+        let output = if branches.len() == 1 { branches.remove(0) } else { Tensor::f_cat(&branches, 1)? };
+        if !conv.bias {
+            return Ok(output);
+        }
+        // All candidates of a channel share its bias.
+        let bias = self.param(&format!("{name}.bias"))?;
+        let groups = output.size()[1] / bias.size()[0].max(1);
+        Ok(output.f_add(&bias.f_repeat([groups])?.f_view([1, -1, 1, 1, 1])?)?)
     }
 
     fn torch_norm(
