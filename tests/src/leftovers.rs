@@ -41,3 +41,22 @@ pub fn kill_all(processes: &[Process]) {
         let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marked_process_is_seen_until_it_is_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").env(MARK, "this one").spawn().unwrap();
+        let pids = || -> Vec<i32> {
+            processes("this one", folder.path()).into_iter().map(|process| process.pid).collect()
+        };
+        assert_eq!(pids(), [child.id() as i32]);
+        assert!(processes("another", folder.path()).is_empty());
+        kill_all(&processes("this one", folder.path()));
+        child.wait().unwrap();
+        assert!(pids().is_empty());
+    }
+}

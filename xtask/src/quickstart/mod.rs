@@ -51,6 +51,10 @@ pub fn run(arguments: &QuickstartArguments, setup: impl FnOnce() -> Result<()>) 
     times.take("set-up", setup)?;
     let interrupt = Interrupt::listen()?;
     let programs = times.take("build", || build(&interrupt))?;
+    let search_file = times.take("data", || match &data {
+        Some(data) => search_for(&programs, data),
+        None => Ok(fs::read_to_string(root().join("deploy/examples/phantoms.json"))?),
+    })?;
 
     let mut folder = tempfile::Builder::new()
         .prefix("cakes-quickstart-")
@@ -60,7 +64,7 @@ pub fn run(arguments: &QuickstartArguments, setup: impl FnOnce() -> Result<()>) 
         .context("cannot create a temporary folder")?;
     folder.disable_cleanup(arguments.keep);
     let results = root().join("cakes-quickstart");
-    let search = search(&programs, folder.path(), &results, data.as_deref(), &interrupt, &mut times);
+    let search = search(&programs, folder.path(), &results, &search_file, &interrupt, &mut times);
     if search.is_err() && !interrupt.is_set() && !arguments.keep {
         folder.disable_cleanup(true);
         println!("\nlogs are kept in {}", folder.path().display());
@@ -115,17 +119,13 @@ fn search(
     programs: &Path,
     folder: &Path,
     results: &Path,
-    data: Option<&Path>,
+    search: &str,
     interrupt: &Interrupt,
     times: &mut Times,
 ) -> Result<()> {
     fs::create_dir_all(results).with_context(|| format!("cannot create {}", results.display()))?;
     let search_file = results.join("search.json");
-    let content = times.take("data", || match data {
-        Some(data) => search_for(programs, data),
-        None => Ok(fs::read_to_string(root().join("deploy/examples/phantoms.json"))?),
-    })?;
-    fs::write(&search_file, content)?;
+    fs::write(&search_file, search)?;
 
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let threads = [(cores / 2).max(1); 2];
@@ -168,8 +168,12 @@ fn follow(
 fn search_for(programs: &Path, data: &Path) -> Result<String> {
     println!("quickstart: checking {}", data.display());
     let mut check = std::process::Command::new(programs.join("cakes"));
-    let report = process::output(check.args(["dataset", "check", "-o", "json"]).arg(data))?;
-    let report: Report = serde_json::from_str(&report).context("`cakes dataset check` gave no report")?;
+    let checked = check.args(["dataset", "check", "-o", "json"]).arg(data).output();
+    let checked = checked.context("cannot start `cakes dataset check`")?;
+    let report: Report = serde_json::from_slice(&checked.stdout).with_context(|| {
+        format!("`cakes dataset check` gave no report: {}", String::from_utf8_lossy(&checked.stderr))
+    })?;
+    report.refuse_errors()?;
     println!("quickstart: {} cases, median extent {:?}", report.case_count, report.extent_median);
     Ok(serde_json::to_string_pretty(&search_file::for_dataset(&report, data)?)?)
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -14,6 +14,27 @@ pub struct Report {
     pub classes: Vec<Class>,
     /// Voxels along D, H and W.
     pub extent_median: [u64; 3],
+    pub findings: Vec<Finding>,
+}
+
+/// Something that is wrong with a file.
+#[derive(Debug, Deserialize)]
+pub struct Finding {
+    severity: String,
+    file: String,
+    problem: String,
+}
+
+impl Report {
+    /// Fails if training would refuse a file.
+    pub fn refuse_errors(&self) -> Result<()> {
+        let errors = self.findings.iter().filter(|finding| finding.severity == "error");
+        let lines: Vec<String> = errors.map(|error| format!("  {} {}", error.file, error.problem)).collect();
+        if lines.is_empty() {
+            return Ok(());
+        }
+        bail!("mend these files, or take them out of dataset.json:\n{}", lines.join("\n"))
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -98,8 +119,9 @@ mod tests {
     fn a_data_set_with_its_own_split_keeps_it() {
         let folder = tempfile::tempdir().unwrap();
         let text = r#"{"case_count": 9, "channels": 4, "classes": [{"name": "a"}, {"name": "b"}, {"name": "c"}],
-            "extent_median": [35, 50, 35], "more": 1}"#;
+            "extent_median": [35, 50, 35], "findings": [{"severity": "warning", "file": "f", "problem": "p"}], "more": 1}"#;
         let report: Report = serde_json::from_str(text).unwrap();
+        report.refuse_errors().unwrap();
         let without = for_dataset(&report, folder.path()).unwrap();
         assert!(without.pointer("/search/dataset/folder/fold").is_some());
         assert_eq!(without["search"]["backbone"]["encoder_decoder"]["classes"], 3);
