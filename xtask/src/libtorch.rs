@@ -7,7 +7,7 @@
 //! .libtorch/current            link to one of them; `.cargo/config.toml` points here
 //! ```
 //!
-//! PyPI's wheel for Linux is the CUDA build. Its CPU library works alone with
+//! The package index's wheel for Linux is the CUDA build. Its CPU library works alone with
 //! two small packages, so a machine without a GPU downloads 0.5 GB, not 3 GB.
 
 use std::fs::{self, File};
