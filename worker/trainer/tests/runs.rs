@@ -1,0 +1,314 @@
+//! Whole small jobs: what they report, how they resume, what a checkpoint refuses.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cakes::architecture::Architecture;
+use cakes::backbone::{Backbone, EncoderDecoder};
+use cakes::frame::{FailureClass, Phase, TrainerEvent};
+use cakes::job::{Task, TrainerJob};
+use cakes::kernel::{Kernel, KernelSet};
+use cakes::network::SearchMode;
+use cakes::spec::{DatasetSpec, OptimizerSpec, PhantomDataset, Schedule, TrainingSpec};
+use cakes_trainer::checkpoint::{Manifest, job_sha256};
+use cakes_trainer::folder::{Resume, claim};
+use cakes_trainer::report::Reporter;
+use cakes_trainer::train::{Ending, Surroundings, run};
+use cakes_trainer::{TrainerError, checkpoint};
+use sha2::{Digest, Sha256};
+use tch::{Device, Tensor};
+use tempfile::TempDir;
+
+fn backbone() -> Backbone {
+    Backbone::EncoderDecoder(EncoderDecoder { input_channels: 1, classes: 4, base_width: 3, levels: 2 })
+}
+
+fn supernet(mode: SearchMode) -> Task {
+    Task::Supernet { backbone: backbone(), mode, kernels: KernelSet::volumetric(), l1_strength: 0.1 }
+}
+
+fn adam_w() -> OptimizerSpec {
+    OptimizerSpec::AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
+}
+
+/// Three epochs of two steps on small phantoms.
+fn job(task: Task, optimizer: OptimizerSpec) -> TrainerJob {
+    tch::set_num_threads(1);
+    TrainerJob {
+        task,
+        dataset: DatasetSpec::Phantoms(PhantomDataset {
+            cases: 4,
+            validation_cases: 1,
+            extent: [16, 16, 16],
+            seed: 5,
+        }),
+        patch: [8, 12, 16],
+        training: TrainingSpec {
+            epochs: 3,
+            steps_per_epoch: 2,
+            optimizer,
+            warmup_steps: 2,
+            schedule: Schedule::Cosine { final_fraction: 0.1 },
+            validate_every_epochs: 2,
+            checkpoint_every_epochs: 2,
+            ..TrainingSpec::default()
+        },
+        seed: 11,
+    }
+}
+
+/// Keeps all events; asks for a stop behind a step.
+#[derive(Default)]
+struct Recorder<'a> {
+    events: Vec<TrainerEvent>,
+    stop_behind: Option<(u64, &'a AtomicBool)>,
+}
+
+impl Reporter for Recorder<'_> {
+    fn report(&mut self, event: &TrainerEvent) -> Result<(), TrainerError> {
+        // Counted by validations and checkpoints too, which always come.
+        if let (TrainerEvent::Phase(Phase::Training), Some((left, stop))) = (event, &mut self.stop_behind) {
+            *left -= 1;
+            stop.store(*left == 0, Ordering::Relaxed);
+        }
+        self.events.push(event.clone());
+        Ok(())
+    }
+}
+
+struct Finished {
+    ending: Ending,
+    events: Vec<TrainerEvent>,
+}
+
+/// Runs a job; with `sections` it is stopped in that training section, counted from 1.
+fn run_in(
+    folder: &Path,
+    job: &TrainerJob,
+    resume: Option<PathBuf>,
+    sections: Option<u64>,
+) -> Result<Finished, TrainerError> {
+    let stop = AtomicBool::new(false);
+    let mut recorder = Recorder { events: Vec::new(), stop_behind: sections.map(|count| (count, &stop)) };
+    let around = Surroundings { device: Device::Cpu, data_root: Path::new("."), folder, resume, stop: &stop };
+    let ending = run(job, &around, &mut recorder)?;
+    Ok(Finished { ending, events: recorder.events })
+}
+
+fn newest(folder: &Path) -> PathBuf {
+    let mut steps: Vec<PathBuf> =
+        fs::read_dir(folder.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    steps.sort();
+    steps.pop().expect("a checkpoint")
+}
+
+/// All tensors of a checkpoint, bit by bit.
+fn bits(checkpoint: &Path) -> BTreeMap<String, Vec<u8>> {
+    ["weights.safetensors", "optimizer.safetensors"]
+        .iter()
+        .flat_map(|file| Tensor::read_safetensors(checkpoint.join(file)).unwrap())
+        .map(|(name, tensor)| {
+            let values: Vec<f32> = Vec::try_from(tensor.reshape([-1])).unwrap();
+            (name, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        })
+        .collect()
+}
+
+#[test]
+fn a_supernet_reports_its_course_and_ends_with_scores() {
+    let folder = TempDir::new().unwrap();
+    let job = job(supernet(SearchMode::CostPriority), adam_w());
+    let finished = run_in(folder.path(), &job, None, None).unwrap();
+    assert_eq!(finished.ending, Ending::Completed);
+    let events = &finished.events;
+    let position = |wanted: fn(&TrainerEvent) -> bool| events.iter().position(wanted).expect("the event");
+    let ready =
+        position(|event| matches!(event, TrainerEvent::Ready { steps_total: 6, resumed_step: 0, .. }));
+    let scores = position(|event| matches!(event, TrainerEvent::Scores(_)));
+    let checkpoint = position(|event| matches!(event, TrainerEvent::Checkpoint { step: 6, .. }));
+    assert!(ready < checkpoint && checkpoint < scores && scores + 1 < events.len());
+    let validated: Vec<u64> = events
+        .iter()
+        .filter_map(|event| match event {
+            TrainerEvent::Validation { epoch, quality, .. } => {
+                assert_eq!((quality.case_count, quality.dice_per_class.len()), (1, 3));
+                Some(*epoch)
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(validated, [2, 3]);
+    let Some(TrainerEvent::Completed(summary)) = events.last() else { panic!("no summary") };
+    assert_eq!((summary.step, summary.latency_ms), (6, None));
+    assert!(
+        events
+            .iter()
+            .any(|event| matches!(event, TrainerEvent::Step { step: 6, loss, .. } if loss.is_finite()))
+    );
+}
+
+#[test]
+fn a_retrained_architecture_reports_costs_and_latency() {
+    let folder = TempDir::new().unwrap();
+    let architecture = Architecture::even(backbone(), &[Kernel::K333, Kernel::K113]).unwrap();
+    let cost = cakes::cost::cost(&architecture.network(), [8, 12, 16]).unwrap();
+    let finished = run_in(folder.path(), &job(Task::Retrain { architecture }, adam_w()), None, None).unwrap();
+    let Some(TrainerEvent::Completed(summary)) = finished.events.last() else { panic!("no summary") };
+    assert_eq!((summary.param_count, summary.mac_count), (cost.param_count, cost.mac_count));
+    assert!(summary.latency_ms.is_some_and(|ms| ms > 0.0) && summary.peak_memory_mib > 1.0);
+    assert!(!finished.events.iter().any(|event| matches!(event, TrainerEvent::Scores(_))));
+}
+
+/// Stopped anywhere and resumed, a job ends with the same bits.
+#[test]
+fn a_resumed_job_equals_one_that_was_never_stopped() {
+    let sgd = OptimizerSpec::Sgd { learning_rate: 0.05, momentum: 0.9, nesterov: true, weight_decay: 1e-4 };
+    for (mode, optimizer) in [
+        (SearchMode::CostPriority, sgd),
+        (SearchMode::CostPriority, adam_w()),
+        (SearchMode::PerformancePriority, adam_w()),
+    ] {
+        let job = job(supernet(mode), optimizer);
+        let whole = TempDir::new().unwrap();
+        run_in(whole.path(), &job, None, None).unwrap();
+        let parts = TempDir::new().unwrap();
+        let mut resume = None;
+        // In the middle of the first epoch, and at its end.
+        for (section, step) in [(1, 1), (2, 2)] {
+            let stopped = run_in(parts.path(), &job, resume, Some(section)).unwrap();
+            assert_eq!(stopped.ending, Ending::Stopped);
+            assert!(newest(parts.path()).ends_with(format!("step-{step:09}")), "section {section}");
+            resume = Some(newest(parts.path()));
+        }
+        let last = run_in(parts.path(), &job, resume, None).unwrap();
+        assert_eq!(last.ending, Ending::Completed);
+        assert!(last.events.iter().any(|event| matches!(event, TrainerEvent::Ready { resumed_step: 2, .. })));
+        let (whole, parts) = (bits(&newest(whole.path())), bits(&newest(parts.path())));
+        assert_eq!(whole.keys().collect::<Vec<_>>(), parts.keys().collect::<Vec<_>>());
+        for (name, values) in &whole {
+            assert!(*values == parts[name], "{name} differs ({mode:?})");
+        }
+    }
+}
+
+#[test]
+fn a_finished_job_resumed_from_its_end_only_reports_again() {
+    let folder = TempDir::new().unwrap();
+    let job = job(supernet(SearchMode::CostPriority), adam_w());
+    let first = run_in(folder.path(), &job, None, None).unwrap();
+    let again = run_in(folder.path(), &job, Some(newest(folder.path())), None).unwrap();
+    let scores = |events: &[TrainerEvent]| {
+        events.iter().find(|event| matches!(event, TrainerEvent::Scores(_))).cloned()
+    };
+    assert_eq!(scores(&again.events), scores(&first.events));
+    assert!(!again.events.iter().any(|event| matches!(event, TrainerEvent::Step { .. })));
+}
+
+/// A sound checkpoint of a small job.
+fn saved() -> (TempDir, TrainerJob, PathBuf) {
+    let folder = TempDir::new().unwrap();
+    let job = job(supernet(SearchMode::CostPriority), adam_w());
+    run_in(folder.path(), &job, None, Some(1)).unwrap();
+    let checkpoint = newest(folder.path());
+    (folder, job, checkpoint)
+}
+
+fn refusal(folder: &Path, job: &TrainerJob, checkpoint: &Path) -> TrainerError {
+    match run_in(folder, job, Some(checkpoint.to_owned()), None) {
+        Err(error) => error,
+        Ok(_) => panic!("{} must be refused", checkpoint.display()),
+    }
+}
+
+#[test]
+fn a_checkpoint_that_is_damaged_incomplete_or_missing_is_refused() {
+    let (folder, job, checkpoint) = saved();
+    for name in ["weights.safetensors", "optimizer.safetensors", "manifest.json"] {
+        let path = checkpoint.join(name);
+        let sound = fs::read(&path).unwrap();
+        let mut damaged = sound.clone();
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 1;
+        for broken in [Some(damaged), Some(sound[..middle].to_vec()), None] {
+            match broken {
+                Some(bytes) => fs::write(&path, bytes).unwrap(),
+                None => fs::remove_file(&path).unwrap(),
+            }
+            let error = refusal(folder.path(), &job, &checkpoint);
+            assert!(error.to_string().contains(name) || name == "manifest.json", "{error}");
+            fs::write(&path, &sound).unwrap();
+        }
+    }
+    assert!(run_in(folder.path(), &job, Some(checkpoint), None).is_ok());
+    let missing = refusal(folder.path(), &job, &folder.path().join("none"));
+    assert_eq!(missing.class(), FailureClass::Infrastructure);
+}
+
+#[test]
+fn a_checkpoint_of_another_job_is_refused() {
+    let (folder, job, checkpoint) = saved();
+    let error = refusal(folder.path(), &TrainerJob { seed: 12, ..job }, &checkpoint);
+    assert!(error.to_string().contains("another job"), "{error}");
+    assert_eq!(error.class(), FailureClass::User);
+}
+
+#[test]
+fn a_manifest_says_what_lies_beside_it() {
+    let (folder, job, checkpoint) = saved();
+    let text = fs::read(checkpoint.join("manifest.json")).unwrap();
+    let manifest: Manifest = serde_json::from_slice(&text).unwrap();
+    assert_eq!((manifest.format, manifest.step, manifest.job_sha256), (1, 1, job_sha256(&job)));
+    for file in &manifest.files {
+        let bytes = fs::read(checkpoint.join(&file.name)).unwrap();
+        assert_eq!((file.bytes, &file.sha256), (bytes.len() as u64, &hex::encode(Sha256::digest(&bytes))));
+    }
+    let names: Vec<&str> = manifest.files.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(names, ["weights.safetensors", "optimizer.safetensors"]);
+    // Nothing but whole checkpoints lies in the folder.
+    let entries: Vec<_> = fs::read_dir(folder.path().join("checkpoints")).unwrap().collect();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(checkpoint::job_sha256(&job).len(), 64);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_fails_and_leaves_the_last_checkpoint() {
+    let folder = TempDir::new().unwrap();
+    let huge = OptimizerSpec::Sgd { learning_rate: 100.0, momentum: 0.9, nesterov: true, weight_decay: 1.0 };
+    let mut job = job(supernet(SearchMode::CostPriority), huge);
+    job.training.epochs = 200;
+    job.training.warmup_steps = 0;
+    job.training.gradient_clip_norm = 0.0;
+    job.training.schedule = Schedule::Constant {};
+    job.training.validate_every_epochs = 200;
+    job.training.checkpoint_every_epochs = 1;
+    let Err(error) = run_in(folder.path(), &job, None, None) else { panic!("must fail") };
+    assert_eq!(error.class(), FailureClass::Numeric, "{error}");
+    assert!(error.to_string().contains("lower learning rate"), "{error}");
+    for tensor in Tensor::read_safetensors(newest(folder.path()).join("weights.safetensors")).unwrap() {
+        assert!(tensor.1.isfinite().all().int64_value(&[]) != 0, "{}", tensor.0);
+    }
+}
+
+#[test]
+fn a_folder_belongs_to_one_job() {
+    let (folder, job, checkpoint) = saved();
+    let out = folder.path();
+    // It was not made by `claim`, so it is anybody's.
+    assert!(claim(out, &job, Resume::No).unwrap_err().to_string().contains("another folder"));
+    let own = out.join("own");
+    assert_eq!(claim(&own, &job, Resume::No).unwrap(), None);
+    assert_eq!(claim(&own, &job, Resume::No).unwrap(), None);
+    assert!(claim(&own, &job, Resume::Latest).unwrap_err().to_string().contains("no checkpoint"));
+    let other = TrainerJob { seed: 99, ..job.clone() };
+    assert!(claim(&own, &other, Resume::No).unwrap_err().to_string().contains("something else"));
+    let moved = own.join("checkpoints").join("step-000000001");
+    fs::create_dir_all(own.join("checkpoints")).unwrap();
+    fs::rename(&checkpoint, &moved).unwrap();
+    let error = claim(&own, &job, Resume::No).unwrap_err();
+    assert!(error.to_string().contains("--resume latest"), "{error}");
+    assert_eq!(error.class(), FailureClass::User);
+    assert_eq!(claim(&own, &job, Resume::Latest).unwrap(), Some(moved.clone()));
+    assert_eq!(claim(&own, &job, Resume::From(moved.clone())).unwrap(), Some(moved));
+}
