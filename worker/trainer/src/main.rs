@@ -37,7 +37,8 @@ Examples:
   cakes-trainer run job.json --out runs/c3d
   cakes-trainer run job.json --out runs/c3d --resume latest
   cakes-trainer run job.json --out runs/c3d --data-root /data --device cuda:0
-  cakes-trainer run job.json --out runs/copy --resume runs/c3d/checkpoints/step-000000500 --threads 8
+  cakes-trainer run job.json --out runs/c3d --threads 8
+  cakes-trainer run job.json --out runs/copy --resume runs/c3d/checkpoints/step-000000500
 
 Ctrl-C saves a checkpoint behind the current step and ends. The results are
 OUT/summary.json and, for a supernet, OUT/scores.json.
@@ -192,7 +193,8 @@ fn obey_daemon() {
     }
 }
 
-/// Ends at once, without the clean-up of libraries whose threads still compute.
+/// Ends at once, without the clean-up of libraries whose threads still compute;
+/// a signal handler may do this too.
 fn leave() -> ! {
     #[allow(unsafe_code)]
     // SAFETY: ends the process.
@@ -205,7 +207,7 @@ fn stop_on_signals() {
     extern "C" fn stop(_: nix::libc::c_int) {
         // A second signal ends the process.
         if STOP.swap(true, Ordering::Relaxed) {
-            std::process::abort();
+            leave();
         }
     }
     let action = nix::sys::signal::SigAction::new(

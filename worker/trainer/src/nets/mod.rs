@@ -10,6 +10,18 @@
 //! | branch of a mixed or supernet convolution | `{node}.{kernel}.weight` | `[n, C_in, kD, kH, kW]` |
 //! | norm | `{node}.weight`, `.bias`, `.running_mean`, `.running_var` | `[features]` |
 //! | linear | `{node}.weight`, `{node}.bias` | `[out, in]`, `[out]` |
+//!
+//! Two engines compute the same: libtorch on any device, and loops written for
+//! the CPU, which is what a network in host memory runs on. A new layer needs an
+//! arm in each of these:
+//!
+//! | module | does |
+//! |---|---|
+//! | `params` | makes what a layer learns and remembers |
+//! | `torch_ops` | runs a layer through libtorch and its autograd |
+//! | `direct_ops` | runs a layer in host memory, through [`direct`] |
+//! | `tape` | hands gradients back through the layers that ran in host memory |
+//! | `draw` | draws kernels for a performance-priority supernet |
 
 pub mod direct;
 mod direct_ops;

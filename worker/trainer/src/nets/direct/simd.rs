@@ -318,3 +318,72 @@ impl Vector for [f32; LANES] {
         std::array::from_fn(|lane| self[lane] + left[lane] * right[lane])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(count: usize, step: usize) -> Vec<f32> {
+        (0..count).map(|index| ((index * step) % 17) as f32 - 8.0).collect()
+    }
+
+    /// Whole numbers, so that sums are exact in any order.
+    #[test]
+    fn every_processor_computes_the_same_sums_for_any_number_of_channels() {
+        let source = values(400, 5);
+        let offsets = [0, 3, 40, 7];
+        for processor in [Processor::detect(), Processor::Any] {
+            for channels in 1..=CHANNELS_MAX {
+                let weights = values(offsets.len() * channels, 3);
+                let (length, pitch) = (100, 100 + OVERSHOOT);
+                let mut out = vec![1.0; channels * pitch];
+                for fresh in [true, false] {
+                    let gather = Gather {
+                        source: &source,
+                        offsets: &offsets,
+                        weights: &weights,
+                        length,
+                        pitch,
+                        fresh,
+                    };
+                    processor.gather(&gather, &mut out);
+                }
+                for (channel, row) in out.chunks(pitch).enumerate() {
+                    for (index, sum) in row[..length].iter().enumerate() {
+                        let products = offsets
+                            .iter()
+                            .enumerate()
+                            .map(|(tap, offset)| weights[tap * channels + channel] * source[offset + index]);
+                        assert_eq!(*sum, 2.0 * products.sum::<f32>(), "{processor:?} {channels} {index}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_processor_computes_the_same_products_for_any_block() {
+        let (right, length) = (values(300, 5), 37);
+        let mut rows: Vec<Vec<f32>> = (1..=CHANNELS_MAX).map(|step| values(40, step)).collect();
+        // What rounds the length up to eight is zero, as it is in a border.
+        rows.iter_mut().for_each(|row| row[length..].fill(0.0));
+        let left: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+        let offsets = [0, 11, 200];
+        for processor in [Processor::detect(), Processor::Any] {
+            for channels in 1..=CHANNELS_MAX {
+                for count in 1..=OFFSETS_MAX {
+                    let mut sums = Sums::default();
+                    processor.dot(&left[..channels], &right, &offsets[..count], length, &mut sums);
+                    for channel in 0..channels {
+                        for index in 0..count {
+                            let products =
+                                (0..length).map(|place| left[channel][place] * right[offsets[index] + place]);
+                            let sum: f32 = sums[channel][index].iter().sum();
+                            assert_eq!(sum, products.sum::<f32>(), "{processor:?} {channels}x{count}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
