@@ -15,7 +15,8 @@ use crate::spec::{DatasetSpec, InvalidSpec, TrainingSpec, check_job};
 pub struct TrainerJob {
     pub task: Task,
     pub dataset: DatasetSpec,
-    /// Extent of a training patch and of a validation window, in voxels.
+    /// Extent of a training patch, in voxels. Validation cuts volumes in windows of
+    /// this extent along the axes on which they are more than half as long again.
     pub patch: Extent,
     pub training: TrainingSpec,
     /// Everything random in the job follows from it.
