@@ -67,10 +67,8 @@ pub fn for_dataset(report: &Report, folder: &Path) -> Result<Value> {
                 "levels": LEVELS,
             } },
             "patch": { "depth": depth, "height": height, "width": width },
-            "supernet": { "l1_strength": 0.03, "training": training(12) },
-            // A supernet by itself chooses about a third of the all-3x3x3 cost, the
-            // lightest network has a seventh.
-            "budgets": [0.16, 0.2, 0.25, 0.3],
+            "supernet": { "l1_strength": 0.1, "training": training(12) },
+            "budgets": [0.2, 0.3, 0.4, 0.5],
             "baselines": ["c3d", "even_split", "planes"],
             "retrain": { "training": training(20), "seeds": [0] },
         }
