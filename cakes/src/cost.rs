@@ -71,6 +71,10 @@ fn layer_cost(node: &Node, input: FeatureShape, output: FeatureShape) -> (u64, u
                     let taps = channels * u64::from(kernel.taps());
                     (taps, taps)
                 }
+                ConvKernels::Window(size) => {
+                    let taps = channels * size.iter().map(|taps| u64::from(*taps)).product::<u64>();
+                    (taps, taps)
+                }
                 ConvKernels::Mixed(allocation) => (allocation.taps(), allocation.taps()),
                 ConvKernels::Candidates { kernels, mode } => {
                     let taps = channels * u64::from(kernels.taps());
@@ -86,7 +90,7 @@ fn layer_cost(node: &Node, input: FeatureShape, output: FeatureShape) -> (u64, u
         Op::Norm { candidates } => (2 * u64::from(output.channels) * u64::from(*candidates), 0),
         Op::Linear { features, bias } => {
             let weights = inputs * u64::from(*features);
-            (weights + if *bias { u64::from(*features) } else { 0 }, weights)
+            (weights + if *bias { u64::from(*features) } else { 0 }, weights * output.positions())
         }
         _ => (0, 0),
     }

@@ -70,16 +70,64 @@ pub enum Phase {
     MeasuringLatency,
 }
 
-/// How well a network segments the validation cases.
+/// How good a network is on the validation data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Quality {
+    Segmentation(SegmentationQuality),
+    Classification(ClassificationQuality),
+}
+
+/// How well a network segments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Quality {
+pub struct SegmentationQuality {
     /// Mean over the classes of `dice_per_class`.
     pub mean_dice: f64,
     /// Dice of each class but the background, mean over cases, from class 1.
     pub dice_per_class: Vec<f64>,
     /// Cases that were segmented.
     pub case_count: u64,
+}
+
+/// How well a network classifies. All but `loss` are 0 to 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassificationQuality {
+    /// Share of samples whose class scores highest.
+    pub top1: f64,
+    /// Share of samples whose class is among the five that score highest; 1 with
+    /// five classes or fewer.
+    pub top5: f64,
+    /// Mean of the recall over the classes that occur.
+    pub balanced_accuracy: f64,
+    /// Area under the ROC curve, one class against the rest, mean over the
+    /// classes; none where only one class occurs.
+    pub auc: Option<f64>,
+    /// Recall of each class, from class 0; none for one that does not occur.
+    pub recall_per_class: Vec<Option<f64>>,
+    /// Mean cross-entropy.
+    pub loss: f64,
+    /// Samples that were classified.
+    pub sample_count: u64,
+}
+
+impl Quality {
+    /// The figure that networks are compared by, 0 to 1, higher is better.
+    pub fn value(&self) -> f64 {
+        match self {
+            Quality::Segmentation(quality) => quality.mean_dice,
+            Quality::Classification(quality) => quality.top1,
+        }
+    }
+
+    /// Name of [`Quality::value`] in tables and as the last part of a metric's key.
+    pub fn metric(&self) -> &'static str {
+        match self {
+            Quality::Segmentation(_) => "mean_dice",
+            Quality::Classification(_) => "top1",
+        }
+    }
 }
 
 /// What a finished job leaves behind.

@@ -7,7 +7,7 @@ use crate::architecture::Architecture;
 use crate::backbone::{Backbone, Form};
 use crate::kernel::KernelSet;
 use crate::network::{Network, SearchMode};
-use crate::spec::{DatasetSpec, InvalidSpec, TrainingSpec, check_job};
+use crate::spec::{DatasetSpec, InitialWeights, InvalidSpec, TrainingSpec, check_job};
 
 /// What a trainer is to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub struct TrainerJob {
     /// this extent along the axes on which they are more than half as long again.
     pub patch: Extent,
     pub training: TrainingSpec,
+    #[serde(default)]
+    pub initial_weights: InitialWeights,
     /// Everything random in the job follows from it.
     pub seed: u64,
 }
@@ -34,6 +36,10 @@ pub enum Task {
         kernels: KernelSet,
         /// L1 on γ in a cost-priority search, per unit of learning rate.
         l1_strength: f64,
+        /// Ends the search when the architecture of the paper's rule has been the
+        /// same after so many validations in a row.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        early_stop_validations: Option<u32>,
     },
     /// Train one architecture from scratch.
     Retrain { architecture: Architecture },

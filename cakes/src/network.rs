@@ -31,6 +31,8 @@ pub enum SearchMode {
 pub enum ConvKernels {
     /// One kernel for all channels.
     Uniform(Kernel),
+    /// A window of any odd size that no search changes: the `1x7x7` of a stem.
+    Window(Extent),
     /// A derived layer: branches in canonical order, concatenated.
     Mixed(ChannelAllocation),
     /// A supernet layer. [`SearchMode::CostPriority`] yields the outputs of all
@@ -75,10 +77,13 @@ pub enum Op {
         candidates: u32,
     },
     Relu,
-    /// Window of `size` at stride `size`; a remainder is dropped.
+    /// Window of `size` at `stride`, with `padding` on both sides that no
+    /// maximum and no mean counts; a remainder is dropped.
     Pool {
         kind: Pool,
         size: Extent,
+        stride: Extent,
+        padding: Extent,
     },
     /// Trilinear up-sampling by whole factors, corners not aligned.
     Resize {
@@ -92,7 +97,17 @@ pub enum Op {
     Fold {
         groups: u32,
     },
-    /// Mean over D, H and W, then an affine map: `[N, features, 1, 1, 1]`.
+    /// Mean over the chosen of D, H and W, which become 1.
+    Mean {
+        axes: [bool; 3],
+    },
+    /// In training each value is zero with this probability, in percent, and
+    /// the others are scaled up to keep their mean.
+    Dropout {
+        percent: u32,
+    },
+    /// An affine map of the channels, position by position:
+    /// `[N, features, D, H, W]`.
     Linear {
         features: u32,
         bias: bool,
@@ -189,11 +204,13 @@ fn infer(op: &Op, inputs: &[FeatureShape], extent: Extent, first: bool) -> Resul
         _ if inputs.len() != 1 => Err(format!("takes one input, got {}", inputs.len())),
         Op::Conv(conv) => conv_shape(conv, head),
         Op::Norm { .. } | Op::Relu => Ok(head),
-        Op::Pool { size, .. } => {
-            let extent = zip(head.extent, *size, |length, window| length / window.max(1));
-            if extent.contains(&0) {
-                return Err(format!("a window of {size:?} is larger than {}", show(head)));
-            }
+        Op::Dropout { percent } => match percent {
+            0..=99 => Ok(head),
+            _ => Err(format!("cannot drop {percent} % of all values")),
+        },
+        Op::Pool { size, stride, padding, .. } => pool_shape(head, *size, *stride, *padding),
+        Op::Mean { axes } => {
+            let extent = std::array::from_fn(|axis| if axes[axis] { 1 } else { head.extent[axis] });
             Ok(FeatureShape { extent, ..head })
         }
         Op::Resize { factor } => {
@@ -203,7 +220,7 @@ fn infer(op: &Op, inputs: &[FeatureShape], extent: Extent, first: bool) -> Resul
             Some(0) => Ok(FeatureShape { channels: head.channels / groups, ..head }),
             _ => Err(format!("{} channels are not {groups} equal groups", head.channels)),
         },
-        Op::Linear { features, .. } => Ok(FeatureShape { channels: *features, extent: [1; 3] }),
+        Op::Linear { features, .. } => Ok(FeatureShape { channels: *features, ..head }),
     }
 }
 
@@ -215,6 +232,9 @@ fn conv_shape(conv: &Conv, input: FeatureShape) -> Result<FeatureShape, String> 
         ConvKernels::Mixed(allocation) if allocation.width() != conv.channels => {
             return Err(format!("the allocation {allocation} does not sum to {}", conv.channels));
         }
+        ConvKernels::Window(size) if size.iter().any(|taps| taps % 2 == 0) => {
+            return Err(format!("a window has an odd number of taps along every axis, got {size:?}"));
+        }
         ConvKernels::Candidates { kernels, mode: SearchMode::CostPriority } => {
             conv.channels.saturating_mul(kernels.len() as u32)
         }
@@ -222,6 +242,26 @@ fn conv_shape(conv: &Conv, input: FeatureShape) -> Result<FeatureShape, String> 
     };
     // With padding ⌊k/2⌋ every odd kernel yields ⌈n/s⌉, so branches line up.
     Ok(FeatureShape { channels, extent: zip(input.extent, conv.stride, u32::div_ceil) })
+}
+
+fn pool_shape(
+    input: FeatureShape,
+    size: Extent,
+    stride: Extent,
+    padding: Extent,
+) -> Result<FeatureShape, String> {
+    let half_covered = (0..3).all(|axis| padding[axis] <= size[axis] / 2);
+    if size.contains(&0) || stride.contains(&0) || !half_covered {
+        return Err(
+            "a pool needs a window, a stride of at least 1, and at most half a window of padding".to_owned()
+        );
+    }
+    let padded = zip(input.extent, padding, |length, padding| length.saturating_add(2 * padding));
+    if zip(padded, size, |length, window| u32::from(length < window)).contains(&1) {
+        return Err(format!("a window of {size:?} is larger than {}", show(input)));
+    }
+    let extent = std::array::from_fn(|axis| (padded[axis] - size[axis]) / stride[axis] + 1);
+    Ok(FeatureShape { extent, ..input })
 }
 
 fn concat_shape(inputs: &[FeatureShape]) -> Result<FeatureShape, String> {

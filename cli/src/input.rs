@@ -9,7 +9,7 @@ use std::path::Path;
 use cakes::Extent;
 use cakes::architecture::Architecture;
 use cakes::backbone::Backbone;
-use cakes::spec::{CheckedSearch, DatasetSpec, InvalidSpec};
+use cakes::spec::{ArrayDataset, CheckedSearch, DatasetSpec, InvalidSpec, VideoDataset};
 use cakes_proto::convert::{architecture_from_wire, backbone_from_wire, search_from_wire};
 use cakes_proto::v1;
 use serde::de::DeserializeOwned;
@@ -171,7 +171,20 @@ pub enum DatasetNote {
 /// Looks whether the data set of a search is here and fits the backbone.
 pub fn look_at_dataset(search: &CheckedSearch) -> DatasetNote {
     let spec = search.spec();
+    let elsewhere = |path: &str| {
+        DatasetNote::Elsewhere(format!(
+            "'{path}' is not on this machine; workers look for it{}",
+            if Path::new(path).is_absolute() { " under this path" } else { " below their data root" }
+        ))
+    };
     let folder = match &spec.dataset {
+        DatasetSpec::Arrays(ArrayDataset { path, .. }) | DatasetSpec::Video(VideoDataset { path, .. }) => {
+            return if Path::new(path).exists() {
+                DatasetNote::Usable(format!("'{path}' is on this machine"))
+            } else {
+                elsewhere(path)
+            };
+        }
         DatasetSpec::Phantoms(phantoms) => {
             let extent = crate::format::extent(phantoms.extent);
             return DatasetNote::Usable(format!("{} generated phantoms of {extent} voxels", phantoms.cases));
@@ -180,11 +193,7 @@ pub fn look_at_dataset(search: &CheckedSearch) -> DatasetNote {
     };
     let path = Path::new(&folder.path);
     if !path.exists() {
-        return DatasetNote::Elsewhere(format!(
-            "'{}' is not on this machine; workers look for it{}",
-            folder.path,
-            if path.is_absolute() { " under this path" } else { " below their data root" }
-        ));
+        return elsewhere(&folder.path);
     }
     let found = cakes_data::Dataset::open_folder(path).map_err(|error| error.to_string());
     let checked = found.and_then(|dataset| {

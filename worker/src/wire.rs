@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cakes::frame::Quality;
 use cakes::job::TrainerJob;
 use cakes_proto::ids::{InvalidId, LeaseToken};
 use cakes_proto::v1;
@@ -72,8 +73,11 @@ pub fn complete_request(
         last_seq,
         checkpoint: Some(stored_to_wire(checkpoint)),
         result: Some(v1::JobResult {
-            mean_dice: summary.quality.mean_dice,
-            dice_per_class: summary.quality.dice_per_class,
+            mean_dice: summary.quality.value(),
+            dice_per_class: match summary.quality {
+                Quality::Segmentation(quality) => quality.dice_per_class,
+                Quality::Classification(_) => Vec::new(),
+            },
             param_count: summary.param_count,
             mac_count: summary.mac_count,
             latency_ms: summary.latency_ms,

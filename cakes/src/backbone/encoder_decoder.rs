@@ -16,6 +16,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{BackboneError, Form, FormBuilder, SearchableLayer};
+use crate::Extent;
 use crate::kernel::Kernel;
 use crate::network::{Conv, ConvKernels, Network, NodeId, Op};
 
@@ -93,10 +94,11 @@ impl EncoderDecoder {
     pub(super) fn network(&self, form: Form<'_>) -> Network {
         let mut builder = FormBuilder::new(form);
         let input = builder.net.add("input", Op::Input { channels: self.input_channels }, &[]);
-        let mut x = builder.fixed("stem", input, Kernel::K333, self.base_width, 1, true);
+        let mut x =
+            builder.fixed("stem", input, ConvKernels::Uniform(Kernel::K333), self.base_width, [1; 3], true);
         let mut skips: Vec<NodeId> = Vec::new();
         for level in 0..self.levels {
-            let stride = if level == 0 { 1 } else { 2 };
+            let stride = if level == 0 { [1; 3] } else { [2; 3] };
             let shortcut = level > 0;
             x = residual_block(
                 &mut builder,
@@ -114,7 +116,7 @@ impl EncoderDecoder {
             let resized = builder.net.add(format!("{name}.resize"), Op::Resize { factor: [2; 3] }, &[x]);
             let Some(skip) = skips.pop() else { break };
             let joined = builder.net.add(format!("{name}.concat"), Op::Concat, &[skip, resized]);
-            x = residual_block(&mut builder, &name, joined, self.width(level), 1, true);
+            x = residual_block(&mut builder, &name, joined, self.width(level), [1; 3], true);
         }
         let head = Conv {
             channels: self.classes,
@@ -132,13 +134,20 @@ fn residual_block(
     name: &str,
     input: NodeId,
     channels: u32,
-    stride: u32,
+    stride: Extent,
     project: bool,
 ) -> NodeId {
     let hidden = builder.searchable(&format!("{name}.conv1"), input, channels, stride, true);
-    let residual = builder.searchable(&format!("{name}.conv2"), hidden, channels, 1, false);
+    let residual = builder.searchable(&format!("{name}.conv2"), hidden, channels, [1; 3], false);
     let shortcut = if project {
-        builder.fixed(&format!("{name}.shortcut"), input, Kernel::K111, channels, stride, false)
+        builder.fixed(
+            &format!("{name}.shortcut"),
+            input,
+            ConvKernels::Uniform(Kernel::K111),
+            channels,
+            stride,
+            false,
+        )
     } else {
         input
     };

@@ -2,21 +2,26 @@
 //! a [`Network`]; nothing else in the workspace knows a family by name.
 
 mod encoder_decoder;
+mod resnet;
 
 use serde::{Deserialize, Serialize};
 
 pub use encoder_decoder::EncoderDecoder;
+pub use resnet::{MiddleLayer, ResnetDepth, VideoResnet, VolumeResnet, VolumeStem};
 
 use crate::Extent;
 use crate::allocation::ChannelAllocation;
 use crate::kernel::KernelSet;
 use crate::network::{Conv, ConvKernels, Network, NetworkBuilder, NodeId, Op, SearchMode};
+use crate::spec::TaskKind;
 
 /// A family of networks with its configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Backbone {
     EncoderDecoder(EncoderDecoder),
+    VideoResnet(VideoResnet),
+    VolumeResnet(VolumeResnet),
 }
 
 /// A layer whose kernels may be chosen.
@@ -49,6 +54,8 @@ impl Backbone {
     pub fn searchable_layers(&self) -> Vec<SearchableLayer> {
         match self {
             Backbone::EncoderDecoder(config) => config.searchable_layers(),
+            Backbone::VideoResnet(config) => config.searchable_layers(),
+            Backbone::VolumeResnet(config) => config.searchable_layers(),
         }
     }
 
@@ -59,18 +66,41 @@ impl Backbone {
     pub fn network(&self, form: Form<'_>) -> Network {
         match self {
             Backbone::EncoderDecoder(config) => config.network(form),
+            Backbone::VideoResnet(config) => config.network(form),
+            Backbone::VolumeResnet(config) => config.network(form),
         }
     }
 
     pub fn input_channels(&self) -> u32 {
         match self {
             Backbone::EncoderDecoder(config) => config.input_channels,
+            Backbone::VideoResnet(config) => config.input_channels,
+            Backbone::VolumeResnet(config) => config.input_channels,
         }
     }
 
     pub fn classes(&self) -> u32 {
         match self {
             Backbone::EncoderDecoder(config) => config.classes,
+            Backbone::VideoResnet(config) => config.classes,
+            Backbone::VolumeResnet(config) => config.classes,
+        }
+    }
+
+    /// What the networks of this family tell of a sample.
+    pub fn task(&self) -> TaskKind {
+        match self {
+            Backbone::EncoderDecoder(_) => TaskKind::Segmentation,
+            Backbone::VideoResnet(_) | Backbone::VolumeResnet(_) => TaskKind::Classification,
+        }
+    }
+
+    /// Name of the family, as it stands in a search file.
+    pub fn family(&self) -> &'static str {
+        match self {
+            Backbone::EncoderDecoder(_) => "encoder_decoder",
+            Backbone::VideoResnet(_) => "video_resnet",
+            Backbone::VolumeResnet(_) => "volume_resnet",
         }
     }
 
@@ -78,6 +108,21 @@ impl Backbone {
     pub fn total_stride(&self) -> u32 {
         match self {
             Backbone::EncoderDecoder(config) => config.total_stride(),
+            Backbone::VideoResnet(_) | Backbone::VolumeResnet(_) => 1,
+        }
+    }
+
+    /// The same network with a `1x3x3` and a `3x1x1` for every searchable layer;
+    /// none for a family that has no such form.
+    pub fn factorised(&self) -> Option<Backbone> {
+        match self {
+            Backbone::EncoderDecoder(_) => None,
+            Backbone::VideoResnet(config) => {
+                Some(Backbone::VideoResnet(VideoResnet { middle: MiddleLayer::P3d, ..config.clone() }))
+            }
+            Backbone::VolumeResnet(config) => {
+                Some(Backbone::VolumeResnet(VolumeResnet { middle: MiddleLayer::P3d, ..config.clone() }))
+            }
         }
     }
 
@@ -88,6 +133,8 @@ impl Backbone {
     pub fn check(&self) -> Result<(), BackboneError> {
         match self {
             Backbone::EncoderDecoder(config) => config.check(),
+            Backbone::VideoResnet(config) => config.check(),
+            Backbone::VolumeResnet(config) => config.check(),
         }
     }
 
@@ -126,18 +173,29 @@ impl<'a> FormBuilder<'a> {
         FormBuilder { net: NetworkBuilder::default(), form, searchable_seen: 0 }
     }
 
-    /// A convolution of one kernel, its norm, and a ReLU if `active`.
+    /// A convolution that no search changes, its norm, and a ReLU if `active`.
     pub(crate) fn fixed(
         &mut self,
         name: &str,
         input: NodeId,
-        kernel: crate::kernel::Kernel,
+        kernels: ConvKernels,
         channels: u32,
-        stride: u32,
+        stride: Extent,
         active: bool,
     ) -> NodeId {
-        let kernels = ConvKernels::Uniform(kernel);
         self.conv_norm(name, input, kernels, channels, stride, 1, active)
+    }
+
+    /// A convolution with nothing behind it.
+    pub(crate) fn plain(
+        &mut self,
+        name: &str,
+        input: NodeId,
+        kernels: ConvKernels,
+        channels: u32,
+        stride: Extent,
+    ) -> NodeId {
+        self.net.add(name, Op::Conv(Conv { channels, kernels, stride, bias: false }), &[input])
     }
 
     /// A searchable convolution, its norm, a ReLU if `active`, and in a
@@ -152,7 +210,7 @@ impl<'a> FormBuilder<'a> {
         name: &str,
         input: NodeId,
         channels: u32,
-        stride: u32,
+        stride: Extent,
         active: bool,
     ) -> NodeId {
         let position = self.searchable_seen;
@@ -184,12 +242,11 @@ impl<'a> FormBuilder<'a> {
         input: NodeId,
         kernels: ConvKernels,
         channels: u32,
-        stride: u32,
+        stride: Extent,
         candidates: u32,
         active: bool,
     ) -> NodeId {
-        let conv = Conv { channels, kernels, stride: [stride; 3], bias: false };
-        let conv = self.net.add(name, Op::Conv(conv), &[input]);
+        let conv = self.plain(name, input, kernels, channels, stride);
         let norm = self.net.add(format!("{name}.norm"), Op::Norm { candidates }, &[conv]);
         if active { self.net.add(format!("{name}.relu"), Op::Relu, &[norm]) } else { norm }
     }

@@ -11,7 +11,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use dataset::{DatasetSpec, FolderDataset, PhantomDataset, ValidationSplit};
+pub use dataset::{
+    ArrayDataset, ArrayKind, ArraySplit, DatasetSpec, FolderDataset, MedmnistPart, PhantomDataset, TaskKind,
+    ValidationSplit, VideoDataset, VideoLayout,
+};
 pub use training::{Augmentation, OptimizerSpec, Schedule, TrainingSpec};
 
 use crate::Extent;
@@ -35,8 +38,15 @@ pub struct SearchSpec {
     /// latencies are those of one patch.
     pub patch: Extent,
     pub supernet: SupernetSpec,
-    /// Fractions of the all-3x3x3 network's MACs; one architecture for each.
+    /// Fractions of what the all-3x3x3 network costs; one architecture for each.
     pub budgets: Vec<f64>,
+    /// What budgets are fractions of.
+    #[serde(default)]
+    pub budget_measure: CostMeasure,
+    /// Derived counts are multiples of it, as far as a layer's width allows: thin
+    /// branches use a processor badly. The paper's rule is 1.
+    #[serde(default = "one")]
+    pub count_multiple: u32,
     /// Also derive by the paper's rule, without a budget.
     pub derive_unconstrained: bool,
     pub baselines: Vec<Baseline>,
@@ -54,6 +64,39 @@ pub struct SupernetSpec {
     pub l1_strength: f64,
     pub training: TrainingSpec,
     pub seed: u64,
+    /// Ends the search when the architecture of the paper's rule has been the same
+    /// after so many validations in a row; none lets it run to its last step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stop_validations: Option<u32>,
+    #[serde(default)]
+    pub initial_weights: InitialWeights,
+}
+
+/// What a network's weights are before its first step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum InitialWeights {
+    /// Random, from the job's seed (He et al. 2015).
+    #[default]
+    Random,
+    /// Those of a 2D ResNet, a safetensors file with torchvision's names, inflated
+    /// as in the published code. Absolute, or relative to the data root of each worker.
+    Imagenet { path: String },
+}
+
+/// What an architecture is limited in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CostMeasure {
+    /// Multiply-accumulates of one patch.
+    #[default]
+    Mac,
+    /// Parameters.
+    Param,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// How each architecture is trained from scratch.
@@ -63,6 +106,8 @@ pub struct RetrainSpec {
     pub training: TrainingSpec,
     /// One job per architecture and seed.
     pub seeds: Vec<u64>,
+    #[serde(default)]
+    pub initial_weights: InitialWeights,
 }
 
 /// A network that needs no search, retrained for comparison.
@@ -75,25 +120,54 @@ pub enum Baseline {
     EvenSplit,
     /// Channels shared evenly among `1x3x3`, `3x1x3` and `3x3x1`.
     Planes,
+    /// `1x3x3` everywhere.
+    C2d,
+    /// A `1x3x3` and behind it a `3x1x1` for every `3x3x3` (Qiu et al. 2017); for
+    /// residual networks.
+    P3d,
+    /// Channels shared evenly among `3x1x1`, `1x3x1` and `1x1x3`.
+    Axes,
+    /// For every derived architecture one whose channels are allocated at random,
+    /// at the same cost.
+    Random,
 }
 
 impl Baseline {
-    pub const ALL: [Baseline; 3] = [Baseline::C3d, Baseline::EvenSplit, Baseline::Planes];
+    pub const ALL: [Baseline; 7] = [
+        Baseline::C3d,
+        Baseline::EvenSplit,
+        Baseline::Planes,
+        Baseline::C2d,
+        Baseline::P3d,
+        Baseline::Axes,
+        Baseline::Random,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Baseline::C3d => "c3d",
             Baseline::EvenSplit => "even_split",
             Baseline::Planes => "planes",
+            Baseline::C2d => "c2d",
+            Baseline::P3d => "p3d",
+            Baseline::Axes => "axes",
+            Baseline::Random => "random",
         }
     }
 
-    fn kernels(self, space: &KernelSet) -> Vec<Kernel> {
-        match self {
+    /// The architecture; none for one that depends on what a search finds, or
+    /// that the backbone cannot express.
+    pub fn architecture(self, backbone: &Backbone, space: &KernelSet) -> Option<Architecture> {
+        let kernels = match self {
             Baseline::C3d => vec![Kernel::K333],
             Baseline::EvenSplit => space.iter().collect(),
             Baseline::Planes => vec![Kernel::K133, Kernel::K313, Kernel::K331],
-        }
+            Baseline::C2d => vec![Kernel::K133],
+            Baseline::Axes => vec![Kernel::K311, Kernel::K131, Kernel::K113],
+            Baseline::P3d => return Architecture::new(backbone.factorised()?, []).ok(),
+            Baseline::Random => return None,
+        };
+        Architecture::even(backbone.clone(), &kernels).ok()
     }
 }
 
@@ -163,10 +237,12 @@ impl CheckedSearch {
                 mode: supernet.mode,
                 kernels: supernet.kernels.clone(),
                 l1_strength: supernet.l1_strength,
+                early_stop_validations: supernet.early_stop_validations,
             },
             dataset: dataset.clone(),
             patch: *patch,
             training: supernet.training.clone(),
+            initial_weights: supernet.initial_weights.clone(),
             seed: supernet.seed,
         }
     }
@@ -178,23 +254,18 @@ impl CheckedSearch {
             dataset: self.0.dataset.clone(),
             patch: self.0.patch,
             training: self.0.retrain.training.clone(),
+            initial_weights: self.0.retrain.initial_weights.clone(),
             seed,
         }
     }
 
-    /// Baselines that were asked for, with their architectures.
+    /// Baselines that were asked for, with their architectures; [`Baseline::Random`]
+    /// has none before something is derived.
     pub fn baselines(&self) -> Vec<(Baseline, Architecture)> {
-        let space = &self.0.supernet.kernels;
-        self.0
-            .baselines
-            .iter()
-            .filter_map(|baseline| {
-                // The backbone was checked, which is all that can fail here.
-                let architecture =
-                    Architecture::even(self.0.backbone.clone(), &baseline.kernels(space)).ok()?;
-                Some((*baseline, architecture))
-            })
-            .collect()
+        let SearchSpec { backbone, supernet, baselines, .. } = &self.0;
+        let named =
+            |baseline: &Baseline| Some((*baseline, baseline.architecture(backbone, &supernet.kernels)?));
+        baselines.iter().filter_map(named).collect()
     }
 }
 
@@ -236,13 +307,34 @@ fn check_search(spec: &SearchSpec, found: &mut Violations) {
     check_l1_strength(spec.supernet.l1_strength, "supernet.l1_strength", found);
     training::check(&spec.supernet.training, "supernet.training", found);
     training::check(&spec.retrain.training, "retrain.training", found);
+    for (weights, field) in [
+        (&spec.supernet.initial_weights, "supernet.initial_weights"),
+        (&spec.retrain.initial_weights, "retrain.initial_weights"),
+    ] {
+        check_initial_weights(weights, &spec.backbone, field, found);
+    }
+    let early_stop = spec.supernet.early_stop_validations;
+    found.require(early_stop.is_none_or(|count| count >= 2), "supernet.early_stop_validations", || {
+        "must be at least 2, or be left out".to_owned()
+    });
     check_plan(spec, backbone_fits, found);
+}
+
+fn check_initial_weights(weights: &InitialWeights, backbone: &Backbone, field: &str, found: &mut Violations) {
+    let InitialWeights::Imagenet { path } = weights else { return };
+    found.require(!path.is_empty() && path.len() <= 4096, &format!("{field}.path"), || {
+        "give the path of a safetensors file".to_owned()
+    });
+    found.require(backbone.task() == TaskKind::Classification, field, || {
+        format!("weights of a 2D ResNet fit residual networks, not {}", backbone.family())
+    });
 }
 
 fn check_backbone(backbone: &Backbone, dataset: &DatasetSpec, patch: Extent, found: &mut Violations) -> bool {
     let before = found.0.len();
     if let Err(error) = backbone.check() {
-        found.require(false, &format!("backbone.{}", error.field), || error.problem);
+        let field = format!("backbone.{}.{}", backbone.family(), error.field);
+        found.require(false, &field, || error.problem);
         return false;
     }
     let voxels = patch.iter().fold(1_u64, |product, size| product.saturating_mul(u64::from(*size)));
@@ -253,11 +345,18 @@ fn check_backbone(backbone: &Backbone, dataset: &DatasetSpec, patch: Extent, fou
         found.require(false, "patch", || problem);
     }
     let (channels, classes) = (backbone.input_channels(), backbone.classes());
-    if let DatasetSpec::Phantoms(_) = dataset {
-        found.require(channels == 1, "backbone.input_channels", || {
+    found.require(backbone.task() == dataset.task(), "backbone", || {
+        let (family, example) = match dataset.task() {
+            TaskKind::Segmentation => ("a class for every voxel", "encoder_decoder"),
+            TaskKind::Classification => ("one class for a sample", "video_resnet or volume_resnet"),
+        };
+        format!("the data set asks for {family}, which {} does not give; use {example}", backbone.family())
+    });
+    if let (DatasetSpec::Phantoms(_), Backbone::EncoderDecoder(_)) = (dataset, backbone) {
+        found.require(channels == 1, "backbone.encoder_decoder.input_channels", || {
             format!("phantoms have 1 channel, the backbone takes {channels}")
         });
-        found.require(classes == PhantomDataset::CLASSES, "backbone.classes", || {
+        found.require(classes == PhantomDataset::CLASSES, "backbone.encoder_decoder.classes", || {
             format!(
                 "phantoms have {} classes with the background, the backbone gives {classes}",
                 PhantomDataset::CLASSES
@@ -276,6 +375,7 @@ pub(crate) fn check_job(job: &TrainerJob) -> Result<(), InvalidSpec> {
     let mut found = Violations(Vec::new());
     dataset::check(&job.dataset, &mut found);
     check_backbone(job.task.backbone(), &job.dataset, job.patch, &mut found);
+    check_initial_weights(&job.initial_weights, job.task.backbone(), "initial_weights", &mut found);
     if let Task::Supernet { l1_strength, .. } = &job.task {
         check_l1_strength(*l1_strength, "task.supernet.l1_strength", &mut found);
     }
@@ -288,6 +388,10 @@ fn check_plan(spec: &SearchSpec, backbone_fits: bool, found: &mut Violations) {
     found.require(!spec.budgets.is_empty() || spec.derive_unconstrained, "budgets", || {
         "give at least one fraction of the all-3x3x3 network's MACs, for example [0.25, 0.5]".to_owned()
     });
+    let nothing_to_search = spec.backbone.searchable_layers().is_empty();
+    found.require(spec.budgets.is_empty() || !nothing_to_search, "backbone", || {
+        "has no layer to search: its middle layers are p3d".to_owned()
+    });
     for (index, budget) in spec.budgets.iter().enumerate().filter(|_| backbone_fits) {
         if let Err(error) = check_budget(&spec.backbone, &spec.supernet.kernels, spec.patch, *budget) {
             found.require(false, &format!("budgets[{index}]"), || error.to_string());
@@ -297,6 +401,13 @@ fn check_plan(spec: &SearchSpec, backbone_fits: bool, found: &mut Violations) {
     baselines.sort_unstable();
     baselines.dedup();
     found.require(baselines.len() == spec.baselines.len(), "baselines", || "one is listed twice".to_owned());
+    let factorised = spec.backbone.factorised().is_some();
+    found.require(factorised || !spec.baselines.contains(&Baseline::P3d), "baselines", || {
+        format!("p3d is a residual network's; {} has none", spec.backbone.family())
+    });
+    found.require((1..=64).contains(&spec.count_multiple), "count_multiple", || {
+        format!("must be 1 to 64, got {}", spec.count_multiple)
+    });
     let mut seeds = spec.retrain.seeds.clone();
     seeds.sort_unstable();
     seeds.dedup();
@@ -333,11 +444,15 @@ pub(crate) mod tests {
                 l1_strength: 1e-4,
                 training: training.clone(),
                 seed: 1,
+                early_stop_validations: None,
+                initial_weights: InitialWeights::Random,
             },
             budgets: vec![0.5, 0.75],
+            budget_measure: CostMeasure::Mac,
+            count_multiple: 1,
             derive_unconstrained: false,
-            baselines: Baseline::ALL.to_vec(),
-            retrain: RetrainSpec { training, seeds: vec![1] },
+            baselines: vec![Baseline::C3d, Baseline::EvenSplit, Baseline::Planes],
+            retrain: RetrainSpec { training, seeds: vec![1], initial_weights: InitialWeights::Random },
         }
     }
 
@@ -373,9 +488,9 @@ pub(crate) mod tests {
             ["supernet.training.warmup_steps"]
         );
         assert_eq!(problems(|spec| spec.supernet.l1_strength = -1.0), ["supernet.l1_strength"]);
-        let Backbone::EncoderDecoder(config) = small_search().backbone;
+        let Backbone::EncoderDecoder(config) = small_search().backbone else { panic!() };
         let narrow = Backbone::EncoderDecoder(EncoderDecoder { classes: 3, ..config });
-        assert_eq!(problems(|spec| spec.backbone = narrow), ["backbone.classes"]);
+        assert_eq!(problems(|spec| spec.backbone = narrow), ["backbone.encoder_decoder.classes"]);
     }
 
     #[test]

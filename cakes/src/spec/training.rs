@@ -82,6 +82,19 @@ pub struct Augmentation {
     pub noise_max: f64,
     /// Largest change of brightness and contrast, in standard deviations.
     pub intensity_change_max: f64,
+    /// For clips: sides of the crop as shares of a frame's shorter side; width and
+    /// height differ by at most one entry. One of 1 alone crops nothing.
+    #[serde(default = "crop_scales")]
+    pub crop_scales: Vec<f64>,
+    /// Pairs of classes that change places when a clip is mirrored along W
+    /// ("from left to right" and "from right to left").
+    #[serde(default)]
+    pub flip_swaps: Vec<[u32; 2]>,
+}
+
+/// Those of TSN (Wang et al. 2016), which the paper's code uses.
+fn crop_scales() -> Vec<f64> {
+    vec![1.0, 0.875, 0.75, 0.66]
 }
 
 impl Default for TrainingSpec {
@@ -117,7 +130,17 @@ impl Default for Augmentation {
             scale_change_max: 0.1,
             noise_max: 0.1,
             intensity_change_max: 0.1,
+            crop_scales: crop_scales(),
+            flip_swaps: Vec::new(),
         }
+    }
+}
+
+impl Augmentation {
+    /// What suits clips: a left is a right in a mirror, time and the vertical are
+    /// not to be turned.
+    pub fn video() -> Self {
+        Augmentation { flip_axes: [false, false, true], affine_probability: 0.0, ..Augmentation::default() }
     }
 }
 
@@ -242,6 +265,19 @@ fn check_augmentation(augmentation: &Augmentation, path: &str, found: &mut Viola
     found.within(augmentation.scale_change_max, 0.0..=0.9, &at("scale_change_max"));
     found.within(augmentation.noise_max, 0.0..=10.0, &at("noise_max"));
     found.within(augmentation.intensity_change_max, 0.0..=10.0, &at("intensity_change_max"));
+    let scales = &augmentation.crop_scales;
+    let falling = scales.windows(2).all(|pair| pair[0] > pair[1]);
+    let inside = scales.iter().all(|scale| (0.1..=1.0).contains(scale));
+    found.require(!scales.is_empty() && falling && inside, &at("crop_scales"), || {
+        format!("{scales:?} must fall and lie between 0.1 and 1; [1] crops nothing")
+    });
+    let mut swapped: Vec<u32> = augmentation.flip_swaps.iter().flatten().copied().collect();
+    let count = swapped.len();
+    swapped.sort_unstable();
+    swapped.dedup();
+    found.require(swapped.len() == count, &at("flip_swaps"), || {
+        "a class can change places with one other only".to_owned()
+    });
 }
 
 #[cfg(test)]

@@ -32,10 +32,9 @@ impl Card {
     /// # Errors
     /// The message is no architecture.
     pub fn of_message(message: &v1::Architecture, mean_dice: Option<f64>) -> Result<Self, CommandError> {
-        let architecture =
-            architecture_from_wire(message.backbone, message.layers.clone()).map_err(|violation| {
-                CommandError::Failed(format!("the coordinator sent no architecture: {violation}"))
-            })?;
+        let architecture = architecture_from_wire(message.backbone.clone(), message.layers.clone()).map_err(
+            |violation| CommandError::Failed(format!("the coordinator sent no architecture: {violation}")),
+        )?;
         let mut facts: Vec<String> =
             mean_dice.map(|dice| format!("Dice {}", format::dice(dice))).into_iter().collect();
         if let Some(cost) = &message.cost {

@@ -3,7 +3,8 @@ use cakes::kernel::KernelSet;
 use cakes::network::SearchMode;
 use cakes::scores::LayerScores;
 use cakes::spec::{
-    Baseline, DatasetSpec, PhantomDataset, RetrainSpec, SearchSpec, SupernetSpec, TrainingSpec,
+    Baseline, CostMeasure, DatasetSpec, InitialWeights, PhantomDataset, RetrainSpec, SearchSpec,
+    SupernetSpec, TrainingSpec,
 };
 use proptest::prelude::*;
 
@@ -27,11 +28,15 @@ fn search(budgets: &[f64], seeds: &[u64]) -> CheckedSearch {
             l1_strength: 1e-4,
             training: training.clone(),
             seed: 1,
+            early_stop_validations: None,
+            initial_weights: InitialWeights::Random,
         },
         budgets: budgets.to_vec(),
         derive_unconstrained: true,
         baselines: Baseline::ALL.to_vec(),
-        retrain: RetrainSpec { training, seeds: seeds.to_vec() },
+        retrain: RetrainSpec { training, seeds: seeds.to_vec(), initial_weights: InitialWeights::Random },
+        budget_measure: CostMeasure::Mac,
+        count_multiple: 1,
     };
     CheckedSearch::new(spec).unwrap()
 }

@@ -35,11 +35,20 @@ impl JobService for Api {
     ) -> Result<Response<v1::Job>, Status> {
         let request = request.into_inner();
         let pool = self.reader();
+        let search = lookup::search(pool, "search_id", &request.search_id).await?;
+        let training = match request.training {
+            // Defaults depend on what is trained on.
+            Some(training) => {
+                let is_video = searches::get(pool, search).await?.spec.spec().dataset.is_video();
+                Some(training_from_wire(training, is_video))
+            }
+            None => None,
+        };
         let retrain = writes::Retrain {
             request_id: request_id_if_given(request.request_id)?,
             digest: lookup::architecture(pool, "architecture_digest", &request.architecture_digest).await?,
-            search: lookup::search(pool, "search_id", &request.search_id).await?,
-            training: request.training.map(training_from_wire),
+            search,
+            training,
             seed: request.seed,
         };
         let id = self

@@ -5,7 +5,8 @@ use cakes::kernel::KernelSet;
 use cakes::network::SearchMode;
 use cakes::scores::{ChannelScores, LayerScores};
 use cakes::spec::{
-    Baseline, CheckedSearch, DatasetSpec, PhantomDataset, RetrainSpec, SearchSpec, SupernetSpec, TrainingSpec,
+    Baseline, CheckedSearch, CostMeasure, DatasetSpec, InitialWeights, PhantomDataset, RetrainSpec,
+    SearchSpec, SupernetSpec, TrainingSpec,
 };
 use cakes_coordinator::core::lease::Policy;
 use cakes_coordinator::core::worker::Device;
@@ -38,11 +39,15 @@ pub fn search_of(budgets: &[f64], seeds: &[u64]) -> CheckedSearch {
             l1_strength: 1e-4,
             training: training.clone(),
             seed: u64::MAX,
+            early_stop_validations: None,
+            initial_weights: InitialWeights::Random,
         },
         budgets: budgets.to_vec(),
         derive_unconstrained: false,
         baselines: vec![Baseline::C3d],
-        retrain: RetrainSpec { training, seeds: seeds.to_vec() },
+        retrain: RetrainSpec { training, seeds: seeds.to_vec(), initial_weights: InitialWeights::Random },
+        budget_measure: CostMeasure::Mac,
+        count_multiple: 1,
     };
     CheckedSearch::new(spec).unwrap()
 }

@@ -3,17 +3,15 @@
 use cakes::Extent;
 use cakes::allocation::ChannelAllocation;
 use cakes::architecture::{Architecture, LayerAllocation};
-use cakes::backbone::{Backbone, EncoderDecoder};
+use cakes::backbone::{
+    Backbone, EncoderDecoder, MiddleLayer, ResnetDepth, VideoResnet, VolumeResnet, VolumeStem,
+};
 use cakes::cost::Cost;
 use cakes::kernel::Kernel;
 use cakes::spec::Violation;
 
+use super::violation;
 use crate::v1;
-
-#[expect(clippy::needless_pass_by_value, reason = "errors are passed as they come")]
-fn violation(field: impl Into<String>, problem: impl ToString) -> Violation {
-    Violation { field: field.into(), problem: problem.to_string() }
-}
 
 /// An extent; zeros are left for the check of what it is used for.
 ///
@@ -41,20 +39,87 @@ pub fn backbone_from_wire(wire: Option<v1::Backbone>) -> Result<Backbone, Violat
             base_width: config.base_width.unwrap_or(16),
             levels: config.levels.unwrap_or(3),
         })),
-        None => {
-            Err(violation("backbone", "give a family, for example {\"encoder_decoder\": {\"classes\": 3}}"))
-        }
+        Some(v1::backbone::Family::VideoResnet(config)) => Ok(Backbone::VideoResnet(VideoResnet {
+            input_channels: config.input_channels.unwrap_or(3),
+            classes: config.classes,
+            depth: depth_from_wire(config.depth.unwrap_or(50), "backbone.video_resnet.depth")?,
+            base_width: config.base_width.unwrap_or(64),
+            dropout_percent: config.dropout_percent.unwrap_or(30),
+            middle: middle_from_wire(&config.middle, "backbone.video_resnet.middle")?,
+        })),
+        Some(v1::backbone::Family::VolumeResnet(config)) => Ok(Backbone::VolumeResnet(VolumeResnet {
+            input_channels: config.input_channels.unwrap_or(1),
+            classes: config.classes,
+            depth: depth_from_wire(config.depth.unwrap_or(18), "backbone.volume_resnet.depth")?,
+            base_width: config.base_width.unwrap_or(64),
+            dropout_percent: config.dropout_percent.unwrap_or(0),
+            stem: match config.stem.as_str() {
+                "" | "compact" => VolumeStem::Compact,
+                "wide" => VolumeStem::Wide,
+                other => {
+                    let problem = format!("'{other}' is no stem; known are compact and wide");
+                    return Err(violation("backbone.volume_resnet.stem", problem));
+                }
+            },
+            middle: middle_from_wire(&config.middle, "backbone.volume_resnet.middle")?,
+        })),
+        None => Err(violation(
+            "backbone",
+            "give a family, for example {\"encoder_decoder\": {\"classes\": 3}} or {\"video_resnet\": {\"classes\": 3}}",
+        )),
     }
 }
 
+fn depth_from_wire(depth: u32, field: &str) -> Result<ResnetDepth, Violation> {
+    ResnetDepth::try_from(depth).map_err(|problem| violation(field, problem))
+}
+
+fn middle_from_wire(name: &str, field: &str) -> Result<MiddleLayer, Violation> {
+    match name {
+        "" | "searchable" => Ok(MiddleLayer::Searchable),
+        "p3d" => Ok(MiddleLayer::P3d),
+        other => Err(violation(field, format!("'{other}' is no middle layer; known are searchable and p3d"))),
+    }
+}
+
+fn middle_to_wire(middle: MiddleLayer) -> String {
+    match middle {
+        MiddleLayer::Searchable => "searchable",
+        MiddleLayer::P3d => "p3d",
+    }
+    .to_owned()
+}
+
 pub(super) fn backbone_to_wire(backbone: &Backbone) -> v1::Backbone {
-    let Backbone::EncoderDecoder(config) = backbone;
-    let family = v1::backbone::Family::EncoderDecoder(v1::EncoderDecoder {
-        input_channels: Some(config.input_channels),
-        classes: config.classes,
-        base_width: Some(config.base_width),
-        levels: Some(config.levels),
-    });
+    let family = match backbone {
+        Backbone::EncoderDecoder(config) => v1::backbone::Family::EncoderDecoder(v1::EncoderDecoder {
+            input_channels: Some(config.input_channels),
+            classes: config.classes,
+            base_width: Some(config.base_width),
+            levels: Some(config.levels),
+        }),
+        Backbone::VideoResnet(config) => v1::backbone::Family::VideoResnet(v1::VideoResnet {
+            input_channels: Some(config.input_channels),
+            classes: config.classes,
+            depth: Some(config.depth.into()),
+            base_width: Some(config.base_width),
+            dropout_percent: Some(config.dropout_percent),
+            middle: middle_to_wire(config.middle),
+        }),
+        Backbone::VolumeResnet(config) => v1::backbone::Family::VolumeResnet(v1::VolumeResnet {
+            input_channels: Some(config.input_channels),
+            classes: config.classes,
+            depth: Some(config.depth.into()),
+            base_width: Some(config.base_width),
+            dropout_percent: Some(config.dropout_percent),
+            stem: match config.stem {
+                VolumeStem::Compact => "compact",
+                VolumeStem::Wide => "wide",
+            }
+            .to_owned(),
+            middle: middle_to_wire(config.middle),
+        }),
+    };
     v1::Backbone { family: Some(family) }
 }
 
@@ -68,6 +133,7 @@ pub fn architecture_from_wire(
     layers: Vec<v1::LayerAllocation>,
 ) -> Result<Architecture, Violation> {
     let backbone = backbone_from_wire(backbone)?;
+    let family = backbone.family();
     let built = if layers.is_empty() {
         Architecture::even(backbone, &[Kernel::K333])
     } else {
@@ -76,7 +142,7 @@ pub fn architecture_from_wire(
     };
     built.map_err(|error| match error {
         cakes::architecture::ArchitectureError::Backbone(error) => {
-            violation(format!("backbone.encoder_decoder.{}", error.field), error.problem)
+            violation(format!("backbone.{family}.{}", error.field), error.problem)
         }
         other => violation("layers", other),
     })

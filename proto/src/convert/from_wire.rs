@@ -3,21 +3,17 @@
 use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::SearchMode;
 use cakes::spec::{
-    Augmentation, Baseline, CheckedSearch, DatasetSpec, FolderDataset, InvalidSpec, OptimizerSpec,
-    PhantomDataset, RetrainSpec, Schedule, SearchSpec, SupernetSpec, TrainingSpec, ValidationSplit,
-    Violation,
+    Augmentation, Baseline, CheckedSearch, CostMeasure, DatasetSpec, InitialWeights, InvalidSpec,
+    OptimizerSpec, RetrainSpec, Schedule, SearchSpec, SupernetSpec, TrainingSpec, Violation,
 };
 
 use super::architecture::{backbone_from_wire, extent_from_wire};
+use super::dataset::dataset_from_wire;
+use super::violation;
 use crate::v1;
 
 const DEFAULT_BUDGETS: [f64; 4] = [0.3, 0.4, 0.5, 0.7];
 const DEFAULT_L1_STRENGTH: f64 = 0.02;
-
-#[expect(clippy::needless_pass_by_value, reason = "errors are passed as they come")]
-fn violation(field: impl Into<String>, problem: impl ToString) -> Violation {
-    Violation { field: field.into(), problem: problem.to_string() }
-}
 
 /// A checked search.
 ///
@@ -34,10 +30,12 @@ pub fn search_from_wire(wire: Option<v1::SearchSpec>) -> Result<CheckedSearch, I
     let dataset = dataset_from_wire(wire.dataset);
     let backbone = backbone_from_wire(wire.backbone);
     let patch = extent_from_wire(wire.patch, "patch");
-    let supernet = supernet_from_wire(wire.supernet.unwrap_or_default());
+    let is_video = dataset.as_ref().is_ok_and(DatasetSpec::is_video);
+    let supernet = supernet_from_wire(wire.supernet.unwrap_or_default(), is_video);
     let baselines = baselines_from_wire(&wire.baselines);
-    match (dataset, backbone, patch, supernet, baselines) {
-        (Ok(dataset), Ok(backbone), Ok(patch), Ok(supernet), Ok(baselines)) => {
+    let measure = measure_from_wire(wire.budget_measure);
+    match (dataset, backbone, patch, supernet, baselines, measure) {
+        (Ok(dataset), Ok(backbone), Ok(patch), Ok(supernet), Ok(baselines), Ok(budget_measure)) => {
             CheckedSearch::new(SearchSpec {
                 name: wire.name,
                 dataset,
@@ -51,12 +49,15 @@ pub fn search_from_wire(wire: Option<v1::SearchSpec>) -> Result<CheckedSearch, I
                 },
                 derive_unconstrained: wire.derive_unconstrained,
                 baselines,
-                retrain: retrain_from_wire(wire.retrain.unwrap_or_default()),
+                retrain: retrain_from_wire(wire.retrain.unwrap_or_default(), is_video),
+                budget_measure,
+                count_multiple: wire.count_multiple.unwrap_or(1),
             })
             .map_err(in_wire_terms)
         }
-        (dataset, backbone, patch, supernet, baselines) => {
-            let found = [dataset.err(), backbone.err(), patch.err(), supernet.err(), baselines.err()];
+        (dataset, backbone, patch, supernet, baselines, measure) => {
+            let found =
+                [dataset.err(), backbone.err(), patch.err(), supernet.err(), baselines.err(), measure.err()];
             Err(InvalidSpec(found.into_iter().flatten().collect()))
         }
     }
@@ -66,7 +67,8 @@ pub fn search_from_wire(wire: Option<v1::SearchSpec>) -> Result<CheckedSearch, I
 /// the domain is a field of its parent on the wire.
 pub fn in_wire_terms(InvalidSpec(violations): InvalidSpec) -> InvalidSpec {
     let levels = [
-        ("backbone.", "backbone.encoder_decoder."),
+        ("dataset.arrays.split.", "dataset.arrays."),
+        ("dataset.video.layout.", "dataset.video."),
         ("dataset.folder.validation.cases", "dataset.folder.cases.names"),
         ("dataset.folder.validation.", "dataset.folder."),
         ("supernet.training.optimizer.", "supernet.training."),
@@ -86,44 +88,7 @@ pub fn in_wire_terms(InvalidSpec(violations): InvalidSpec) -> InvalidSpec {
     InvalidSpec(renamed.collect())
 }
 
-fn dataset_from_wire(wire: Option<v1::Dataset>) -> Result<DatasetSpec, Violation> {
-    match wire.and_then(|dataset| dataset.source) {
-        None => Err(violation(
-            "dataset",
-            "give a source, for example {\"folder\": {\"path\": \"hippocampus\"}} or {\"phantoms\": {}}",
-        )),
-        Some(v1::dataset::Source::Folder(folder)) => Ok(DatasetSpec::Folder(folder_from_wire(folder))),
-        Some(v1::dataset::Source::Phantoms(phantoms)) => {
-            Ok(DatasetSpec::Phantoms(phantoms_from_wire(phantoms)))
-        }
-    }
-}
-
-fn folder_from_wire(wire: v1::FolderDataset) -> FolderDataset {
-    use v1::folder_dataset::Validation;
-    let validation = match wire.validation {
-        Some(Validation::Cases(list)) => ValidationSplit::Cases(list.names),
-        Some(Validation::SplitsFile(v1::SplitsFile {})) => ValidationSplit::SplitsFile,
-        Some(Validation::Fold(fold)) => {
-            ValidationSplit::Fold { fold: fold.fold, folds: fold.folds.unwrap_or(5), seed: fold.seed }
-        }
-        None => ValidationSplit::Fold { fold: 0, folds: 5, seed: 0 },
-    };
-    FolderDataset { path: wire.path, validation, pad_small_volumes: wire.pad_small_volumes }
-}
-
-fn phantoms_from_wire(wire: v1::PhantomDataset) -> PhantomDataset {
-    let default = PhantomDataset::default();
-    let cases = wire.cases.unwrap_or(default.cases);
-    PhantomDataset {
-        cases,
-        validation_cases: wire.validation_cases.unwrap_or((cases / 5).max(1)),
-        extent: wire.extent.map_or(default.extent, |extent| [extent.depth, extent.height, extent.width]),
-        seed: wire.seed,
-    }
-}
-
-fn supernet_from_wire(wire: v1::Supernet) -> Result<SupernetSpec, Violation> {
+fn supernet_from_wire(wire: v1::Supernet, is_video: bool) -> Result<SupernetSpec, Violation> {
     let mode = match v1::SearchMode::try_from(wire.mode) {
         Ok(v1::SearchMode::PerformancePriority) => SearchMode::PerformancePriority,
         Ok(v1::SearchMode::CostPriority | v1::SearchMode::Unspecified) => SearchMode::CostPriority,
@@ -133,9 +98,23 @@ fn supernet_from_wire(wire: v1::Supernet) -> Result<SupernetSpec, Violation> {
         mode,
         kernels: kernels_from_wire(&wire.kernels)?,
         l1_strength: wire.l1_strength.unwrap_or(DEFAULT_L1_STRENGTH),
-        training: training_from_wire(wire.training.unwrap_or_default()),
+        training: training_from_wire(wire.training.unwrap_or_default(), is_video),
         seed: wire.seed,
+        early_stop_validations: wire.early_stop_validations,
+        initial_weights: weights_from_wire(wire.imagenet_weights),
     })
+}
+
+fn weights_from_wire(imagenet: Option<String>) -> InitialWeights {
+    imagenet.map_or(InitialWeights::Random, |path| InitialWeights::Imagenet { path })
+}
+
+fn measure_from_wire(wire: i32) -> Result<CostMeasure, Violation> {
+    match v1::CostMeasure::try_from(wire) {
+        Ok(v1::CostMeasure::Mac | v1::CostMeasure::Unspecified) => Ok(CostMeasure::Mac),
+        Ok(v1::CostMeasure::Param) => Ok(CostMeasure::Param),
+        Err(error) => Err(violation("budget_measure", error)),
+    }
 }
 
 fn kernels_from_wire(names: &[String]) -> Result<KernelSet, Violation> {
@@ -160,15 +139,17 @@ fn baselines_from_wire(names: &[String]) -> Result<Vec<Baseline>, Violation> {
     names.iter().enumerate().map(find).collect()
 }
 
-fn retrain_from_wire(wire: v1::Retrain) -> RetrainSpec {
+fn retrain_from_wire(wire: v1::Retrain, is_video: bool) -> RetrainSpec {
     RetrainSpec {
-        training: training_from_wire(wire.training.unwrap_or_default()),
+        training: training_from_wire(wire.training.unwrap_or_default(), is_video),
         seeds: if wire.seeds.is_empty() { vec![0] } else { wire.seeds },
+        initial_weights: weights_from_wire(wire.imagenet_weights),
     }
 }
 
-/// A training with defaults filled in, not checked yet.
-pub fn training_from_wire(wire: v1::Training) -> TrainingSpec {
+/// A training with defaults filled in, not checked yet. Clips have other
+/// augmentations by default than volumes.
+pub fn training_from_wire(wire: v1::Training, is_video: bool) -> TrainingSpec {
     let default = TrainingSpec::default();
     let epochs = wire.epochs.unwrap_or(default.epochs);
     let steps_per_epoch = wire.steps_per_epoch.unwrap_or(default.steps_per_epoch);
@@ -183,7 +164,7 @@ pub fn training_from_wire(wire: v1::Training) -> TrainingSpec {
         gradient_clip_norm: wire.gradient_clip_norm.unwrap_or(default.gradient_clip_norm),
         validate_every_epochs: wire.validate_every_epochs.unwrap_or(default.validate_every_epochs),
         checkpoint_every_epochs: wire.checkpoint_every_epochs.unwrap_or(default.checkpoint_every_epochs),
-        augmentation: augmentation_from_wire(wire.augmentation.unwrap_or_default()),
+        augmentation: augmentation_from_wire(wire.augmentation.unwrap_or_default(), is_video),
     }
 }
 
@@ -220,8 +201,8 @@ fn schedule_from_wire(wire: v1::training::Schedule) -> Schedule {
     }
 }
 
-fn augmentation_from_wire(wire: v1::Augmentation) -> Augmentation {
-    let default = Augmentation::default();
+fn augmentation_from_wire(wire: v1::Augmentation, is_video: bool) -> Augmentation {
+    let default = if is_video { Augmentation::video() } else { Augmentation::default() };
     let [depth, height, width] = default.flip_axes;
     Augmentation {
         foreground_probability: wire.foreground_probability.unwrap_or(default.foreground_probability),
@@ -235,6 +216,8 @@ fn augmentation_from_wire(wire: v1::Augmentation) -> Augmentation {
         scale_change_max: wire.scale_change_max.unwrap_or(default.scale_change_max),
         noise_max: wire.noise_max.unwrap_or(default.noise_max),
         intensity_change_max: wire.intensity_change_max.unwrap_or(default.intensity_change_max),
+        crop_scales: if wire.crop_scales.is_empty() { default.crop_scales } else { wire.crop_scales },
+        flip_swaps: wire.flip_swaps.iter().map(|pair| [pair.left, pair.right]).collect(),
     }
 }
 

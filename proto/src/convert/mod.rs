@@ -2,6 +2,7 @@
 //! nowhere else.
 
 mod architecture;
+mod dataset;
 mod from_wire;
 mod to_wire;
 
@@ -10,3 +11,10 @@ pub use architecture::{
 };
 pub use from_wire::{in_wire_terms, search_from_wire, training_from_wire};
 pub use to_wire::search_to_wire;
+
+use cakes::spec::Violation;
+
+#[expect(clippy::needless_pass_by_value, reason = "errors are passed as they come")]
+fn violation(field: impl Into<String>, problem: impl ToString) -> Violation {
+    Violation { field: field.into(), problem: problem.to_string() }
+}

@@ -2,11 +2,12 @@
 
 use cakes::network::SearchMode;
 use cakes::spec::{
-    Augmentation, Baseline, DatasetSpec, OptimizerSpec, Schedule, SearchSpec, SupernetSpec, TrainingSpec,
-    ValidationSplit,
+    Augmentation, Baseline, CostMeasure, InitialWeights, OptimizerSpec, Schedule, SearchSpec, SupernetSpec,
+    TrainingSpec,
 };
 
 use super::architecture::{backbone_to_wire, extent_to_wire};
+use super::dataset::dataset_to_wire;
 use crate::v1;
 
 /// The search with all its values.
@@ -23,34 +24,14 @@ pub fn search_to_wire(spec: &SearchSpec) -> v1::SearchSpec {
         retrain: Some(v1::Retrain {
             training: Some(training_to_wire(&spec.retrain.training)),
             seeds: spec.retrain.seeds.clone(),
+            imagenet_weights: weights_to_wire(&spec.retrain.initial_weights),
         }),
-    }
-}
-
-fn dataset_to_wire(dataset: &DatasetSpec) -> v1::dataset::Source {
-    match dataset {
-        DatasetSpec::Folder(folder) => v1::dataset::Source::Folder(v1::FolderDataset {
-            path: folder.path.clone(),
-            pad_small_volumes: folder.pad_small_volumes,
-            validation: Some(validation_to_wire(&folder.validation)),
-        }),
-        DatasetSpec::Phantoms(phantoms) => v1::dataset::Source::Phantoms(v1::PhantomDataset {
-            cases: Some(phantoms.cases),
-            validation_cases: Some(phantoms.validation_cases),
-            extent: Some(extent_to_wire(phantoms.extent)),
-            seed: phantoms.seed,
-        }),
-    }
-}
-
-fn validation_to_wire(validation: &ValidationSplit) -> v1::folder_dataset::Validation {
-    use v1::folder_dataset::Validation;
-    match validation {
-        ValidationSplit::Cases(names) => Validation::Cases(v1::CaseList { names: names.clone() }),
-        ValidationSplit::SplitsFile => Validation::SplitsFile(v1::SplitsFile {}),
-        ValidationSplit::Fold { fold, folds, seed } => {
-            Validation::Fold(v1::Fold { fold: *fold, folds: Some(*folds), seed: *seed })
+        budget_measure: match spec.budget_measure {
+            CostMeasure::Mac => v1::CostMeasure::Mac,
+            CostMeasure::Param => v1::CostMeasure::Param,
         }
+        .into(),
+        count_multiple: Some(spec.count_multiple),
     }
 }
 
@@ -65,6 +46,15 @@ fn supernet_to_wire(supernet: &SupernetSpec) -> v1::Supernet {
         l1_strength: Some(supernet.l1_strength),
         training: Some(training_to_wire(&supernet.training)),
         seed: supernet.seed,
+        early_stop_validations: supernet.early_stop_validations,
+        imagenet_weights: weights_to_wire(&supernet.initial_weights),
+    }
+}
+
+fn weights_to_wire(weights: &InitialWeights) -> Option<String> {
+    match weights {
+        InitialWeights::Random => None,
+        InitialWeights::Imagenet { path } => Some(path.clone()),
     }
 }
 
@@ -133,5 +123,11 @@ fn augmentation_to_wire(augmentation: &Augmentation) -> v1::Augmentation {
         scale_change_max: Some(augmentation.scale_change_max),
         noise_max: Some(augmentation.noise_max),
         intensity_change_max: Some(augmentation.intensity_change_max),
+        crop_scales: augmentation.crop_scales.clone(),
+        flip_swaps: augmentation
+            .flip_swaps
+            .iter()
+            .map(|[left, right]| v1::ClassPair { left: *left, right: *right })
+            .collect(),
     }
 }

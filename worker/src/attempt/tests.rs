@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use cakes::frame::{FailureClass as TrainerClass, Phase, Quality, Summary, TRAINER_PROTOCOL, TrainerEvent};
+use cakes::frame::{
+    FailureClass as TrainerClass, Phase, Quality, SegmentationQuality, Summary, TRAINER_PROTOCOL,
+    TrainerEvent,
+};
 use cakes_proto::v1::{DesiredState, FailureClass};
 
 use super::*;
@@ -128,7 +131,11 @@ fn stored(step: u64) -> Event {
 fn completed(step: u64) -> TrainerEvent {
     TrainerEvent::Completed(Summary {
         step,
-        quality: Quality { mean_dice: 0.8, dice_per_class: vec![0.8], case_count: 2 },
+        quality: Quality::Segmentation(SegmentationQuality {
+            mean_dice: 0.8,
+            dice_per_class: vec![0.8],
+            case_count: 2,
+        }),
         param_count: 1,
         mac_count: 1,
         latency_ms: Some(1.0),

@@ -73,7 +73,7 @@ impl Attempt {
                 self.metric(step, values.map(|(name, value)| (name.to_owned(), value)).into(), now);
             }
             TrainerEvent::Validation { step, quality, .. } => {
-                self.progress.validated(quality.mean_dice);
+                self.progress.validated(quality.value());
                 self.section.progressed(at);
                 self.metric(step, quality_metrics(&quality), now);
             }
@@ -243,8 +243,11 @@ impl Attempt {
             Ending::Complete(result) => {
                 let (summary, _) = result.as_ref();
                 let text = format!(
-                    "completed {} steps in {:.0} s, mean Dice {:.4}",
-                    summary.step, summary.train_duration_s, summary.quality.mean_dice
+                    "completed {} steps in {:.0} s, {} {:.4}",
+                    summary.step,
+                    summary.train_duration_s,
+                    summary.quality.metric(),
+                    summary.quality.value()
                 );
                 self.note(text, now);
             }
@@ -381,8 +384,27 @@ impl Attempt {
     }
 }
 
+/// What a validation found, by the keys of curves.
 fn quality_metrics(quality: &Quality) -> HashMap<String, f64> {
-    let classes = quality.dice_per_class.iter().enumerate();
-    let classes = classes.map(|(index, dice)| (format!("validation/dice_{}", index + 1), *dice));
-    classes.chain([("validation/mean_dice".to_owned(), quality.mean_dice)]).collect()
+    let key = |name: &str| format!("validation/{name}");
+    match quality {
+        Quality::Segmentation(quality) => {
+            let classes = quality.dice_per_class.iter().enumerate();
+            let classes = classes.map(|(index, dice)| (key(&format!("dice_{}", index + 1)), *dice));
+            classes.chain([(key("mean_dice"), quality.mean_dice)]).collect()
+        }
+        Quality::Classification(quality) => {
+            let recall = quality.recall_per_class.iter().enumerate();
+            let recall =
+                recall.filter_map(|(class, recall)| Some((key(&format!("recall_{class}")), (*recall)?)));
+            let shares = [
+                (key("top1"), quality.top1),
+                (key("top5"), quality.top5),
+                (key("balanced_accuracy"), quality.balanced_accuracy),
+                (key("loss"), quality.loss),
+            ];
+            let auc = quality.auc.map(|auc| (key("auc"), auc));
+            recall.chain(shares).chain(auc).collect()
+        }
+    }
 }

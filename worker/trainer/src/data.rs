@@ -69,6 +69,9 @@ fn open(spec: &DatasetSpec, data_root: &Path) -> Result<(Dataset, Split, bool), 
             };
             Ok((Dataset::phantoms(spec), Split::Last(phantoms.validation_cases as usize), true))
         }
+        DatasetSpec::Arrays(_) | DatasetSpec::Video(_) => {
+            Err(TrainerError::User("dataset: this trainer only segments".into()))
+        }
         DatasetSpec::Folder(folder) => {
             let split = match &folder.validation {
                 ValidationSplit::Cases(names) => Split::Named(names.clone()),

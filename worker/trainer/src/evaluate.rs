@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cakes::Extent;
-use cakes::frame::Quality;
+use cakes::frame::{Quality, SegmentationQuality};
 use cakes_data::LoadedCase;
 use cakes_data::window::{gaussian_weights, sliding_windows};
 use ndarray::{Array3, Array4, Array5, ArrayD, s};
@@ -70,7 +70,8 @@ pub fn validate(
     let count = cases.len().max(1) as f64;
     let dice_per_class: Vec<f64> = sums.iter().map(|sum| sum / count).collect();
     let mean_dice = dice_per_class.iter().sum::<f64>() / dice_per_class.len().max(1) as f64;
-    Ok(Some(Quality { mean_dice, dice_per_class, case_count: cases.len() as u64 }))
+    let case_count = cases.len() as u64;
+    Ok(Some(Quality::Segmentation(SegmentationQuality { mean_dice, dice_per_class, case_count })))
 }
 
 /// The most likely class of every voxel, and the number of classes.

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cakes::frame::{Phase, Summary, TrainerEvent, encode};
+use cakes::frame::{Phase, Quality, Summary, TrainerEvent, encode};
 
 use crate::TrainerError;
 
@@ -87,8 +87,9 @@ impl<'a> Lines<'a> {
     fn summary(&mut self, summary: &Summary) {
         let latency = summary.latency_ms.map_or_else(String::new, |ms| format!(", {ms:.2} ms per patch"));
         self.line(&format!(
-            "done: mean Dice {:.4}, {} parameters, {:.1} million MACs{latency}, {}, peak memory {:.0} MiB",
-            summary.quality.mean_dice,
+            "done: {} {:.4}, {} parameters, {:.1} million MACs{latency}, {}, peak memory {:.0} MiB",
+            summary.quality.metric(),
+            summary.quality.value(),
             summary.param_count,
             summary.mac_count as f64 / 1e6,
             readable(Duration::from_secs_f64(summary.train_duration_s)),
@@ -125,14 +126,7 @@ impl Reporter for Lines<'_> {
                 self.step(*step, *loss, *learning_rate, *samples_per_s);
             }
             TrainerEvent::Validation { epoch, quality, .. } => {
-                let classes: Vec<String> =
-                    quality.dice_per_class.iter().map(|dice| format!("{dice:.4}")).collect();
-                self.line(&format!(
-                    "epoch {epoch}: mean Dice {:.4} ({}) over {} cases",
-                    quality.mean_dice,
-                    classes.join(" "),
-                    quality.case_count
-                ));
+                self.line(&format!("epoch {epoch}: {}", readable_quality(quality)));
             }
             TrainerEvent::Checkpoint { directory, bytes, .. } => {
                 self.line(&format!("saved {directory} ({:.1} MB)", *bytes as f64 / 1e6));
@@ -159,6 +153,24 @@ fn readable(duration: Duration) -> String {
         seconds @ 0..60 => format!("{seconds} s"),
         seconds @ 60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
         seconds => format!("{} h {:02} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+fn readable_quality(quality: &Quality) -> String {
+    match quality {
+        Quality::Segmentation(quality) => {
+            let classes: Vec<String> =
+                quality.dice_per_class.iter().map(|dice| format!("{dice:.4}")).collect();
+            let (mean, cases) = (quality.mean_dice, quality.case_count);
+            format!("mean Dice {mean:.4} ({}) over {cases} cases", classes.join(" "))
+        }
+        Quality::Classification(quality) => {
+            let auc = quality.auc.map_or_else(String::new, |auc| format!(", AUC {auc:.4}"));
+            format!(
+                "top-1 {:.4}, top-5 {:.4}, balanced accuracy {:.4}{auc}, loss {:.4} over {} samples",
+                quality.top1, quality.top5, quality.balanced_accuracy, quality.loss, quality.sample_count
+            )
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cakes::allocation::ChannelAllocation;
 use cakes::architecture::{Architecture, LayerAllocation};
 use cakes::cost::cost;
+use cakes::frame::Quality;
 use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::{Conv, ConvKernels, Network, Node, NodeId, Op, Pool, SearchMode};
 use cakes_data::LoadedCase;
@@ -91,7 +92,8 @@ fn odd_network(pool: Pool) -> Network {
         conv(6, second, [1, 2, 1], true),
         Op::Fold { groups: 2 },
         Op::Relu,
-        Op::Pool { kind: pool, size: [2, 1, 2] },
+        Op::Pool { kind: pool, size: [3, 1, 2], stride: [2, 1, 2], padding: [1, 0, 0] },
+        Op::Mean { axes: [false, true, false] },
         Op::Resize { factor: [1, 3, 2] },
         conv(4, ConvKernels::Uniform(Kernel::K131), [2, 2, 2], true),
         Op::Linear { features: 3, bias: true },
@@ -333,7 +335,8 @@ fn supernets_can_be_validated() {
     for mode in MODES {
         let mut net = net(supernet(mode), Engine::Direct);
         let windows = Windows { patch: EXTENT, stride: 2 };
-        let quality = validate(&mut net, &cases, windows, |_| true).unwrap().unwrap();
+        let quality = validate(&mut net, &cases, windows, |_| true).unwrap();
+        let Some(Quality::Segmentation(quality)) = quality else { panic!("{quality:?}") };
         assert_eq!((quality.case_count, quality.dice_per_class.len()), (3, 2));
         assert!(quality.dice_per_class.iter().all(|dice| (0.0..=1.0).contains(dice)));
         assert_eq!(validate(&mut net, &cases, windows, |done| done < 1).unwrap(), None);

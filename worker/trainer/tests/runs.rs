@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cakes::architecture::Architecture;
 use cakes::backbone::{Backbone, EncoderDecoder};
-use cakes::frame::{FailureClass, Phase, TrainerEvent};
+use cakes::frame::{FailureClass, Phase, Quality, TrainerEvent};
 use cakes::job::{Task, TrainerJob};
 use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::SearchMode;
-use cakes::spec::{DatasetSpec, OptimizerSpec, PhantomDataset, Schedule, TrainingSpec};
+use cakes::spec::{DatasetSpec, InitialWeights, OptimizerSpec, PhantomDataset, Schedule, TrainingSpec};
 use cakes_trainer::checkpoint::{Manifest, job_sha256};
 use cakes_trainer::folder::{Resume, claim};
 use cakes_trainer::report::Reporter;
@@ -26,7 +26,13 @@ fn backbone() -> Backbone {
 }
 
 fn supernet(mode: SearchMode) -> Task {
-    Task::Supernet { backbone: backbone(), mode, kernels: KernelSet::volumetric(), l1_strength: 0.1 }
+    Task::Supernet {
+        backbone: backbone(),
+        mode,
+        kernels: KernelSet::volumetric(),
+        l1_strength: 0.1,
+        early_stop_validations: None,
+    }
 }
 
 fn adam_w() -> OptimizerSpec {
@@ -55,6 +61,7 @@ fn job(task: Task, optimizer: OptimizerSpec) -> TrainerJob {
             checkpoint_every_epochs: 2,
             ..TrainingSpec::default()
         },
+        initial_weights: InitialWeights::Random,
         seed: 11,
     }
 }
@@ -133,6 +140,7 @@ fn a_supernet_reports_its_course_and_ends_with_scores() {
         .iter()
         .filter_map(|event| match event {
             TrainerEvent::Validation { epoch, quality, .. } => {
+                let Quality::Segmentation(quality) = quality else { panic!("{quality:?}") };
                 assert_eq!((quality.case_count, quality.dice_per_class.len()), (1, 3));
                 Some(*epoch)
             }

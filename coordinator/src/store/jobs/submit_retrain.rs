@@ -69,7 +69,7 @@ fn trainer_job(
         budgets: Vec::new(),
         derive_unconstrained: true,
         baselines: Vec::new(),
-        retrain: RetrainSpec { training, seeds: vec![retrain.seed] },
+        retrain: RetrainSpec { training, seeds: vec![retrain.seed], ..spec.retrain },
         ..spec
     });
     Ok(checked.map_err(as_requested)?.retrain_job(architecture, retrain.seed))

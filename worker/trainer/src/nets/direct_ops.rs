@@ -109,6 +109,11 @@ impl Net {
                 let weight = host::values(self.param(&format!("{name}.weight"))?)?;
                 branches.push(Branch { kernel: *kernel, weight, rows: rows(channels, 0) });
             }
+            ConvKernels::Window(size) => {
+                return Err(TrainerError::Report(format!(
+                    "layer '{name}': a window of {size:?} is libtorch's"
+                )));
+            }
             ConvKernels::Mixed(allocation) => {
                 let mut first = 0;
                 for (kernel, count) in allocation.iter() {

@@ -85,6 +85,13 @@ impl Maker {
                     ConvKernels::Uniform(kernel) => {
                         self.weight(format!("{name}.weight"), conv.channels, inputs, *kernel, Rows::All)?;
                     }
+                    ConvKernels::Window(size) => {
+                        let taps: i64 = size.iter().map(|taps| i64::from(*taps)).product();
+                        let [d, h, w] = size.map(i64::from);
+                        let shape = [i64::from(conv.channels), inputs, d, h, w];
+                        let tensor = self.normal(&shape, inputs * taps)?;
+                        self.insert(format!("{name}.weight"), &tensor, true, Rows::All, None)?;
+                    }
                     ConvKernels::Mixed(allocation) => {
                         for (kernel, count) in allocation.iter() {
                             self.weight(format!("{name}.{kernel}.weight"), count, inputs, kernel, Rows::All)?;

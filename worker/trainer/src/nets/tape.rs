@@ -129,7 +129,17 @@ impl Net {
             // Where the norm before it does its work, it also does this.
             Op::Relu if self.relu_behind(node.inputs[0].0) == Some(index) => vec![gradient.shallow_clone()],
             Op::Relu => vec![x.f_threshold_backward(gradient, 0.0)?],
-            Op::Pool { kind, size } => vec![pool_gradient(*kind, size.map(i64::from), x, gradient)?],
+            Op::Pool { kind, size, stride, padding } => {
+                let [size, stride, padding] = [size, stride, padding].map(|values| values.map(i64::from));
+                vec![pool_gradient(*kind, size, stride, padding, x, gradient)?]
+            }
+            Op::Mean { axes } => {
+                let (from, to) = (shape_of(gradient)?, shape_of(x)?);
+                let count: i64 = (0..3).filter(|axis| axes[*axis]).map(|axis| to[axis + 2]).product();
+                debug_assert!(from[..2] == to[..2]);
+                vec![(gradient / count as f64).f_expand(to, false)?]
+            }
+            Op::Dropout { .. } => vec![gradient.shallow_clone()],
             Op::Resize { factor } => {
                 vec![up_sample_gradient(x, factor.map(|factor| factor as usize), gradient)?]
             }
@@ -168,7 +178,7 @@ impl Net {
         let weights = convolution.weight_gradients(values, arrived);
         for (branch, rows) in convolution.branches.iter().zip(weights) {
             let name = match &conv.kernels {
-                ConvKernels::Uniform(_) => format!("{}.weight", node.name),
+                ConvKernels::Uniform(_) | ConvKernels::Window(_) => format!("{}.weight", node.name),
                 _ => format!("{}.{}.weight", node.name, branch.kernel),
             };
             let shape = self.param(&name)?.size();
@@ -238,24 +248,35 @@ impl Net {
         gradients: &mut Gradients,
     ) -> Result<Tensor, TrainerError> {
         let [samples, channels, d, h, w] = shape_of(x)?;
-        let gradient = gradient.f_reshape([samples, -1])?;
-        let pooled = x.f_mean_dim([2_i64, 3, 4].as_slice(), false, None)?;
-        gradients.insert(format!("{name}.weight"), gradient.f_tr()?.f_matmul(&pooled)?);
+        let rows = |values: &Tensor| -> Result<Tensor, TrainerError> {
+            let last = values.f_movedim([1_i64].as_slice(), [-1_i64].as_slice())?;
+            Ok(last.f_reshape([samples * d * h * w, -1])?)
+        };
+        let (x, gradient) = (rows(x)?, rows(gradient)?);
+        gradients.insert(format!("{name}.weight"), gradient.f_tr()?.f_matmul(&x)?);
         let bias = format!("{name}.bias");
         if self.params().contains_key(&bias) {
             gradients.insert(bias, gradient.f_sum_dim_intlist(0, false, None)?);
         }
-        let spread = gradient.f_matmul(self.param(&format!("{name}.weight"))?)? / (d * h * w) as f64;
-        Ok(spread.f_view([samples, channels, 1, 1, 1])?.f_expand([samples, channels, d, h, w], false)?)
+        let back = gradient.f_matmul(self.param(&format!("{name}.weight"))?)?;
+        let back = back.f_view([samples, d, h, w, channels])?;
+        Ok(back.f_movedim([-1_i64].as_slice(), [1_i64].as_slice())?)
     }
 }
 
-fn pool_gradient(kind: Pool, size: [i64; 3], x: &Tensor, gradient: &Tensor) -> Result<Tensor, TrainerError> {
+fn pool_gradient(
+    kind: Pool,
+    size: [i64; 3],
+    stride: [i64; 3],
+    padding: [i64; 3],
+    x: &Tensor,
+    gradient: &Tensor,
+) -> Result<Tensor, TrainerError> {
     Ok(match kind {
         Pool::Max => {
-            let (_, places) = x.f_max_pool3d_with_indices(size, size, [0; 3], [1; 3], false)?;
-            x.f_max_pool3d_with_indices_backward(gradient, size, size, [0; 3], [1; 3], false, &places)?
+            let (_, places) = x.f_max_pool3d_with_indices(size, stride, padding, [1; 3], false)?;
+            x.f_max_pool3d_with_indices_backward(gradient, size, stride, padding, [1; 3], false, &places)?
         }
-        Pool::Average => x.f_avg_pool3d_backward(gradient, size, size, [0; 3], false, true, None)?,
+        Pool::Average => x.f_avg_pool3d_backward(gradient, size, stride, padding, false, false, None)?,
     })
 }

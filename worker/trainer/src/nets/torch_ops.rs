@@ -1,5 +1,6 @@
 //! Layers through libtorch, on any device and with its autograd.
 
+use cakes::Extent;
 use cakes::kernel::Kernel;
 use cakes::network::{Conv, ConvKernels, Node, Op, Pool, SearchMode};
 use tch::Tensor;
@@ -27,13 +28,14 @@ pub(super) fn stateless(op: &Op, inputs: &[&Tensor]) -> Result<Tensor, TrainerEr
     let x = inputs[0];
     Ok(match op {
         Op::Relu => x.f_relu()?,
-        Op::Pool { kind, size } => {
-            let size = size.map(i64::from);
+        Op::Pool { kind, size, stride, padding } => {
+            let [size, stride, padding] = [size, stride, padding].map(|values| values.map(i64::from));
             match kind {
-                Pool::Max => x.f_max_pool3d(size, size, [0; 3], [1; 3], false)?,
-                Pool::Average => x.f_avg_pool3d(size, size, [0; 3], false, true, None)?,
+                Pool::Max => x.f_max_pool3d(size, stride, padding, [1; 3], false)?,
+                Pool::Average => x.f_avg_pool3d(size, stride, padding, false, false, None)?,
             }
         }
+        Op::Mean { axes } => x.f_mean_dim(mean_axes(*axes).as_slice(), true, None)?,
         Op::Resize { factor } => {
             let shape = x.size();
             let size: Vec<i64> = (0..3).map(|axis| shape[axis + 2] * i64::from(factor[axis])).collect();
@@ -47,8 +49,15 @@ pub(super) fn stateless(op: &Op, inputs: &[&Tensor]) -> Result<Tensor, TrainerEr
             let split = [samples, groups, channels / groups, d, h, w];
             x.f_reshape(split)?.f_sum_dim_intlist(1, false, None)?
         }
-        Op::Input { .. } | Op::Conv(_) | Op::Norm { .. } | Op::Linear { .. } => x.shallow_clone(),
+        Op::Input { .. } | Op::Conv(_) | Op::Norm { .. } | Op::Linear { .. } | Op::Dropout { .. } => {
+            x.shallow_clone()
+        }
     })
+}
+
+/// Positions of the chosen axes in `[N, C, D, H, W]`.
+pub(super) fn mean_axes(axes: [bool; 3]) -> Vec<i64> {
+    (0..3).filter(|axis| axes[*axis as usize]).map(|axis| axis + 2).collect()
 }
 
 /// `[N, C, D, H, W]`
@@ -75,13 +84,12 @@ impl Net {
         }
     }
 
-    /// Mean over positions, then an affine map.
+    /// An affine map of the channels, position by position.
     pub(super) fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor, TrainerError> {
-        let pooled = x.f_mean_dim([2_i64, 3, 4].as_slice(), false, None)?;
         let bias = self.params().get(&format!("{name}.bias")).map(|param| &param.tensor);
-        let output = pooled.f_linear(self.param(&format!("{name}.weight"))?, bias)?;
-        let shape = output.size();
-        Ok(output.f_view([shape[0], shape[1], 1, 1, 1])?)
+        let last = x.f_movedim([1_i64].as_slice(), [-1_i64].as_slice())?;
+        let output = last.f_linear(self.param(&format!("{name}.weight"))?, bias)?;
+        Ok(output.f_movedim([-1_i64].as_slice(), [1_i64].as_slice())?)
     }
 
     fn torch_conv(
@@ -92,17 +100,21 @@ impl Net {
         purpose: Use<'_>,
         count: &mut ConvCount,
     ) -> Result<Tensor, TrainerError> {
-        let mut convolve = |weight: &Tensor, kernel: Kernel| {
-            let (padding, stride) = (kernel.padding().map(i64::from), conv.stride.map(i64::from));
+        let mut convolve_window = |weight: &Tensor, window: Extent| {
+            let (padding, stride) = (window.map(|taps| i64::from(taps / 2)), conv.stride.map(i64::from));
             let output = x.f_conv3d(weight, None::<&Tensor>, stride, padding, [1; 3], 1)?;
             count.add(weight, &output);
             Ok::<Tensor, TrainerError>(output)
         };
+        let mut convolve = |weight: &Tensor, kernel: Kernel| convolve_window(weight, kernel.size());
         let branch = |kernel: Kernel| self.param(&format!("{name}.{kernel}.weight"));
         let mut branches = Vec::new();
         match &conv.kernels {
             ConvKernels::Uniform(kernel) => {
                 branches.push(convolve(self.param(&format!("{name}.weight"))?, *kernel)?);
+            }
+            ConvKernels::Window(size) => {
+                branches.push(convolve_window(self.param(&format!("{name}.weight"))?, *size)?);
             }
             ConvKernels::Mixed(allocation) => {
                 for (kernel, _) in allocation.iter() {
