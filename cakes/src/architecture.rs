@@ -186,7 +186,8 @@ impl From<Architecture> for ArchitectureParts {
 }
 
 /// Identity of an architecture: 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ArchitectureDigest([u8; 32]);
 
 /// A text that is no digest.
@@ -213,6 +214,20 @@ impl FromStr for ArchitectureDigest {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes).map_err(|_| InvalidDigest(text.to_owned()))?;
         Ok(ArchitectureDigest(bytes))
+    }
+}
+
+impl TryFrom<String> for ArchitectureDigest {
+    type Error = InvalidDigest;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<ArchitectureDigest> for String {
+    fn from(digest: ArchitectureDigest) -> Self {
+        digest.to_string()
     }
 }
 

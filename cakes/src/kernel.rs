@@ -104,6 +104,11 @@ impl FromStr for Kernel {
 #[serde(try_from = "Vec<Kernel>", into = "Vec<Kernel>")]
 pub struct KernelSet(Vec<Kernel>);
 
+/// A text that names no search space.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no search space; known are {known}", known = KernelSet::NAMES.join(", "))]
+pub struct UnknownSpace(pub String);
+
 /// Why a list of kernels is no search space.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KernelSetError {
@@ -114,6 +119,39 @@ pub enum KernelSetError {
 }
 
 impl KernelSet {
+    /// Search spaces that have a name, as [`KernelSet::named`] takes them.
+    pub const NAMES: [&str; 5] = ["1_2d", "2_3d", "1_2_3d", "volume", "volume_pointwise"];
+
+    /// A search space by its name.
+    ///
+    /// | name | kernels | for |
+    /// |---|---|---|
+    /// | `1_2d` | `1x3x3`, `3x1x1` | video, {1,2}D of the paper |
+    /// | `2_3d` | `3x3x3`, `1x3x3` | video, {2,3}D |
+    /// | `1_2_3d` | `3x3x3`, `1x3x3`, `3x1x1` | video, {1,2,3}D |
+    /// | `volume` | one 3D, three 2D, three 1D | volumes, whose axes are equal |
+    /// | `volume_pointwise` | these seven and `1x1x1` | volumes, as the paper draws it |
+    ///
+    /// # Errors
+    /// There is no such name; the error lists all.
+    pub fn named(name: &str) -> Result<Self, UnknownSpace> {
+        use Kernel::{K133, K311, K333};
+        let kernels = match name {
+            "1_2d" => vec![K133, K311],
+            "2_3d" => vec![K333, K133],
+            "1_2_3d" => vec![K333, K133, K311],
+            "volume" => Kernel::ALL[..7].to_vec(),
+            "volume_pointwise" => Kernel::ALL.to_vec(),
+            _ => return Err(UnknownSpace(name.to_owned())),
+        };
+        Ok(KernelSet(kernels))
+    }
+
+    /// The name of this space, if it has one.
+    pub fn name(&self) -> Option<&'static str> {
+        Self::NAMES.into_iter().find(|name| Self::named(name).as_ref() == Ok(self))
+    }
+
     /// Sorts the kernels into canonical order.
     ///
     /// # Errors
@@ -200,5 +238,20 @@ mod tests {
             Err(KernelSetError::Duplicate(Kernel::K333))
         );
         assert!(serde_json::from_str::<KernelSet>("[\"3x3x3\"]").is_err());
+    }
+
+    #[test]
+    fn spaces_have_names_and_a_wrong_one_lists_them() {
+        let taps = KernelSet::NAMES.map(|name| KernelSet::named(name).unwrap().taps());
+        assert_eq!(taps, [12, 36, 39, 63, 64]);
+        for name in KernelSet::NAMES {
+            let set = KernelSet::named(name).unwrap();
+            assert_eq!(set.name(), Some(name));
+            assert_eq!(KernelSet::new(set.iter()), Ok(set));
+        }
+        assert_eq!(KernelSet::named("volume"), Ok(KernelSet::volumetric()));
+        assert_eq!(KernelSet::new([Kernel::K333, Kernel::K111]).unwrap().name(), None);
+        let error = KernelSet::named("1_2_d").unwrap_err().to_string();
+        assert!(error.contains("'1_2_d'") && error.contains("1_2_3d, volume"), "{error}");
     }
 }

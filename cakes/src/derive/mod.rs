@@ -5,6 +5,10 @@
 //! order, then the lower channel. Exactly C candidates of a layer are kept,
 //! whatever ties there are (the published code keeps all that reach a threshold).
 
+mod stability;
+
+pub use stability::Stability;
+
 use crate::Extent;
 use crate::allocation::ChannelAllocation;
 use crate::architecture::{Architecture, ArchitectureError, LayerAllocation};
