@@ -1,4 +1,4 @@
-//! The segmentation loss: cross-entropy plus soft Dice.
+//! What training minimises.
 
 use tch::{Kind, Reduction, Tensor};
 
@@ -30,6 +30,26 @@ pub fn segmentation_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor, Tra
     Ok(cross_entropy + (1.0 - foreground))
 }
 
+/// Mean cross-entropy over samples.
+///
+/// # Shapes
+/// `logits`: `[N, K, 1, 1, 1]` float, `labels`: `[N]` int64; a scalar.
+///
+/// # Errors
+/// libtorch fails, or the logits are not one score per class.
+pub fn classification_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor, TrainerError> {
+    let logits = class_scores(logits)?;
+    Ok(logits.f_cross_entropy_loss::<Tensor>(labels, None, Reduction::Mean, -100, 0.0)?)
+}
+
+/// `[N, K, 1, 1, 1]` as `[N, K]`.
+pub(crate) fn class_scores(output: &Tensor) -> Result<Tensor, TrainerError> {
+    match output.size().as_slice() {
+        [samples, classes, 1, 1, 1] => Ok(output.f_view([*samples, *classes])?),
+        other => Err(TrainerError::Report(format!("expected one score per class, got {other:?}"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,6 +62,17 @@ mod tests {
         let wrong = segmentation_loss(&sure.roll([1], [1]), &labels).unwrap().double_value(&[]);
         assert!(right < 1e-3, "{right}");
         assert!(wrong > 10.0, "{wrong}");
+    }
+
+    /// Two samples at odds of 3 to 1 for and against: (ln 4/3 + ln 4) / 2.
+    #[test]
+    fn cross_entropy_is_the_mean_over_samples() {
+        let odds = 3_f32.ln();
+        let logits = Tensor::from_slice(&[odds, 0.0, odds, 0.0]).view([2, 2, 1, 1, 1]);
+        let loss = classification_loss(&logits, &Tensor::from_slice(&[0_i64, 1])).unwrap();
+        let expected = ((4.0_f64 / 3.0).ln() + 4_f64.ln()) / 2.0;
+        assert!((loss.double_value(&[]) - expected).abs() < 1e-6);
+        assert!(classification_loss(&logits.view([1, 2, 2, 1, 1]), &Tensor::from_slice(&[0_i64])).is_err());
     }
 
     /// Written out by hand for two voxels and two classes at equal odds:

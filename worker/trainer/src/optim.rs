@@ -171,13 +171,10 @@ fn clip_factor(gradients: &Gradients, limit: f64) -> Result<f64, TrainerError> {
 
 /// 1 for rows that take part in this step, 0 for others; none if all do.
 fn row_mask(param: &Param, draws: &Draws) -> Result<Option<Tensor>, TrainerError> {
-    let of = |layer: &str| {
-        draws.get(layer).ok_or_else(|| TrainerError::User(format!("no draw for layer '{layer}'")))
-    };
     let chosen = match &param.rows {
         Rows::All => return Ok(None),
-        Rows::Branch { layer, kernel } => branch_rows(of(layer)?, *kernel),
-        Rows::Candidates { layer } => Some(of(layer)?.candidates.shallow_clone()),
+        Rows::Branch { layer, kernel } => branch_rows(draws.layer(layer)?, *kernel),
+        Rows::Candidates { layer } => Some(draws.layer(layer)?.candidates.shallow_clone()),
     };
     let mut mask = Tensor::f_zeros(per_row(param), (Kind::Float, param.tensor.device()))?;
     if let Some(chosen) = chosen {

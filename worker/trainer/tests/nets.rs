@@ -5,8 +5,10 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cakes::Extent;
 use cakes::allocation::ChannelAllocation;
 use cakes::architecture::{Architecture, LayerAllocation};
+use cakes::backbone::{Backbone, Form, MiddleLayer};
 use cakes::cost::cost;
 use cakes::frame::Quality;
 use cakes::kernel::{Kernel, KernelSet};
@@ -16,7 +18,10 @@ use cakes_trainer::evaluate::{Windows, validate};
 use cakes_trainer::loss::segmentation_loss;
 use cakes_trainer::nets::{Draws, Engine, Net, Use};
 use cakes_trainer::optim::{Optimizer, Step};
-use common::{EXTENT, architectures, backbone, batch, difference, net, supernet};
+use common::{
+    EXTENT, architectures, backbone, batch, difference, net, net_for, residual_networks, samples, supernet,
+    supernet_of,
+};
 use ndarray::{Array3, Array4};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
@@ -34,7 +39,7 @@ fn counted_macs(net: &mut Net, draws: &Draws) -> u64 {
 /// The architecture that draws give, each channel its kernel.
 fn drawn_architecture(draws: &Draws) -> Architecture {
     let kernels: Vec<Kernel> = KernelSet::volumetric().iter().collect();
-    let layers = draws.iter().map(|(layer, draw)| {
+    let layers = draws.layers.iter().map(|(layer, draw)| {
         let counts = draw.kernel_of_channel.iter().map(|kernel| (kernels[*kernel], 1));
         LayerAllocation { layer: layer.clone(), channels: ChannelAllocation::from_counts(counts).unwrap() }
     });
@@ -59,6 +64,33 @@ fn supernets_have_the_parameters_and_macs_of_the_cost_model() {
             assert_eq!(counted_macs(&mut net, &draws), macs);
         }
     }
+}
+
+#[test]
+fn residual_networks_have_the_parameters_and_macs_of_the_cost_model() {
+    for engine in ENGINES {
+        for (backbone, extent) in residual_networks(MiddleLayer::P3d) {
+            is_as_the_cost_model_says(&backbone, backbone.network(Form::Derived(&[])), extent, engine);
+        }
+        for (backbone, extent) in residual_networks(MiddleLayer::Searchable) {
+            let even = Architecture::even(backbone.clone(), &[Kernel::K333, Kernel::K133, Kernel::K311]);
+            is_as_the_cost_model_says(&backbone, even.unwrap().network(), extent, engine);
+            let supernet = supernet_of(&backbone, SearchMode::CostPriority);
+            is_as_the_cost_model_says(&backbone, supernet, extent, engine);
+        }
+    }
+}
+
+/// Linear layers have no part in the count of convolutions.
+fn is_as_the_cost_model_says(backbone: &Backbone, network: Network, extent: Extent, engine: Engine) {
+    let expected = cost(&network, extent).unwrap();
+    let linear = expected.layers.iter().find(|layer| layer.layer == "head").unwrap().mac_count;
+    let mut net = net_for(network, extent, engine);
+    assert_eq!(net.param_count(), expected.param_count);
+    let (images, _) = samples(backbone, extent);
+    let output = tch::no_grad(|| net.forward(&images, Use::Evaluate(&Draws::new()))).unwrap();
+    assert_eq!(output.size(), [3, 4, 1, 1, 1]);
+    assert_eq!(net.last_count().mac_count + linear, expected.mac_count, "{backbone:?}");
 }
 
 proptest! {
@@ -95,7 +127,11 @@ fn odd_network(pool: Pool) -> Network {
         Op::Pool { kind: pool, size: [3, 1, 2], stride: [2, 1, 2], padding: [1, 0, 0] },
         Op::Mean { axes: [false, true, false] },
         Op::Resize { factor: [1, 3, 2] },
-        conv(4, ConvKernels::Uniform(Kernel::K131), [2, 2, 2], true),
+        conv(4, ConvKernels::Uniform(Kernel::K131), [1, 2, 1], true),
+        conv(3, ConvKernels::Window([3, 1, 5]), [1, 2, 1], true),
+        Op::Relu,
+        conv(4, ConvKernels::Window([3, 3, 1]), [1; 3], true),
+        Op::Dropout { percent: 40 },
         Op::Linear { features: 3, bias: true },
     ];
     let nodes = ops.into_iter().enumerate().map(|(index, op)| Node {
@@ -117,9 +153,10 @@ fn odd_extents_come_out_as_described_and_both_engines_agree_on_them() {
             let mut net = Net::new(network.clone(), extent, 3, Device::Cpu).unwrap().with_engine(engine);
             assert_eq!(net.param_count(), cost(&network, extent).unwrap().param_count);
             let (loss, gradients) = net
-                .gradients(&images, &Draws::new(), |output| {
+                .gradients(&images, &net.draw(1, 2).unwrap(), |output| {
                     let shape = shapes.last().unwrap();
-                    assert_eq!(output.size(), [2, i64::from(shape.channels), 1, 1, 1]);
+                    let [d, h, w] = shape.extent.map(i64::from);
+                    assert_eq!(output.size(), [2, i64::from(shape.channels), d, h, w]);
                     Ok((output * output).sum(Kind::Float))
                 })
                 .unwrap();
@@ -131,7 +168,7 @@ fn odd_extents_come_out_as_described_and_both_engines_agree_on_them() {
         }
     }
     // Each layer's output, cut off behind it.
-    for last in 1..10 {
+    for last in 1..odd_network(Pool::Max).nodes.len() {
         let network = Network { nodes: odd_network(Pool::Max).nodes[..=last].to_vec() };
         let shape = *network.shapes(extent).unwrap().last().unwrap();
         for engine in ENGINES {
@@ -256,7 +293,7 @@ fn a_step_moves_what_was_drawn_and_nothing_else() {
         let before = copies(&net);
         train_step(&mut net, &mut optimizer, &draws, 1);
         let after = copies(&net);
-        for (layer, draw) in &draws {
+        for (layer, draw) in &draws.layers {
             let channels = draw.kernel_of_channel.len();
             let drawn: BTreeSet<usize> = draw
                 .kernel_of_channel
@@ -309,7 +346,7 @@ fn evaluation_uses_the_running_statistics_of_the_chosen_candidates() {
         let before = run();
         assert!(run().equal(&before), "evaluation must not move statistics");
         let layer = "encoder.1.conv1";
-        let chosen = &draws[layer].kernel_of_channel;
+        let chosen = &draws.layers[layer].kernel_of_channel;
         let (used, unused) = (chosen[0] * chosen.len(), (chosen[0] + 1) % 7 * chosen.len());
         let mut shift = |feature: usize| {
             let (_, mean) =

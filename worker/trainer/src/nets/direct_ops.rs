@@ -4,6 +4,8 @@
 //! evaluation the norm is a scale and a shift of each channel, which the
 //! convolution applies as it writes.
 
+use cakes::Extent;
+use cakes::kernel::Kernel;
 use cakes::network::{Conv, ConvKernels, Op, SearchMode};
 use tch::Tensor;
 
@@ -13,7 +15,7 @@ use super::direct::host;
 use super::direct::norm::{self, Affine, Behind, Moments};
 use super::direct::resize;
 use super::net::{NORM_EPSILON, NORM_MOMENTUM, Net, Use, draw_of};
-use super::torch_ops::{ConvCount, shape_of, stateless};
+use super::torch_ops::{ConvCount, convolve_window, shape_of, stateless};
 use crate::TrainerError;
 
 impl Net {
@@ -27,6 +29,14 @@ impl Net {
     ) -> Result<Tensor, TrainerError> {
         let node = &self.network.nodes[index];
         match &node.op {
+            Op::Conv(Conv { kernels: ConvKernels::Window(size), stride, .. })
+                if kernel_of(*size).is_none() =>
+            {
+                let weight = self.param(&format!("{}.weight", node.name))?;
+                let output = convolve_window(inputs[0], weight, *size, *stride)?;
+                count.add(weight, &output);
+                self.window_epilogue(index, output, purpose)
+            }
             Op::Conv(conv) => {
                 let convolution = self.convolution(&node.name, conv, inputs[0], purpose)?;
                 count.mac_count += convolution.mac_count();
@@ -35,18 +45,16 @@ impl Net {
             }
             Op::Norm { .. } if purpose.trains() => Ok(self.direct_norm(index, inputs[0], purpose)?.0),
             // Done by the convolution before it.
-            Op::Norm { .. } if self.norm_behind(self.producer(index)) == Some(index) => {
-                Ok(inputs[0].shallow_clone())
-            }
-            // Done by the norm before it.
-            Op::Relu if self.relu_behind(self.producer(index)) == Some(index) => {
-                Ok(inputs[0].shallow_clone())
-            }
+            Op::Norm { .. } if self.is_behind_conv(index) => Ok(inputs[0].shallow_clone()),
+            // Done by the norm before it, or with it.
+            Op::Relu if self.is_done_with_norm(index, purpose) => Ok(inputs[0].shallow_clone()),
             Op::Fold { .. } if purpose.trains() && self.folded_by(index).is_some() => {
                 Ok(inputs[0].shallow_clone())
             }
             Op::Resize { factor } => up_sample(inputs[0], factor.map(|factor| factor as usize)),
-            Op::Norm { .. } | Op::Linear { .. } => self.run_torch(node, inputs, purpose, count),
+            Op::Norm { .. } | Op::Linear { .. } | Op::Dropout { .. } => {
+                self.run_torch(index, inputs, purpose, count)
+            }
             op => stateless(op, inputs),
         }
     }
@@ -60,6 +68,17 @@ impl Net {
         let is_conv = matches!(self.network.nodes[index].op, Op::Conv(_));
         let reader = self.only_reader(index).filter(|_| is_conv)?;
         matches!(self.network.nodes[reader].op, Op::Norm { .. }).then_some(reader)
+    }
+
+    /// Whether evaluation does the work of norm `index` in the convolution before it.
+    fn is_behind_conv(&self, index: usize) -> bool {
+        self.norm_behind(self.producer(index)) == Some(index)
+    }
+
+    /// Whether ReLU `index` is done where the norm before it is.
+    fn is_done_with_norm(&self, index: usize, purpose: Use<'_>) -> bool {
+        let norm = self.producer(index);
+        self.relu_behind(norm) == Some(index) && (purpose.trains() || self.is_behind_conv(norm))
     }
 
     /// The ReLU that alone reads norm `index`.
@@ -110,9 +129,10 @@ impl Net {
                 branches.push(Branch { kernel: *kernel, weight, rows: rows(channels, 0) });
             }
             ConvKernels::Window(size) => {
-                return Err(TrainerError::Report(format!(
-                    "layer '{name}': a window of {size:?} is libtorch's"
-                )));
+                let other = || TrainerError::Report(format!("layer '{name}': {size:?} is no kernel"));
+                let kernel = kernel_of(*size).ok_or_else(other)?;
+                let weight = host::values(self.param(&format!("{name}.weight"))?)?;
+                branches.push(Branch { kernel, weight, rows: rows(channels, 0) });
             }
             ConvKernels::Mixed(allocation) => {
                 let mut first = 0;
@@ -171,6 +191,24 @@ impl Net {
         let bias = host::values(self.param(&format!("{}.bias", self.network.nodes[index].name))?)?;
         let shift = bias.repeat(outputs / bias.len());
         Ok(Some(Epilogue { scale: vec![1.0; shift.len()], shift, relu: false }))
+    }
+
+    /// As [`Net::epilogue`], for what libtorch convolved.
+    pub(super) fn window_epilogue(
+        &self,
+        index: usize,
+        output: Tensor,
+        purpose: Use<'_>,
+    ) -> Result<Tensor, TrainerError> {
+        let Op::Conv(conv) = &self.network.nodes[index].op else { return Ok(output) };
+        let Some(Epilogue { scale, shift, relu }) =
+            self.epilogue(index, conv, conv.channels as usize, purpose)?
+        else {
+            return Ok(output.f_contiguous()?);
+        };
+        let per_channel = |values: &[f32]| Tensor::f_from_slice(values)?.f_view([1, -1, 1, 1, 1]);
+        let output = output.f_mul(&per_channel(&scale)?)?.f_add(&per_channel(&shift)?)?;
+        Ok(if relu { output.f_relu()? } else { output }.f_contiguous()?)
     }
 
     /// Normalises by the moments of the batch, which it returns, and moves the
@@ -253,6 +291,11 @@ impl Features {
     pub fn affine(&self) -> Affine<'_> {
         Affine { scale: &self.scale, shift: &self.shift, epsilon: NORM_EPSILON as f32 }
     }
+}
+
+/// The kernel of a window that is one.
+pub(super) fn kernel_of(window: Extent) -> Option<Kernel> {
+    Kernel::ALL.into_iter().find(|kernel| kernel.size() == window)
 }
 
 fn convolve(

@@ -6,11 +6,14 @@
 //! then each channel draws its kernel with these shares. A candidate of channel
 //! `c` is always the input `c` of the next layer.
 
+use std::collections::BTreeMap;
+
 use cakes::kernel::KernelSet;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Tensor};
 
+use super::dropout::MaskSeed;
 use crate::TrainerError;
 
 /// The kernel of every channel of one layer.
@@ -69,8 +72,26 @@ impl LayerDraw {
     }
 }
 
-/// The draws of all layers for one step, by layer name.
-pub type Draws = std::collections::BTreeMap<String, LayerDraw>;
+/// What is random in one step.
+#[derive(Debug, Default)]
+pub struct Draws {
+    /// By the names of the layers whose kernels are drawn.
+    pub layers: BTreeMap<String, LayerDraw>,
+    /// What the masks of dropouts follow from; none where nothing is trained.
+    pub masks: Option<MaskSeed>,
+}
+
+impl Draws {
+    /// Draws of a network that neither draws kernels nor drops values.
+    pub fn new() -> Self {
+        Draws::default()
+    }
+
+    pub(crate) fn layer(&self, layer: &str) -> Result<&LayerDraw, TrainerError> {
+        let missing = || TrainerError::User(format!("no draw for layer '{layer}'"));
+        self.layers.get(layer).ok_or_else(missing)
+    }
+}
 
 /// Draws the kernels of one layer for one step.
 pub(super) fn draw_kernels(

@@ -22,16 +22,19 @@
 //! | `direct_ops` | runs a layer in host memory, through [`direct`] |
 //! | `tape` | hands gradients back through the layers that ran in host memory |
 //! | `draw` | draws kernels for a performance-priority supernet |
+//! | `dropout` | which values a step drops |
 
 pub mod direct;
 mod direct_ops;
 mod draw;
+mod dropout;
 mod net;
 mod params;
 mod tape;
 mod torch_ops;
 
 pub use draw::{Draws, LayerDraw};
+pub use dropout::MaskSeed;
 pub use net::{Engine, Net, Use};
 pub use params::{Param, Rows};
 pub use tape::Gradients;

@@ -10,6 +10,7 @@ use cakes::scores::{ChannelScores, LayerScores};
 use tch::{Device, Kind, Tensor};
 
 use super::draw::{Draws, LayerDraw, best_kernels, draw_kernels};
+use super::dropout::MaskSeed;
 use super::params::{Param, Params, initialise};
 use super::torch_ops::ConvCount;
 use crate::TrainerError;
@@ -48,7 +49,7 @@ pub enum Use<'a> {
 }
 
 impl<'a> Use<'a> {
-    fn draws(self) -> &'a Draws {
+    pub(super) fn draws(self) -> &'a Draws {
         match self {
             Use::Train(draws) | Use::Evaluate(draws) => draws,
         }
@@ -140,7 +141,7 @@ impl Net {
                 let inputs = inputs_of(node, &outputs)?;
                 match (index, self.engine) {
                     (0, _) => x.shallow_clone(),
-                    (_, Engine::Torch) => self.run_torch(node, &inputs, purpose, &mut count)?,
+                    (_, Engine::Torch) => self.run_torch(index, &inputs, purpose, &mut count)?,
                     (_, Engine::Direct) => self.run_direct(index, &inputs, purpose, &mut count)?,
                 }
             };
@@ -199,12 +200,15 @@ impl Net {
         layers.enumerate().map(|(index, (name, conv, kernels))| (index, name, conv, kernels))
     }
 
-    /// The draws of one training step; empty for networks that draw nothing.
+    /// What is random in one training step.
     ///
     /// # Errors
     /// libtorch cannot make the index tensors.
     pub fn draw(&self, seed: u64, step: u64) -> Result<Draws, TrainerError> {
-        self.draws_by(|index, _, conv, kernels| Ok(draw_kernels(seed, step, index, conv.channels, kernels)))
+        let masks = Some(MaskSeed { seed, step });
+        self.draws_by(masks, |index, _, conv, kernels| {
+            Ok(draw_kernels(seed, step, index, conv.channels, kernels))
+        })
     }
 
     /// The child that evaluation runs: each channel's best candidate.
@@ -212,19 +216,20 @@ impl Net {
     /// # Errors
     /// libtorch cannot read the scores.
     pub fn best_draw(&self) -> Result<Draws, TrainerError> {
-        self.draws_by(|_, name, conv, kernels| {
+        self.draws_by(None, |_, name, conv, kernels| {
             Ok(best_kernels(&self.layer_scores(name, conv.channels, kernels.len())?, kernels))
         })
     }
 
     fn draws_by(
         &self,
+        masks: Option<MaskSeed>,
         choose: impl Fn(usize, &str, &Conv, &KernelSet) -> Result<Vec<usize>, TrainerError>,
     ) -> Result<Draws, TrainerError> {
-        let mut draws = Draws::new();
+        let mut draws = Draws { masks, ..Draws::default() };
         for (index, name, conv, kernels) in self.sampled_layers() {
             let chosen = choose(index, name, conv, kernels)?;
-            draws.insert(name.to_owned(), LayerDraw::new(chosen, kernels.len(), self.device)?);
+            draws.layers.insert(name.to_owned(), LayerDraw::new(chosen, kernels.len(), self.device)?);
         }
         Ok(draws)
     }
@@ -270,5 +275,5 @@ pub(super) fn inputs_of<'a>(
 }
 
 pub(super) fn draw_of<'a>(purpose: Use<'a>, layer: &str) -> Result<&'a LayerDraw, TrainerError> {
-    purpose.draws().get(layer).ok_or_else(|| TrainerError::User(format!("no draw for layer '{layer}'")))
+    purpose.draws().layer(layer)
 }

@@ -6,16 +6,18 @@
 
 use std::collections::BTreeMap;
 
-use cakes::network::{ConvKernels, NodeId, Op, Pool};
+use cakes::Extent;
+use cakes::network::{Conv, ConvKernels, NodeId, Op, Pool};
 use tch::Tensor;
 
 use super::direct::conv::Row;
 use super::direct::host;
 use super::direct::norm::{self, Moments};
-use super::direct_ops::up_sample_gradient;
+use super::direct_ops::{kernel_of, up_sample_gradient};
 use super::draw::Draws;
+use super::dropout;
 use super::net::{Engine, Net, Use, inputs_of};
-use super::torch_ops::{ConvCount, shape_of};
+use super::torch_ops::{ConvCount, convolve_window, shape_of};
 use crate::TrainerError;
 
 /// Gradients by the names of their parameters.
@@ -26,6 +28,15 @@ struct Tape {
     outputs: Vec<Option<Tensor>>,
     /// Of the batch, by the position of the norm.
     moments: BTreeMap<usize, Moments>,
+    /// Convolutions that libtorch computed, by their positions.
+    windows: BTreeMap<usize, WindowPass>,
+}
+
+/// A convolution whose gradients libtorch knows.
+struct WindowPass {
+    x: Tensor,
+    weight: Tensor,
+    output: Tensor,
 }
 
 impl Net {
@@ -66,7 +77,7 @@ impl Net {
     fn record(&mut self, x: &Tensor, draws: &Draws) -> Result<Tape, TrainerError> {
         let purpose = Use::Train(draws);
         let mut count = ConvCount::default();
-        let mut tape = Tape { outputs: Vec::new(), moments: BTreeMap::new() };
+        let mut tape = Tape { outputs: Vec::new(), moments: BTreeMap::new(), windows: BTreeMap::new() };
         for (index, node) in self.network.nodes.iter().enumerate() {
             let inputs = inputs_of(node, &tape.outputs)?;
             let output = match &node.op {
@@ -76,12 +87,37 @@ impl Net {
                     tape.moments.insert(index, moments);
                     output
                 }
+                Op::Conv(Conv { kernels: ConvKernels::Window(size), stride, .. })
+                    if kernel_of(*size).is_none() =>
+                {
+                    let pass = self.window_pass(index, inputs[0], *size, *stride)?;
+                    count.add(&pass.weight, &pass.output);
+                    let output = self.window_epilogue(index, pass.output.f_detach()?, purpose)?;
+                    tape.windows.insert(index, pass);
+                    output
+                }
                 _ => self.run_direct(index, &inputs, purpose, &mut count)?,
             };
             tape.outputs.push(Some(output));
         }
         self.set_count(count);
         Ok(tape)
+    }
+
+    fn window_pass(
+        &self,
+        index: usize,
+        x: &Tensor,
+        window: Extent,
+        stride: Extent,
+    ) -> Result<WindowPass, TrainerError> {
+        let NodeId(input) = self.network.nodes[index].inputs[0];
+        // Nobody asks for the gradient of the images.
+        let x = x.f_detach()?.f_set_requires_grad(input > 0)?;
+        let weight = self.param(&format!("{}.weight", self.network.nodes[index].name))?;
+        let weight = weight.f_detach()?.f_set_requires_grad(true)?;
+        let output = tch::with_grad(|| convolve_window(&x, &weight, window, stride))?;
+        Ok(WindowPass { x, weight, output })
     }
 
     fn play_back(&self, tape: &mut Tape, last: Tensor, draws: &Draws) -> Result<Gradients, TrainerError> {
@@ -124,7 +160,10 @@ impl Net {
         let x = inputs[0];
         Ok(match &node.op {
             Op::Input { .. } => Vec::new(),
-            Op::Conv(_) => vec![self.conv_gradients(index, x, gradient, draws, gradients)?],
+            Op::Conv(conv) => vec![match tape.windows.get(&index) {
+                Some(pass) => self.window_gradients(&node.name, conv, pass, gradient, gradients)?,
+                None => self.conv_gradients(index, x, gradient, draws, gradients)?,
+            }],
             Op::Norm { .. } => vec![self.norm_gradients(index, x, gradient, tape, draws, gradients)?],
             // Where the norm before it does its work, it also does this.
             Op::Relu if self.relu_behind(node.inputs[0].0) == Some(index) => vec![gradient.shallow_clone()],
@@ -139,7 +178,13 @@ impl Net {
                 debug_assert!(from[..2] == to[..2]);
                 vec![(gradient / count as f64).f_expand(to, false)?]
             }
-            Op::Dropout { .. } => vec![gradient.shallow_clone()],
+            Op::Dropout { percent } => {
+                let mask = dropout::mask(index, *percent, &x.size(), self.device(), Use::Train(draws))?;
+                vec![match mask {
+                    Some(mask) => gradient.f_mul(&mask)?,
+                    None => gradient.shallow_clone(),
+                }]
+            }
             Op::Resize { factor } => {
                 vec![up_sample_gradient(x, factor.map(|factor| factor as usize), gradient)?]
             }
@@ -190,12 +235,7 @@ impl Net {
             })?;
             gradients.insert(name, full);
         }
-        if conv.bias {
-            let sum = gradient.f_sum_dim_intlist([0_i64, 2, 3, 4].as_slice(), false, None)?;
-            let per_channel =
-                sum.f_view([-1, i64::from(conv.channels)])?.f_sum_dim_intlist(0, false, None)?;
-            gradients.insert(format!("{}.bias", node.name), per_channel);
-        }
+        bias_gradient(&node.name, conv, gradient, gradients)?;
         if node.inputs[0].0 == 0 {
             return Ok(x.shallow_clone());
         }
@@ -204,6 +244,22 @@ impl Net {
         }
         // Positions that no tap reaches are left as they are.
         host::filled(&x.size(), |out| convolution.input_gradient(arrived, out))
+    }
+
+    fn window_gradients(
+        &self,
+        name: &str,
+        conv: &Conv,
+        pass: &WindowPass,
+        gradient: &Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor, TrainerError> {
+        // A scalar with the gradient of the output for its own.
+        tch::with_grad(|| pass.output.f_mul(gradient)?.f_sum(None))?.f_backward()?;
+        gradients.insert(format!("{name}.weight"), pass.weight.grad());
+        bias_gradient(name, conv, gradient, gradients)?;
+        let of_input = pass.x.grad();
+        Ok(if of_input.defined() { of_input } else { pass.x.shallow_clone() })
     }
 
     fn norm_gradients(
@@ -262,6 +318,21 @@ impl Net {
         let back = back.f_view([samples, d, h, w, channels])?;
         Ok(back.f_movedim([-1_i64].as_slice(), [1_i64].as_slice())?)
     }
+}
+
+fn bias_gradient(
+    name: &str,
+    conv: &Conv,
+    gradient: &Tensor,
+    gradients: &mut Gradients,
+) -> Result<(), TrainerError> {
+    if conv.bias {
+        let sum = gradient.f_sum_dim_intlist([0_i64, 2, 3, 4].as_slice(), false, None)?;
+        // All candidates of a channel share its bias.
+        let per_channel = sum.f_view([-1, i64::from(conv.channels)])?.f_sum_dim_intlist(0, false, None)?;
+        gradients.insert(format!("{name}.bias"), per_channel);
+    }
+    Ok(())
 }
 
 fn pool_gradient(

@@ -5,6 +5,7 @@ use cakes::kernel::Kernel;
 use cakes::network::{Conv, ConvKernels, Node, Op, Pool, SearchMode};
 use tch::Tensor;
 
+use super::dropout;
 use super::net::{NORM_EPSILON, NORM_MOMENTUM, Net, Use, draw_of};
 use crate::TrainerError;
 
@@ -16,14 +17,14 @@ pub struct ConvCount {
 }
 
 impl ConvCount {
-    fn add(&mut self, weight: &Tensor, output: &Tensor) {
+    pub(super) fn add(&mut self, weight: &Tensor, output: &Tensor) {
         let weights: i64 = weight.size()[1..].iter().product();
         let outputs: i64 = output.size()[1..].iter().product();
         self.mac_count += (weights * outputs).unsigned_abs();
     }
 }
 
-/// A layer that is neither convolution nor norm and has no state of its own.
+/// A layer whose output follows from its inputs alone.
 pub(super) fn stateless(op: &Op, inputs: &[&Tensor]) -> Result<Tensor, TrainerError> {
     let x = inputs[0];
     Ok(match op {
@@ -50,7 +51,7 @@ pub(super) fn stateless(op: &Op, inputs: &[&Tensor]) -> Result<Tensor, TrainerEr
             x.f_reshape(split)?.f_sum_dim_intlist(1, false, None)?
         }
         Op::Input { .. } | Op::Conv(_) | Op::Norm { .. } | Op::Linear { .. } | Op::Dropout { .. } => {
-            x.shallow_clone()
+            return Err(TrainerError::Report(format!("{op:?} has a state")));
         }
     })
 }
@@ -58,6 +59,17 @@ pub(super) fn stateless(op: &Op, inputs: &[&Tensor]) -> Result<Tensor, TrainerEr
 /// Positions of the chosen axes in `[N, C, D, H, W]`.
 pub(super) fn mean_axes(axes: [bool; 3]) -> Vec<i64> {
     (0..3).filter(|axis| axes[*axis as usize]).map(|axis| axis + 2).collect()
+}
+
+/// A convolution with zero padding that keeps the extent at stride 1.
+pub(super) fn convolve_window(
+    x: &Tensor,
+    weight: &Tensor,
+    window: Extent,
+    stride: Extent,
+) -> Result<Tensor, TrainerError> {
+    let padding = window.map(|taps| i64::from(taps / 2));
+    Ok(x.f_conv3d(weight, None::<&Tensor>, stride.map(i64::from), padding, [1; 3], 1)?)
 }
 
 /// `[N, C, D, H, W]`
@@ -71,15 +83,23 @@ pub(super) fn shape_of(x: &Tensor) -> Result<[i64; 5], TrainerError> {
 impl Net {
     pub(super) fn run_torch(
         &self,
-        node: &Node,
+        index: usize,
         inputs: &[&Tensor],
         purpose: Use<'_>,
         count: &mut ConvCount,
     ) -> Result<Tensor, TrainerError> {
+        let node = &self.network.nodes[index];
         match &node.op {
             Op::Conv(conv) => self.torch_conv(&node.name, conv, inputs[0], purpose, count),
             Op::Norm { candidates } => self.torch_norm(node, inputs[0], *candidates, purpose),
             Op::Linear { .. } => self.linear(&node.name, inputs[0]),
+            Op::Dropout { percent } => {
+                let x = inputs[0];
+                match dropout::mask(index, *percent, &x.size(), self.device(), purpose)? {
+                    Some(mask) => Ok(x.f_mul(&mask)?),
+                    None => Ok(x.shallow_clone()),
+                }
+            }
             op => stateless(op, inputs),
         }
     }
@@ -89,7 +109,7 @@ impl Net {
         let bias = self.params().get(&format!("{name}.bias")).map(|param| &param.tensor);
         let last = x.f_movedim([1_i64].as_slice(), [-1_i64].as_slice())?;
         let output = last.f_linear(self.param(&format!("{name}.weight"))?, bias)?;
-        Ok(output.f_movedim([-1_i64].as_slice(), [1_i64].as_slice())?)
+        Ok(output.f_movedim([-1_i64].as_slice(), [1_i64].as_slice())?.f_contiguous()?)
     }
 
     fn torch_conv(
@@ -101,8 +121,7 @@ impl Net {
         count: &mut ConvCount,
     ) -> Result<Tensor, TrainerError> {
         let mut convolve_window = |weight: &Tensor, window: Extent| {
-            let (padding, stride) = (window.map(|taps| i64::from(taps / 2)), conv.stride.map(i64::from));
-            let output = x.f_conv3d(weight, None::<&Tensor>, stride, padding, [1; 3], 1)?;
+            let output = convolve_window(x, weight, window, conv.stride)?;
             count.add(weight, &output);
             Ok::<Tensor, TrainerError>(output)
         };

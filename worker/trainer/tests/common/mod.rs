@@ -4,7 +4,9 @@
 use cakes::Extent;
 use cakes::allocation::ChannelAllocation;
 use cakes::architecture::{Architecture, LayerAllocation};
-use cakes::backbone::{Backbone, EncoderDecoder, Form};
+use cakes::backbone::{
+    Backbone, EncoderDecoder, Form, MiddleLayer, ResnetDepth, VideoResnet, VolumeResnet, VolumeStem,
+};
 use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::{Network, SearchMode};
 use cakes_trainer::nets::{Engine, Net};
@@ -16,11 +18,62 @@ use tch::{Device, Tensor};
 pub const EXTENT: Extent = [8, 12, 20];
 
 pub fn backbone() -> Backbone {
-    Backbone::EncoderDecoder(EncoderDecoder { input_channels: 2, classes: 3, base_width: 5, levels: 2 })
+    Backbone::EncoderDecoder(EncoderDecoder { input_channels: 2, classes: 3, base_width: 5, levels: 2, ..EncoderDecoder::default() })
 }
 
 pub fn supernet(mode: SearchMode) -> Network {
-    backbone().network(Form::Supernet { mode, kernels: &KernelSet::volumetric() })
+    supernet_of(&backbone(), mode)
+}
+
+pub fn supernet_of(backbone: &Backbone, mode: SearchMode) -> Network {
+    backbone.network(Form::Supernet { mode, kernels: &KernelSet::volumetric() })
+}
+
+/// A ResNet for clips of colours.
+pub fn video(depth: ResnetDepth, middle: MiddleLayer) -> Backbone {
+    Backbone::VideoResnet(VideoResnet {
+        input_channels: 3,
+        classes: 4,
+        depth,
+        base_width: 3,
+        dropout_percent: 30,
+        middle,
+    })
+}
+
+/// A ResNet for volumes of one channel.
+pub fn volume(depth: ResnetDepth, stem: VolumeStem, middle: MiddleLayer) -> Backbone {
+    Backbone::VolumeResnet(VolumeResnet {
+        input_channels: 1,
+        classes: 4,
+        depth,
+        base_width: 3,
+        dropout_percent: 50,
+        stem,
+        middle,
+    })
+}
+
+/// Each residual network with an extent that its strides do not divide.
+pub fn residual_networks(middle: MiddleLayer) -> Vec<(Backbone, Extent)> {
+    [ResnetDepth::R18, ResnetDepth::R50]
+        .into_iter()
+        .flat_map(|depth| {
+            [
+                (video(depth, middle), [5, 37, 29]),
+                (volume(depth, VolumeStem::Compact, middle), [9, 11, 10]),
+                (volume(depth, VolumeStem::Wide, middle), [33, 29, 35]),
+            ]
+        })
+        .collect()
+}
+
+/// Images of three samples and their classes, of four.
+pub fn samples(backbone: &Backbone, extent: Extent) -> (Tensor, Tensor) {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let ([d, h, w], channels) = (extent.map(i64::from), i64::from(backbone.input_channels()));
+    let image: Vec<f32> = (0..3 * channels * d * h * w).map(|_| rng.random_range(-2.0..2.0)).collect();
+    (Tensor::from_slice(&image).view([3, channels, d, h, w]), Tensor::from_slice(&[0_i64, 3, 1]))
 }
 
 pub fn uniform(kernel: Kernel) -> Network {
@@ -28,9 +81,13 @@ pub fn uniform(kernel: Kernel) -> Network {
 }
 
 pub fn net(network: Network, engine: Engine) -> Net {
+    net_for(network, EXTENT, engine)
+}
+
+pub fn net_for(network: Network, extent: Extent, engine: Engine) -> Net {
     // Tests run side by side already.
     tch::set_num_threads(1);
-    Net::new(network, EXTENT, 7, Device::Cpu).expect("the network is valid").with_engine(engine)
+    Net::new(network, extent, 7, Device::Cpu).expect("the network is valid").with_engine(engine)
 }
 
 /// Architectures with any allocation, kernels without channels included.
