@@ -106,7 +106,9 @@ fn finding(severity: Severity, error: &DataError) -> Finding {
     let file = match error {
         DataError::File { path, .. } | DataError::Io { path, .. } => path.display().to_string(),
         DataError::Case { case, .. } => case.clone(),
+        DataError::Sample { sample, .. } => sample.clone(),
         DataError::Split(_) => "splits.json".to_owned(),
+        DataError::Program(_) => String::new(),
     };
     Finding { severity, file, problem: error.problem() }
 }

@@ -11,8 +11,13 @@ pub enum DataError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("case '{case}': {problem}")]
     Case { case: String, problem: String },
+    #[error("sample '{sample}': {problem}")]
+    Sample { sample: String, problem: String },
     #[error("{0}")]
     Split(String),
+    /// A program that is needed is missing or does not run.
+    #[error("{0}")]
+    Program(String),
 }
 
 impl DataError {
@@ -24,12 +29,19 @@ impl DataError {
         DataError::Io { path: path.to_owned(), source }
     }
 
+    pub(crate) fn sample(name: &str, problem: impl Into<String>) -> Self {
+        DataError::Sample { sample: name.to_owned(), problem: problem.into() }
+    }
+
     /// The problem without the file's name, for reports that show it apart.
     pub fn problem(&self) -> String {
         match self {
-            DataError::File { problem, .. } | DataError::Case { problem, .. } => problem.clone(),
+            DataError::File { problem, .. }
+            | DataError::Case { problem, .. }
+            | DataError::Sample { problem, .. }
+            | DataError::Split(problem)
+            | DataError::Program(problem) => problem.clone(),
             DataError::Io { source, .. } => format!("cannot be read: {source}"),
-            DataError::Split(problem) => problem.clone(),
         }
     }
 }

@@ -11,11 +11,13 @@
 //! posterior-anterior and inferior-superior axes (RAS+).
 
 pub mod check;
+pub mod classification;
 mod error;
 pub mod msd;
 pub mod nifti_file;
 pub mod patch;
 pub mod phantom;
+pub mod samples;
 pub mod split;
 pub mod window;
 

@@ -3,7 +3,7 @@
 //! A patch is a pure function of a case and a random stream that belongs to it
 //! alone ([`patch_stream`]), so neither threads nor a restart change it.
 
-use ndarray::{Array3, Array4, Axis, s};
+use ndarray::{Array3, Array4, ArrayView3, ArrayView4, Axis, s};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -94,22 +94,37 @@ pub fn patch_stream(seed: u64, step: u64, index: u64) -> ChaCha8Rng {
 /// Cuts one patch and changes it.
 pub fn sample_patch(prepared: &PreparedCase, policy: &PatchPolicy, rng: &mut ChaCha8Rng) -> Patch {
     let start = choose_start(prepared, policy, rng);
-    let mut patch = if rng.random_bool(policy.affine_probability) {
-        cut_affine(&prepared.case, start, policy, rng)
-    } else {
-        cut(&prepared.case, start, policy.extent)
-    };
-    for (axis, flips) in policy.flip_axes.into_iter().enumerate() {
-        if rng.random_bool(0.5) && flips {
-            patch.image.invert_axis(Axis(axis + 1));
-            patch.label.invert_axis(Axis(axis));
-        }
+    let place = Placement::draw(start, policy, rng);
+    let (image, label) = (prepared.case.image.view(), prepared.case.label.view());
+    let mut patch = Patch { image: place.cut_image(image), label: place.cut_label(label) };
+    for axis in mirrored_axes(policy, rng) {
+        patch.image.invert_axis(Axis(axis + 1));
+        patch.label.invert_axis(Axis(axis));
     }
-    change_intensity(&mut patch.image, policy, rng);
+    change_intensity(&mut patch.image, policy.intensity_change_max, policy.noise_max, rng);
     Patch {
         image: patch.image.as_standard_layout().into_owned(),
         label: patch.label.as_standard_layout().into_owned(),
     }
+}
+
+/// Cuts one patch of an image without labels of voxels and changes it like
+/// [`sample_patch`]. The image (`[C, D, H, W]`) is at least as large as the patch.
+pub fn sample_image(image: ArrayView4<f32>, policy: &PatchPolicy, rng: &mut ChaCha8Rng) -> Array4<f32> {
+    let (_, d, h, w) = image.dim();
+    let size = [d, h, w];
+    let start = std::array::from_fn(|axis| rng.random_range(0..=size[axis] - policy.extent[axis]));
+    let mut patch = Placement::draw(start, policy, rng).cut_image(image);
+    for axis in mirrored_axes(policy, rng) {
+        patch.invert_axis(Axis(axis + 1));
+    }
+    change_intensity(&mut patch, policy.intensity_change_max, policy.noise_max, rng);
+    patch.as_standard_layout().into_owned()
+}
+
+fn mirrored_axes(policy: &PatchPolicy, rng: &mut ChaCha8Rng) -> Vec<usize> {
+    let axes = policy.flip_axes.into_iter().enumerate();
+    axes.filter(|(_, flips)| rng.random_bool(0.5) && *flips).map(|(axis, _)| axis).collect()
 }
 
 fn choose_start(prepared: &PreparedCase, policy: &PatchPolicy, rng: &mut ChaCha8Rng) -> Extent {
@@ -130,46 +145,82 @@ fn choose_start(prepared: &PreparedCase, policy: &PatchPolicy, rng: &mut ChaCha8
     })
 }
 
-fn cut(case: &LoadedCase, [d, h, w]: Extent, size: Extent) -> Patch {
-    let (d, h, w) = (d..d + size[0], h..h + size[1], w..w + size[2]);
-    Patch {
-        image: case.image.slice(s![.., d.clone(), h.clone(), w.clone()]).to_owned(),
-        label: case.label.slice(s![d, h, w]).to_owned(),
-    }
+/// Where the voxels of a patch lie in a volume.
+#[derive(Clone, Debug)]
+struct Placement {
+    start: Extent,
+    size: Extent,
+    /// Turns and scales offsets from the middle of the patch.
+    matrix: Option<[[f64; 3]; 3]>,
 }
 
-/// Samples the volume at rotated and scaled positions: the image trilinearly,
-/// the label at the nearest voxel. Positions outside take the nearest edge.
-fn cut_affine(case: &LoadedCase, start: Extent, policy: &PatchPolicy, rng: &mut ChaCha8Rng) -> Patch {
-    let size = policy.extent;
-    let most = policy.rotation_degrees_max.to_radians();
-    let angles: [f64; 3] = std::array::from_fn(|_| (rng.random::<f64>() * 2.0 - 1.0) * most);
-    let scale = 1.0 + (rng.random::<f64>() * 2.0 - 1.0) * policy.scale_change_max;
-    let matrix = rotation(angles).map(|row| row.map(|value| value / scale));
-    let (channels, d, h, w) = case.image.dim();
-    let limits = [d, h, w];
-    let half: [f64; 3] = size.map(|size| (size as f64 - 1.0) / 2.0);
-    let mut image = Array4::zeros((channels, size[0], size[1], size[2]));
-    let mut label = Array3::zeros(size);
-    for ((x, y, z), class) in label.indexed_iter_mut() {
-        let offset = [x as f64 - half[0], y as f64 - half[1], z as f64 - half[2]];
-        let position: [f64; 3] = std::array::from_fn(|axis| {
-            let turned: f64 = (0..3).map(|column| matrix[axis][column] * offset[column]).sum();
-            (turned + start[axis] as f64 + half[axis]).clamp(0.0, limits[axis] as f64 - 1.0)
+impl Placement {
+    fn draw(start: Extent, policy: &PatchPolicy, rng: &mut ChaCha8Rng) -> Self {
+        let matrix = rng.random_bool(policy.affine_probability).then(|| {
+            let most = policy.rotation_degrees_max.to_radians();
+            let angles: [f64; 3] = std::array::from_fn(|_| (rng.random::<f64>() * 2.0 - 1.0) * most);
+            let scale = 1.0 + (rng.random::<f64>() * 2.0 - 1.0) * policy.scale_change_max;
+            rotation(angles).map(|row| row.map(|value| value / scale))
         });
-        *class = case.label[position.map(|value| value.round() as usize)];
-        for channel in 0..channels {
-            image[[channel, x, y, z]] = trilinear(case, channel, position, limits);
-        }
+        Placement { start, size: policy.extent, matrix }
     }
-    Patch { image, label }
+
+    fn ranges(&self) -> [std::ops::Range<usize>; 3] {
+        std::array::from_fn(|axis| self.start[axis]..self.start[axis] + self.size[axis])
+    }
+
+    /// Trilinear where the patch is turned.
+    fn cut_image(&self, image: ArrayView4<f32>) -> Array4<f32> {
+        let (channels, d, h, w) = image.dim();
+        let Some(matrix) = &self.matrix else {
+            let [d, h, w] = self.ranges();
+            return image.slice(s![.., d, h, w]).to_owned();
+        };
+        let mut out = Array4::zeros((channels, self.size[0], self.size[1], self.size[2]));
+        for [x, y, z] in voxels(self.size) {
+            let position = self.position(matrix, [x, y, z], [d, h, w]);
+            for channel in 0..channels {
+                out[[channel, x, y, z]] = trilinear(image, channel, position);
+            }
+        }
+        out
+    }
+
+    /// The nearest voxel where the patch is turned.
+    fn cut_label(&self, label: ArrayView3<u8>) -> Array3<u8> {
+        let (d, h, w) = label.dim();
+        let Some(matrix) = &self.matrix else {
+            let [d, h, w] = self.ranges();
+            return label.slice(s![d, h, w]).to_owned();
+        };
+        Array3::from_shape_fn(self.size, |(x, y, z)| {
+            label[self.position(matrix, [x, y, z], [d, h, w]).map(|value| value.round() as usize)]
+        })
+    }
+
+    /// Where a voxel of a turned patch lies in a volume of the extent `limits`;
+    /// what is outside takes the nearest edge.
+    fn position(&self, matrix: &[[f64; 3]; 3], place: Extent, limits: Extent) -> [f64; 3] {
+        let half: [f64; 3] = self.size.map(|size| (size as f64 - 1.0) / 2.0);
+        let offset: [f64; 3] = std::array::from_fn(|axis| place[axis] as f64 - half[axis]);
+        std::array::from_fn(|axis| {
+            let turned: f64 = (0..3).map(|column| matrix[axis][column] * offset[column]).sum();
+            (turned + self.start[axis] as f64 + half[axis]).clamp(0.0, limits[axis] as f64 - 1.0)
+        })
+    }
 }
 
-fn trilinear(case: &LoadedCase, channel: usize, position: [f64; 3], limits: Extent) -> f32 {
+fn voxels([d, h, w]: Extent) -> impl Iterator<Item = Extent> {
+    (0..d).flat_map(move |x| (0..h).flat_map(move |y| (0..w).map(move |z| [x, y, z])))
+}
+
+fn trilinear(image: ArrayView4<f32>, channel: usize, position: [f64; 3]) -> f32 {
+    let (_, d, h, w) = image.dim();
+    let limits = [d, h, w];
     let low: Extent = position.map(|value| value as usize);
     let high: Extent = std::array::from_fn(|axis| (low[axis] + 1).min(limits[axis] - 1));
     let weight: [f32; 3] = std::array::from_fn(|axis| (position[axis] - low[axis] as f64) as f32);
-    let at = |d: usize, h: usize, w: usize| case.image[[channel, d, h, w]];
+    let at = |d: usize, h: usize, w: usize| image[[channel, d, h, w]];
     let along_w = |d, h| at(d, h, low[2]) * (1.0 - weight[2]) + at(d, h, high[2]) * weight[2];
     let along_h = |d| along_w(d, low[1]) * (1.0 - weight[1]) + along_w(d, high[1]) * weight[1];
     along_h(low[0]) * (1.0 - weight[0]) + along_h(high[0]) * weight[0]
@@ -185,11 +236,17 @@ fn rotation([a, b, c]: [f64; 3]) -> [[f64; 3]; 3] {
     ]
 }
 
-fn change_intensity(image: &mut Array4<f32>, policy: &PatchPolicy, rng: &mut ChaCha8Rng) {
-    let mut change = || (rng.random::<f64>() * 2.0 - 1.0) * policy.intensity_change_max;
+/// Changes contrast (relative) and brightness, and adds noise.
+pub(crate) fn change_intensity(
+    image: &mut Array4<f32>,
+    change_max: f64,
+    noise_max: f64,
+    rng: &mut ChaCha8Rng,
+) {
+    let mut change = || (rng.random::<f64>() * 2.0 - 1.0) * change_max;
     let (contrast, brightness) = ((1.0 + change()) as f32, change() as f32);
-    let noise = rng.random::<f64>() * policy.noise_max;
-    if policy.intensity_change_max > 0.0 {
+    let noise = rng.random::<f64>() * noise_max;
+    if change_max > 0.0 {
         image.mapv_inplace(|value| value * contrast + brightness);
     }
     if noise > 0.0 {

@@ -1,0 +1,359 @@
+//! NumPy arrays, from an `.npz` archive or a folder of `.npy` files.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
+
+use super::cache::{EntryWriter, ValueType};
+use crate::DataError;
+
+/// An archive or a folder, with the keys of its arrays.
+#[derive(Clone, Debug)]
+pub struct ArrayFile {
+    pub path: PathBuf,
+    /// Sorted.
+    pub keys: Vec<String>,
+    is_folder: bool,
+}
+
+/// What the header of an array says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArrayHeader {
+    pub shape: Vec<usize>,
+    pub element: Element,
+    is_fortran: bool,
+}
+
+/// Values that are read at once.
+const PIECE_VALUES: usize = 1 << 20;
+
+/// A number type of NumPy that samples or labels may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Element {
+    kind: ElementKind,
+    bytes: usize,
+    is_big_endian: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ElementKind {
+    Bool,
+    Signed,
+    Unsigned,
+    Float,
+}
+
+impl Element {
+    fn parse(dtype: &DType) -> Option<Self> {
+        let DType::Plain(plain) = dtype else { return None };
+        let kind = match plain.type_char() {
+            TypeChar::Bool => ElementKind::Bool,
+            TypeChar::Int => ElementKind::Signed,
+            TypeChar::Uint => ElementKind::Unsigned,
+            TypeChar::Float => ElementKind::Float,
+            _ => return None,
+        };
+        let bytes = plain.num_bytes()?;
+        let known = match kind {
+            ElementKind::Bool => bytes == 1,
+            ElementKind::Float => matches!(bytes, 2 | 4 | 8),
+            ElementKind::Signed | ElementKind::Unsigned => matches!(bytes, 1 | 2 | 4 | 8),
+        };
+        let is_big_endian = plain.endianness() == Endianness::Big;
+        known.then_some(Element { kind, bytes, is_big_endian })
+    }
+
+    /// NumPy's name of the type.
+    pub fn name(self) -> String {
+        let kind = match self.kind {
+            ElementKind::Bool => return "bool".to_owned(),
+            ElementKind::Signed => "int",
+            ElementKind::Unsigned => "uint",
+            ElementKind::Float => "float",
+        };
+        format!("{kind}{}", self.bytes * 8)
+    }
+
+    /// How samples of this type are kept: bytes as they are, all else as float32.
+    pub fn stored_as(self) -> ValueType {
+        match self.kind {
+            ElementKind::Bool | ElementKind::Unsigned if self.bytes == 1 => ValueType::U8,
+            _ => ValueType::F32,
+        }
+    }
+
+    fn is_integer(self) -> bool {
+        matches!(self.kind, ElementKind::Signed | ElementKind::Unsigned)
+    }
+
+    /// The element's bytes, lowest first.
+    fn low_first(self, bytes: &[u8]) -> [u8; 8] {
+        let mut low = [0; 8];
+        low[..self.bytes].copy_from_slice(bytes);
+        if self.is_big_endian {
+            low[..self.bytes].reverse();
+        }
+        low
+    }
+
+    fn to_f32(self, bytes: &[u8]) -> f32 {
+        let low = self.low_first(bytes);
+        let bits = u64::from_le_bytes(low);
+        match (self.kind, self.bytes) {
+            (ElementKind::Float, 2) => half_to_f32(bits as u16),
+            (ElementKind::Float, 4) => f32::from_bits(bits as u32),
+            (ElementKind::Float, _) => f64::from_bits(bits) as f32,
+            (ElementKind::Signed, _) => self.signed(bits) as f32,
+            (ElementKind::Bool | ElementKind::Unsigned, _) => bits as f32,
+        }
+    }
+
+    /// None for a number over the range of i64.
+    fn to_i64(self, bytes: &[u8]) -> Option<i64> {
+        let bits = u64::from_le_bytes(self.low_first(bytes));
+        if self.kind == ElementKind::Signed { Some(self.signed(bits)) } else { i64::try_from(bits).ok() }
+    }
+
+    /// Carries the sign of a shorter number up.
+    fn signed(self, bits: u64) -> i64 {
+        let unused = 64 - 8 * self.bytes as u32;
+        ((bits << unused) as i64) >> unused
+    }
+}
+
+/// IEEE 754 binary16.
+fn half_to_f32(bits: u16) -> f32 {
+    let sign = if bits & 0x8000 == 0 { 1.0 } else { -1.0 };
+    let fraction = f32::from(bits & 0x3ff);
+    sign * match (bits >> 10) & 0x1f {
+        0 => fraction * 2_f32.powi(-24),
+        0x1f if fraction == 0.0 => f32::INFINITY,
+        0x1f => f32::NAN,
+        exponent => (1.0 + fraction / 1024.0) * 2_f32.powi(i32::from(exponent) - 15),
+    }
+}
+
+impl ArrayFile {
+    /// Lists the arrays of an archive or folder.
+    ///
+    /// # Errors
+    /// It is missing, damaged, or holds no arrays.
+    pub fn open(path: &Path) -> Result<Self, DataError> {
+        let facts = std::fs::metadata(path).map_err(|error| DataError::io(path, error))?;
+        let is_folder = facts.is_dir();
+        let mut keys: Vec<String> = if is_folder {
+            let entries = std::fs::read_dir(path).map_err(|error| DataError::io(path, error))?;
+            let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+            names.filter_map(|name| Some(name.strip_suffix(".npy")?.to_owned())).collect()
+        } else {
+            let archive = open_zip(path)?;
+            let names = archive.file_names().flatten();
+            names.filter_map(|name| Some(name.strip_suffix(".npy")?.to_owned())).collect()
+        };
+        keys.sort();
+        if keys.is_empty() {
+            return Err(DataError::file(path, "holds no .npy array"));
+        }
+        Ok(ArrayFile { path: path.to_owned(), keys, is_folder })
+    }
+
+    /// Name of the set: the file's without its ending.
+    pub fn name(&self) -> String {
+        let name = if self.is_folder { self.path.file_name() } else { self.path.file_stem() };
+        name.unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// The file that holds array `key`.
+    ///
+    /// # Errors
+    /// There is no such array, with the keys that there are.
+    pub fn file_of(&self, key: &str) -> Result<PathBuf, DataError> {
+        if !self.keys.iter().any(|known| known == key) {
+            let known = self.keys.join(", ");
+            return Err(DataError::file(&self.path, format!("has no array '{key}'; there are: {known}")));
+        }
+        Ok(if self.is_folder { self.path.join(format!("{key}.npy")) } else { self.path.clone() })
+    }
+
+    /// An error of array `key`.
+    pub fn wrong(&self, key: &str, problem: impl std::fmt::Display) -> DataError {
+        DataError::file(&self.path, format!("array '{key}': {problem}"))
+    }
+
+    /// Lets `act` read array `key` from behind its header.
+    fn with_array<T>(
+        &self,
+        key: &str,
+        act: impl FnOnce(&ArrayHeader, &mut dyn Read) -> Result<T, DataError>,
+    ) -> Result<T, DataError> {
+        let path = self.file_of(key)?;
+        if self.is_folder {
+            let file = File::open(&path).map_err(|error| DataError::io(&path, error))?;
+            let mut reader = BufReader::with_capacity(1 << 20, file);
+            let header = self.parse_header(key, &mut reader)?;
+            return act(&header, &mut reader);
+        }
+        let mut archive = open_zip(&path)?;
+        let member = archive.by_name(&format!("{key}.npy")).map_err(|error| self.wrong(key, error))?;
+        let mut reader = BufReader::with_capacity(1 << 20, member);
+        let header = self.parse_header(key, &mut reader)?;
+        act(&header, &mut reader)
+    }
+
+    fn parse_header(&self, key: &str, reader: &mut dyn Read) -> Result<ArrayHeader, DataError> {
+        let found = NpyHeader::from_reader(reader)
+            .map_err(|error| self.wrong(key, format!("no readable NumPy header: {error}")))?;
+        let dtype = found.dtype();
+        let element = Element::parse(&dtype).ok_or_else(|| {
+            let problem =
+                format!("holds elements of type {}; whole numbers or floats are needed", dtype.descr());
+            self.wrong(key, problem)
+        })?;
+        let sizes = found.shape().iter().map(|size| usize::try_from(*size).ok());
+        let shape: Option<Vec<usize>> = sizes.collect();
+        let fits = |shape: &Vec<usize>| {
+            shape
+                .iter()
+                .try_fold(8, |total: usize, size| total.checked_mul(*size))
+                .is_some_and(|all| all < 1 << 48)
+        };
+        let shape = shape.filter(fits).ok_or_else(|| {
+            self.wrong(key, format!("cannot be as large as its header says: {:?}", found.shape()))
+        })?;
+        Ok(ArrayHeader { shape, element, is_fortran: found.order() == Order::Fortran })
+    }
+
+    /// Shape and type of array `key`.
+    ///
+    /// # Errors
+    /// It is missing or has no readable header.
+    pub fn header(&self, key: &str) -> Result<ArrayHeader, DataError> {
+        self.with_array(key, |header, _| Ok(header.clone()))
+    }
+
+    /// The integers of array `key`, `[N]` or `[N, 1]`.
+    ///
+    /// # Errors
+    /// It has another shape or type, or is cut off.
+    pub fn integers(&self, key: &str) -> Result<Vec<i64>, DataError> {
+        self.with_array(key, |header, reader| {
+            let rows = match header.shape.as_slice() {
+                [rows] | [rows, 1] => *rows,
+                shape => return Err(self.wrong(key, format!("must be [N] or [N, 1], is {shape:?}"))),
+            };
+            if !header.element.is_integer() {
+                let problem = format!("must hold whole numbers, holds {}", header.element.name());
+                return Err(self.wrong(key, problem));
+            }
+            let mut numbers = Vec::new();
+            let mut bytes = vec![0; header.element.bytes];
+            for row in 0..rows {
+                self.fill(key, header, reader, &mut bytes, row)?;
+                let number = header.element.to_i64(&bytes);
+                numbers.push(number.ok_or_else(|| self.wrong(key, format!("row {row} is out of range")))?);
+            }
+            self.at_end(key, reader)?;
+            Ok(numbers)
+        })
+    }
+
+    /// Writes the values of array `key` in C order, as [`Element::stored_as`]
+    /// says, row by row.
+    ///
+    /// # Errors
+    /// The array is cut off or damaged, with the row.
+    pub fn copy_to(&self, key: &str, out: &mut EntryWriter) -> Result<(ValueType, Vec<usize>), DataError> {
+        self.with_array(key, |header, reader| {
+            let stored = header.element.stored_as();
+            let write = |out: &mut EntryWriter, bytes: &[u8]| {
+                out.write_all(bytes).map_err(|error| self.wrong(key, format!("cannot be kept: {error}")))
+            };
+            let rows = header.shape.first().copied().unwrap_or(1);
+            let row_values: usize = header.shape.iter().skip(1).product();
+            if header.is_fortran && header.shape.len() > 1 {
+                write(out, &self.turned(key, header, reader)?)?;
+                self.at_end(key, reader)?;
+                return Ok((stored, header.shape.clone()));
+            }
+            let mut piece = vec![0; row_values.min(PIECE_VALUES) * header.element.bytes];
+            for row in 0..rows {
+                let mut left = row_values;
+                while left > 0 {
+                    let bytes = &mut piece[..left.min(PIECE_VALUES) * header.element.bytes];
+                    self.fill(key, header, reader, bytes, row)?;
+                    match stored {
+                        ValueType::U8 => write(out, bytes)?,
+                        ValueType::F32 => write(out, &to_floats(header.element, bytes))?,
+                    }
+                    left -= left.min(PIECE_VALUES);
+                }
+            }
+            self.at_end(key, reader)?;
+            Ok((stored, header.shape.clone()))
+        })
+    }
+
+    /// All values of an array in Fortran order, brought into C order.
+    fn turned(&self, key: &str, header: &ArrayHeader, reader: &mut dyn Read) -> Result<Vec<u8>, DataError> {
+        let values: usize = header.shape.iter().product();
+        let mut bytes = Vec::new();
+        let length = values * header.element.bytes;
+        let read = reader.take(length as u64).read_to_end(&mut bytes);
+        match read {
+            Ok(read) if read == length => {}
+            Ok(read) => {
+                return Err(
+                    self.wrong(key, format!("is cut off after {read} of {length} bytes; copy it again"))
+                );
+            }
+            Err(error) => return Err(self.wrong(key, format!("is damaged: {error}"))),
+        }
+        let turn = |value: &[u8], size: usize| -> Result<Vec<u8>, DataError> {
+            let elements: Vec<&[u8]> = value.chunks_exact(size).collect();
+            let shape = ndarray::IxDyn(&header.shape);
+            let view = ndarray::ArrayView::from_shape(ndarray::ShapeBuilder::f(shape), &elements)
+                .map_err(|error| self.wrong(key, error))?;
+            Ok(view.iter().flat_map(|element| element.iter().copied()).collect())
+        };
+        match header.element.stored_as() {
+            ValueType::U8 => turn(&bytes, 1),
+            ValueType::F32 => turn(&to_floats(header.element, &bytes), 4),
+        }
+    }
+
+    /// Nothing may follow the values; an archive's checksum is compared here.
+    fn at_end(&self, key: &str, reader: &mut dyn Read) -> Result<(), DataError> {
+        match reader.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(self.wrong(key, "holds more values than its header says")),
+            Err(error) => Err(self.wrong(key, format!("is damaged: {error}; copy it again"))),
+        }
+    }
+
+    fn fill(
+        &self,
+        key: &str,
+        header: &ArrayHeader,
+        reader: &mut dyn Read,
+        bytes: &mut [u8],
+        row: usize,
+    ) -> Result<(), DataError> {
+        reader.read_exact(bytes).map_err(|error| {
+            let rows = header.shape.first().copied().unwrap_or(1);
+            self.wrong(key, format!("is cut off or damaged in row {row} of {rows}: {error}; copy it again"))
+        })
+    }
+}
+
+fn to_floats(element: Element, bytes: &[u8]) -> Vec<u8> {
+    bytes.chunks_exact(element.bytes).flat_map(|value| element.to_f32(value).to_ne_bytes()).collect()
+}
+
+fn open_zip(path: &Path) -> Result<zip::ZipArchive<BufReader<File>>, DataError> {
+    let file = File::open(path).map_err(|error| DataError::io(path, error))?;
+    zip::ZipArchive::new(BufReader::new(file)).map_err(|error| {
+        DataError::file(path, format!("is no whole .npz archive: {error}; it may be cut off: copy it again"))
+    })
+}
