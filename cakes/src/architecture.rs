@@ -237,7 +237,13 @@ mod tests {
     use crate::backbone::EncoderDecoder;
 
     fn backbone() -> Backbone {
-        Backbone::EncoderDecoder(EncoderDecoder { input_channels: 1, classes: 3, base_width: 4, levels: 2 })
+        Backbone::EncoderDecoder(EncoderDecoder {
+            input_channels: 1,
+            classes: 3,
+            base_width: 4,
+            levels: 2,
+            ..EncoderDecoder::default()
+        })
     }
 
     #[test]

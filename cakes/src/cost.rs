@@ -107,7 +107,13 @@ mod tests {
     use crate::kernel::{Kernel, KernelSet};
 
     fn backbone() -> Backbone {
-        Backbone::EncoderDecoder(EncoderDecoder { input_channels: 1, classes: 3, base_width: 8, levels: 2 })
+        Backbone::EncoderDecoder(EncoderDecoder {
+            input_channels: 1,
+            classes: 3,
+            base_width: 8,
+            levels: 2,
+            ..EncoderDecoder::default()
+        })
     }
 
     /// Counted by hand: convolutions, norms (two each), shortcuts, head.

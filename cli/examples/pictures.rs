@@ -4,9 +4,10 @@ use cakes::allocation::ChannelAllocation;
 use cakes::architecture::{Architecture, LayerAllocation};
 use cakes::backbone::{Backbone, EncoderDecoder};
 use cakes::cost::cost;
-use cakes::derive::{derive_within, reference_macs};
+use cakes::derive::{ChannelCosts, derive_front, reference_macs};
 use cakes::kernel::{Kernel, KernelSet};
 use cakes::scores::{ChannelScores, LayerScores};
+use cakes::spec::CostMeasure;
 use cakes_cli::plot::{composition, curves, front};
 use cakes_proto::convert::{architecture_to_wire, cost_to_wire};
 use cakes_proto::v1;
@@ -14,7 +15,7 @@ use cakes_proto::v1;
 const PATCH: cakes::Extent = [32, 48, 32];
 
 fn backbone() -> Backbone {
-    Backbone::EncoderDecoder(EncoderDecoder { input_channels: 1, classes: 3, base_width: 16, levels: 3 })
+    Backbone::EncoderDecoder(EncoderDecoder { input_channels: 1, classes: 3, base_width: 16, levels: 3, ..EncoderDecoder::default() })
 }
 
 /// Numbers that look random and are always the same.
@@ -49,8 +50,9 @@ fn entry(architecture: &Architecture, origin: &str, index: u64) -> v1::FrontEntr
     let mean_dice = 0.86 + 0.02 * share.sqrt() + 0.006 * (noise(index * 7 + 3) - 0.5);
     v1::FrontEntry {
         architecture: Some(message),
-        mean_dice,
-        mean_dice_deviation: 0.001 + 0.002 * noise(index),
+        quality: mean_dice,
+        quality_deviation: 0.001 + 0.002 * noise(index),
+        quality_metric: "mean_dice".into(),
         dice_per_class: vec![mean_dice + 0.01, mean_dice - 0.01],
         latency_ms: 20.0 + 60.0 * share + 12.0 * noise(index * 3),
         seed_count: 3,
@@ -60,12 +62,15 @@ fn entry(architecture: &Architecture, origin: &str, index: u64) -> v1::FrontEntr
 
 fn sample() -> v1::ParetoFront {
     let scores = scores();
-    let mut entries: Vec<v1::FrontEntry> = [0.2, 0.3, 0.4, 0.5, 0.7]
-        .into_iter()
+    let budgets = [0.2, 0.3, 0.4, 0.5, 0.7];
+    let costs = ChannelCosts::new(&backbone(), PATCH, CostMeasure::Mac).expect("costs");
+    let derived = derive_front(&scores, &costs, &budgets, 1).expect("derive");
+    let mut entries: Vec<v1::FrontEntry> = derived
+        .iter()
+        .zip(budgets)
         .enumerate()
-        .map(|(index, budget)| {
-            let architecture = derive_within(&scores, PATCH, budget).expect("derive");
-            entry(&architecture, &format!("budget {budget}"), index as u64)
+        .map(|(index, (found, budget))| {
+            entry(&found.architecture, &format!("budget {budget}"), index as u64)
         })
         .collect();
     let spaces: [(&str, Vec<Kernel>); 3] = [
@@ -102,7 +107,8 @@ fn curves(front: &v1::ParetoFront) -> Vec<curves::JobCurves> {
         curves::JobCurves {
             label,
             loss: (1..=1000).map(|step| (step as f64, at(step))).collect(),
-            dice: (1..=10)
+            validation_loss: Vec::new(),
+            quality: (1..=10)
                 .map(|n| {
                     (
                         f64::from(n) * 100.0,
@@ -121,9 +127,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::create_dir_all(&folder)?;
     let results = sample();
     let pictures = [
-        ("front", front::draw(&front::results(&results))?),
+        ("front", front::draw(&front::results(&results), "mean Dice")?),
         ("composition", composition::draw(&composition::cards_of_front(&results)?)?),
-        ("curves", curves::draw(&curves(&results))?),
+        ("curves", curves::draw(&curves(&results), Some("mean_dice"))?),
     ];
     for (name, picture) in pictures {
         picture.write(&folder.join(name).with_extension("svg"))?;

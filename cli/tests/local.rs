@@ -14,7 +14,7 @@ use support::{cakes, gzip, nifti, write_dataset};
 use tempfile::tempdir;
 
 fn architecture(kernels: &[Kernel]) -> Architecture {
-    let config = EncoderDecoder { input_channels: 1, classes: 3, base_width: 8, levels: 3 };
+    let config = EncoderDecoder { input_channels: 1, classes: 3, base_width: 8, levels: 3, ..EncoderDecoder::default() };
     Architecture::even(Backbone::EncoderDecoder(config), kernels).unwrap()
 }
 

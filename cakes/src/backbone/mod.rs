@@ -6,7 +6,7 @@ mod resnet;
 
 use serde::{Deserialize, Serialize};
 
-pub use encoder_decoder::EncoderDecoder;
+pub use encoder_decoder::{BlockKind, EncoderDecoder};
 pub use resnet::{MiddleLayer, ResnetDepth, VideoResnet, VolumeResnet, VolumeStem};
 
 use crate::Extent;

@@ -56,7 +56,13 @@ mod tests {
     use crate::kernel::Kernel;
 
     fn architectures() -> Vec<Architecture> {
-        let config = EncoderDecoder { input_channels: 1, classes: 2, base_width: 2, levels: 2 };
+        let config = EncoderDecoder {
+            input_channels: 1,
+            classes: 2,
+            base_width: 2,
+            levels: 2,
+            ..EncoderDecoder::default()
+        };
         let of = |kernel| Architecture::even(Backbone::EncoderDecoder(config.clone()), &[kernel]).unwrap();
         [Kernel::K333, Kernel::K133, Kernel::K311].map(of).to_vec()
     }

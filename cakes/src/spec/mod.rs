@@ -393,7 +393,9 @@ fn check_plan(spec: &SearchSpec, backbone_fits: bool, found: &mut Violations) {
         "has no layer to search: its middle layers are p3d".to_owned()
     });
     for (index, budget) in spec.budgets.iter().enumerate().filter(|_| backbone_fits) {
-        if let Err(error) = check_budget(&spec.backbone, &spec.supernet.kernels, spec.patch, *budget) {
+        if let Err(error) =
+            check_budget(&spec.backbone, &spec.supernet.kernels, spec.patch, spec.budget_measure, *budget)
+        {
             found.require(false, &format!("budgets[{index}]"), || error.to_string());
         }
     }
@@ -436,6 +438,7 @@ pub(crate) mod tests {
                 classes: 4,
                 base_width: 4,
                 levels: 2,
+                ..EncoderDecoder::default()
             }),
             patch: [16, 16, 16],
             supernet: SupernetSpec {

@@ -192,7 +192,7 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn backbone() -> Backbone {
-        Backbone::EncoderDecoder(EncoderDecoder { input_channels: 1, classes: 3, base_width: 16, levels: 3 })
+        Backbone::EncoderDecoder(EncoderDecoder { input_channels: 1, classes: 3, base_width: 16, levels: 3, ..EncoderDecoder::default() })
     }
 
     #[test]

@@ -54,6 +54,7 @@ mod tests {
             classes: 3,
             base_width: 16,
             levels: 3,
+            ..EncoderDecoder::default()
         });
         let network = Architecture::even(backbone, &[Kernel::K333]).unwrap().network();
         let mib = |batch_size, patch| {

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cakes::architecture::{Architecture, ArchitectureDigest};
 use cakes::cost::{Cost, cost};
-use cakes::derive::{derive_per_layer, derive_within, reference_macs};
+use cakes::derive::{ChannelCosts, derive_per_layer, derive_within, reference_macs};
 use cakes::scores::ChannelScores;
 use cakes::spec::CheckedSearch;
 
@@ -223,8 +223,11 @@ fn missing_architectures(snapshot: &SearchSnapshot) -> (Vec<Derived>, Vec<String
 /// # Errors
 /// Why there is none, for people.
 pub fn derive(search: &CheckedSearch, scores: &ChannelScores, source: Source) -> Result<Derived, String> {
+    let spec = search.spec();
     let architecture = match source {
-        Source::Budget(fraction) => derive_within(scores, search.spec().patch, fraction),
+        Source::Budget(fraction) => ChannelCosts::new(&spec.backbone, spec.patch, spec.budget_measure)
+            .and_then(|costs| derive_within(scores, &costs, fraction, spec.count_multiple))
+            .map(|derivation| derivation.architecture),
         Source::PaperRule => derive_per_layer(scores),
     };
     with_cost(search, source.origin(), architecture.map_err(|error| error.to_string())?)

@@ -20,6 +20,7 @@ fn search(budgets: &[f64], seeds: &[u64]) -> CheckedSearch {
             classes: 4,
             base_width: 4,
             levels: 2,
+            ..EncoderDecoder::default()
         }),
         patch: [16, 16, 16],
         supernet: SupernetSpec {

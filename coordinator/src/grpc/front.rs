@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     fn record(kernel: Kernel) -> ArchitectureRecord {
-        let config = EncoderDecoder { input_channels: 1, classes: 3, base_width: 4, levels: 2 };
+        let config = EncoderDecoder { input_channels: 1, classes: 3, base_width: 4, levels: 2, ..EncoderDecoder::default() };
         let architecture = Architecture::even(Backbone::EncoderDecoder(config), &[kernel]).unwrap();
         ArchitectureRecord {
             digest: architecture.digest(),

@@ -4,7 +4,7 @@ use cakes::Extent;
 use cakes::allocation::ChannelAllocation;
 use cakes::architecture::{Architecture, LayerAllocation};
 use cakes::backbone::{
-    Backbone, EncoderDecoder, MiddleLayer, ResnetDepth, VideoResnet, VolumeResnet, VolumeStem,
+    Backbone, BlockKind, EncoderDecoder, MiddleLayer, ResnetDepth, VideoResnet, VolumeResnet, VolumeStem,
 };
 use cakes::cost::Cost;
 use cakes::kernel::Kernel;
@@ -37,7 +37,18 @@ pub fn backbone_from_wire(wire: Option<v1::Backbone>) -> Result<Backbone, Violat
             input_channels: config.input_channels.unwrap_or(1),
             classes: config.classes,
             base_width: config.base_width.unwrap_or(16),
-            levels: config.levels.unwrap_or(3),
+            levels: config
+                .levels
+                .unwrap_or_else(|| config.topology.iter().max().map_or(3, |level| level.saturating_add(1))),
+            block: match config.block.as_str() {
+                "" | "residual" => BlockKind::Residual,
+                "plain" => BlockKind::Plain,
+                other => {
+                    let problem = format!("'{other}' is no block; known are residual and plain");
+                    return Err(violation("backbone.encoder_decoder.block", problem));
+                }
+            },
+            topology: config.topology,
         })),
         Some(v1::backbone::Family::VideoResnet(config)) => Ok(Backbone::VideoResnet(VideoResnet {
             input_channels: config.input_channels.unwrap_or(3),
@@ -97,6 +108,12 @@ pub(super) fn backbone_to_wire(backbone: &Backbone) -> v1::Backbone {
             classes: config.classes,
             base_width: Some(config.base_width),
             levels: Some(config.levels),
+            block: match config.block {
+                BlockKind::Residual => "residual",
+                BlockKind::Plain => "plain",
+            }
+            .to_owned(),
+            topology: config.topology.clone(),
         }),
         Backbone::VideoResnet(config) => v1::backbone::Family::VideoResnet(v1::VideoResnet {
             input_channels: Some(config.input_channels),

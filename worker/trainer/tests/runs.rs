@@ -22,7 +22,7 @@ use tch::{Device, Tensor};
 use tempfile::TempDir;
 
 fn backbone() -> Backbone {
-    Backbone::EncoderDecoder(EncoderDecoder { input_channels: 1, classes: 4, base_width: 3, levels: 2 })
+    Backbone::EncoderDecoder(EncoderDecoder { input_channels: 1, classes: 4, base_width: 3, levels: 2, ..EncoderDecoder::default() })
 }
 
 fn supernet(mode: SearchMode) -> Task {

@@ -52,7 +52,7 @@ fn sources(search: &CheckedSearch, budgets: &[f64], unconstrained: bool) -> Resu
     }
     let spec = search.spec();
     for budget in budgets {
-        check_budget(&spec.backbone, &spec.supernet.kernels, spec.patch, *budget)
+        check_budget(&spec.backbone, &spec.supernet.kernels, spec.patch, spec.budget_measure, *budget)
             .map_err(|error| invalid(error.to_string()))?;
     }
     let mut sources: Vec<Source> = budgets.iter().copied().map(Source::Budget).collect();
