@@ -1,8 +1,9 @@
-//! What a person types in a fresh checkout: set-up, quick start, tests.
+//! What a person types in a fresh checkout: set-up, quick start, tests, benches.
 //!
 //! Of the workspace `xtask` depends on `cakes-postgres` alone: it must run before
 //! anything else can be built.
 
+mod bench;
 mod database;
 mod libtorch;
 mod packages;
@@ -37,6 +38,8 @@ enum Command {
     Quickstart(quickstart::QuickstartArguments),
     /// Sets up, then runs every check and test.
     Test(test::TestArguments),
+    /// Measures how fast things are.
+    Bench(bench::BenchArguments),
     /// Saves in `.sqlx` what Postgres says about the statements in the code.
     Sql(sql::SqlArguments),
 }
@@ -60,6 +63,10 @@ fn run(command: Command) -> Result<()> {
         Command::Test(arguments) => {
             setup(&libtorch::SetupArguments::default())?;
             test::run(&arguments)
+        }
+        Command::Bench(arguments) => {
+            setup(&libtorch::SetupArguments::default())?;
+            bench::run(&arguments)
         }
         Command::Sql(arguments) => {
             setup(&libtorch::SetupArguments::default())?;

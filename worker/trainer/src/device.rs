@@ -1,5 +1,7 @@
 //! Where tensors live.
 
+use std::time::Duration;
+
 use tch::Device;
 
 use crate::TrainerError;
@@ -81,4 +83,10 @@ pub fn peak_memory_mib() -> f64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse::<f64>().ok());
     kib.unwrap_or(0.0) / 1024.0
+}
+
+/// Processor time that this process has used so far, over all its threads.
+pub fn cpu_time() -> Duration {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID);
+    time.map_or(Duration::ZERO, Duration::from)
 }

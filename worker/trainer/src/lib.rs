@@ -11,16 +11,20 @@
 //! | [`nets`] | builds a network description with libtorch and runs it |
 //! | [`data`] | opens the data set, prepares batches ahead of the loop |
 //! | [`loss`], [`optim`] | what is minimised, and how |
-//! | [`evaluate`] | whole-volume validation, latency |
+//! | [`weights`] | weights that a network starts with |
+//! | [`evaluate`], [`classify`] | validation of volumes and of samples, latency |
 //! | [`checkpoint`] | everything that a resumed run needs, atomically |
 //! | [`train`] | the loop, which obeys the job's specification |
+//! | [`bench`] | speed of training steps, fast path against reference |
 //! | [`report`] | who is told: frames for the daemon, lines for a person |
 //! | [`folder`] | whose folder it is that a person names |
 //!
 //! Everything random follows from the job's seed and the step, so a job can be
 //! resumed anywhere and repeats bit by bit on one kind of device.
 
+pub mod bench;
 pub mod checkpoint;
+pub mod classify;
 pub mod data;
 pub mod device;
 mod error;
@@ -30,6 +34,8 @@ pub mod loss;
 pub mod nets;
 pub mod optim;
 pub mod report;
+pub mod throughput;
 pub mod train;
+pub mod weights;
 
 pub use error::TrainerError;

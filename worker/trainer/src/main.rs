@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cakes::frame::{FailureClass, TrainerCommand, TrainerEvent, decode};
 use cakes::job::TrainerJob;
+use cakes_trainer::bench::{self, BenchArguments};
 use cakes_trainer::folder::{self, Resume};
 use cakes_trainer::report::{Frames, Lines, Reporter};
 use cakes_trainer::train::{Ending, Surroundings, run};
@@ -30,7 +31,20 @@ enum Command {
     Run(RunArguments),
     /// Runs a job for a worker daemon: frames on standard output, commands on standard input.
     Attempt(AttemptArguments),
+    /// Measures training steps: the fast path against one `conv3d` per branch through libtorch.
+    #[command(after_help = BENCH_HELP)]
+    Bench(BenchArguments),
 }
+
+const BENCH_HELP: &str = "\
+Examples:
+  cakes-trainer bench
+  cakes-trainer bench --config unet_32 --mode derived --rounds 11
+  cakes-trainer bench --config hippocampus --threads 1 --fast-only
+
+Set OMP_WAIT_POLICY=PASSIVE, as the worker does. The last line is JSON.
+
+Exit codes: 0 done, 1 failed, 2 the command is wrong.";
 
 const RUN_HELP: &str = "\
 Examples:
@@ -88,11 +102,22 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(arguments) => run_for_person(&arguments),
         Command::Attempt(arguments) => run_for_daemon(&arguments),
+        Command::Bench(arguments) => return run_bench(&arguments),
     };
     match outcome {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) if error.class() == FailureClass::User => ExitCode::from(2),
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run_bench(arguments: &BenchArguments) -> ExitCode {
+    match bench::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", error.message());
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -142,7 +167,7 @@ fn prepare_and_run(
             .map_err(|error| TrainerError::io(format!("cannot create {}", arguments.out.display()), error))?;
         let around = Surroundings {
             device,
-            data_root: &arguments.data_root,
+            data,
             folder: &arguments.out,
             resume,
             stop: &STOP,

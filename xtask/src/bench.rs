@@ -1,0 +1,65 @@
+//! `cargo xtask bench`: how fast things are. It builds and runs; what is
+//! measured, and how, lives with what is measured.
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use crate::{process, root};
+
+#[derive(Args)]
+pub struct BenchArguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Training steps: the fast path against one `conv3d` per branch through libtorch.
+    #[command(after_help = TRAIN_HELP)]
+    Train(TrainArguments),
+}
+
+const TRAIN_HELP: &str = "\
+Examples:
+  cargo xtask bench train
+  cargo xtask bench train --config unet_32 --mode derived --rounds 11
+  cargo xtask bench train --config hippocampus --threads 1
+
+Configurations: video_r50_w0.25_8x64, video_r50_w1_8x112, unet_32, hippocampus.
+Modes: c3d, c2d, derived, supernet_cost, supernet_perf.
+
+Both paths run in turn, so other load on the machine slows both; their ratio is
+what to compare. The last line is JSON.";
+
+#[derive(Args)]
+pub struct TrainArguments {
+    /// Only this configuration; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    config: Vec<String>,
+    /// Only this network; `c3d` always runs, the ratios refer to it. May be given several times.
+    #[arg(long, value_name = "MODE")]
+    mode: Vec<String>,
+    /// Steps of each path, in turn; the median counts.
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
+    /// CPU threads; all cores without it.
+    #[arg(long, value_name = "N")]
+    threads: Option<u32>,
+    /// Leaves out the reference path.
+    #[arg(long)]
+    fast_only: bool,
+}
+
+pub fn run(arguments: &BenchArguments) -> Result<()> {
+    let What::Train(train) = &arguments.what;
+    process::run(process::cargo().args(["build", "--quiet", "--package", "cakes-trainer"]))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
+    let mut bench = std::process::Command::new(target.join("debug/cakes-trainer"));
+    bench.arg("bench").env("OMP_WAIT_POLICY", "PASSIVE");
+    bench.args(train.config.iter().flat_map(|name| ["--config", name]));
+    bench.args(train.mode.iter().flat_map(|name| ["--mode", name]));
+    bench.args(train.rounds.map(|rounds| format!("--rounds={rounds}")));
+    bench.args(train.threads.map(|threads| format!("--threads={threads}")));
+    bench.args(train.fast_only.then_some("--fast-only"));
+    process::run(&mut bench)
+}
