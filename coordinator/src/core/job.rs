@@ -71,7 +71,7 @@ pub enum JobKind {
 named!(JobKind, "job kind", { Supernet => "supernet", Retrain => "retrain" });
 
 /// How an attempt ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EndReason {
     Succeeded,
     Failed,

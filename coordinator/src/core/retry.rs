@@ -17,7 +17,7 @@ use super::job::{Decision, EndReason};
 use super::text::named;
 
 /// Why an attempt ended badly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FailureClass {
     /// Daemon or machine went away.
     Lost,
@@ -60,7 +60,7 @@ impl Default for Budgets {
 }
 
 /// Bad ends of a job's attempts so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Counters {
     pub lost: u32,
     pub infrastructure: u32,

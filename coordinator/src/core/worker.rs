@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::text::named;
 
 /// What people decided about a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Schedule {
     /// Takes jobs.
     Ready,
