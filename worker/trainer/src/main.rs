@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cakes::frame::{FailureClass, TrainerCommand, TrainerEvent, decode};
 use cakes::job::TrainerJob;
 use cakes_trainer::bench::{self, BenchArguments};
+use cakes_trainer::bench::{self, BenchArguments};
 use cakes_trainer::folder::{self, Resume};
 use cakes_trainer::report::{Frames, Lines, Reporter};
 use cakes_trainer::train::{Ending, Surroundings, run};
@@ -108,6 +109,16 @@ fn main() -> ExitCode {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) if error.class() == FailureClass::User => ExitCode::from(2),
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run_bench(arguments: &BenchArguments) -> ExitCode {
+    match bench::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", error.message());
+            ExitCode::FAILURE
+        }
     }
 }
 
