@@ -11,14 +11,19 @@
 //! folder named `step-…` is always complete. Samples, augmentation and drawn
 //! kernels follow from the job's seed and the step, so no generator needs saving.
 
+use std::borrow::Cow;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use cakes::job::TrainerJob;
+use cakes::derive::Stability;
+use cakes::job::{Task, TrainerJob};
+use safetensors::tensor::View;
+use safetensors::{Dtype, SafeTensorError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::TrainerError;
 use crate::nets::Net;
@@ -45,11 +50,43 @@ pub struct Manifest {
     pub format: u32,
     /// Optimizer steps done.
     pub step: u64,
+    /// Of a search that may end early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<EarlyStop>,
     /// SHA-256 of the job's JSON: a checkpoint of another job is refused.
     pub job_sha256: String,
     pub libtorch: String,
     pub device: String,
     pub files: Vec<ManifestFile>,
+}
+
+/// How far a search that may end early has made up its mind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlyStop {
+    pub stability: Stability,
+    /// Step behind which an architecture was counted last.
+    pub observed_step: u64,
+}
+
+impl EarlyStop {
+    /// None for a task that runs to its last step.
+    pub fn new(task: &Task) -> Option<Self> {
+        match task {
+            Task::Supernet { early_stop_validations: Some(count), .. } => {
+                Some(EarlyStop { stability: Stability::new(*count), observed_step: 0 })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// How far a job is, besides its tensors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Optimizer steps done.
+    pub step: u64,
+    pub early_stop: Option<EarlyStop>,
 }
 
 /// A checkpoint that stands complete on disk.
@@ -72,27 +109,27 @@ pub fn job_sha256(job: &TrainerJob) -> String {
 /// A weight is not finite, or the disk fails or is full; nothing is left behind.
 pub fn save(
     parent: &Path,
-    step: u64,
+    progress: &Progress,
     job: &TrainerJob,
     net: &Net,
     optimizer: &Optimizer,
 ) -> Result<Saved, TrainerError> {
     check_finite(net)?;
-    let failed =
-        |error| TrainerError::io(format!("cannot write a checkpoint below {}", parent.display()), error);
+    let failed = |error| write_error(parent, error);
     fs::create_dir_all(parent).map_err(failed)?;
     let temporary = tempfile::Builder::new().prefix(".saving-").tempdir_in(parent).map_err(failed)?;
     let weights: Vec<(&str, &Tensor)> = net.state().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    write(&temporary.path().join(WEIGHTS), &weights)?;
+    write(parent, &temporary.path().join(WEIGHTS), weights)?;
     let state: Vec<(String, &Tensor)> = optimizer.state().collect();
-    write(&temporary.path().join(OPTIMIZER), &state)?;
+    write(parent, &temporary.path().join(OPTIMIZER), state)?;
     let files = [WEIGHTS, OPTIMIZER]
         .map(|name| describe(temporary.path(), name))
         .into_iter()
         .collect::<Result<Vec<_>, _>>()?;
     let manifest = Manifest {
         format: 1,
-        step,
+        step: progress.step,
+        early_stop: progress.early_stop.clone(),
         job_sha256: job_sha256(job),
         libtorch: libtorch_version().to_owned(),
         device: crate::device::name(net.device()),
@@ -103,7 +140,7 @@ pub fn save(
     for name in [WEIGHTS, OPTIMIZER, MANIFEST] {
         File::open(temporary.path().join(name)).and_then(|file| file.sync_all()).map_err(failed)?;
     }
-    let directory = parent.join(format!("step-{step:09}"));
+    let directory = parent.join(format!("step-{:09}", progress.step));
     // A run that was killed behind the rename wrote the same step before.
     if directory.exists() {
         fs::remove_dir_all(&directory).map_err(failed)?;
@@ -131,15 +168,68 @@ fn check_finite(net: &Net) -> Result<(), TrainerError> {
     Ok(())
 }
 
-fn write<S: AsRef<str>>(path: &Path, tensors: &[(S, &Tensor)]) -> Result<(), TrainerError> {
-    // safetensors wants contiguous tensors in host memory.
-    let host = tensors.iter().map(|(name, tensor)| {
-        Ok((name.as_ref(), tensor.f_detach()?.f_to(tch::Device::Cpu)?.f_contiguous()?))
-    });
-    let host = host.collect::<Result<Vec<_>, tch::TchError>>()?;
-    Tensor::write_safetensors(&host, path).map_err(|error| TrainerError::Io {
-        what: format!("cannot write {}", path.display()),
-        source: std::io::Error::other(error.to_string()),
+/// Why a checkpoint could not be written, and what helps.
+fn write_error(parent: &Path, error: std::io::Error) -> TrainerError {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let folder = parent.display();
+    TrainerError::io(
+        match error.kind() {
+            StorageFull | QuotaExceeded => format!(
+                "cannot write a checkpoint: the disk that holds {folder} is full; free space on it, then go on from the last checkpoint"
+            ),
+            FileTooLarge => format!(
+                "cannot write a checkpoint: files below {folder} may not be so large; raise the limit (ulimit -f), then go on from the last checkpoint"
+            ),
+            _ => format!("cannot write a checkpoint below {folder}"),
+        },
+        error,
+    )
+}
+
+/// A tensor in host memory, as safetensors wants it.
+struct Values {
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl View for Values {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl Values {
+    fn of(tensor: &Tensor) -> Result<Self, TrainerError> {
+        let tensor =
+            tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+        let mut bytes = vec![0; tensor.numel() * size_of::<f32>()];
+        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
+        Ok(Values { shape: tensor.size().into_iter().map(|size| size as usize).collect(), bytes })
+    }
+}
+
+fn write<S: AsRef<str> + Ord + Display>(
+    parent: &Path,
+    path: &Path,
+    tensors: Vec<(S, &Tensor)>,
+) -> Result<(), TrainerError> {
+    let tensors = tensors.into_iter().map(|(name, tensor)| Ok((name, Values::of(tensor)?)));
+    let tensors = tensors.collect::<Result<Vec<_>, TrainerError>>()?;
+    safetensors::serialize_to_file(tensors, None, path).map_err(|error| match error {
+        SafeTensorError::IoError(error) => write_error(parent, error),
+        other => TrainerError::Report(format!("cannot write {}: {other}", path.display())),
     })
 }
 
@@ -162,7 +252,7 @@ fn hash_file(path: &Path) -> Result<(String, u64), TrainerError> {
     }
 }
 
-/// Restores network and optimizer from `directory`; returns the steps done.
+/// Restores network and optimizer from `directory`; returns how far they are.
 ///
 /// # Errors
 /// A file is missing or changed, the checkpoint is of another job, or its
@@ -172,7 +262,7 @@ pub fn load(
     job: &TrainerJob,
     net: &Net,
     optimizer: &Optimizer,
-) -> Result<u64, TrainerError> {
+) -> Result<Progress, TrainerError> {
     let wrong = |problem: String| TrainerError::Checkpoint(format!("{}: {problem}", directory.display()));
     let text =
         fs::read(directory.join(MANIFEST)).map_err(|error| wrong(format!("no {MANIFEST}: {error}")))?;
@@ -196,7 +286,7 @@ pub fn load(
     }
     restore(&directory.join(WEIGHTS), net.state().map(|(name, tensor)| (name.clone(), tensor)))?;
     restore(&directory.join(OPTIMIZER), optimizer.state())?;
-    Ok(manifest.step)
+    Ok(Progress { step: manifest.step, early_stop: manifest.early_stop })
 }
 
 fn restore<'a>(path: &Path, targets: impl Iterator<Item = (String, &'a Tensor)>) -> Result<(), TrainerError> {

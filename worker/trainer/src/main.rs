@@ -1,6 +1,7 @@
 //! `cakes-trainer`: one training job, for the daemon or for a person.
 
 use std::io::{BufWriter, Read};
+use std::num::NonZeroU16;
 use std::os::fd::AsFd;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -9,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cakes::frame::{FailureClass, TrainerCommand, TrainerEvent, decode};
 use cakes::job::TrainerJob;
+use cakes::spec::DatasetSpec;
 use cakes_trainer::bench::{self, BenchArguments};
-use cakes_trainer::bench::{self, BenchArguments};
+use cakes_trainer::data::DataOptions;
 use cakes_trainer::folder::{self, Resume};
 use cakes_trainer::report::{Frames, Lines, Reporter};
 use cakes_trainer::train::{Ending, Surroundings, run};
@@ -52,7 +54,8 @@ Examples:
   cakes-trainer run job.json --out runs/c3d
   cakes-trainer run job.json --out runs/c3d --resume latest
   cakes-trainer run job.json --out runs/c3d --data-root /data --device cuda:0
-  cakes-trainer run job.json --out runs/c3d --threads 8
+  cakes-trainer run job.json --out runs/c3d --threads 8 --loader-threads 4
+  cakes-trainer run job.json --out runs/c3d --tolerate 3
   cakes-trainer run job.json --out runs/copy --resume runs/c3d/checkpoints/step-000000500
 
 Ctrl-C saves a checkpoint behind the current step and ends. The results are
@@ -67,6 +70,10 @@ struct RunArguments {
     /// A checkpoint folder to go on from, or `latest` for the newest below --out.
     #[arg(long, value_name = "DIR|latest")]
     resume: Option<PathBuf>,
+    /// Samples that may be unreadable, instead of what the job says; they are left
+    /// out and named.
+    #[arg(long, value_name = "N")]
+    tolerate: Option<u32>,
 }
 
 #[derive(Args)]
@@ -94,6 +101,16 @@ struct JobArguments {
     /// CPU threads; all cores without it.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Threads that read samples and make batches; half as many as CPU threads,
+    /// at most 8, without it. The results are the same with any number.
+    #[arg(long, value_name = "N")]
+    loader_threads: Option<NonZeroU16>,
+    /// Where decoded samples are kept; `cakes` in the user's cache folder without it.
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Most that decoded samples may take on disk, in GiB.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    cache_limit_gib: u64,
 }
 
 /// Set by a signal or the daemon: save and stop after the current step.
@@ -122,16 +139,6 @@ fn run_bench(arguments: &BenchArguments) -> ExitCode {
     }
 }
 
-fn run_bench(arguments: &BenchArguments) -> ExitCode {
-    match bench::run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", error.message());
-            ExitCode::FAILURE
-        }
-    }
-}
-
 fn run_for_person(arguments: &RunArguments) -> Result<Ending, TrainerError> {
     stop_on_signals();
     let out = &arguments.job.out;
@@ -141,7 +148,11 @@ fn run_for_person(arguments: &RunArguments) -> Result<Ending, TrainerError> {
         Some(directory) => Resume::From(directory.clone()),
     };
     let claim = |job: &TrainerJob| folder::claim(out, job, wanted);
-    let outcome = prepare_and_run(&arguments.job, claim, &mut Lines::new(out));
+    let change = |job: &mut TrainerJob| match arguments.tolerate {
+        Some(count) => tolerate(&mut job.dataset, count),
+        None => Ok(()),
+    };
+    let outcome = prepare_and_run(&arguments.job, change, claim, &mut Lines::new(out));
     if let Ok(Ending::Stopped) = outcome {
         println!("stopped behind a checkpoint; go on with --resume latest");
     }
@@ -156,18 +167,47 @@ fn run_for_daemon(arguments: &AttemptArguments) -> Result<Ending, TrainerError> 
     nix::unistd::dup2_stdout(std::io::stderr()).map_err(|errno| failed(errno.into()))?;
     std::thread::spawn(obey_daemon);
     let resume = |_: &TrainerJob| Ok(arguments.resume.clone());
-    prepare_and_run(&arguments.job, resume, &mut Frames(BufWriter::new(std::fs::File::from(frames))))
+    let mut frames = Frames(BufWriter::new(std::fs::File::from(frames)));
+    prepare_and_run(&arguments.job, |_| Ok(()), resume, &mut frames)
 }
 
-/// Runs the job and reports how it failed, panics included. `resume` says which
-/// checkpoint to go on from.
+/// Overrides how many samples of a data set may be unreadable.
+fn tolerate(dataset: &mut DatasetSpec, count: u32) -> Result<(), TrainerError> {
+    match dataset {
+        DatasetSpec::Arrays(arrays) => arrays.tolerate = count,
+        DatasetSpec::Video(video) => video.tolerate = count,
+        DatasetSpec::Folder(_) | DatasetSpec::Phantoms(_) => {
+            return Err(TrainerError::User(
+                "--tolerate: is for data sets of arrays or video; every labelled volume must be sound".into(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn data_options(arguments: &JobArguments) -> DataOptions<'_> {
+    let mut options = DataOptions::new(&arguments.data_root);
+    if let Some(threads) = arguments.loader_threads {
+        options.loader_threads = usize::from(threads.get());
+    } else if let Some(threads) = arguments.threads {
+        options.loader_threads = DataOptions::loader_threads_for(threads);
+    }
+    options.cache.dir.clone_from(&arguments.cache_dir);
+    options.cache.limit_bytes = arguments.cache_limit_gib.saturating_mul(1 << 30);
+    options
+}
+
+/// Runs the job and reports how it failed, panics included. `change` changes what
+/// its file says, `resume` says which checkpoint to go on from.
 fn prepare_and_run(
     arguments: &JobArguments,
+    change: impl FnOnce(&mut TrainerJob) -> Result<(), TrainerError>,
     resume: impl FnOnce(&TrainerJob) -> Result<Option<PathBuf>, TrainerError>,
     reporter: &mut dyn Reporter,
 ) -> Result<Ending, TrainerError> {
     let attempt = std::panic::catch_unwind(AssertUnwindSafe(|| -> Result<Ending, TrainerError> {
-        let job = read_job(&arguments.spec)?;
+        let mut job = read_job(&arguments.spec)?;
+        change(&mut job)?;
         job.check().map_err(|error| TrainerError::User(format!("{}: {error}", arguments.spec.display())))?;
         device::keep_freed_memory();
         device::load_cuda();
@@ -178,7 +218,7 @@ fn prepare_and_run(
             .map_err(|error| TrainerError::io(format!("cannot create {}", arguments.out.display()), error))?;
         let around = Surroundings {
             device,
-            data,
+            data: data_options(arguments),
             folder: &arguments.out,
             resume,
             stop: &STOP,

@@ -13,6 +13,11 @@ pub trait Reporter {
     /// # Errors
     /// The receiver is gone, or the disk is full.
     fn report(&mut self, event: &TrainerEvent) -> Result<(), TrainerError>;
+
+    /// Takes a line for the log, which the daemon reads from standard error.
+    fn note(&mut self, text: &str) {
+        eprintln!("{text}");
+    }
 }
 
 /// Frames for the daemon.
@@ -58,7 +63,7 @@ impl<'a> Lines<'a> {
         println!("{text}");
     }
 
-    fn step(&mut self, step: u64, loss: f64, learning_rate: f64, samples_per_s: f64) {
+    fn step(&mut self, step: u64, loss: f64, learning_rate: f64, speed: &str) {
         let now = Instant::now();
         let (start, first) = *self.began.get_or_insert((now, step));
         let left = match step - first.min(step) {
@@ -70,7 +75,7 @@ impl<'a> Lines<'a> {
             }
         };
         let text = format!(
-            "step {step:>6}/{}  loss {loss:.4}  rate {learning_rate:.2e}  {samples_per_s:.2} samples/s{left}",
+            "step {step:>6}/{}  loss {loss:.4}  rate {learning_rate:.2e}  {speed}{left}",
             self.steps_total
         );
         if self.terminal {
@@ -109,6 +114,10 @@ impl<'a> Lines<'a> {
 }
 
 impl Reporter for Lines<'_> {
+    fn note(&mut self, text: &str) {
+        self.line(text);
+    }
+
     fn report(&mut self, event: &TrainerEvent) -> Result<(), TrainerError> {
         match event {
             TrainerEvent::Ready { device, libtorch, param_count, steps_total, resumed_step, .. } => {
@@ -122,8 +131,9 @@ impl Reporter for Lines<'_> {
             }
             TrainerEvent::Phase(Phase::LoadingData) => self.line("loading the data set"),
             TrainerEvent::Phase(_) => {}
-            TrainerEvent::Step { step, loss, learning_rate, samples_per_s, .. } => {
-                self.step(*step, *loss, *learning_rate, *samples_per_s);
+            TrainerEvent::Step { step, loss, learning_rate, samples_per_s, data_wait_share } => {
+                let speed = speed(*samples_per_s, *data_wait_share);
+                self.step(*step, *loss, *learning_rate, &speed);
             }
             TrainerEvent::Validation { epoch, quality, .. } => {
                 self.line(&format!("epoch {epoch}: {}", readable_quality(quality)));
@@ -144,6 +154,14 @@ impl Reporter for Lines<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Waiting is worth a word only where it costs something.
+fn speed(samples_per_s: f64, data_wait_share: f64) -> String {
+    match data_wait_share {
+        share if share < 0.005 => format!("{samples_per_s:.2} samples/s"),
+        share => format!("{samples_per_s:.2} samples/s ({:.1} % waiting for data)", share * 100.0),
     }
 }
 

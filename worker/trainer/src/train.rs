@@ -3,28 +3,30 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cakes::cost::cost;
+use cakes::derive::derive_per_layer;
 use cakes::frame::{Phase, Quality, Summary, TRAINER_PROTOCOL, TrainerEvent};
 use cakes::job::{Task, TrainerJob};
 use tch::Device;
 
 use crate::TrainerError;
-use crate::data::{Batches, JobData, load};
+use crate::checkpoint::{EarlyStop, Progress};
+use crate::data::{Ahead, Batch, DataOptions, JobData, load};
 use crate::evaluate::{Windows, latency_ms, validate};
-use crate::loss::segmentation_loss;
+use crate::loss::{classification_loss, segmentation_loss};
 use crate::nets::Net;
 use crate::optim::{Optimizer, Step};
 use crate::report::Reporter;
-use crate::{checkpoint, device};
+use crate::throughput::Throughput;
+use crate::{checkpoint, classify, device, weights};
 
 /// Where a job runs and what it may touch.
 #[derive(Debug)]
 pub struct Surroundings<'a> {
     pub device: Device,
-    /// Relative data set folders are looked up here.
-    pub data_root: &'a Path,
+    pub data: DataOptions<'a>,
     /// Checkpoints are written below it.
     pub folder: &'a Path,
     /// A checkpoint to go on from.
@@ -41,8 +43,9 @@ pub enum Ending {
     Stopped,
 }
 
-/// Throughput is taken over at least so long, or it would jump with every step.
-const THROUGHPUT_WINDOW: Duration = Duration::from_secs(1);
+/// Samples that are classified together at least: without gradients they take
+/// little memory.
+const VALIDATION_BATCH_MIN: u32 = 4;
 
 /// Runs a job to its end.
 ///
@@ -55,14 +58,20 @@ pub fn run(
 ) -> Result<Ending, TrainerError> {
     job.check().map_err(|error| TrainerError::User(error.to_string()))?;
     reporter.report(&TrainerEvent::Phase(Phase::LoadingData))?;
-    let data = load(job, around.data_root, |_, _| ())?;
+    let data = load(job, &around.data, &mut |text| reporter.note(text))?;
     reporter.report(&TrainerEvent::Phase(Phase::Building))?;
     let net = Net::new(job.task.network(), job.patch, job.seed, around.device)?;
     let optimizer = Optimizer::new(job.training.optimizer.clone(), &net)?;
-    let first = match &around.resume {
+    let progress = match &around.resume {
         Some(directory) => checkpoint::load(directory, job, &net, &optimizer)?,
-        None => 0,
+        None => {
+            for note in weights::start_from(&job.initial_weights, around.data.root, job, &net)? {
+                reporter.note(&note);
+            }
+            Progress { step: 0, early_stop: EarlyStop::new(&job.task) }
+        }
     };
+    let first = progress.step;
     reporter.report(&TrainerEvent::Ready {
         protocol: TRAINER_PROTOCOL,
         device: device::name(around.device),
@@ -79,6 +88,7 @@ pub fn run(
         net,
         optimizer,
         data,
+        early_stop: progress.early_stop,
         start: Instant::now(),
         saved_step: (first > 0).then_some(first),
     }
@@ -92,6 +102,7 @@ struct Training<'a> {
     net: Net,
     optimizer: Optimizer,
     data: JobData,
+    early_stop: Option<EarlyStop>,
     start: Instant,
     saved_step: Option<u64>,
 }
@@ -100,50 +111,87 @@ impl Training<'_> {
     fn run(mut self, first: u64) -> Result<Ending, TrainerError> {
         let training = &self.job.training;
         let (total, per_epoch) = (training.steps_total(), u64::from(training.steps_per_epoch));
-        let mut batches = Batches::start(self.job, self.data.training.clone(), first, total);
+        let mut batches = self.data.batches(self.job, first..total, self.around.data.loader_threads);
         let mut throughput = Throughput::new(training.batch_size);
         let mut quality = None;
+        let mut done = first;
+        // The checkpoint may have been written while that validation was running.
+        if first.is_multiple_of(per_epoch) && first > 0 && training.validates_after(first / per_epoch) {
+            self.observe_architecture(first)?;
+        }
         self.phase(Phase::Training)?;
-        for step in first..total {
-            let loss = self.step(step, &mut batches)?;
-            let done = step + 1;
+        while done < total && !self.is_settled() {
+            let loss = self.step(done, &mut batches)?;
+            done += 1;
             let epoch_ends = done.is_multiple_of(per_epoch);
             throughput.count_step(batches.take_waited());
-            self.report_step(step, loss, &throughput)?;
+            self.report_step(done, loss, &throughput)?;
             if epoch_ends {
                 let epoch = done / per_epoch;
                 quality = if training.validates_after(epoch) { self.validate(done, epoch)? } else { None };
+                if quality.is_some() {
+                    self.observe_architecture(done)?;
+                }
                 if training.saves_after(epoch) {
                     self.save(done)?;
                 }
                 self.phase(Phase::Training)?;
                 throughput.restart();
             }
-            if self.around.stop.load(Ordering::Relaxed) && done < total {
+            let ends = done == total || self.is_settled();
+            if self.around.stop.load(Ordering::Relaxed) && !ends {
                 self.save(done)?;
                 return Ok(Ending::Stopped);
             }
         }
         let quality = match quality {
             Some(quality) => Some(quality),
-            None => self.validate(total, training.epochs.into())?,
+            None => self.validate(done, done / per_epoch)?,
         };
         match quality {
-            Some(quality) => self.finish(total, quality),
+            Some(quality) => self.finish(done, quality),
             None => {
-                self.save(total)?;
+                self.save(done)?;
                 Ok(Ending::Stopped)
             }
         }
     }
 
-    fn step(&mut self, step: u64, batches: &mut Batches) -> Result<f64, TrainerError> {
+    /// Whether the search has made up its mind.
+    fn is_settled(&self) -> bool {
+        self.early_stop.as_ref().is_some_and(|early_stop| early_stop.stability.is_reached())
+    }
+
+    /// Counts the architecture of the paper's rule behind the validation of `step`,
+    /// once.
+    fn observe_architecture(&mut self, step: u64) -> Result<(), TrainerError> {
+        let Task::Supernet { backbone, kernels, .. } = &self.job.task else { return Ok(()) };
+        let Some(early_stop) = self.early_stop.as_mut().filter(|early_stop| early_stop.observed_step < step)
+        else {
+            return Ok(());
+        };
+        let architecture = derive_per_layer(&self.net.scores(backbone, kernels)?)
+            .map_err(|error| TrainerError::Report(error.to_string()))?;
+        early_stop.observed_step = step;
+        if early_stop.stability.observe(&architecture) {
+            let count = early_stop.stability.unchanged();
+            self.reporter.note(&format!(
+                "the derived architecture was the same after {count} validations; the search ends at step {step}"
+            ));
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: u64, batches: &mut Ahead<Batch>) -> Result<f64, TrainerError> {
         let batch = batches.take_next()?;
         let draws = self.net.draw(self.job.seed, step)?;
         let images = batch.images.f_to(self.around.device)?;
         let labels = batch.labels.f_to(self.around.device)?;
-        let (loss, gradients) =
-            self.net.gradients(&images, &draws, |output| segmentation_loss(output, &labels))?;
+        let loss = match &self.data {
+            JobData::Cases(_) => segmentation_loss,
+            JobData::Samples(_) => classification_loss,
+        };
+        let (loss, gradients) = self.net.gradients(&images, &draws, |output| loss(output, &labels))?;
         if !loss.is_finite() {
             return Err(TrainerError::Numeric(format!(
                 "the loss of step {} is {loss}; try a lower learning rate",
@@ -168,11 +216,11 @@ impl Training<'_> {
         Ok(loss)
     }
 
-    fn report_step(&mut self, step: u64, loss: f64, throughput: &Throughput) -> Result<(), TrainerError> {
+    fn report_step(&mut self, done: u64, loss: f64, throughput: &Throughput) -> Result<(), TrainerError> {
         self.reporter.report(&TrainerEvent::Step {
-            step: step + 1,
+            step: done,
             loss,
-            learning_rate: self.job.training.learning_rate(step),
+            learning_rate: self.job.training.learning_rate(done - 1),
             samples_per_s: throughput.samples_per_s,
             data_wait_share: throughput.data_wait_share,
         })
@@ -182,10 +230,19 @@ impl Training<'_> {
     fn validate(&mut self, step: u64, epoch: u64) -> Result<Option<Quality>, TrainerError> {
         self.phase(Phase::Validating)?;
         let stop = self.around.stop;
-        let stride = self.job.task.backbone().total_stride();
-        let windows = Windows { patch: self.job.patch, stride };
-        let quality =
-            validate(&mut self.net, &self.data.validation, windows, |_| !stop.load(Ordering::Relaxed))?;
+        let keep_going = |_| !stop.load(Ordering::Relaxed);
+        let quality = match &self.data {
+            JobData::Cases(cases) => {
+                let stride = self.job.task.backbone().total_stride();
+                let windows = Windows { patch: self.job.patch, stride };
+                validate(&mut self.net, &cases.validation, windows, keep_going)?
+            }
+            JobData::Samples(samples) => {
+                let size = self.job.training.batch_size.max(VALIDATION_BATCH_MIN) as usize;
+                let threads = self.around.data.loader_threads;
+                classify::validate(&mut self.net, samples, size, threads, keep_going)?
+            }
+        };
         if let Some(quality) = &quality {
             self.reporter.report(&TrainerEvent::Validation { step, epoch, quality: quality.clone() })?;
         }
@@ -199,7 +256,7 @@ impl Training<'_> {
         self.phase(Phase::SavingCheckpoint)?;
         let saved = checkpoint::save(
             &self.around.folder.join("checkpoints"),
-            step,
+            &Progress { step, early_stop: self.early_stop.clone() },
             self.job,
             &self.net,
             &self.optimizer,
@@ -242,53 +299,5 @@ impl Training<'_> {
 
     fn phase(&mut self, phase: Phase) -> Result<(), TrainerError> {
         self.reporter.report(&TrainerEvent::Phase(phase))
-    }
-}
-
-/// Speed of the last whole window, or of what there is of the first.
-struct Throughput {
-    batch_size: u32,
-    since: Instant,
-    steps: u64,
-    waited: Duration,
-    samples_per_s: f64,
-    data_wait_share: f64,
-    has_window: bool,
-}
-
-impl Throughput {
-    fn new(batch_size: u32) -> Self {
-        Throughput {
-            batch_size,
-            since: Instant::now(),
-            steps: 0,
-            waited: Duration::ZERO,
-            samples_per_s: 0.0,
-            data_wait_share: 0.0,
-            has_window: false,
-        }
-    }
-
-    /// `waited`: for the data of this step.
-    fn count_step(&mut self, waited: Duration) {
-        self.steps += 1;
-        self.waited += waited;
-        let elapsed = self.since.elapsed();
-        let whole = elapsed >= THROUGHPUT_WINDOW;
-        if !whole && self.has_window {
-            return;
-        }
-        let elapsed_s = elapsed.as_secs_f64().max(1e-9);
-        self.samples_per_s = (self.steps * u64::from(self.batch_size)) as f64 / elapsed_s;
-        self.data_wait_share = (self.waited.as_secs_f64() / elapsed_s).min(1.0);
-        if whole {
-            self.has_window = true;
-            self.restart();
-        }
-    }
-
-    /// Begins a window; validations and checkpoints are no training time.
-    fn restart(&mut self) {
-        (self.since, self.steps, self.waited) = (Instant::now(), 0, Duration::ZERO);
     }
 }

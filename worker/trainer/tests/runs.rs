@@ -13,6 +13,7 @@ use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::SearchMode;
 use cakes::spec::{DatasetSpec, InitialWeights, OptimizerSpec, PhantomDataset, Schedule, TrainingSpec};
 use cakes_trainer::checkpoint::{Manifest, job_sha256};
+use cakes_trainer::data::DataOptions;
 use cakes_trainer::folder::{Resume, claim};
 use cakes_trainer::report::Reporter;
 use cakes_trainer::train::{Ending, Surroundings, run};
@@ -22,7 +23,13 @@ use tch::{Device, Tensor};
 use tempfile::TempDir;
 
 fn backbone() -> Backbone {
-    Backbone::EncoderDecoder(EncoderDecoder { input_channels: 1, classes: 4, base_width: 3, levels: 2, ..EncoderDecoder::default() })
+    Backbone::EncoderDecoder(EncoderDecoder {
+        input_channels: 1,
+        classes: 4,
+        base_width: 3,
+        levels: 2,
+        ..EncoderDecoder::default()
+    })
 }
 
 fn supernet(mode: SearchMode) -> Task {
@@ -99,7 +106,13 @@ fn run_in(
 ) -> Result<Finished, TrainerError> {
     let stop = AtomicBool::new(false);
     let mut recorder = Recorder { events: Vec::new(), stop_behind: sections.map(|count| (count, &stop)) };
-    let around = Surroundings { device: Device::Cpu, data_root: Path::new("."), folder, resume, stop: &stop };
+    let around = Surroundings {
+        device: Device::Cpu,
+        data: DataOptions::new(Path::new(".")),
+        folder,
+        resume,
+        stop: &stop,
+    };
     let ending = run(job, &around, &mut recorder)?;
     Ok(Finished { ending, events: recorder.events })
 }

@@ -18,7 +18,13 @@ use tch::{Device, Tensor};
 pub const EXTENT: Extent = [8, 12, 20];
 
 pub fn backbone() -> Backbone {
-    Backbone::EncoderDecoder(EncoderDecoder { input_channels: 2, classes: 3, base_width: 5, levels: 2, ..EncoderDecoder::default() })
+    Backbone::EncoderDecoder(EncoderDecoder {
+        input_channels: 2,
+        classes: 3,
+        base_width: 5,
+        levels: 2,
+        ..EncoderDecoder::default()
+    })
 }
 
 pub fn supernet(mode: SearchMode) -> Network {

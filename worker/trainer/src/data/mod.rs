@@ -1,0 +1,120 @@
+//! The job's data: opened, checked against the job, and made into batches ahead
+//! of the loop.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`cases`] | labelled volumes, for segmentation |
+//! | [`samples`] | volumes and clips with one class each |
+//! | [`ahead`] | threads that make batches before they are needed |
+
+pub mod ahead;
+pub mod cases;
+pub mod samples;
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use cakes::job::TrainerJob;
+use cakes::spec::DatasetSpec;
+use cakes_data::samples::CacheOptions;
+use tch::Tensor;
+
+use crate::TrainerError;
+pub use ahead::Ahead;
+use cases::Cases;
+use samples::ClassSamples;
+
+/// How data is found and read; nothing here changes what a job computes.
+#[derive(Clone, Debug)]
+pub struct DataOptions<'a> {
+    /// Relative data set folders are looked up here.
+    pub root: &'a Path,
+    /// Threads that make batches.
+    pub loader_threads: usize,
+    /// Where decoded samples are kept.
+    pub cache: CacheOptions,
+}
+
+impl<'a> DataOptions<'a> {
+    pub fn new(root: &'a Path) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let loader_threads = Self::loader_threads_for(cores);
+        DataOptions { root, loader_threads, cache: CacheOptions::default() }
+    }
+
+    /// Half as many threads as compute, at most 8.
+    pub fn loader_threads_for(threads: usize) -> usize {
+        (threads / 2).clamp(1, 8)
+    }
+}
+
+/// The data of a job.
+#[derive(Clone, Debug)]
+pub enum JobData {
+    Cases(Arc<Cases>),
+    Samples(Arc<ClassSamples>),
+}
+
+/// One batch in host memory.
+#[derive(Debug)]
+pub struct Batch {
+    /// `[N, C, D, H, W]` float.
+    pub images: Tensor,
+    /// int64, `[N, D, H, W]` for segmentation, `[N]` for classification.
+    pub labels: Tensor,
+}
+
+/// Opens the data set of `job`. `tell` is told what a person should know.
+///
+/// # Errors
+/// A file is wrong, or the data do not fit the job's network or patch.
+pub fn load(
+    job: &TrainerJob,
+    options: &DataOptions<'_>,
+    tell: &mut dyn FnMut(&str),
+) -> Result<JobData, TrainerError> {
+    Ok(match &job.dataset {
+        DatasetSpec::Folder(_) | DatasetSpec::Phantoms(_) => {
+            JobData::Cases(Arc::new(cases::load(job, options.root)?))
+        }
+        DatasetSpec::Arrays(_) | DatasetSpec::Video(_) => {
+            JobData::Samples(Arc::new(samples::load(job, options, tell)?))
+        }
+    })
+}
+
+impl JobData {
+    /// The batches of `steps`, each of which follows from the job's seed and its
+    /// step alone.
+    pub fn batches(&self, job: &TrainerJob, steps: Range<u64>, threads: usize) -> Ahead<Batch> {
+        let (seed, size) = (job.seed, u64::from(job.training.batch_size));
+        match self {
+            JobData::Cases(cases) => {
+                let cases = cases.clone();
+                Ahead::start(threads, steps, move |step| cases.batch(seed, step, size))
+            }
+            JobData::Samples(samples) => {
+                let samples = samples.clone();
+                Ahead::start(threads, steps, move |step| samples.batch(seed, step, size))
+            }
+        }
+    }
+}
+
+/// Channels of a data set against the job's network.
+fn check_channels(dataset: &str, channels: usize, job: &TrainerJob) -> Result<(), TrainerError> {
+    let wanted = job.task.backbone().input_channels() as usize;
+    if channels == wanted {
+        return Ok(());
+    }
+    Err(TrainerError::User(format!(
+        "backbone.input_channels is {wanted}, but the images of '{dataset}' have {channels}"
+    )))
+}
+
+/// `[N, ..]` of N images of equal shape `[C, D, H, W]`, one behind the other.
+fn image_tensor(values: &[f32], count: usize, shape: [usize; 4]) -> Result<Tensor, TrainerError> {
+    let [c, d, h, w] = shape.map(|size| size as i64);
+    Ok(Tensor::f_from_slice(values)?.f_view([count as i64, c, d, h, w])?)
+}

@@ -1,0 +1,257 @@
+//! Volumes and clips with one class each.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use cakes::job::TrainerJob;
+use cakes::spec;
+use cakes_data::patch::patch_stream;
+use cakes_data::samples::{
+    ArraySource, ArraySplit, ClipPolicy, Input, MedmnistPart, OpenOptions, SampleKind, SamplePolicy,
+    SampleSource, Samples, VideoLayout, VideoSource, VolumePolicy,
+};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use tch::Tensor;
+
+use super::cases::patch_policy;
+use super::{Ahead, Batch, DataOptions, check_channels, image_tensor};
+use crate::TrainerError;
+
+/// The samples of a job and what is made of them.
+#[derive(Debug)]
+pub struct ClassSamples {
+    samples: Samples,
+    policy: SamplePolicy,
+    /// Of the network.
+    pub classes: usize,
+}
+
+/// Opens the samples of `job`. `tell` is told what was left out.
+///
+/// # Errors
+/// Samples cannot be read, or do not fit the job's network.
+pub fn load(
+    job: &TrainerJob,
+    options: &DataOptions<'_>,
+    tell: &mut dyn FnMut(&str),
+) -> Result<ClassSamples, TrainerError> {
+    let source = source(&job.dataset)?;
+    let extent = job.patch.map(|size| size as usize);
+    let open = OpenOptions {
+        cache: options.cache.clone(),
+        channels: Some(job.task.backbone().input_channels() as usize),
+        short_side: Some(ClipPolicy::short_side(extent)),
+    };
+    let samples = Samples::open(&source, options.root, &open, &progress_lines())?;
+    for skipped in samples.skipped() {
+        tell(&format!("left out {}: {}", skipped.name, skipped.reason));
+    }
+    check_fit(&samples, job, tell)?;
+    let policy = policy(&samples, job, extent)?;
+    Ok(ClassSamples { samples, policy, classes: job.task.backbone().classes() as usize })
+}
+
+/// How often the log hears of a long opening.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Lines in the log while clips are decoded, which may take an hour.
+fn progress_lines() -> impl Fn(usize, usize) + Sync {
+    let last = Mutex::new(Instant::now());
+    move |done, total| {
+        let Ok(mut last) = last.try_lock() else { return };
+        if last.elapsed() >= PROGRESS_INTERVAL {
+            *last = Instant::now();
+            eprintln!("{done} of {total} samples are ready");
+        }
+    }
+}
+
+fn source(dataset: &spec::DatasetSpec) -> Result<SampleSource, TrainerError> {
+    match dataset {
+        spec::DatasetSpec::Arrays(arrays) => Ok(SampleSource::Arrays(ArraySource {
+            path: arrays.path.clone().into(),
+            split: array_split(&arrays.split),
+            kind: match arrays.kind {
+                spec::ArrayKind::Volume => SampleKind::Volume,
+                spec::ArrayKind::Video => SampleKind::Clip,
+            },
+            tolerate: arrays.tolerate as usize,
+        })),
+        spec::DatasetSpec::Video(video) => Ok(SampleSource::Video(VideoSource {
+            path: video.path.clone().into(),
+            layout: video_layout(&video.layout),
+            tolerate: video.tolerate as usize,
+        })),
+        spec::DatasetSpec::Folder(_) | spec::DatasetSpec::Phantoms(_) => {
+            Err(TrainerError::User("dataset: its samples have no classes".into()))
+        }
+    }
+}
+
+fn array_split(split: &spec::ArraySplit) -> ArraySplit {
+    match split.clone() {
+        spec::ArraySplit::Medmnist { validation } => ArraySplit::Medmnist {
+            validation: match validation {
+                spec::MedmnistPart::Val => MedmnistPart::Val,
+                spec::MedmnistPart::Test => MedmnistPart::Test,
+            },
+        },
+        spec::ArraySplit::FoldArray { samples, labels, folds, fold } => {
+            ArraySplit::FoldArray { samples, labels, folds, fold }
+        }
+        spec::ArraySplit::RowFold { samples, labels, fold, folds, seed } => {
+            ArraySplit::RowFold { samples, labels, fold, folds, seed }
+        }
+    }
+}
+
+fn video_layout(layout: &spec::VideoLayout) -> VideoLayout {
+    match layout.clone() {
+        spec::VideoLayout::FrameLists { training_list, validation_list, pattern } => {
+            VideoLayout::FrameLists {
+                training_list: training_list.into(),
+                validation_list: validation_list.into(),
+                pattern,
+            }
+        }
+        spec::VideoLayout::FileLists { training_list, validation_list } => VideoLayout::FileLists {
+            training_list: training_list.into(),
+            validation_list: validation_list.into(),
+        },
+        spec::VideoLayout::ClassFolders { fold, folds, seed } => {
+            VideoLayout::ClassFolders { fold, folds, seed }
+        }
+    }
+}
+
+/// Fewer classes than the network's are no error: a list need not hold all.
+fn check_fit(samples: &Samples, job: &TrainerJob, tell: &mut dyn FnMut(&str)) -> Result<(), TrainerError> {
+    check_channels(&samples.name, samples.channels, job)?;
+    let (wanted, found) = (job.task.backbone().classes() as usize, samples.classes.len());
+    let text = format!("backbone.classes is {wanted}, but '{}' has {found} classes", samples.name);
+    if found > wanted {
+        return Err(TrainerError::User(text));
+    }
+    if found < wanted {
+        tell(&text);
+    }
+    let swapped =
+        job.training.augmentation.flip_swaps.iter().flatten().find(|class| **class >= wanted as u32);
+    match swapped {
+        Some(class) => Err(TrainerError::User(format!(
+            "training.augmentation.flip_swaps: {class} is no class; there are 0 to {}",
+            wanted.saturating_sub(1)
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn policy(samples: &Samples, job: &TrainerJob, extent: [usize; 3]) -> Result<SamplePolicy, TrainerError> {
+    let augmentation = &job.training.augmentation;
+    let normalisation = samples.normalisation()?;
+    Ok(match samples.kind {
+        SampleKind::Volume => {
+            SamplePolicy::Volume(VolumePolicy { patch: patch_policy(augmentation, extent), normalisation })
+        }
+        SampleKind::Clip => SamplePolicy::Clip(ClipPolicy {
+            extent,
+            crop_scales: augmentation.crop_scales.clone(),
+            mirrors: augmentation.flip_axes[2],
+            flip_swaps: augmentation.flip_swaps.iter().map(|pair| pair.map(|class| class as usize)).collect(),
+            noise_max: augmentation.noise_max,
+            intensity_change_max: augmentation.intensity_change_max,
+            normalisation,
+        }),
+    })
+}
+
+impl ClassSamples {
+    /// The batch of a step: every sample once in each pass over the data, in an
+    /// order of its own.
+    ///
+    /// # Errors
+    /// A sample cannot be read, named.
+    pub(super) fn batch(&self, seed: u64, step: u64, size: u64) -> Result<Batch, TrainerError> {
+        let training = self.samples.training();
+        let mut pass = Pass::new(training.len());
+        let inputs = (0..size).map(|index| {
+            let place = step * size + index;
+            let sample = self.samples.load(training[pass.sample(seed, place)])?;
+            Ok(self.policy.train(&sample, &mut patch_stream(seed, step, index))?)
+        });
+        self.stack(inputs.collect::<Result<Vec<_>, TrainerError>>()?)
+    }
+
+    pub fn validation_count(&self) -> usize {
+        self.samples.validation().len()
+    }
+
+    /// Validation samples in their order, `size` at a time.
+    pub fn validation(self: &std::sync::Arc<Self>, size: usize, threads: usize) -> Ahead<Batch> {
+        let (all, own) = (self.validation_count(), self.clone());
+        Ahead::start(threads, 0..all.div_ceil(size) as u64, move |batch| {
+            let first = batch as usize * size;
+            let ids = &own.samples.validation()[first..(first + size).min(all)];
+            let inputs = ids.iter().map(|id| Ok(own.policy.evaluate(&own.samples.load(*id)?)?));
+            own.stack(inputs.collect::<Result<Vec<_>, TrainerError>>()?)
+        })
+    }
+
+    fn stack(&self, inputs: Vec<Input>) -> Result<Batch, TrainerError> {
+        let [d, h, w] = self.policy.extent();
+        let values: Vec<f32> = inputs.iter().flat_map(|input| input.image.iter().copied()).collect();
+        let labels: Vec<i64> = inputs.iter().map(|input| input.label as i64).collect();
+        Ok(Batch {
+            images: image_tensor(&values, inputs.len(), [self.samples.channels, d, h, w])?,
+            labels: Tensor::f_from_slice(&labels)?,
+        })
+    }
+}
+
+/// The order of samples, of one pass at a time.
+struct Pass {
+    number: Option<u64>,
+    order: Vec<usize>,
+}
+
+impl Pass {
+    fn new(count: usize) -> Self {
+        Pass { number: None, order: (0..count).collect() }
+    }
+
+    /// The sample at a place of the endless sequence of passes.
+    fn sample(&mut self, seed: u64, place: u64) -> usize {
+        let count = self.order.len() as u64;
+        let number = place / count;
+        if self.number != Some(number) {
+            self.number = Some(number);
+            self.order.sort_unstable();
+            let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x6f72_6465_725f_7321);
+            rng.set_stream(number);
+            self.order.shuffle(&mut rng);
+        }
+        self.order[(place % count) as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pass_holds_every_sample_once_in_an_order_of_its_own() {
+        let mut pass = Pass::new(10);
+        let sequence: Vec<usize> = (0..30).map(|place| pass.sample(3, place)).collect();
+        for samples in sequence.chunks(10) {
+            let mut sorted = samples.to_vec();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..10).collect::<Vec<_>>());
+        }
+        assert_ne!(sequence[..10], sequence[10..20]);
+        // From anywhere: a resumed job reads on.
+        let again: Vec<usize> = (17..30).map(|place| Pass::new(10).sample(3, place)).collect();
+        assert_eq!(again, sequence[17..]);
+    }
+}
