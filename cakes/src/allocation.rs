@@ -89,6 +89,20 @@ impl ChannelAllocation {
         Self::new(width, kernels.iter().copied().zip(0_u32..).map(|(kernel, index)| (kernel, share(index))))
     }
 
+    /// The published code's split of a layer that no search has seen: each kernel
+    /// gets the width over their number, and the first all that does not divide.
+    /// Where it differs from [`Self::even`] the first kernel has a channel or two
+    /// more (44/42/42 of 128, not 43/43/42).
+    ///
+    /// # Errors
+    /// No kernels, or a width of 0 or more than [`Self::WIDTH_MAX`].
+    pub fn manual(kernels: &[Kernel], width: u32) -> Result<Self, AllocationError> {
+        let parts = u32::try_from(kernels.len()).unwrap_or(u32::MAX);
+        let share = width.checked_div(parts).ok_or(AllocationError::Empty)?;
+        let rest = kernels.first().map(|first| (*first, width - share * parts));
+        Self::new(width, kernels.iter().map(|kernel| (*kernel, share)).chain(rest))
+    }
+
     /// Number of output channels of the layer.
     pub fn width(&self) -> u32 {
         self.counts.values().sum()
@@ -150,6 +164,20 @@ mod tests {
     fn absurd_counts_do_not_overflow() {
         let counts = Kernel::ALL.map(|kernel| (kernel, u32::MAX));
         assert!(matches!(ChannelAllocation::from_counts(counts), Err(AllocationError::TooWide(_))));
+    }
+
+    #[test]
+    fn the_published_split_gives_the_first_kernel_what_remains() {
+        let counts = |kernels: &[Kernel], width| {
+            let allocation = ChannelAllocation::manual(kernels, width).unwrap();
+            kernels.iter().map(|kernel| allocation.count(*kernel)).collect::<Vec<u32>>()
+        };
+        let video = [Kernel::K333, Kernel::K133, Kernel::K311];
+        assert_eq!(counts(&video, 64), [22, 21, 21]);
+        assert_eq!(counts(&video, 128), [44, 42, 42]);
+        assert_eq!(counts(&[Kernel::K331, Kernel::K313, Kernel::K133], 128), [44, 42, 42]);
+        assert_eq!(counts(&Kernel::ALL[..7], 512), [74, 73, 73, 73, 73, 73, 73]);
+        assert_eq!(ChannelAllocation::manual(&[], 4), Err(AllocationError::Empty));
     }
 
     proptest! {

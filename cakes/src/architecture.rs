@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::allocation::ChannelAllocation;
+use crate::allocation::{AllocationError, ChannelAllocation};
 use crate::backbone::{Backbone, BackboneError, Form};
 use crate::kernel::Kernel;
 use crate::network::Network;
@@ -95,12 +95,28 @@ impl Architecture {
     /// # Errors
     /// The backbone's configuration is out of range.
     pub fn even(backbone: Backbone, kernels: &[Kernel]) -> Result<Self, ArchitectureError> {
+        Self::shared(backbone, |width| ChannelAllocation::even(kernels, width))
+    }
+
+    /// Splits every layer as the published code does without a configuration; see
+    /// [`ChannelAllocation::manual`].
+    ///
+    /// # Errors
+    /// The backbone's configuration is out of range.
+    pub fn manual(backbone: Backbone, kernels: &[Kernel]) -> Result<Self, ArchitectureError> {
+        Self::shared(backbone, |width| ChannelAllocation::manual(kernels, width))
+    }
+
+    fn shared(
+        backbone: Backbone,
+        share: impl Fn(u32) -> Result<ChannelAllocation, AllocationError>,
+    ) -> Result<Self, ArchitectureError> {
         backbone.check()?;
         let layers: Vec<LayerAllocation> = backbone
             .searchable_layers()
             .into_iter()
             .filter_map(|layer| {
-                let channels = ChannelAllocation::even(kernels, layer.channels).ok()?;
+                let channels = share(layer.channels).ok()?;
                 Some(LayerAllocation { layer: layer.name, channels })
             })
             .collect();

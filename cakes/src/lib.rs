@@ -21,6 +21,7 @@
 //! | [`architecture`] | one allocation per searchable layer, with its digest |
 //! | [`cost`] | exact parameters and multiply-accumulates |
 //! | [`scores`], [`derive`] | what a supernet says of its channels, and the architectures read from it |
+//! | [`published`] | the configurations that the paper's authors published |
 //! | [`pareto`] | which results nobody beats |
 //! | [`spec`] | a search and its training, checked |
 //! | [`job`], [`frame`] | one job for a trainer, and what it answers |
@@ -38,6 +39,7 @@ pub mod job;
 pub mod kernel;
 pub mod network;
 pub mod pareto;
+pub mod published;
 pub mod scores;
 pub mod spec;
 

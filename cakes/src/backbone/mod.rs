@@ -126,6 +126,19 @@ impl Backbone {
         }
     }
 
+    /// The network of which budgets are fractions: this one with a searchable layer
+    /// wherever a [`MiddleLayer`] is something else.
+    pub fn searchable(&self) -> Backbone {
+        let middle = MiddleLayer::Searchable;
+        match self {
+            Backbone::EncoderDecoder(_) => self.clone(),
+            Backbone::VideoResnet(config) => Backbone::VideoResnet(VideoResnet { middle, ..config.clone() }),
+            Backbone::VolumeResnet(config) => {
+                Backbone::VolumeResnet(VolumeResnet { middle, ..config.clone() })
+            }
+        }
+    }
+
     /// Checks the configuration itself.
     ///
     /// # Errors

@@ -10,14 +10,17 @@
 //! | [`costs`] | what a channel costs: multiply-accumulates, parameters, measured time |
 //! | `relaxed` | what a price per unit of cost chooses, layer by layer |
 //! | `bounded` | the best choice within a budget, and the bound that proves it |
+//! | [`random`] | an allocation that nobody chose, at the cost of another |
 //! | [`stability`] | whether a search still changes its mind |
 
 mod bounded;
 pub mod costs;
+pub mod random;
 mod relaxed;
 pub mod stability;
 
 pub use costs::{ChannelCosts, LatencyTable, LayerLatency};
+pub use random::random_like;
 pub use stability::Stability;
 
 use crate::Extent;
@@ -145,12 +148,13 @@ fn derive_one(
     })
 }
 
-/// MACs of the all-`3x3x3` network, to which budgets refer.
+/// MACs of the all-`3x3x3` network, to which budgets refer; that of a factorised
+/// network (P3D) is the network that it factorises.
 ///
 /// # Errors
 /// The backbone's configuration is out of range or does not fit the extent.
 pub fn reference_macs(backbone: &Backbone, extent: Extent) -> Result<u64, DeriveError> {
-    Ok(ChannelCosts::new(backbone, extent, CostMeasure::Mac)?.reference())
+    Ok(ChannelCosts::new(&backbone.searchable(), extent, CostMeasure::Mac)?.reference())
 }
 
 /// Checks that some architecture of the search space stays within `budget`.
