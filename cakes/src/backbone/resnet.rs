@@ -346,11 +346,14 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
     use crate::architecture::Architecture;
     use crate::backbone::Backbone;
     use crate::cost::cost;
-
-    use super::*;
+    use crate::kernel::KernelSet;
+    use crate::network::{FeatureShape, SearchMode};
 
     fn video(depth: ResnetDepth, middle: MiddleLayer, classes: u32) -> Backbone {
         Backbone::VideoResnet(VideoResnet {
@@ -372,6 +375,94 @@ mod tests {
             let backbone = video(depth, MiddleLayer::Searchable, 1000);
             let planes = Architecture::even(backbone, &[Kernel::K133]).unwrap();
             assert_eq!(cost(&planes.network(), [1, 224, 224]).unwrap().param_count, params);
+        }
+    }
+
+    fn volume(depth: ResnetDepth, stem: VolumeStem, middle: MiddleLayer) -> Backbone {
+        Backbone::VolumeResnet(VolumeResnet {
+            input_channels: 1,
+            classes: 5,
+            depth,
+            base_width: 2,
+            dropout_percent: 0,
+            stem,
+            middle,
+        })
+    }
+
+    /// Shapes behind every node, by name; every name is there once.
+    fn shapes(network: &Network, extent: Extent) -> std::collections::BTreeMap<String, FeatureShape> {
+        let shapes = network.shapes(extent).unwrap();
+        let named: std::collections::BTreeMap<String, FeatureShape> =
+            network.nodes.iter().map(|node| node.name.clone()).zip(shapes).collect();
+        assert_eq!(named.len(), network.nodes.len());
+        named
+    }
+
+    /// Blocks are counted from 0 within stages that are counted from 1; weights,
+    /// published configurations and pictures go by these names.
+    #[test]
+    fn searchable_layers_are_the_3x3x3_of_every_block() {
+        let names = |depth| -> Vec<(String, u32)> {
+            let layers = video(depth, MiddleLayer::Searchable, 10).searchable_layers();
+            layers.into_iter().map(|layer| (layer.name, layer.channels)).collect()
+        };
+        let deep = names(ResnetDepth::R50);
+        assert_eq!(deep.len(), 16);
+        assert_eq!(deep[0], ("stage1.0.conv2".to_owned(), 64));
+        assert_eq!(deep[15], ("stage4.2.conv2".to_owned(), 512));
+        let shallow = names(ResnetDepth::R18);
+        assert_eq!(shallow.len(), 16);
+        assert_eq!(shallow[..2], [("stage1.0.conv1".to_owned(), 64), ("stage1.0.conv2".to_owned(), 64)]);
+        assert_eq!(names(ResnetDepth::R101).len(), 33);
+        assert_eq!(video(ResnetDepth::R50, MiddleLayer::P3d, 10).searchable_layers(), []);
+    }
+
+    proptest! {
+        /// Any clip: its frames stay what they are up to the classifier, which scores
+        /// each, and the scores are averaged; height and width fall 32 times.
+        #[test]
+        fn a_clip_of_any_size_is_classified_frame_by_frame(
+            frames in 1_u32..20,
+            height in 1_u32..80,
+            width in 1_u32..80,
+            depth in 0_usize..2,
+            middle in 0_usize..2,
+        ) {
+            let depth = [ResnetDepth::R18, ResnetDepth::R50][depth];
+            let middle = [MiddleLayer::Searchable, MiddleLayer::P3d][middle];
+            let network = Architecture::even(video(depth, middle, 7), &[Kernel::K333]).unwrap().network();
+            let shapes = shapes(&network, [frames, height, width]);
+            prop_assert!(shapes.iter().all(|(name, shape)| shape.extent[0] == frames || name == "head.mean"));
+            let last = &shapes[if depth == ResnetDepth::R18 { "stage4.1.relu" } else { "stage4.2.relu" }];
+            prop_assert_eq!(last.extent, [frames, height.div_ceil(32), width.div_ceil(32)]);
+            prop_assert_eq!(shapes["head"], FeatureShape { channels: 7, extent: [frames, 1, 1] });
+            prop_assert_eq!(shapes["head.mean"], FeatureShape { channels: 7, extent: [1; 3] });
+        }
+
+        /// Any volume, in every form: all three axes fall, and one score is left for
+        /// each class.
+        #[test]
+        fn a_volume_of_any_size_gives_one_score_for_each_class(
+            extent in proptest::array::uniform3(1_u32..40),
+            depth in 0_usize..2,
+            wide in any::<bool>(),
+            mode in 0_usize..3,
+        ) {
+            let depth = [ResnetDepth::R18, ResnetDepth::R50][depth];
+            let stem = if wide { VolumeStem::Wide } else { VolumeStem::Compact };
+            let kernels = KernelSet::named("volume_pointwise").unwrap();
+            let modes = [SearchMode::CostPriority, SearchMode::PerformancePriority];
+            let network = match modes.get(mode) {
+                Some(mode) => volume(depth, stem, MiddleLayer::Searchable)
+                    .network(Form::Supernet { mode: *mode, kernels: &kernels }),
+                None => volume(depth, stem, MiddleLayer::P3d).network(Form::Derived(&[])),
+            };
+            let shapes = shapes(&network, extent);
+            prop_assert_eq!(shapes["head"], FeatureShape { channels: 5, extent: [1; 3] });
+            let stride = if wide { 32 } else { 8 };
+            let last = &shapes[if depth == ResnetDepth::R18 { "stage4.1.relu" } else { "stage4.2.relu" }];
+            prop_assert_eq!(last.extent, extent.map(|size| size.div_ceil(stride)));
         }
     }
 }

@@ -491,6 +491,11 @@ pub(crate) mod tests {
             ["supernet.training.warmup_steps"]
         );
         assert_eq!(problems(|spec| spec.supernet.l1_strength = -1.0), ["supernet.l1_strength"]);
+        // 875 for 0.875.
+        assert_eq!(
+            problems(|spec| spec.retrain.training.augmentation.crop_scales = vec![1.0, 875.0]),
+            ["retrain.training.augmentation.crop_scales"]
+        );
         let Backbone::EncoderDecoder(config) = small_search().backbone else { panic!() };
         let narrow = Backbone::EncoderDecoder(EncoderDecoder { classes: 3, ..config });
         assert_eq!(problems(|spec| spec.backbone = narrow), ["backbone.encoder_decoder.classes"]);
