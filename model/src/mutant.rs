@@ -1,6 +1,8 @@
 //! Faults that can be put into the protocol, each a fault that a system of this
 //! kind has had. A property that none of them breaks would test nothing.
 
+use crate::property::Safety;
+
 /// One fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mutant {
@@ -56,6 +58,59 @@ pub enum Mutant {
     /// The nonce is not compared; only a failover that loses a grant shows why
     /// it is.
     EpochWithoutNonce,
+}
+
+impl Mutant {
+    pub const ALL: [Mutant; 23] = [
+        Mutant::DropEpochCheck,
+        Mutant::EpochFromLease,
+        Mutant::FenceByWorker,
+        Mutant::CompleteWithoutEpoch,
+        Mutant::RescueById,
+        Mutant::AcceptWhileQueued,
+        Mutant::AckBeforeCommit,
+        Mutant::GiveUpOnComplete,
+        Mutant::ForgetWhenStale,
+        Mutant::CollectByAge,
+        Mutant::LossNotCounted,
+        Mutant::GrantAnyState,
+        Mutant::StoreRepeats,
+        Mutant::CancelFinished,
+        Mutant::CompleteEarly,
+        Mutant::ResumeFromStore,
+        Mutant::RaiseAlways,
+        Mutant::SubmitTwice,
+        Mutant::CompleteAfterCancel,
+        Mutant::NoDeadline,
+        Mutant::ShowSuperseded,
+        Mutant::KeyByStep,
+        Mutant::EpochWithoutNonce,
+    ];
+
+    /// The property that it breaks first of all.
+    pub fn breaks(self) -> Safety {
+        match self {
+            Mutant::GrantAnyState => Safety::S1,
+            Mutant::EpochFromLease => Safety::S2,
+            Mutant::DropEpochCheck
+            | Mutant::FenceByWorker
+            | Mutant::CompleteWithoutEpoch
+            | Mutant::AcceptWhileQueued
+            | Mutant::EpochWithoutNonce => Safety::S3,
+            Mutant::StoreRepeats => Safety::S4,
+            Mutant::AckBeforeCommit | Mutant::GiveUpOnComplete | Mutant::ForgetWhenStale => Safety::S5,
+            Mutant::CancelFinished => Safety::S6,
+            Mutant::CompleteEarly => Safety::S7,
+            Mutant::ResumeFromStore | Mutant::RaiseAlways => Safety::S8,
+            Mutant::SubmitTwice => Safety::S9,
+            Mutant::CompleteAfterCancel => Safety::S10,
+            Mutant::CollectByAge | Mutant::KeyByStep => Safety::S11,
+            Mutant::LossNotCounted => Safety::S12,
+            Mutant::NoDeadline => Safety::S13,
+            Mutant::ShowSuperseded => Safety::S14,
+            Mutant::RescueById => Safety::S15,
+        }
+    }
 }
 
 /// The rules as they are, or with one fault.

@@ -58,9 +58,7 @@ impl Safety {
             Safety::S5 => "S5 what was acknowledged is stored; what was decided stays in the journal",
             Safety::S6 => "S6 ends are final, but for a person's retry",
             Safety::S7 => "S7 at most one result, with its checkpoint and all entries, exactly if succeeded",
-            Safety::S8 => {
-                "S8 an attempt goes on from a committed checkpoint, never from an earlier one than before"
-            }
+            Safety::S8 => "S8 an attempt goes on from the farthest committed checkpoint",
             Safety::S9 => "S9 one submission key is one job",
             Safety::S10 => "S10 after a cancel that was acknowledged nothing succeeds; the loser is told",
             Safety::S11 => "S11 what a row refers to is in the store; no key is written twice",
@@ -205,7 +203,8 @@ fn watch_job(breaches: &mut Breaches, old: &JobRow, new: &JobRow, call: &Call) {
         let earlier = || old.attempts.iter();
         breaches.note(Safety::S2, earlier().any(|attempt| attempt.epoch >= granted.epoch));
         let committed = granted.resume.is_none_or(|resume| old.is_committed(resume));
-        let back = earlier().any(|attempt| attempt.resume_step() > granted.resume_step());
+        let farthest = old.checkpoints.iter().map(|checkpoint| checkpoint.step).max().unwrap_or(0);
+        let back = granted.resume_step() < farthest;
         breaches.note(Safety::S8, !committed || back);
     }
 }

@@ -1,49 +1,88 @@
-use cakes_model::database::Call;
-use cakes_model::system::System;
-use stateright::{Checker, Model};
+//! Every state of the model within its bounds, as the protocol is and with each
+//! fault in it. The decisions are the coordinator's own code.
+
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-#[test]
-fn probe() {
-    let mut system = System::small();
-    let has = |name: &str| std::env::var("P").unwrap_or_default().contains(name);
-    let num = |name: &str, or: u8| std::env::var(name).ok().map_or(or, |v| v.parse().unwrap());
-    system.fresh = has("fresh");
-    system.ghosts = has("ghosts");
-    system.fences = !has("nofence");
-    system.drops = has("drops");
-    system.collect = has("collect");
-    system.amnesty = has("amnesty");
-    system.failover = has("failover");
-    system.epochs = num("E", 2);
-    system.steps = num("S", 2);
-    system.crashes = num("C", 1);
-    if has("lastsave") {
-        system.saves = vec![system.steps];
-    }
-    if has("fail") {
-        system.failures = vec![cakes_coordinator::core::retry::FailureClass::Infrastructure];
-    }
-    if has("cancel") {
-        system.intents.push(Call::Cancel { job: 0 });
-    }
-    if has("pause") {
-        system.intents.extend([Call::Pause { job: 0 }, Call::Resume { job: 0 }]);
-    }
-    if has("retry") {
-        system.intents.push(Call::Retry { job: 0 });
-    }
-    let start = Instant::now();
-    let limit = std::time::Duration::from_secs(u64::from(num("T", 60)));
-    let checker = system.checker().threads(num("N", 2) as usize).timeout(limit).spawn_bfs().join();
+use cakes_model::bounds::{self, Bounds};
+use cakes_model::mutant::Mutant;
+use cakes_model::property::{Safety, Witness};
+use cakes_model::system::System;
+use stateright::{Checker, HasDiscoveries, Model};
+
+/// Tries every state and prints what `docs/reliability.md` tells of it.
+fn check(bounds: Bounds) {
+    let begin = Instant::now();
+    let checker = bounds.system.checker().threads(2).spawn_bfs().join();
     println!(
-        "{} states, {} unique, depth {}, {:?}",
-        checker.state_count(),
+        "{}: {} states, {} steps, depth {}, {:.1} s",
+        bounds.name,
         checker.unique_state_count(),
+        checker.state_count(),
         checker.max_depth(),
-        start.elapsed()
+        begin.elapsed().as_secs_f64()
     );
     for (name, path) in checker.discoveries() {
-        println!("{name}: {:#?}", path.into_actions());
+        panic!("{}: not so: {name}; after {:#?}", bounds.name, path.into_actions());
     }
+}
+
+#[test]
+fn every_property_holds_in_every_state() {
+    for bounds in bounds::all() {
+        check(bounds);
+    }
+}
+
+#[test]
+#[ignore = "takes long: cargo test -p cakes-model --test exhaustive -- --ignored --nocapture"]
+fn every_property_holds_within_larger_bounds() {
+    for bounds in bounds::large() {
+        check(bounds);
+    }
+}
+
+#[test]
+fn each_fault_breaks_its_property() {
+    for mutant in Mutant::ALL {
+        let wanted = mutant.breaks().name();
+        let begin = Instant::now();
+        let finish = HasDiscoveries::AllOf(BTreeSet::from([wanted]));
+        let checker = bounds::of_mutant(mutant).checker().threads(2).finish_when(finish).spawn_bfs().join();
+        let found: BTreeSet<&str> = checker.discoveries().keys().copied().collect();
+        println!(
+            "{mutant:?}: {} states, {:.1} s: {found:?}",
+            checker.unique_state_count(),
+            begin.elapsed().as_secs_f64()
+        );
+        assert!(found.contains(wanted), "{mutant:?} breaks only {found:?}");
+    }
+}
+
+#[test]
+fn each_property_is_broken_by_a_fault() {
+    let broken: BTreeSet<Safety> = Mutant::ALL.into_iter().map(Mutant::breaks).collect();
+    assert_eq!(broken, Safety::ALL.into_iter().collect());
+}
+
+/// Without these the properties would hold because nothing happens.
+#[test]
+fn what_should_be_possible_is() {
+    use Witness as W;
+    let seen_in = [
+        (bounds::crash(), vec![W::ZombieRefused, W::LostReplyRepeated, W::LateReportRevives, W::Readopted]),
+        (bounds::cancelled(), vec![W::CancelWins, W::CompletionWins]),
+        (bounds::three_grants(), vec![W::FinishedAfterTwoReassignments]),
+    ];
+    let mut left: BTreeSet<&str> = Witness::ALL.into_iter().map(Witness::name).collect();
+    for (system, witnesses) in seen_in {
+        let wanted: BTreeSet<&'static str> = witnesses.into_iter().map(Witness::name).collect();
+        let finish = HasDiscoveries::AllOf(wanted.clone());
+        let checker =
+            System { witness: true, ..system }.checker().threads(2).finish_when(finish).spawn_bfs().join();
+        let found: BTreeSet<&str> = checker.discoveries().keys().copied().collect();
+        assert!(found.is_superset(&wanted), "seen only {found:?} of {wanted:?}");
+        left.retain(|name| !wanted.contains(name));
+    }
+    assert!(left.is_empty(), "looked for nowhere: {left:?}");
 }
