@@ -70,7 +70,10 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 fn log_softmax(scores: &[f32]) -> Vec<f64> {
     let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let shifted = scores.iter().map(|score| f64::from(*score) - f64::from(most));
-    let log_sum = shifted.clone().map(f64::exp).sum::<f64>().ln();
+    // Summed in one order, so that the same scores in other places tie exactly.
+    let mut parts: Vec<f64> = shifted.clone().map(f64::exp).collect();
+    parts.sort_by(f64::total_cmp);
+    let log_sum = parts.iter().sum::<f64>().ln();
     shifted.map(|score| score - log_sum).collect()
 }
 
@@ -100,4 +103,89 @@ fn area(mut samples: Vec<(f64, bool)>) -> Option<f64> {
     }
     let least = positives as f64 * (positives as f64 + 1.0) / 2.0;
     Some((rank_sum - least) / (positives as f64 * negatives as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Every pair of a sample of the class and one of another.
+    fn naive_area(samples: &[(f64, bool)]) -> Option<f64> {
+        let (mut wins, mut pairs) = (0.0, 0.0);
+        for (positive, _) in samples.iter().filter(|(_, is_positive)| *is_positive) {
+            for (negative, _) in samples.iter().filter(|(_, is_positive)| !*is_positive) {
+                pairs += 1.0;
+                wins += if positive > negative { 1.0 } else { 0.0 };
+                wins += if positive == negative { 0.5 } else { 0.0 };
+            }
+        }
+        (pairs > 0.0).then(|| wins / pairs)
+    }
+
+    fn naive_place(scores: &[f32], label: usize) -> usize {
+        let mut classes: Vec<usize> = (0..scores.len()).collect();
+        classes.sort_by(|left, right| scores[*right].total_cmp(&scores[*left]).then(left.cmp(right)));
+        classes.iter().position(|class| *class == label).unwrap()
+    }
+
+    #[test]
+    fn figures_of_a_small_set() {
+        let scores = [2.0, 1.0, 0.0, 0.0, 3.0, 1.0, 1.0, 1.0, 0.0, 5.0, 0.0, 0.0];
+        let found = evaluate(&scores, &[0, 1, 1, 1], 3);
+        assert_eq!((found.top1, found.top5, found.sample_count), (0.5, 1.0, 4));
+        assert_eq!(found.recall_per_class, [Some(1.0), Some(1.0 / 3.0), None]);
+        assert!((found.balanced_accuracy - 2.0 / 3.0).abs() < 1e-12);
+        // Against class 0: ahead of two, behind one. Against class 1: the sample of
+        // class 0 is behind two and ahead of one.
+        assert!((found.auc.unwrap() - (2.0 / 3.0 + 2.0 / 3.0) / 2.0).abs() < 1e-12, "{found:?}");
+        let certain = evaluate(&[0.0, 0.0], &[1], 2);
+        assert!((certain.loss - 2_f64.ln()).abs() < 1e-12);
+        assert_eq!((certain.auc, certain.top1), (None, 0.0));
+        assert!(evaluate(&[1000.0, -1000.0], &[1], 2).loss.is_finite());
+    }
+
+    proptest! {
+        #[test]
+        fn figures_agree_with_their_definitions(
+            classes in 1_usize..8,
+            rows in proptest::collection::vec((proptest::collection::vec(0_u8..4, 8), 0_usize..8), 1..40),
+        ) {
+            // Few different scores, so that ties are common.
+            let scores: Vec<f32> =
+                rows.iter().flat_map(|(row, _)| row[..classes].iter().map(|score| f32::from(*score))).collect();
+            let labels: Vec<usize> = rows.iter().map(|(_, label)| label % classes).collect();
+            let found = evaluate(&scores, &labels, classes);
+            let count = labels.len() as f64;
+            let places: Vec<usize> =
+                scores.chunks(classes).zip(&labels).map(|(row, label)| naive_place(row, *label)).collect();
+            let within = |most: usize| places.iter().filter(|place| **place < most).count() as f64 / count;
+            prop_assert_eq!((found.top1, found.top5), (within(1), within(5)));
+            let probability = |row: &[f32], class: usize| {
+                let sum: f64 = row.iter().map(|score| f64::from(*score).exp()).sum();
+                f64::from(row[class]).exp() / sum
+            };
+            let mut areas = Vec::new();
+            for class in 0..classes {
+                // Rounded, so that equal probabilities that were computed in two
+                // ways are equal.
+                let of_class: Vec<(f64, bool)> = scores.chunks(classes).zip(&labels)
+                    .map(|(row, label)| ((probability(row, class) * 1e9).round(), *label == class)).collect();
+                areas.extend(naive_area(&of_class));
+                let all = labels.iter().filter(|label| **label == class).count();
+                let right = labels.iter().zip(&places).filter(|(label, place)| **label == class && **place == 0).count();
+                prop_assert_eq!(found.recall_per_class[class], (all > 0).then(|| right as f64 / all as f64));
+            }
+            let mean = (!areas.is_empty()).then(|| areas.iter().sum::<f64>() / areas.len() as f64);
+            match (found.auc, mean) {
+                (Some(found), Some(mean)) => prop_assert!((found - mean).abs() < 1e-9, "{} {}", found, mean),
+                (found, mean) => prop_assert_eq!(found, mean),
+            }
+            let loss = scores.chunks(classes).zip(&labels).map(|(row, label)| -probability(row, *label).ln()).sum::<f64>() / count;
+            prop_assert!((found.loss - loss).abs() < 1e-9);
+            let present: Vec<f64> = found.recall_per_class.iter().flatten().copied().collect();
+            prop_assert!((found.balanced_accuracy - present.iter().sum::<f64>() / present.len() as f64).abs() < 1e-12);
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! What the system must offer: a C++ compiler, Python 3 with pip, Postgres.
+//! What the system must offer: a C++ compiler, Python 3 with pip, Postgres, FFmpeg.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +14,7 @@ struct Need {
     is_met: fn() -> bool,
 }
 
-const NEEDS: [Need; 4] = [
+const NEEDS: [Need; 5] = [
     Need {
         what: "a C++ compiler",
         package: "g++",
@@ -27,7 +27,13 @@ const NEEDS: [Need; 4] = [
         package: "postgresql",
         is_met: || cakes_postgres::find_binaries().is_some(),
     },
+    Need { what: "FFmpeg", package: "ffmpeg", is_met: has_ffmpeg },
 ];
+
+/// It knows `-version` with one dash alone.
+fn has_ffmpeg() -> bool {
+    process::run_quiet(Command::new("ffmpeg").arg("-version")).is_ok()
+}
 
 fn has_pip() -> bool {
     let mut command = Command::new("python3");

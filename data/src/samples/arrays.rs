@@ -116,7 +116,7 @@ fn open_part(file: &ArrayFile, samples: &str, labels: &str, cache: &Cache) -> Re
         );
         return Err(file.wrong(samples, problem));
     }
-    let key = CacheKey::of(&file.file_of(samples)?, &format!("array {samples}"))?;
+    let key = CacheKey::of(&[file.file_of(samples)?], &format!("array {samples}"))?;
     let map = cache.get_or_make(key, |out| file.copy_to(samples, out))?;
     Ok(Part { key: samples.to_owned(), map, labels: labels_read })
 }

@@ -82,23 +82,27 @@ impl ValueType {
 pub struct CacheKey([u8; 32]);
 
 impl CacheKey {
-    /// The key of what `how` makes of `source`; it changes with the file's path,
-    /// size and time of change.
+    /// The key of what `how` makes of `sources`; it changes with the path, size and
+    /// time of change of each file.
     ///
     /// # Errors
-    /// There is no such file.
-    pub fn of(source: &Path, how: &str) -> Result<Self, DataError> {
-        let io = |error| DataError::io(source, error);
-        let path = source.canonicalize().map_err(io)?;
-        let facts = fs::metadata(&path).map_err(io)?;
-        let changed = facts.modified().map_err(io)?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    /// A file is missing.
+    pub fn of(sources: &[PathBuf], how: &str) -> Result<Self, DataError> {
         let mut hash = Sha256::new();
-        for part in [path.as_os_str().as_encoded_bytes(), how.as_bytes()] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        part(how.as_bytes());
+        for source in sources {
+            let io = |error| DataError::io(source, error);
+            let path = source.canonicalize().map_err(io)?;
+            let facts = fs::metadata(&path).map_err(io)?;
+            let changed = facts.modified().map_err(io)?.duration_since(UNIX_EPOCH).unwrap_or_default();
+            part(path.as_os_str().as_encoded_bytes());
+            part(&facts.len().to_le_bytes());
+            part(&changed.as_nanos().to_le_bytes());
         }
-        hash.update(facts.len().to_le_bytes());
-        hash.update(changed.as_nanos().to_le_bytes());
         Ok(CacheKey(hash.finalize().into()))
     }
 
@@ -137,6 +141,13 @@ pub struct EntryWriter {
     file: BufWriter<File>,
     checksum: crc32fast::Hasher,
     written: u64,
+}
+
+impl EntryWriter {
+    /// Bytes of values so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
 }
 
 impl Write for EntryWriter {
@@ -248,6 +259,27 @@ impl Cache {
         Ok(entry)
     }
 
+    /// Refuses an entry of `source` that the folder's limit has no room for.
+    ///
+    /// # Errors
+    /// It is larger than the limit.
+    pub fn check_fits(&self, bytes: u64, source: &Path) -> Result<(), DataError> {
+        if bytes <= self.limit_bytes {
+            return Ok(());
+        }
+        let problem = format!(
+            "may hold {} bytes of decoded samples, '{}' needs more for itself; raise the limit of the cache",
+            self.limit_bytes,
+            source.display()
+        );
+        Err(DataError::file(&self.dir, problem))
+    }
+
+    /// An error of writing to the folder.
+    pub fn not_written(&self, error: &std::io::Error) -> DataError {
+        DataError::file(&self.dir, format!("keeps decoded samples, but cannot be written: {error}"))
+    }
+
     fn write_entry(
         &self,
         path: &Path,
@@ -257,7 +289,7 @@ impl Cache {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let temporary = Temporary(path.with_extension(format!("{}-{number}.tmp", std::process::id())));
-        let io = |error| DataError::io(&temporary.0, error);
+        let io = |error| self.not_written(&error);
         let file = File::create_new(&temporary.0).map_err(io)?;
         let mut writer =
             EntryWriter { file: BufWriter::new(file), checksum: crc32fast::Hasher::new(), written: 0 };

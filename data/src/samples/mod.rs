@@ -9,24 +9,31 @@
 
 mod arrays;
 pub mod cache;
-mod npy;
+pub mod ffmpeg;
+pub mod frames;
+pub mod lists;
+pub mod npy;
 mod policy;
 mod resize;
 mod source;
+mod video;
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ndarray::Array4;
 use rayon::prelude::*;
 
-pub use cache::{Cache, CacheOptions};
+use cache::Cache;
+pub use cache::CacheOptions;
 pub use policy::{ClipPolicy, Input, Normalisation, SamplePolicy, VolumePolicy, segment_frame};
 pub use source::{ArraySource, ArraySplit, MedmnistPart, SampleKind, SampleSource, VideoLayout, VideoSource};
 
 use crate::DataError;
-use cache::{Mapped, ValueType};
+use cache::{CacheKey, Mapped, ValueType};
+use frames::FrameFolder;
+use video::VideoStore;
 
 /// What opening a data set needs besides its source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +71,7 @@ pub struct Samples {
     validation: Vec<SampleId>,
     skipped: Vec<Skipped>,
     arrays: Vec<Arc<Mapped>>,
+    video: Option<VideoStore>,
 }
 
 #[derive(Clone, Debug)]
@@ -77,6 +85,12 @@ struct Entry {
 enum Place {
     /// Row of an array.
     Row { array: usize, row: usize },
+    /// A file of video.
+    File { path: PathBuf, key: CacheKey },
+    /// A folder of frames; with a key where it is kept decoded.
+    Frames { folder: Arc<FrameFolder>, key: Option<CacheKey> },
+    /// Left out.
+    Broken,
 }
 
 /// Entries of each side, by number.
@@ -113,6 +127,9 @@ fn tolerated(path: &Path, skipped: &[Skipped], tolerate: usize) -> Result<(), Da
     ))
 }
 
+const STATISTICS_CLIPS: usize = 1000;
+const STATISTICS_FRAMES: usize = 8;
+
 impl Samples {
     /// Opens a data set; relative paths are looked up under `root`. `progress` is
     /// told, from several threads, how many samples of how many are decoded.
@@ -124,14 +141,14 @@ impl Samples {
         source: &SampleSource,
         root: &Path,
         options: &OpenOptions,
-        _progress: &(dyn Fn(usize, usize) + Sync),
+        progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Self, DataError> {
         let cache = Cache::open(&options.cache)?;
-        match source {
+        let ids = |side: Vec<usize>| side.into_iter().map(SampleId).collect::<Vec<_>>();
+        let samples = match source {
             SampleSource::Arrays(source) => {
                 let opened = arrays::open(source, root, &cache)?;
-                let ids = |side: Vec<usize>| side.into_iter().map(SampleId).collect::<Vec<_>>();
-                let samples = Samples {
+                Samples {
                     name: opened.name,
                     classes: (0..opened.classes).map(|class| class.to_string()).collect(),
                     channels: opened.channels,
@@ -141,11 +158,26 @@ impl Samples {
                     validation: ids(opened.sides.validation),
                     skipped: opened.skipped,
                     arrays: opened.arrays,
-                };
-                samples.with_both_sides()
+                    video: None,
+                }
             }
-            SampleSource::Video(source) => Err(DataError::file(&source.path, "video is not yet read")),
-        }
+            SampleSource::Video(source) => {
+                let opened = video::open(source, root, cache, options, progress)?;
+                Samples {
+                    name: opened.name,
+                    classes: opened.classes,
+                    channels: options.channels.unwrap_or(3),
+                    kind: SampleKind::Clip,
+                    entries: opened.entries,
+                    training: ids(opened.sides.training),
+                    validation: ids(opened.sides.validation),
+                    skipped: opened.skipped,
+                    arrays: Vec::new(),
+                    video: Some(opened.store),
+                }
+            }
+        };
+        samples.with_both_sides()
     }
 
     fn with_both_sides(self) -> Result<Self, DataError> {
@@ -190,13 +222,19 @@ impl Samples {
     /// Its file changed or went since the data set was opened.
     pub fn load(&self, id: SampleId) -> Result<Sample, DataError> {
         let entry = &self.entries[id.0];
+        let broken = || DataError::sample(&entry.name, "was left out when the data set was opened");
         let pixels = match &entry.place {
-            Place::Row { array, row } => {
-                let map = Arc::clone(&self.arrays[*array]);
-                let shape = arrays::sample_shape(&map.shape)
-                    .ok_or_else(|| DataError::sample(&entry.name, "is no volume or clip"))?;
-                Pixels::Mapped { map, first: row * shape.iter().product::<usize>(), shape }
+            Place::Row { array, row } => Pixels::of_row(&self.arrays[*array], *row).ok_or_else(broken)?,
+            Place::File { path, key } => {
+                let store = self.video.as_ref().ok_or_else(broken)?;
+                Pixels::of_clip(&store.map_file(path, *key)?).ok_or_else(broken)?
             }
+            Place::Frames { folder, key: Some(key) } => {
+                let store = self.video.as_ref().ok_or_else(broken)?;
+                Pixels::of_clip(&store.map_folder(folder, *key)?).ok_or_else(broken)?
+            }
+            Place::Frames { folder, key: None } => Pixels::Folder(Arc::clone(folder)),
+            Place::Broken => return Err(broken()),
         };
         Ok(Sample { name: entry.name.clone(), label: entry.label, pixels })
     }
@@ -218,13 +256,20 @@ impl Samples {
         self.training_statistics()
     }
 
-    /// Mean and deviation per channel over training samples: all of an array, at
-    /// most [`STATISTICS_CLIPS`] clips with [`STATISTICS_FRAMES`] frames each of
-    /// video.
+    /// Mean and deviation per channel over the training samples: every value of
+    /// arrays; of video at most [`STATISTICS_CLIPS`] clips spread evenly, with
+    /// [`STATISTICS_FRAMES`] frames each.
     fn training_statistics(&self) -> Result<Normalisation, DataError> {
-        let sums = self.training.par_iter().map(|id| -> Result<Vec<[f64; 3]>, DataError> {
-            let sample = self.load(*id)?;
-            let frames: Vec<usize> = (0..sample.depth()).collect();
+        let count = self.training.len();
+        let kept = if self.video.is_some() { count.min(STATISTICS_CLIPS) } else { count };
+        let sums = (0..kept).into_par_iter().map(|index| -> Result<Vec<[f64; 3]>, DataError> {
+            let sample = self.load(self.training[index * count / kept])?;
+            let depth = sample.depth();
+            let frames: Vec<usize> = if self.video.is_some() {
+                (0..STATISTICS_FRAMES).map(|at| segment_frame(depth, STATISTICS_FRAMES, at, 0.5)).collect()
+            } else {
+                (0..depth).collect()
+            };
             Ok(sample.frames(&frames)?.channel_sums())
         });
         // In the order of the samples, so that threads do not change the sum.
@@ -253,6 +298,20 @@ pub struct Sample {
 enum Pixels {
     /// `[D, H, W, C]` from value `first` on.
     Mapped { map: Arc<Mapped>, first: usize, shape: [usize; 4] },
+    /// Frames that are decoded when they are asked for.
+    Folder(Arc<FrameFolder>),
+}
+
+impl Pixels {
+    fn of_row(map: &Arc<Mapped>, row: usize) -> Option<Self> {
+        let shape = arrays::sample_shape(&map.shape)?;
+        Some(Pixels::Mapped { map: Arc::clone(map), first: row * shape.iter().product::<usize>(), shape })
+    }
+
+    fn of_clip(map: &Arc<Mapped>) -> Option<Self> {
+        let shape = map.shape.as_slice().try_into().ok()?;
+        Some(Pixels::Mapped { map: Arc::clone(map), first: 0, shape })
+    }
 }
 
 /// Some frames of a sample, all of one size.
@@ -276,6 +335,7 @@ impl Sample {
     pub fn depth(&self) -> usize {
         match &self.pixels {
             Pixels::Mapped { shape, .. } => shape[0],
+            Pixels::Folder(folder) => folder.frames,
         }
     }
 
@@ -285,6 +345,7 @@ impl Sample {
     /// A frame cannot be read, with its name.
     pub fn frames(&self, numbers: &[usize]) -> Result<Frames<'_>, DataError> {
         match &self.pixels {
+            Pixels::Folder(folder) => folder.read(numbers),
             Pixels::Mapped { map, first, shape: [_, height, width, channels] } => {
                 let size = height * width * channels;
                 let range = |number: &usize| first + number * size..first + (number + 1) * size;

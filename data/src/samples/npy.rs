@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
+use py_literal::Value;
 
 use super::cache::{EntryWriter, ValueType};
 use crate::DataError;
@@ -46,22 +46,27 @@ enum ElementKind {
 }
 
 impl Element {
-    fn parse(dtype: &DType) -> Option<Self> {
-        let DType::Plain(plain) = dtype else { return None };
-        let kind = match plain.type_char() {
-            TypeChar::Bool => ElementKind::Bool,
-            TypeChar::Int => ElementKind::Signed,
-            TypeChar::Uint => ElementKind::Unsigned,
-            TypeChar::Float => ElementKind::Float,
+    /// Parses NumPy's description of a type: byte order, kind, bytes.
+    fn parse(description: &str) -> Option<Self> {
+        let (is_big_endian, rest) = match description.split_at_checked(1)? {
+            ("<" | "|" | "=", rest) => (false, rest),
+            (">", rest) => (true, rest),
             _ => return None,
         };
-        let bytes = plain.num_bytes()?;
+        let (kind, bytes) = rest.split_at_checked(1)?;
+        let kind = match kind {
+            "b" => ElementKind::Bool,
+            "i" => ElementKind::Signed,
+            "u" => ElementKind::Unsigned,
+            "f" => ElementKind::Float,
+            _ => return None,
+        };
+        let bytes = bytes.parse().ok()?;
         let known = match kind {
             ElementKind::Bool => bytes == 1,
             ElementKind::Float => matches!(bytes, 2 | 4 | 8),
             ElementKind::Signed | ElementKind::Unsigned => matches!(bytes, 1 | 2 | 4 | 8),
         };
-        let is_big_endian = plain.endianness() == Endianness::Big;
         known.then_some(Element { kind, bytes, is_big_endian })
     }
 
@@ -203,26 +208,9 @@ impl ArrayFile {
     }
 
     fn parse_header(&self, key: &str, reader: &mut dyn Read) -> Result<ArrayHeader, DataError> {
-        let found = NpyHeader::from_reader(reader)
-            .map_err(|error| self.wrong(key, format!("no readable NumPy header: {error}")))?;
-        let dtype = found.dtype();
-        let element = Element::parse(&dtype).ok_or_else(|| {
-            let problem =
-                format!("holds elements of type {}; whole numbers or floats are needed", dtype.descr());
-            self.wrong(key, problem)
-        })?;
-        let sizes = found.shape().iter().map(|size| usize::try_from(*size).ok());
-        let shape: Option<Vec<usize>> = sizes.collect();
-        let fits = |shape: &Vec<usize>| {
-            shape
-                .iter()
-                .try_fold(8, |total: usize, size| total.checked_mul(*size))
-                .is_some_and(|all| all < 1 << 48)
-        };
-        let shape = shape.filter(fits).ok_or_else(|| {
-            self.wrong(key, format!("cannot be as large as its header says: {:?}", found.shape()))
-        })?;
-        Ok(ArrayHeader { shape, element, is_fortran: found.order() == Order::Fortran })
+        let text = read_header(reader)
+            .map_err(|problem| self.wrong(key, format!("no readable NumPy header: {problem}")))?;
+        parse_header(&text).map_err(|problem| self.wrong(key, problem))
     }
 
     /// Shape and type of array `key`.
@@ -345,6 +333,59 @@ impl ArrayFile {
             self.wrong(key, format!("is cut off or damaged in row {row} of {rows}: {error}; copy it again"))
         })
     }
+}
+
+/// Longest header that is read; NumPy's own reader takes 10 000 bytes.
+const HEADER_BYTES_MAX: usize = 1 << 16;
+
+/// The text of a header (NEP 1): magic, version, length, then a Python dict.
+fn read_header(reader: &mut dyn Read) -> Result<String, String> {
+    let mut start = [0; 8];
+    reader.read_exact(&mut start).map_err(|error| error.to_string())?;
+    if start[..6] != *b"\x93NUMPY" {
+        return Err("it does not start as NumPy's files do".to_owned());
+    }
+    let length_bytes = if start[6] == 1 { 2 } else { 4 };
+    let mut length = [0; 4];
+    reader.read_exact(&mut length[..length_bytes]).map_err(|error| error.to_string())?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > HEADER_BYTES_MAX {
+        return Err(format!("it is {length} bytes long"));
+    }
+    let mut text = vec![0; length];
+    reader.read_exact(&mut text).map_err(|error| error.to_string())?;
+    String::from_utf8(text).map_err(|error| error.to_string())
+}
+
+fn parse_header(text: &str) -> Result<ArrayHeader, String> {
+    let unlike = || format!("no readable NumPy header: '{}'", text.trim());
+    // The parser recurses.
+    if text.matches(['(', '[', '{']).count() > 64 {
+        return Err(unlike());
+    }
+    let value: Value = text.trim().parse().map_err(|_| unlike())?;
+    let fields = value.as_dict().ok_or_else(unlike)?;
+    let field = |name: &str| {
+        let found = fields.iter().find(|(key, _)| key.as_string().is_some_and(|key| key == name));
+        found.map(|(_, value)| value).ok_or_else(unlike)
+    };
+    let descr = field("descr")?;
+    let element = descr
+        .as_string()
+        .and_then(|descr| Element::parse(descr))
+        .ok_or_else(|| format!("holds elements of type {descr}; whole numbers or floats are needed"))?;
+    let is_fortran = field("fortran_order")?.as_boolean().ok_or_else(unlike)?;
+    let sizes = field("shape")?.as_tuple().ok_or_else(unlike)?;
+    let size = |size: &Value| size.as_integer().and_then(|size| usize::try_from(size).ok());
+    let shape: Option<Vec<usize>> = sizes.iter().map(size).collect();
+    let fits = |shape: &Vec<usize>| {
+        let all = shape.iter().try_fold(8, |total: usize, size| total.checked_mul(*size));
+        all.is_some_and(|all| all < 1 << 48)
+    };
+    let shape = shape
+        .filter(fits)
+        .ok_or_else(|| format!("cannot be as large as its header says: {}", Value::Tuple(sizes.clone())))?;
+    Ok(ArrayHeader { shape, element, is_fortran })
 }
 
 fn to_floats(element: Element, bytes: &[u8]) -> Vec<u8> {

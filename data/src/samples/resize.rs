@@ -44,6 +44,19 @@ pub fn resize_frames(
     Ok(Frames { height, width, channels: frames.channels, values })
 }
 
+/// Shrinks frames so that the shorter side has at most `most` pixels.
+///
+/// # Errors
+/// Never for frames that are not empty.
+pub fn shrink_to_short_side<'a>(frames: Frames<'a>, most: Option<usize>) -> Result<Frames<'a>, DataError> {
+    let Frames { height, width, .. } = frames;
+    let short = height.min(width);
+    let Some(most) = most.filter(|most| *most < short) else { return Ok(frames) };
+    let scaled = |side: usize| ((side * most) as f64 / short as f64).round().max(1.0) as usize;
+    let whole = CropBox { top: 0.0, left: 0.0, height: height as f64, width: width as f64 };
+    resize_frames(&frames, whole, [scaled(height), scaled(width)])
+}
+
 struct OneSize<'a> {
     frames: &'a Frames<'a>,
     crop: CropBox,
