@@ -26,7 +26,6 @@ pub fn one_job() -> System {
         crashes: 0,
         registrations: 1,
         intents: vec![SUBMIT],
-        repeat_intents: false,
         fresh: false,
         ghosts: false,
         fences: true,

@@ -29,6 +29,7 @@ pub(super) struct Attempt {
 /// # Errors
 /// Epoch and nonce are of no grant of the job.
 pub(super) async fn attempt(connection: &mut PgConnection, token: LeaseToken) -> Result<Attempt, Error> {
+    // S3: the epoch and the nonce of a grant, in the transaction of the write.
     let row = sqlx::query!(
         "select state, worker_id, device, last_step, last_seq, end_reason from attempt
          where job_id = $1 and epoch = $2 and nonce = $3

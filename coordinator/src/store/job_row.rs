@@ -25,6 +25,7 @@ pub(super) struct JobRow {
 /// # Errors
 /// There is no such job.
 pub(super) async fn lock(connection: &mut PgConnection, id: JobId) -> Result<JobRow, Error> {
+    // S10: who completes and who cancels wait for each other here.
     let row = sqlx::query!(
         "select search_id, state, epoch, lost_count, infrastructure_count, resource_count, numeric_count,
              no_progress_count, furthest_step
@@ -71,6 +72,7 @@ pub(super) async fn apply(
 ) -> Result<(), Error> {
     let Move { kind, moved, reason, counters, avoid } = change;
     let count = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
+    // S6 S12: from the state that the move was decided for, with the counted ends.
     let changed = sqlx::query!(
         "update job set
              state = $4, state_reason = coalesce($5, state_reason), revision = revision + 1,

@@ -11,6 +11,10 @@
 //! - A message that is lost is one that is never delivered; since properties are
 //!   about what has happened, dropping it would show nothing new.
 //!
+//! What is left out although it changes something: Pause, Resume and Retry reach a
+//! coordinator once. Repeated behind a later call of the same person they would
+//! act again; `docs/reliability.md` names this among the things not promised.
+//!
 //! Timers fire at any moment: the end of a lease, the fence, the end of the hold.
 
 mod enabled;
@@ -43,8 +47,6 @@ pub struct System {
     pub registrations: u8,
     /// Calls of people; each may come at any time.
     pub intents: Vec<Call>,
-    /// Whether a call of a person that is not idempotent may come twice.
-    pub repeat_intents: bool,
     /// Whether nobody has registered and submitted yet at the start.
     pub fresh: bool,
     /// Whether a question for a job that was answered "nothing" is never asked

@@ -39,7 +39,7 @@ impl System {
         let before = self.witness.then(|| state.clone());
         let answer = self.run(state, call);
         let once = matches!(call, Call::Pause { .. } | Call::Resume { .. } | Call::Retry { .. });
-        if once && !self.repeat_intents {
+        if once {
             state.network.retain(|sent| sent != call);
         }
         if arrives {

@@ -94,6 +94,7 @@ async fn claim(
     wish: &Acquisition,
 ) -> Result<Option<LeaseToken>, Error> {
     let leased = transition(JobState::Queued, &JobEvent::Grant)?.next;
+    // S1 S2: only a queued job, and its epoch grows with it.
     let row = sqlx::query!(
         "with candidate as (
              select id from job
@@ -144,6 +145,7 @@ async fn insert_attempt(
     resume_epoch: Option<i64>,
     resume_step: Option<i64>,
 ) -> Result<(), Error> {
+    // S8: from the checkpoint that the job names.
     sqlx::query!(
         "insert into attempt
              (job_id, epoch, nonce, worker_id, incarnation, device, acquire_request_id, resume_epoch,
@@ -170,6 +172,7 @@ async fn insert_lease(
     token: LeaseToken,
     policy: &Policy,
 ) -> Result<(), Error> {
+    // S13: in the transaction of the attempt; it goes with the attempt's end.
     sqlx::query!(
         "insert into attempt_lease (job_id, epoch, deadline)
          values ($1, $2, clock_timestamp() + make_interval(secs => $3))",

@@ -71,6 +71,7 @@ async fn insert(
     checkpoint: &CheckpointRef,
     bytes: i64,
 ) -> Result<bool, Error> {
+    // S11: a key belongs to one attempt, and a row to one key.
     let inserted = sqlx::query!(
         "insert into checkpoint (job_id, epoch, step, key, manifest_sha256, bytes)
          values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
@@ -112,6 +113,7 @@ async fn insert(
 
 /// The next attempt goes on from the farthest checkpoint.
 async fn raise(connection: &mut PgConnection, token: LeaseToken, step: i64) -> Result<(), Error> {
+    // S8: never back.
     sqlx::query!(
         "update job set checkpoint_epoch = $2, checkpoint_step = $3, revision = revision + 1
          where id = $1 and epoch = $2 and (checkpoint_step is null or checkpoint_step < $3)",

@@ -62,6 +62,7 @@ async fn expire(pool: &PgPool, policy: &Policy, token: LeaseToken) -> Result<boo
     let mut transaction = pool.begin().await.map_err(failed("begin an expiry"))?;
     let job = job_row::lock(&mut transaction, token.job).await?;
     let attempt = fence::attempt(&mut transaction, token).await?;
+    // S15: again under the lock; a renewal may have come since the lease was read.
     let still_expired = sqlx::query_scalar!(
         r#"select deadline <= clock_timestamp() as "expired!" from attempt_lease
            where job_id = $1 and epoch = $2 for update"#,

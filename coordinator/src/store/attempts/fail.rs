@@ -40,5 +40,6 @@ pub async fn fail(
     let message = storable(message, MESSAGE_BYTES_MAX);
     let bad = BadEnd { end: EndReason::Failed, class, message: &message };
     end_badly(&mut transaction, policy, &job, token, &attempt, &bad).await?;
+    // S5: the answer follows the commit.
     transaction.commit().await.map_err(failed("commit a failure"))
 }

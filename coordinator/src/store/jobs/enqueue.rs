@@ -42,6 +42,7 @@ pub(in crate::store) async fn enqueue(
     let steps = i64::try_from(new.trainer_job.training.steps_total()).unwrap_or(i64::MAX);
     // A network that does not fit its patch never comes this far.
     let memory_mib = i64::try_from(job_mib(new.trainer_job).unwrap_or(0)).unwrap_or(i64::MAX);
+    // S9: the request id is unique.
     let inserted = sqlx::query!(
         "insert into job (id, search_id, kind, label, priority, architecture_digest, seed, trainer_job,
              step_count, memory_mib, request_id, request_hash)

@@ -28,6 +28,7 @@ pub async fn curves(
     keys: &[String],
     point_count_max: i64,
 ) -> Result<Vec<CurvePoint>, Error> {
+    // S14: up to the step from which the next attempt went on.
     sqlx::query_as!(
         CurvePoint,
         r#"with lineage as (
