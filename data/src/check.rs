@@ -1,5 +1,7 @@
 //! What a data set holds and what is wrong with it.
 
+mod samples;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
@@ -10,6 +12,8 @@ use crate::msd::{CaseFiles, MsdFolder};
 use crate::nifti_file::{Volume, read_volume, to_labels};
 use crate::split::{Split, partition};
 use crate::{DataError, Extent};
+
+pub use samples::{SampleOptions, SampleReport, SplitSummary, check_samples, is_sample_set};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -283,12 +287,16 @@ impl fmt::Display for Report {
                 class.name, class.case_count
             )?;
         }
-        let errors = self.findings.iter().filter(|finding| finding.severity == Severity::Error).count();
-        writeln!(f, "{errors} error(s), {} warning(s)", self.findings.len() - errors)?;
-        for finding in &self.findings {
-            let severity = if finding.severity == Severity::Error { "error  " } else { "warning" };
-            writeln!(f, "  {severity} {}: {}", finding.file, finding.problem)?;
-        }
-        Ok(())
+        write_findings(f, &self.findings)
     }
+}
+
+fn write_findings(f: &mut fmt::Formatter<'_>, findings: &[Finding]) -> fmt::Result {
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+    writeln!(f, "{errors} error(s), {} warning(s)", findings.len() - errors)?;
+    for finding in findings {
+        let severity = if finding.severity == Severity::Error { "error  " } else { "warning" };
+        writeln!(f, "  {severity} {}: {}", finding.file, finding.problem)?;
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
-//! Data sets of labelled volumes: reading, checking, splitting, cutting patches.
+//! Data sets: reading, checking, splitting, cutting patches, drawing clips.
 //!
-//! Two sources give the same [`Dataset`]: a folder in the layout of the Medical
+//! [`samples`] are volumes and clips with one class each, for classification. All
+//! else is of labelled volumes, for segmentation. Two sources give the same [`Dataset`]: a folder in the layout of the Medical
 //! Segmentation Decathlon ([`msd`], files read by [`nifti_file`]), and
 //! generated [`phantom`]s. Everything behind it (patches, augmentation,
 //! windows) is a pure function of volumes and a seed, so that the order of

@@ -156,8 +156,10 @@ pub enum VideoLayout {
     /// Lists with `FILE CLASS` in a line; files are decoded by FFmpeg.
     FileLists { training_list: String, validation_list: String },
     /// `CLASS/FILE`: classes are the folders' names in alphabetical order, fold
-    /// number `fold` of `folds` validates. Files whose names are equal up to the
-    /// first of `_` and `-` that is followed by a digit stay in one fold.
+    /// number `fold` of `folds` validates. Files of one source stay in one fold:
+    /// those whose names are equal before the last part, as `_` and `-` divide
+    /// them, that ends in a digit (`pat1_132943.mpeg` and `pat1_133043.mpeg`). A
+    /// class of one source is dealt out file by file.
     ClassFolders { fold: u32, folds: u32, seed: u64 },
 }
 

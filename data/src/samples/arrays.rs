@@ -25,14 +25,15 @@ pub(super) struct OpenedArrays {
 }
 
 /// One array of samples with its labels.
-struct Part {
+#[derive(Debug)]
+pub(crate) struct Part {
     key: String,
-    map: Arc<Mapped>,
-    labels: Vec<usize>,
+    pub map: Arc<Mapped>,
+    pub labels: Vec<usize>,
 }
 
 /// `[D, H, W, C]` of the samples in an array `[N, D, H, W]` or `[N, D, H, W, C]`.
-pub(super) fn sample_shape(array: &[usize]) -> Option<[usize; 4]> {
+pub(crate) fn sample_shape(array: &[usize]) -> Option<[usize; 4]> {
     match array {
         [_, d, h, w] => Some([*d, *h, *w, 1]),
         [_, d, h, w, c] => Some([*d, *h, *w, *c]),
@@ -96,7 +97,13 @@ fn row_name(key: &str, row: usize) -> String {
     format!("{key}[{row}]")
 }
 
-fn open_part(file: &ArrayFile, samples: &str, labels: &str, cache: &Cache) -> Result<Part, DataError> {
+/// Maps an array of samples and reads their labels.
+pub(crate) fn open_part(
+    file: &ArrayFile,
+    samples: &str,
+    labels: &str,
+    cache: &Cache,
+) -> Result<Part, DataError> {
     let header = file.header(samples)?;
     let shape = sample_shape(&header.shape).filter(|shape| !shape.contains(&0)).ok_or_else(|| {
         let problem =
@@ -178,7 +185,7 @@ fn common_channels(file: &ArrayFile, parts: &[Part]) -> Result<usize, DataError>
 }
 
 /// Rows with values that are not finite, and what is wrong with each.
-pub(super) fn rows_not_finite(map: &Mapped) -> Vec<(usize, String)> {
+pub(crate) fn rows_not_finite(map: &Mapped) -> Vec<(usize, String)> {
     let rows = map.shape.first().copied().unwrap_or(0);
     if map.value_type == ValueType::U8 || rows == 0 {
         return Vec::new();

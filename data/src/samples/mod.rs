@@ -7,7 +7,7 @@
 //! A sample is `[C, D, H, W]`; D of a clip is time. It is read frame by frame:
 //! a frame is `[H, W, C]`, for volumes it is a slice along D.
 
-mod arrays;
+pub(crate) mod arrays;
 pub mod cache;
 pub mod ffmpeg;
 pub mod frames;
@@ -133,6 +133,10 @@ const STATISTICS_FRAMES: usize = 8;
 impl Samples {
     /// Opens a data set; relative paths are looked up under `root`. `progress` is
     /// told, from several threads, how many samples of how many are decoded.
+    ///
+    /// Every sample is decoded here once, but for folders of frames that do not fit
+    /// into the cache together: of those a frame that is no image is found when it
+    /// is asked for, and is an error then.
     ///
     /// # Errors
     /// Files are missing or wrong, more samples than tolerated cannot be read, or

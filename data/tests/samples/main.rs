@@ -3,6 +3,7 @@
 
 mod arrays;
 mod cache;
+mod check;
 mod frames;
 mod policies;
 mod support;
