@@ -184,12 +184,19 @@ impl Network {
     }
 }
 
+/// Voxels of the largest input.
+const VOXELS_MAX: u128 = 1 << 32;
+
 fn infer(op: &Op, inputs: &[FeatureShape], extent: Extent, first: bool) -> Result<FeatureShape, String> {
     if let Op::Input { channels } = op {
         return match (first, *channels, extent) {
             (false, _, _) => Err("an input layer must come first".to_owned()),
             (_, 0, _) => Err("the input has no channels".to_owned()),
             (_, _, [d, h, w]) if d == 0 || h == 0 || w == 0 => Err("the input has no voxels".to_owned()),
+            // Beyond it costs would not fit in 64 bits.
+            (_, _, extent) if extent.iter().map(|size| u128::from(*size)).product::<u128>() > VOXELS_MAX => {
+                Err(format!("{extent:?} is more than {VOXELS_MAX} voxels"))
+            }
             (true, channels, extent) => Ok(FeatureShape { channels, extent }),
         };
     }

@@ -414,6 +414,18 @@ mod tests {
                 prop_assert_eq!(layer.channels, 2 << level);
             }
             prop_assert_eq!(shapes.last().unwrap().extent, [16, 24, 8]);
+            // A step up joins the last block before it on its level.
+            let block = |index: usize| layers[2 * index].name.trim_end_matches(".conv1").to_owned();
+            let output = if plain { "conv2.relu" } else { "relu" };
+            let mut joins = 0;
+            for (index, pair) in path.windows(2).enumerate().filter(|(_, pair)| pair[1] < pair[0]) {
+                let name = format!("{}.concat", block(index + 1));
+                let join = network.nodes.iter().find(|node| node.name == name).unwrap();
+                let last = path[..=index].iter().rposition(|level| *level == pair[1]).unwrap();
+                prop_assert_eq!(&network.nodes[join.inputs[0].0].name, &format!("{}.{output}", block(last)));
+                joins += 1;
+            }
+            prop_assert_eq!(network.nodes.iter().filter(|node| node.op == Op::Concat).count(), joins);
             let mut names: Vec<&str> = network.nodes.iter().map(|node| node.name.as_str()).collect();
             let count = names.len();
             names.sort_unstable();

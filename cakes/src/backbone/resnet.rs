@@ -418,6 +418,16 @@ mod tests {
         assert_eq!(video(ResnetDepth::R50, MiddleLayer::P3d, 10).searchable_layers(), []);
     }
 
+    #[test]
+    fn an_absurd_extent_is_refused_before_costs_overflow() {
+        let network =
+            Architecture::even(video(ResnetDepth::R50, MiddleLayer::Searchable, 7), &[Kernel::K333]);
+        let network = network.unwrap().network();
+        assert!(cost(&network, [1 << 16, 1 << 8, 1 << 8]).is_ok());
+        let error = cost(&network, [u32::MAX; 3]).unwrap_err();
+        assert_eq!(error.layer, "input");
+    }
+
     proptest! {
         /// Any clip: its frames stay what they are up to the classifier, which scores
         /// each, and the scores are averaged; height and width fall 32 times.

@@ -142,7 +142,8 @@ impl ChannelCosts {
         (budget * self.reference as f64).floor() as u64
     }
 
-    /// Cost of an architecture of the backbone that these costs are of.
+    /// Cost of an architecture of the backbone that these costs are of. Channels of
+    /// a kernel that a [`LatencyTable`] lacks count nothing.
     pub fn of(&self, architecture: &Architecture) -> u64 {
         self.fixed + self.searched(architecture)
     }

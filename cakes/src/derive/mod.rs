@@ -59,14 +59,15 @@ pub struct Derivation {
     /// Total score of the kept channels.
     pub score: f64,
     /// No architecture of the search space has a higher total score within the
-    /// budget; above price 0, see [`Derivation::price`], none that costs at least
-    /// as much as this one (Lagrangian dual).
+    /// budget (Lagrangian dual); at a negative price, none that costs at least as
+    /// much as this one.
     pub upper_bound: f64,
     /// Whether every other architecture was ruled out, so that this one is the
     /// best itself and not only as near to it as the bound says.
     pub is_optimal: bool,
     /// Score that one more unit of cost would earn. Negative for a budget that is
-    /// looser than what the paper's rule chooses.
+    /// looser than what the paper's rule chooses; negative infinity where nothing
+    /// dearer is left.
     pub price: f64,
     /// What the architecture costs, and the most that it may.
     pub cost: u64,
