@@ -247,13 +247,8 @@ impl Cache {
         if let Some(found) = open_entry(&path, key)? {
             return Ok(found);
         }
-        self.write_entry(&path, key, make)?;
-        let used = self.used_bytes.load(Ordering::Relaxed);
-        // Mapped before anything is evicted, so that it is not what goes.
-        let entry = open_entry(&path, key)?.ok_or_else(|| {
-            DataError::file(&path, "was written and cannot be read back; check the disk it lies on")
-        })?;
-        if used > self.limit_bytes {
+        let entry = self.write_entry(&path, key, make)?;
+        if self.used_bytes.load(Ordering::Relaxed) > self.limit_bytes {
             self.evict()?;
         }
         Ok(entry)
@@ -280,15 +275,20 @@ impl Cache {
         DataError::file(&self.dir, format!("keeps decoded samples, but cannot be written: {error}"))
     }
 
+    /// Writes an entry and maps it before it has its name, so that no other user of
+    /// the folder can evict it in between.
     fn write_entry(
         &self,
         path: &Path,
         key: CacheKey,
         make: impl FnOnce(&mut EntryWriter) -> Result<(ValueType, Vec<usize>), DataError>,
-    ) -> Result<(), DataError> {
+    ) -> Result<Arc<Mapped>, DataError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let temporary = Temporary(path.with_extension(format!("{}-{number}.tmp", std::process::id())));
+        // Containers that share the folder may share numbers of processes too.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let unique = format!("{}-{number}-{now}.tmp", std::process::id());
+        let temporary = Temporary(path.with_extension(unique));
         let io = |error| self.not_written(&error);
         let file = File::create_new(&temporary.0).map_err(io)?;
         let mut writer =
@@ -305,10 +305,12 @@ impl Cache {
         file.write_all(&header(key, value_type, &shape, checksum.finalize())).map_err(io)?;
         let file = file.into_inner().map_err(|error| io(error.into_error()))?;
         file.sync_all().map_err(io)?;
+        let entry = map_entry(&File::open(&temporary.0).map_err(io)?, path, key)?.ok_or_else(|| {
+            DataError::file(path, "was written and cannot be read back; check the disk it lies on")
+        })?;
         fs::rename(&temporary.0, path).map_err(io)?;
-        std::mem::forget(temporary);
         self.used_bytes.fetch_add(written + HEADER_BYTES as u64, Ordering::Relaxed);
-        Ok(())
+        Ok(entry)
     }
 
     /// Deletes what was not used longest until a tenth of the limit is free, and
@@ -358,7 +360,8 @@ fn is_mapped(path: &Path) -> bool {
     })
 }
 
-/// Deletes its file when an entry could not be made.
+/// Deletes its file when an entry could not be made; nothing is left to delete
+/// when it was.
 #[derive(Debug)]
 struct Temporary(PathBuf);
 
@@ -416,10 +419,16 @@ fn open_entry(path: &Path, key: CacheKey) -> Result<Option<Arc<Mapped>>, DataErr
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io(error)),
     };
-    let identity = FileIdentity::of(&file.metadata().map_err(io)?);
     // Says that the entry was used. Where the folder may only be read, that
     // is all that is lost.
     let _ = file.set_times(FileTimes::new().set_accessed(SystemTime::now()));
+    map_entry(&file, path, key)
+}
+
+/// Maps the open file of the entry that has, or will have, the name `path`.
+fn map_entry(file: &File, path: &Path, key: CacheKey) -> Result<Option<Arc<Mapped>>, DataError> {
+    let io = |error| DataError::io(path, error);
+    let identity = FileIdentity::of(&file.metadata().map_err(io)?);
     let known = with_seen(|seen| {
         let entry = seen.get(path).filter(|entry| entry.identity == identity)?;
         Some(entry.map.upgrade())
@@ -431,10 +440,10 @@ fn open_entry(path: &Path, key: CacheKey) -> Result<Option<Arc<Mapped>>, DataErr
         return Ok(None);
     }
     #[allow(unsafe_code)]
-    // SAFETY: files of the cache are never written after they were renamed to
-    // their name, neither by this process nor by another, so that the map cannot
-    // change or shrink; deleting a file leaves its map whole.
-    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+    // SAFETY: files of the cache are never written after they were flushed and
+    // mapped, neither by this process nor by another, so that the map cannot
+    // change or shrink; deleting or renaming a file leaves its map whole.
+    let map = unsafe { Mmap::map(file) }.map_err(io)?;
     let Some((value_type, shape, checksum)) = parse_header(&map[..HEADER_BYTES], key) else {
         return Ok(None);
     };
