@@ -15,7 +15,13 @@ use cakes_proto::v1;
 const PATCH: cakes::Extent = [32, 48, 32];
 
 fn backbone() -> Backbone {
-    Backbone::EncoderDecoder(EncoderDecoder { input_channels: 1, classes: 3, base_width: 16, levels: 3, ..EncoderDecoder::default() })
+    Backbone::EncoderDecoder(EncoderDecoder {
+        input_channels: 1,
+        classes: 3,
+        base_width: 16,
+        levels: 3,
+        ..EncoderDecoder::default()
+    })
 }
 
 /// Numbers that look random and are always the same.
@@ -69,9 +75,7 @@ fn sample() -> v1::ParetoFront {
         .iter()
         .zip(budgets)
         .enumerate()
-        .map(|(index, (found, budget))| {
-            entry(&found.architecture, &format!("budget {budget}"), index as u64)
-        })
+        .map(|(index, (found, budget))| entry(&found.architecture, &format!("budget {budget}"), index as u64))
         .collect();
     let spaces: [(&str, Vec<Kernel>); 3] = [
         ("baseline c3d", vec![Kernel::K333]),

@@ -48,8 +48,8 @@ pub fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-/// A Dice value: `0.871`.
-pub fn dice(value: f64) -> String {
+/// A share, such as Dice or top-1: `0.871`.
+pub fn share(value: f64) -> String {
     format!("{value:.3}")
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use cakes::Extent;
 use cakes::architecture::Architecture;
 use cakes::backbone::Backbone;
-use cakes::spec::{ArrayDataset, CheckedSearch, DatasetSpec, InvalidSpec, VideoDataset};
+use cakes::spec::{CheckedSearch, InvalidSpec};
 use cakes_proto::convert::{architecture_from_wire, backbone_from_wire, search_from_wire};
 use cakes_proto::v1;
 use serde::de::DeserializeOwned;
@@ -154,68 +154,6 @@ pub fn parse_extent(text: &str) -> Result<Extent, String> {
         Some([size]) => Ok([*size; 3]),
         Some([depth, height, width]) => Ok([*depth, *height, *width]),
         _ => Err(format!("'{text}' is no extent; give DxHxW in voxels, for example 32x32x48")),
-    }
-}
-
-/// What is known here about the data set of a search, before anything is sent.
-#[derive(Debug, PartialEq, Eq)]
-pub enum DatasetNote {
-    /// Generated, or found here and usable.
-    Usable(String),
-    /// Not on this machine.
-    Elsewhere(String),
-    /// Found here under its absolute path, and it will not do.
-    Broken(String),
-}
-
-/// Looks whether the data set of a search is here and fits the backbone.
-pub fn look_at_dataset(search: &CheckedSearch) -> DatasetNote {
-    let spec = search.spec();
-    let elsewhere = |path: &str| {
-        DatasetNote::Elsewhere(format!(
-            "'{path}' is not on this machine; workers look for it{}",
-            if Path::new(path).is_absolute() { " under this path" } else { " below their data root" }
-        ))
-    };
-    let folder = match &spec.dataset {
-        DatasetSpec::Arrays(ArrayDataset { path, .. }) | DatasetSpec::Video(VideoDataset { path, .. }) => {
-            return if Path::new(path).exists() {
-                DatasetNote::Usable(format!("'{path}' is on this machine"))
-            } else {
-                elsewhere(path)
-            };
-        }
-        DatasetSpec::Phantoms(phantoms) => {
-            let extent = crate::format::extent(phantoms.extent);
-            return DatasetNote::Usable(format!("{} generated phantoms of {extent} voxels", phantoms.cases));
-        }
-        DatasetSpec::Folder(folder) => folder,
-    };
-    let path = Path::new(&folder.path);
-    if !path.exists() {
-        return elsewhere(&folder.path);
-    }
-    let found = cakes_data::Dataset::open_folder(path).map_err(|error| error.to_string());
-    let checked = found.and_then(|dataset| {
-        let (channels, classes) = (spec.backbone.input_channels(), spec.backbone.classes());
-        if dataset.classes.len() != classes as usize {
-            return Err(format!("{} has {} classes with the background, the backbone gives {classes}; change backbone.encoder_decoder.classes", folder.path, dataset.classes.len()));
-        }
-        if dataset.channels != channels as usize {
-            return Err(format!("{} has {} channels, the backbone takes {channels}; change backbone.encoder_decoder.input_channels", folder.path, dataset.channels));
-        }
-        Ok(dataset)
-    });
-    match checked {
-        Ok(dataset) => DatasetNote::Usable(format!(
-            "{}, {} cases, classes {}",
-            dataset.name,
-            dataset.case_ids().len(),
-            dataset.classes.join(", ")
-        )),
-        Err(problem) if path.is_absolute() => DatasetNote::Broken(problem),
-        // The same relative path may be another folder on the workers.
-        Err(problem) => DatasetNote::Elsewhere(format!("{problem} (on this machine; workers may differ)")),
     }
 }
 

@@ -4,10 +4,10 @@
 //! ```text
 //! arguments ─► commands/* ─► client ─► coordinator
 //!                 │             (gRPC; errors explained in error)
-//!                 ├─► input     files of searches and architectures
+//!                 ├─► input     files of searches and architectures; dataset_note: their data here
 //!                 ├─► tables    rows for people        ┐
 //!                 ├─► progress  what changed, bars     ├ pure, from messages to text or picture
-//!                 └─► plot      front, channels, curves ┘
+//!                 └─► plot      front, channels, curves ┘   names of metrics: quality
 //! ```
 //!
 //! What is shown is decided in pure functions of the messages that came; the
@@ -16,12 +16,14 @@
 pub mod args;
 pub mod client;
 pub mod commands;
+pub mod dataset_note;
 pub mod error;
 pub mod format;
 pub mod input;
 pub mod output;
 pub mod plot;
 pub mod progress;
+pub mod quality;
 pub mod tables;
 
 use std::process::ExitCode;

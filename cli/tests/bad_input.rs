@@ -104,6 +104,59 @@ fn a_data_set_that_is_here_is_compared_with_the_search() {
     assert!(ran.stderr.contains("is not on this machine"), "{}", ran.stderr);
 }
 
+/// A NumPy array of bytes, format 1.0.
+fn write_npy(path: &Path, shape: &str, values: &[u8]) {
+    let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}");
+    let header = format!("{header:<117}\n");
+    let mut file = b"\x93NUMPY\x01\x00".to_vec();
+    file.extend((header.len() as u16).to_le_bytes());
+    file.extend(header.as_bytes());
+    file.extend(values);
+    fs::write(path, file).unwrap();
+}
+
+#[test]
+fn arrays_and_clips_that_are_here_are_compared_with_the_search() {
+    let folder = tempdir().unwrap();
+    for part in ["train", "val"] {
+        write_npy(&folder.path().join(format!("{part}_images.npy")), "(2, 4, 4, 4)", &[0; 128]);
+        write_npy(&folder.path().join(format!("{part}_labels.npy")), "(2, 1)", &[0, 2]);
+    }
+    let mut file = search();
+    file["search"]["dataset"] = json!({"arrays": {"path": folder.path()}});
+    file["search"]["backbone"] = json!({"volume_resnet": {"classes": 2, "base_width": 4}});
+    let expect = |file: &Value, said: &[&str]| {
+        let ran = submit(folder.path(), file);
+        for word in said {
+            assert!(ran.stderr.contains(word), "{word}: {}", ran.stderr);
+        }
+        ran.code
+    };
+    let wrong = expect(&file, &["backbone.volume_resnet.classes: is 2", "3 classes"]);
+    assert_eq!(wrong, Some(2));
+    file["search"]["backbone"]["volume_resnet"] = json!({"classes": 3, "base_width": 4, "input_channels": 3});
+    expect(&file, &["backbone.volume_resnet.input_channels: is 3", "1 channels"]);
+    file["search"]["backbone"]["volume_resnet"]["input_channels"] = json!(1);
+    assert_eq!(expect(&file, &["4 samples of 4x4x4, 3 classes"]), Some(1), "no coordinator");
+    let folds =
+        json!({"samples": "train_images", "labels": "train_labels", "folds": "train_labels", "fold": 7});
+    file["search"]["dataset"]["arrays"]["fold_array"] = folds;
+    expect(&file, &["dataset.arrays.fold_array.fold", "no row of fold 7"]);
+
+    for class in ["ill", "well"] {
+        fs::create_dir_all(folder.path().join("clips").join(class)).unwrap();
+        fs::write(folder.path().join("clips").join(class).join("a.mp4"), "x").unwrap();
+    }
+    file["search"]["dataset"] = json!({"video": {"path": folder.path().join("clips"), "class_folders": {}}});
+    file["search"]["backbone"] = json!({"video_resnet": {"classes": 3, "depth": 18, "base_width": 4}});
+    expect(&file, &["backbone.video_resnet.classes: is 3", "2 classes"]);
+    file["search"]["backbone"]["video_resnet"]["classes"] = json!(2);
+    expect(&file, &["2 clips, 2 classes"]);
+    file["search"]["dataset"]["video"] =
+        json!({"path": folder.path(), "file_lists": {"training_list": "a.txt", "validation_list": "b.txt"}});
+    expect(&file, &["dataset.video.file_lists.training_list", "a.txt"]);
+}
+
 #[test]
 fn an_absent_coordinator_is_said_with_the_remedy() {
     // A port that was free a moment ago.

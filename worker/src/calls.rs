@@ -137,7 +137,7 @@ impl Calls {
         let concluding = match conclusion {
             Conclusion::Fail(failure) => Concluding::Fail(fail_request(self.token, &failure)),
             Conclusion::Complete(completion) => match complete_request(self.token, *completion) {
-                Ok(request) => Concluding::Complete(request),
+                Ok(request) => Concluding::Complete(Box::new(request)),
                 Err(error) => return Event::Refused { call: "Complete", message: error.to_string() },
             },
         };
@@ -158,7 +158,7 @@ pub async fn conclude(coordinator: &Coordinator, concluding: Concluding) -> Resu
     match concluding {
         Concluding::Complete(request) => {
             let call = |mut client: Client| {
-                let request = request.clone();
+                let request = (*request).clone();
                 async move { client.complete(request).await }
             };
             coordinator.persist("Complete", call).await.map(|_| ())

@@ -70,6 +70,21 @@ pub struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     threads: Option<u32>,
 
+    /// Threads of each job that read samples and make batches [default: half as many as its CPU threads, at most 8].
+    #[arg(long, env = "CAKES_LOADER_THREADS", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loader_threads: Option<u16>,
+
+    /// Folder for decoded samples, which all jobs share [default: cache below the work folder].
+    #[arg(long, env = "CAKES_CACHE_DIR", value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_dir: Option<PathBuf>,
+
+    /// Most that decoded samples may take on disk, in GiB [default: 50].
+    #[arg(long, env = "CAKES_CACHE_LIMIT_GIB", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_limit_gib: Option<u64>,
+
     /// Longest time for reading the data [default: 30m].
     #[arg(long, env = "CAKES_LOADING_LIMIT", value_name = "DURATION", value_parser = humantime::parse_duration)]
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
@@ -151,6 +166,11 @@ struct Settings {
     trainer: Option<PathBuf>,
     #[serde(default)]
     threads: Option<u32>,
+    #[serde(default)]
+    loader_threads: Option<u16>,
+    #[serde(default)]
+    cache_dir: Option<PathBuf>,
+    cache_limit_gib: u64,
     #[serde(with = "humantime_serde")]
     loading_limit: Duration,
     #[serde(with = "humantime_serde")]
@@ -190,6 +210,9 @@ impl Default for Settings {
             devices: "auto".to_owned(),
             trainer: None,
             threads: None,
+            loader_threads: None,
+            cache_dir: None,
+            cache_limit_gib: 50,
             loading_limit: minutes(30),
             building_limit: minutes(10),
             step_limit: minutes(10),
@@ -221,6 +244,10 @@ pub struct Config {
     /// Absolute, and there.
     pub trainer: PathBuf,
     pub threads: Option<u32>,
+    pub loader_threads: Option<u16>,
+    /// Absolute.
+    pub cache_dir: PathBuf,
+    pub cache_limit_gib: u64,
     pub patience: Patience,
     pub shutdown_limit: Duration,
     pub log_level: String,
@@ -269,6 +296,14 @@ impl Config {
         if settings.threads == Some(0) {
             return Err(wrong("threads", "must be 1 or more; leave it out for all cores"));
         }
+        if settings.loader_threads == Some(0) {
+            return Err(wrong("loader_threads", "must be 1 or more; leave it out for the trainer's choice"));
+        }
+        if settings.cache_limit_gib == 0 {
+            return Err(wrong("cache_limit_gib", "must be 1 or more; a data set must fit"));
+        }
+        let work_dir = settings.work_dir.map_or_else(default_work_dir, Ok)?;
+        let cache_dir = settings.cache_dir.unwrap_or_else(|| work_dir.join("cache"));
         let devices =
             DeviceChoice::parse(&settings.devices).map_err(|error| wrong("devices", error.to_string()))?;
         let limits = SectionLimits {
@@ -289,10 +324,15 @@ impl Config {
                 .collect::<Result<_, _>>()?,
             id: worker_id(settings.id)?,
             data_root: absolute_folder("data_root", &settings.data_root)?,
-            work_dir: settings.work_dir.map_or_else(default_work_dir, Ok)?,
+            work_dir,
             devices,
             trainer: find_trainer(settings.trainer)?,
             threads: settings.threads,
+            loader_threads: settings.loader_threads,
+            // Trainers run in folders of their own.
+            cache_dir: std::path::absolute(&cache_dir)
+                .map_err(|error| wrong("cache_dir", format!("{}: {error}", cache_dir.display())))?,
+            cache_limit_gib: settings.cache_limit_gib,
             patience: Patience {
                 limits,
                 stop_grace: settings.stop_grace,
@@ -404,6 +444,14 @@ mod tests {
     }
 
     #[test]
+    fn decoded_samples_are_kept_below_the_work_folder_unless_it_is_said_where() {
+        let config = load(&["--work-dir", "some/where"], "").unwrap();
+        assert!(config.cache_dir.is_absolute() && config.cache_dir.ends_with("some/where/cache"));
+        let config = load(&["--cache-limit-gib", "7"], "cache_dir = \"/fast/cache\"").unwrap();
+        assert_eq!((config.cache_dir.as_path(), config.cache_limit_gib), (Path::new("/fast/cache"), 7));
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_by_name() {
         let error = load(&[], "step_limt = \"90s\"").unwrap_err();
         assert!(error.contains("step_limt") && error.contains("step_limit"), "{error}");
@@ -416,6 +464,8 @@ mod tests {
             ("server", &["--server", "coordinator:7550"], ""),
             ("devices", &["--devices", "gpu"], ""),
             ("threads", &["--threads", "0"], ""),
+            ("loader_threads", &["--loader-threads", "0"], ""),
+            ("cache_limit_gib", &[], "cache_limit_gib = 0"),
             ("self_fence", &["--self-fence", "1.5"], ""),
             ("step-limit", &["--step-limit", "soon"], ""),
             ("step_limit", &["--step-limit", "0s"], ""),

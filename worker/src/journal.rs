@@ -53,7 +53,7 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Concluding {
-    Complete(v1::CompleteRequest),
+    Complete(Box<v1::CompleteRequest>),
     Fail(v1::FailRequest),
 }
 
@@ -217,13 +217,13 @@ mod tests {
     #[test]
     fn a_conclusion_survives_the_daemon() {
         let root = tempfile::tempdir().unwrap();
-        let conclusion = Concluding::Complete(v1::CompleteRequest {
+        let conclusion = Concluding::Complete(Box::new(v1::CompleteRequest {
             token: Some(token().into()),
             last_seq: 41,
-            result: Some(v1::JobResult { mean_dice: 0.8, latency_ms: Some(1.5), ..Default::default() }),
+            result: Some(v1::JobResult { mean_dice: Some(0.8), latency_ms: Some(1.5), ..Default::default() }),
             scores_json: "{}".into(),
             checkpoint: None,
-        });
+        }));
         {
             let work = WorkDir::open(root.path()).unwrap();
             let mut journal = work.create(&token(), 7).unwrap();

@@ -168,6 +168,9 @@ fn launch(context: &Context, granted: &Granted, folder: &Path, device: &v1::Devi
         resume: granted.resume.is_some().then(|| folder.join("resume")),
         device: device.name.clone(),
         threads: context.config.threads,
+        loader_threads: context.config.loader_threads,
+        cache_dir: context.config.cache_dir.clone(),
+        cache_limit_gib: context.config.cache_limit_gib,
         folder: folder.to_owned(),
     }
 }

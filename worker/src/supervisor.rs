@@ -41,6 +41,10 @@ pub struct Launch {
     pub resume: Option<PathBuf>,
     pub device: String,
     pub threads: Option<u32>,
+    pub loader_threads: Option<u16>,
+    /// Where decoded samples are kept, and how much of them.
+    pub cache_dir: PathBuf,
+    pub cache_limit_gib: u64,
     /// The attempt's folder: working directory and mark.
     pub folder: PathBuf,
 }
@@ -61,6 +65,11 @@ impl Launch {
         if let Some(threads) = self.threads {
             option("--threads", Path::new(&threads.to_string()));
         }
+        if let Some(threads) = self.loader_threads {
+            option("--loader-threads", Path::new(&threads.to_string()));
+        }
+        option("--cache-dir", &self.cache_dir);
+        option("--cache-limit-gib", Path::new(&self.cache_limit_gib.to_string()));
         arguments
     }
 }

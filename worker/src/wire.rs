@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use cakes::frame::Quality;
 use cakes::job::TrainerJob;
+use cakes_proto::convert::quality_to_wire;
 use cakes_proto::ids::{InvalidId, LeaseToken};
 use cakes_proto::v1;
 use object_store::path::Path;
@@ -73,18 +73,13 @@ pub fn complete_request(
         last_seq,
         checkpoint: Some(stored_to_wire(checkpoint)),
         result: Some(v1::JobResult {
-            mean_dice: summary.quality.value(),
-            dice_per_class: match summary.quality {
-                Quality::Segmentation(quality) => quality.dice_per_class,
-                Quality::Classification(_) => Vec::new(),
-            },
             param_count: summary.param_count,
             mac_count: summary.mac_count,
             latency_ms: summary.latency_ms,
             peak_memory_mib: summary.peak_memory_mib,
             train_duration_s: summary.train_duration_s,
-            checkpoint_key: String::new(),
             device,
+            ..quality_to_wire(&summary.quality)
         }),
         scores_json,
     })

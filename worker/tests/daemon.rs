@@ -40,7 +40,8 @@ async fn a_job_is_trained_reported_stored_and_completed() {
     assert!(seen.log(&job).contains(&"hello".to_owned()), "{:?}", seen.log(&job));
     assert_eq!(completion.last_seq, seen.entries[&job].len() as u64);
     let result = completion.result.unwrap();
-    assert_eq!((result.mean_dice, result.latency_ms), (0.75, Some(1.5)));
+    assert_eq!((result.mean_dice, result.latency_ms), (Some(0.75), Some(1.5)));
+    assert_eq!((result.quality, result.quality_metric.as_str()), (0.75, "mean_dice"));
     let last = completion.checkpoint.unwrap();
     assert_eq!(seen.commits.last().unwrap().checkpoint.as_ref(), Some(&last));
     assert_eq!(last.key, format!("{job}/2-abababab/step-000000010"));
@@ -245,6 +246,27 @@ async fn a_completion_that_was_decided_reaches_the_coordinator_through_the_next_
     bench.until_clear().await;
     assert!(all_equal(&bench.coordinator.seen().completions));
     assert!(bench.coordinator.seen().failures.is_empty());
+}
+
+/// A registration of the killed daemon that arrives behind the one of its
+/// successor makes the successor look like the older of the two.
+#[tokio::test]
+async fn a_late_registration_does_not_make_the_next_daemon_forget_a_completion() {
+    let bench = Bench::new().await;
+    bench.coordinator.seen().lost_answers.insert("Complete", u32::MAX);
+    bench.grant(&json!([["ready"], ["train", 3], ["save"], ["complete"]]), None);
+    let mut daemon = bench.daemon(&[]);
+    bench.coordinator.until("completion", |seen| seen.completions.first().map(|_| ())).await;
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended(SOON).await;
+
+    let before = bench.coordinator.seen().completions.len();
+    bench.coordinator.seen().lost_answers.clear();
+    bench.coordinator.seen().late_registration = true;
+    let _next = bench.daemon(&[]);
+    bench.coordinator.until("completion", |seen| (seen.completions.len() > before).then_some(())).await;
+    bench.until_clear().await;
+    assert_eq!(bench.coordinator.seen().reconciled.last().unwrap().incarnation, 4);
 }
 
 #[tokio::test]

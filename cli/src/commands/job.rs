@@ -3,6 +3,7 @@
 use cakes_proto::v1;
 use chrono::Utc;
 use clap::{Args, Subcommand};
+use uuid::Uuid;
 
 use super::{follow, watch};
 use crate::args::GlobalArguments;
@@ -24,6 +25,11 @@ pub enum JobCommand {
     /// Print what a job's trainer and worker wrote.
     #[command(after_help = "Example:\n  cakes job logs 0198f3a2-7c1e -f")]
     Logs(LogsArguments),
+    /// Train an architecture that a search has recorded, as the search trains.
+    #[command(
+        after_help = "Example:\n  cakes job retrain 4650aa08568a --search 0198f3a2-7c1e --seed 3 --wait"
+    )]
+    Retrain(RetrainArguments),
     /// Say why a job is where it is.
     #[command(after_help = "Example:\n  cakes job explain 0198f3a2-7c1e")]
     Explain(JobId),
@@ -58,6 +64,21 @@ pub struct ListArguments {
     /// Most jobs to list.
     #[arg(long, default_value_t = 200)]
     limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct RetrainArguments {
+    /// Digest of the architecture, or a prefix of at least 6 digits that only one has.
+    digest: String,
+    /// The search whose data set, patch and training are used.
+    #[arg(long, value_name = "ID")]
+    search: String,
+    /// Everything random follows from it.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Follow the job until it has ended; the exit code says how.
+    #[arg(long)]
+    wait: bool,
 }
 
 #[derive(Debug, Args)]
@@ -117,6 +138,14 @@ pub async fn run(global: &GlobalArguments, command: JobCommand) -> Result<Outcom
         JobCommand::Watch(JobId { id }) => return Box::pin(watch::job(global, &client, id)).await,
         JobCommand::Logs(LogsArguments { id, follow }) => return follow::logs(&client, id, follow).await,
         JobCommand::Explain(JobId { id }) => return explain(global, &client, id).await,
+        JobCommand::Retrain(RetrainArguments { digest, search, seed, wait }) => {
+            let job = submit_retrain(&client, &digest, &search, seed).await?;
+            if wait {
+                output::note(&format!("job {} submitted", job.id));
+                return Box::pin(watch::job(global, &client, job.id)).await;
+            }
+            job
+        }
         JobCommand::Get(JobId { id }) => {
             rpc!(client, jobs.get_job, "JobService/GetJob", v1::GetJobRequest { id })?
         }
@@ -135,6 +164,26 @@ pub async fn run(global: &GlobalArguments, command: JobCommand) -> Result<Outcom
     };
     output::print(global.output, &job, |job| tables::job_details(job, Utc::now()))?;
     Ok(Outcome::Done)
+}
+
+/// Queues the retraining of an architecture outside its search's plan.
+///
+/// # Errors
+/// The coordinator is away or refuses.
+pub(super) async fn submit_retrain(
+    client: &Client,
+    digest: &str,
+    search_id: &str,
+    seed: u64,
+) -> Result<v1::Job, CommandError> {
+    let request = v1::SubmitRetrainRequest {
+        request_id: Uuid::new_v4().to_string(),
+        architecture_digest: digest.to_owned(),
+        search_id: search_id.to_owned(),
+        training: None,
+        seed,
+    };
+    rpc!(client, jobs.submit_retrain, "JobService/SubmitRetrain", request)
 }
 
 async fn list(

@@ -10,8 +10,9 @@ use uuid::Uuid;
 use super::{curves, watch};
 use crate::args::GlobalArguments;
 use crate::client::{Client, rpc};
+use crate::dataset_note::{DatasetNote, look_at_dataset};
 use crate::error::{CommandError, Outcome};
-use crate::input::{DatasetNote, Text, look_at_dataset, search_file};
+use crate::input::{Text, search_file};
 use crate::output::{self, Format};
 use crate::{plot, tables};
 
@@ -59,7 +60,12 @@ pub enum SearchCommand {
         plot: Option<PathBuf>,
     },
     /// Derive more architectures from the scores of a search, without training.
-    #[command(after_help = "Example:\n  cakes search derive 0198f3a2-7c1e --budget 0.3 --budget 0.2")]
+    ///
+    /// The search needs a finished supernet, nothing else. What is derived is
+    /// recorded; `--retrain` or `cakes job retrain` trains it.
+    #[command(
+        after_help = "Examples:\n  cakes search derive 0198f3a2-7c1e --budget 0.3 --budget 0.2\n  cakes search derive 0198f3a2-7c1e --budgets 0.1..0.9:0.1 --unconstrained\n  cakes search derive 0198f3a2-7c1e --budget 0.5 --measure param --multiple 8 --retrain"
+    )]
     Derive(DeriveArguments),
     /// Draw front, channels and learning curves, as SVG and PNG.
     #[command(after_help = "Example:\n  cakes search plot 0198f3a2-7c1e --out plots")]
@@ -97,13 +103,80 @@ pub struct SubmitArguments {
 pub struct DeriveArguments {
     #[command(flatten)]
     search: SearchId,
-    /// Fraction of the all-3x3x3 network's MACs; may be given several times.
-    #[arg(long, value_delimiter = ',', required_unless_present = "unconstrained")]
+    /// Fraction of what the all-3x3x3 network costs; may be given several times.
+    #[arg(
+        long,
+        value_name = "SHARE",
+        value_delimiter = ',',
+        required_unless_present_any = ["unconstrained", "budgets"]
+    )]
     budget: Vec<f64>,
+    /// Evenly spaced fractions, both ends included.
+    #[arg(long, value_name = "FROM..TO:STEP", value_parser = Budgets::parse)]
+    budgets: Option<Budgets>,
     /// Also by the paper's rule, without a budget.
     #[arg(long)]
     unconstrained: bool,
+    /// What budgets are fractions of [default: what the search says].
+    #[arg(long, value_enum)]
+    measure: Option<MeasureName>,
+    /// Counts of channels are multiples of it [default: what the search says].
+    #[arg(long, value_name = "N")]
+    multiple: Option<u32>,
+    /// Queue a retraining of each, as the search trains.
+    #[arg(long)]
+    retrain: bool,
+    /// Seed of the retrainings; may be given several times.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "0", requires = "retrain")]
+    seed: Vec<u64>,
 }
+
+/// Measures as people type them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum MeasureName {
+    /// Multiply-accumulates.
+    Mac,
+    /// Parameters.
+    Param,
+}
+
+impl From<MeasureName> for v1::CostMeasure {
+    fn from(name: MeasureName) -> Self {
+        match name {
+            MeasureName::Mac => v1::CostMeasure::Mac,
+            MeasureName::Param => v1::CostMeasure::Param,
+        }
+    }
+}
+
+/// Evenly spaced budgets: `0.1..0.9:0.1`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Budgets(Vec<f64>);
+
+impl Budgets {
+    /// # Errors
+    /// Not two rising shares with a step that leaves at most as many as a call takes.
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is no range; give FROM..TO:STEP, for example 0.1..0.9:0.1");
+        let (from, rest) = text.split_once("..").ok_or_else(wrong)?;
+        let (to, step) = rest.split_once(':').ok_or_else(wrong)?;
+        let number = |text: &str| text.parse::<f64>().map_err(|_| wrong());
+        let (from, to, step) = (number(from)?, number(to)?, number(step)?);
+        if !(from > 0.0 && from <= to && to <= 1.0 && step > 0.0) {
+            return Err(format!("'{text}': shares rise from above 0 to at most 1, by a step above 0"));
+        }
+        let count = ((to - from) / step + 1e-9).floor() + 1.0;
+        if count > BUDGETS_MAX {
+            return Err(format!("'{text}' are {count} budgets; at most {BUDGETS_MAX} at a time"));
+        }
+        // Rounded, so that the third of 0.1..0.9:0.1 is 0.3.
+        let budget = |index: u32| ((from + f64::from(index) * step) * 1e9).round() / 1e9;
+        Ok(Budgets((0..count as u32).map(budget).collect()))
+    }
+}
+
+/// As many as the service takes in one call.
+const BUDGETS_MAX: f64 = 64.0;
 
 /// # Errors
 /// The file is wrong, the coordinator is away or refuses.
@@ -149,8 +222,8 @@ async fn submit(global: &GlobalArguments, arguments: SubmitArguments) -> Result<
     match look_at_dataset(&search) {
         DatasetNote::Usable(what) => output::note(&format!("data set: {what}")),
         DatasetNote::Elsewhere(what) => output::note(&format!("note: data set {what}")),
-        DatasetNote::Broken(problem) => {
-            return Err(CommandError::invalid(format!("dataset.folder.path: {problem}")));
+        DatasetNote::Broken(misfit) => {
+            return Err(CommandError::invalid(format!("{}: {misfit}", arguments.file.display())));
         }
     }
     if let Some(id) = arguments.request_id {
@@ -218,15 +291,43 @@ async fn derive(
     client: &Client,
     arguments: DeriveArguments,
 ) -> Result<(), CommandError> {
+    let search_id = arguments.search.id;
+    let mut budgets = arguments.budget;
+    budgets.extend(arguments.budgets.into_iter().flat_map(|Budgets(range)| range));
     let request = v1::DeriveArchitecturesRequest {
-        id: arguments.search.id,
-        budgets: arguments.budget,
+        id: search_id.clone(),
+        budgets,
         unconstrained: arguments.unconstrained,
+        measure: arguments.measure.map(v1::CostMeasure::from).unwrap_or_default().into(),
+        count_multiple: arguments.multiple,
     };
     let response = rpc!(client, searches.derive_architectures, "SearchService/DeriveArchitectures", request)?;
-    output::print(global.output, &response, |response| {
-        tables::architectures(&response.architectures, Utc::now()).render(output::terminal_width())
+    let table = |response: &v1::DeriveArchitecturesResponse| {
+        tables::derivations(response).render(output::terminal_width())
+    };
+    if !arguments.retrain {
+        return output::print(global.output, &response, table);
+    }
+    let mut digests: Vec<&str> = response.architectures.iter().map(|found| found.digest.as_str()).collect();
+    digests.sort_unstable();
+    digests.dedup();
+    let mut jobs = Vec::new();
+    for digest in digests {
+        for seed in &arguments.seed {
+            jobs.push(super::job::submit_retrain(client, digest, &search_id, *seed).await?);
+        }
+    }
+    output::print(global.output, &Retrained { derived: response, jobs }, |retrained| {
+        let jobs = tables::jobs(&retrained.jobs, Utc::now()).render(output::terminal_width());
+        format!("{}\n\n{jobs}", table(&retrained.derived))
     })
+}
+
+/// What was derived and the jobs that train it.
+#[derive(serde::Serialize)]
+struct Retrained {
+    derived: v1::DeriveArchitecturesResponse,
+    jobs: Vec<v1::Job>,
 }
 
 fn plot_front(folder: &Path, front: &v1::ParetoFront) -> Result<(), CommandError> {
@@ -234,7 +335,8 @@ fn plot_front(folder: &Path, front: &v1::ParetoFront) -> Result<(), CommandError
         output::note("no retrained architecture yet, so there is nothing to draw");
         return Ok(());
     }
-    write(&plot::front::draw(&plot::front::results(front))?, folder, "front")?;
+    let title = plot::front::quality_title(front);
+    write(&plot::front::draw(&plot::front::results(front), &title)?, folder, "front")?;
     let cards = plot::composition::cards_of_front(front)?;
     write(&plot::composition::draw(&cards)?, folder, "composition")
 }
@@ -248,7 +350,8 @@ async fn plot_all(client: &Client, id: String, folder: &Path) -> Result<(), Comm
         output::note("no job has reported a loss yet, so there are no curves to draw");
         return Ok(());
     }
-    write(&plot::curves::draw(&curves)?, folder, "curves")
+    let metric = curves::metric(&search);
+    write(&plot::curves::draw(&curves, metric.as_deref())?, folder, "curves")
 }
 
 fn write(picture: &plot::Picture, folder: &Path, name: &str) -> Result<(), CommandError> {
@@ -259,4 +362,32 @@ fn write(picture: &plot::Picture, folder: &Path, name: &str) -> Result<(), Comma
         output::note(&format!("wrote {}", path.display()));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_budgets_include_both_ends_and_hold_round_numbers() {
+        assert_eq!(
+            Budgets::parse("0.1..0.9:0.1"),
+            Ok(Budgets(vec![0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]))
+        );
+        assert_eq!(Budgets::parse("0.5..0.5:0.1"), Ok(Budgets(vec![0.5])));
+        assert_eq!(Budgets::parse("0.25..1:0.5"), Ok(Budgets(vec![0.25, 0.75])));
+        for wrong in [
+            "",
+            "0.1",
+            "0.1..0.9",
+            "a..b:c",
+            "0.9..0.1:0.1",
+            "0..0.5:0.1",
+            "0.5..2:0.1",
+            "0.1..0.9:0",
+            "0.1..1:0.001",
+        ] {
+            assert!(Budgets::parse(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use cakes_proto::v1;
 use super::canvas::{Anchor, Area, NORMAL, SMALL, TITLE, bold, fill_rect, font, picture, text_width, write};
 use super::{Picture, palette};
 use crate::error::CommandError;
+use crate::quality::Quality;
 use crate::{format, tables};
 
 /// One architecture as it is drawn.
@@ -31,12 +32,11 @@ impl Card {
     ///
     /// # Errors
     /// The message is no architecture.
-    pub fn of_message(message: &v1::Architecture, mean_dice: Option<f64>) -> Result<Self, CommandError> {
+    pub fn of_message(message: &v1::Architecture, quality: Option<Quality>) -> Result<Self, CommandError> {
         let architecture = architecture_from_wire(message.backbone.clone(), message.layers.clone()).map_err(
             |violation| CommandError::Failed(format!("the coordinator sent no architecture: {violation}")),
         )?;
-        let mut facts: Vec<String> =
-            mean_dice.map(|dice| format!("Dice {}", format::dice(dice))).into_iter().collect();
+        let mut facts: Vec<String> = quality.map(|quality| quality.text()).into_iter().collect();
         if let Some(cost) = &message.cost {
             let share = format!("{:.0} %", cost.mac_fraction * 100.0);
             facts.push(format!("{} ({share})", format::macs(cost.mac_count)));
@@ -52,11 +52,13 @@ impl Card {
 /// # Errors
 /// A message is no architecture.
 pub fn cards_of_front(front: &v1::ParetoFront) -> Result<Vec<Card>, CommandError> {
-    let known =
-        front.entries.iter().filter_map(|entry| Some((entry.architecture.as_ref()?, entry.mean_dice)));
-    let mut known: Vec<(&v1::Architecture, f64)> = known.collect();
+    let known = front
+        .entries
+        .iter()
+        .filter_map(|entry| Some((entry.architecture.as_ref()?, Quality::of_entry(entry))));
+    let mut known: Vec<(&v1::Architecture, Quality)> = known.collect();
     known.sort_by_key(|(architecture, _)| architecture.cost.as_ref().map_or(0, |cost| cost.mac_count));
-    known.into_iter().map(|(architecture, dice)| Card::of_message(architecture, Some(dice))).collect()
+    known.into_iter().map(|(architecture, quality)| Card::of_message(architecture, Some(quality))).collect()
 }
 
 const WIDTH: f64 = 1200.0;
@@ -85,7 +87,8 @@ fn layout(cards: &[Card], names: f64) -> Layout {
         _ => 4,
     };
     let rows = cards.len().div_ceil(columns);
-    let layers = cards.iter().map(|card| card.layers.len()).max().unwrap_or(0);
+    // A card without layers has a line that says so.
+    let layers = cards.iter().map(|card| card.layers.len()).max().unwrap_or(0).max(1);
     let gaps = (columns - 1) as f64 * CARD_GAP;
     let card_width = (WIDTH - 2.0 * MARGIN - names - gaps) / columns as f64;
     let card_height = HEAD + layers as f64 * ROW + 16.0;
@@ -124,6 +127,10 @@ fn draw_card(
     write(area, &card.subtitle, (left, top + 34.0), Anchor::Start, &font(SMALL, palette::MUTED))?;
     let label = font(SMALL, palette::MUTED);
     let bar_width = width - 30.0;
+    if card.layers.is_empty() {
+        let none = "no layer whose kernels could be chosen";
+        return write(area, none, (left, top + HEAD + BAR / 2.0), Anchor::Start, &label);
+    }
     for (index, (name, channels)) in card.layers.iter().enumerate() {
         let y = top + HEAD + index as f64 * ROW;
         let middle = y + BAR / 2.0;
@@ -187,12 +194,18 @@ fn legend(area: &Area<'_>, cards: &[Card], y: f64) -> Result<(), CommandError> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use cakes::backbone::{Backbone, EncoderDecoder};
+    use cakes::backbone::{Backbone, EncoderDecoder, MiddleLayer, ResnetDepth, VolumeResnet, VolumeStem};
 
     use super::*;
 
     pub(crate) fn backbone() -> Backbone {
-        Backbone::EncoderDecoder(EncoderDecoder { input_channels: 1, classes: 3, base_width: 16, levels: 3, ..EncoderDecoder::default() })
+        Backbone::EncoderDecoder(EncoderDecoder {
+            input_channels: 1,
+            classes: 3,
+            base_width: 16,
+            levels: 3,
+            ..EncoderDecoder::default()
+        })
     }
 
     #[test]
@@ -224,5 +237,21 @@ pub(crate) mod tests {
         assert!(picture.svg().contains("3x3x3") && picture.svg().contains("1x1x3"));
         assert!(!picture.svg().contains("3x1x1"));
         assert!(picture.svg().contains("encoder.0.conv1"));
+    }
+
+    #[test]
+    fn a_network_without_searched_layers_is_a_card_that_says_so() {
+        let config = VolumeResnet {
+            input_channels: 1,
+            classes: 2,
+            depth: ResnetDepth::R18,
+            base_width: 8,
+            dropout_percent: 0,
+            stem: VolumeStem::Compact,
+            middle: MiddleLayer::P3d,
+        };
+        let p3d = Architecture::new(Backbone::VolumeResnet(config), []).unwrap();
+        let picture = draw(&[Card::new("p3d".into(), &p3d)]).unwrap();
+        assert!(picture.svg().contains("no layer whose kernels"));
     }
 }

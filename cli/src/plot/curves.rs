@@ -1,4 +1,5 @@
-//! Learning curves: loss and validation Dice of all jobs of a search.
+//! Learning curves of all jobs of a search: training loss, the loss of
+//! validations where there is one, and the figure that networks are compared by.
 
 use plotters::style::RGBColor;
 
@@ -8,6 +9,7 @@ use super::canvas::{
 use super::scale::Scale;
 use super::{Picture, palette};
 use crate::error::CommandError;
+use crate::{quality, tables};
 
 /// Steps and values.
 pub type Series = Vec<(f64, f64)>;
@@ -18,7 +20,10 @@ pub struct JobCurves {
     /// `supernet`, `budget 0.5 seed 0`, `baseline c3d seed 0`.
     pub label: String,
     pub loss: Series,
-    pub dice: Series,
+    /// Empty for segmentation.
+    pub validation_loss: Series,
+    /// The compared figure of validations.
+    pub quality: Series,
 }
 
 /// Jobs that differ in their seed alone share a name and a colour.
@@ -37,7 +42,7 @@ fn colours(jobs: &[JobCurves]) -> Vec<(String, RGBColor)> {
         names.dedup();
         names
     };
-    let is_baseline = |label: &str| label.starts_with("baseline ");
+    let is_baseline = tables::is_baseline;
     let is_supernet = |label: &str| label.starts_with("supernet");
     let supernets = distinct(&is_supernet).into_iter().map(|name| (name, palette::SUPERNET));
     let baselines = distinct(&is_baseline)
@@ -68,36 +73,59 @@ fn smooth(series: &[(f64, f64)], half: usize) -> Series {
 
 const WIDTH: f64 = 1200.0;
 const PANEL_BOTTOM: f64 = 420.0;
+const LEFT: f64 = 76.0;
+const RIGHT: f64 = 1170.0;
+const PANEL_GAP: f64 = 86.0;
 
-/// Draws loss and Dice side by side.
+/// Draws losses and quality side by side. Without a metric nothing has been
+/// validated yet.
 ///
 /// # Errors
 /// The library refuses something.
-pub fn draw(jobs: &[JobCurves]) -> Result<Picture, CommandError> {
+pub fn draw(jobs: &[JobCurves], metric: Option<&str>) -> Result<Picture, CommandError> {
     let colours = colours(jobs);
     let rows = legend_rows(&colours);
     let height = PANEL_BOTTOM + 60.0 + rows.len() as f64 * 24.0 + 12.0;
     let losses: Vec<(String, Series)> =
         jobs.iter().map(|job| (group(&job.label), smooth(&job.loss, job.loss.len() / 60))).collect();
-    let dices: Vec<(String, Series)> = jobs.iter().map(|job| (group(&job.label), job.dice.clone())).collect();
-    let steps = jobs.iter().flat_map(|job| job.loss.iter().chain(&job.dice)).map(|(step, _)| *step);
+    let of = |series: fn(&JobCurves) -> &Series| -> Vec<(String, Series)> {
+        jobs.iter().map(|job| (group(&job.label), series(job).clone())).collect()
+    };
+    let mut panels =
+        vec![Panel { title: "training loss (moving mean)".to_owned(), series: losses, has_points: false }];
+    if jobs.iter().any(|job| !job.validation_loss.is_empty()) {
+        let title = "validation loss".to_owned();
+        panels.push(Panel { title, series: of(|job| &job.validation_loss), has_points: true });
+    }
+    let title =
+        metric.map_or("validation".to_owned(), |metric| format!("validation {}", quality::title(metric)));
+    panels.push(Panel { title, series: of(|job| &job.quality), has_points: true });
+    let steps = jobs.iter().flat_map(|job| job.loss.iter().chain(&job.quality)).map(|(step, _)| *step);
     let x = Scale::between(0.0, steps.fold(1.0, f64::max), 5);
     picture((WIDTH as u32, height.ceil() as u32), |area| {
         write(area, "Learning curves", (76.0, 26.0), Anchor::Start, &bold(TITLE, palette::TEXT))?;
-        panel(area, &losses, &colours, x, (76.0, 580.0), "training loss (moving mean)", false)?;
-        panel(area, &dices, &colours, x, (666.0, 1170.0), "validation mean Dice", true)?;
+        let pitch = (RIGHT + PANEL_GAP - LEFT) / panels.len() as f64;
+        for (index, panel) in panels.iter().enumerate() {
+            let left = LEFT + index as f64 * pitch;
+            draw_panel(area, panel, &colours, x, (left, left + pitch - PANEL_GAP))?;
+        }
         legend(area, &rows, PANEL_BOTTOM + 66.0)
     })
 }
 
-fn panel(
+/// One value of all jobs over steps.
+struct Panel {
+    title: String,
+    series: Vec<(String, Series)>,
+    has_points: bool,
+}
+
+fn draw_panel(
     area: &Area<'_>,
-    series: &[(String, Series)],
+    Panel { title, series, has_points }: &Panel,
     colours: &[(String, RGBColor)],
     x: Scale,
     (left, right): (f64, f64),
-    title: &str,
-    has_points: bool,
 ) -> Result<(), CommandError> {
     let values = series.iter().flat_map(|(_, points)| points).map(|(_, value)| *value);
     let y = Scale::around(values, 0.05, 6).at_least(0.0);
@@ -113,7 +141,7 @@ fn panel(
         if spots.len() > 1 {
             path(area, &spots, &colour, 1.5)?;
         }
-        if has_points || spots.len() == 1 {
+        if *has_points || spots.len() == 1 {
             for at in spots {
                 disc(area, at, 3.0, &colour)?;
             }
@@ -159,7 +187,12 @@ mod tests {
     use super::*;
 
     fn job(label: &str) -> JobCurves {
-        JobCurves { label: label.into(), loss: vec![(1.0, 2.0), (2.0, 1.0)], dice: vec![(2.0, 0.5)] }
+        JobCurves {
+            label: label.into(),
+            loss: vec![(1.0, 2.0), (2.0, 1.0)],
+            validation_loss: Vec::new(),
+            quality: vec![(2.0, 0.5)],
+        }
     }
 
     #[test]
@@ -170,10 +203,11 @@ mod tests {
             "budget 0.3 seed 0",
             "budget 0.3 seed 1",
             "baseline c3d seed 0",
+            "random like budget 0.3 seed 0",
         ]
         .map(job);
         let names: Vec<String> = colours(&jobs).into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["supernet", "budget 0.3", "budget 0.7", "c3d"]);
+        assert_eq!(names, ["supernet", "budget 0.3", "budget 0.7", "random like budget 0.3", "c3d"]);
     }
 
     #[test]
@@ -192,6 +226,19 @@ mod tests {
         for (x, name, _) in rows.iter().flatten() {
             assert!(x + 29.0 + text_width(name, SMALL) < WIDTH);
         }
-        assert!(draw(&jobs).unwrap().svg().contains("budget 0.29"));
+        assert!(draw(&jobs, Some("mean_dice")).unwrap().svg().contains("budget 0.29"));
+    }
+
+    #[test]
+    fn a_loss_of_validations_has_a_panel_and_the_metric_its_name() {
+        let text = |jobs: &[JobCurves], metric| draw(jobs, Some(metric)).unwrap().svg().to_owned();
+        let segmentation = text(&[job("supernet")], "mean_dice");
+        assert!(segmentation.contains("validation mean Dice") && !segmentation.contains("validation loss"));
+        let with_loss = JobCurves { validation_loss: vec![(2.0, 0.7)], ..job("supernet") };
+        let classification = text(&[with_loss], "top1");
+        assert!(
+            classification.contains("validation top-1 accuracy")
+                && classification.contains("validation loss")
+        );
     }
 }

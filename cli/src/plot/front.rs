@@ -11,6 +11,7 @@ use super::labels::{Frame, Wanted, place};
 use super::scale::Scale;
 use super::{Picture, palette};
 use crate::error::CommandError;
+use crate::{quality, tables};
 
 const SIZE: (u32, u32) = (1200, 500);
 /// Where the first panel begins.
@@ -22,7 +23,8 @@ pub struct ResultPoint {
     /// `0.5` for a budget, `c3d` for a baseline.
     pub label: String,
     pub is_baseline: bool,
-    pub mean_dice: f64,
+    /// The figure that networks are compared by.
+    pub quality: f64,
     /// Over seeds; 0 for one seed.
     pub deviation: f64,
     pub mac_count: f64,
@@ -43,8 +45,8 @@ pub fn results(front: &v1::ParetoFront) -> Vec<ResultPoint> {
             ResultPoint {
                 label,
                 is_baseline,
-                mean_dice: entry.mean_dice,
-                deviation: if entry.seed_count > 1 { entry.mean_dice_deviation } else { 0.0 },
+                quality: entry.quality,
+                deviation: if entry.seed_count > 1 { entry.quality_deviation } else { 0.0 },
                 mac_count: cost.mac_count as f64,
                 param_count: cost.param_count as f64,
                 latency_ms: if entry.latency_ms > 0.0 { entry.latency_ms } else { f64::NAN },
@@ -56,12 +58,12 @@ pub fn results(front: &v1::ParetoFront) -> Vec<ResultPoint> {
 /// A short name from origins, and whether a baseline is among them.
 fn label(origins: &[String]) -> (String, bool) {
     let short = |origin: &String| {
-        let text = origin.trim_start_matches("budget ").trim_start_matches("baseline ");
-        text.replace('_', " ")
+        let text = origin.replace("random like ", "random ").replace("budget ", "");
+        text.trim_start_matches("baseline ").replace('_', " ")
     };
     let mut names: Vec<String> = origins.iter().map(short).collect();
     names.sort();
-    (names.join(", "), origins.iter().any(|origin| origin.starts_with("baseline ")))
+    (names.join(", "), origins.iter().any(|origin| tables::is_baseline(origin)))
 }
 
 /// What a panel shows along its horizontal axis.
@@ -77,12 +79,18 @@ const AXES: [CostAxis; 3] = [
     CostAxis { title: "latency per patch", unit: "ms", value: |point| point.latency_ms },
 ];
 
+/// What the points of a front are compared by, for the vertical axis.
+pub fn quality_title(front: &v1::ParetoFront) -> String {
+    let metrics = front.entries.iter().map(|entry| entry.quality_metric.as_str());
+    quality::common_metric(metrics).map_or("quality".to_owned(), quality::title)
+}
+
 /// Draws the three panels.
 ///
 /// # Errors
 /// The library refuses something.
-pub fn draw(points: &[ResultPoint]) -> Result<Picture, CommandError> {
-    let spread = points.iter().flat_map(|p| [p.mean_dice - p.deviation, p.mean_dice + p.deviation]);
+pub fn draw(points: &[ResultPoint], quality_title: &str) -> Result<Picture, CommandError> {
+    let spread = points.iter().flat_map(|p| [p.quality - p.deviation, p.quality + p.deviation]);
     let quality = Scale::around(spread, 0.14, 6);
     // No ticks below 0, but room for a point that lies there.
     let quality = quality.at_least(-0.06 * quality.high).at_most(1.02);
@@ -92,7 +100,8 @@ pub fn draw(points: &[ResultPoint]) -> Result<Picture, CommandError> {
         let (gap, width) = (52.0, 328.0);
         for (index, axis) in AXES.iter().enumerate() {
             let left = LEFT + index as f64 * (width + gap);
-            panel(area, points, axis, quality, left, width, index == 0)?;
+            let title = if index == 0 { quality_title } else { "" };
+            panel(area, points, axis, quality, left, width, title)?;
         }
         legend(area, points, f64::from(SIZE.1) - 24.0)
     })
@@ -105,14 +114,14 @@ fn panel(
     y: Scale,
     left: f64,
     width: f64,
-    is_first: bool,
+    quality_title: &str,
 ) -> Result<(), CommandError> {
     let shown: Vec<&ResultPoint> = points.iter().filter(|point| (axis.value)(point).is_finite()).collect();
     let x = Scale::around(shown.iter().map(|point| (axis.value)(point)), 0.12, 5).at_least(0.0);
     let (x, prefix) = if axis.unit.is_empty() { x.with_si_unit() } else { (x, axis.unit) };
     let plane = Plane { left, right: left + width, top: 52.0, bottom: f64::from(SIZE.1) - 98.0, x, y };
     let unit = if prefix.is_empty() { String::new() } else { format!(" ({prefix})") };
-    plane.draw_axes(area, &format!("{}{unit}", axis.title), if is_first { "mean Dice" } else { "" })?;
+    plane.draw_axes(area, &format!("{}{unit}", axis.title), quality_title)?;
     if shown.is_empty() {
         let middle = ((plane.left + plane.right) / 2.0, (plane.top + plane.bottom) / 2.0);
         return write(area, "not measured", middle, Anchor::Middle, &font(NORMAL, palette::MUTED));
@@ -129,7 +138,7 @@ fn panel(
 /// The best quality that is to be had for at most a given cost.
 fn staircase(points: &[&ResultPoint], cost: fn(&ResultPoint) -> f64, end: f64) -> Vec<(f64, f64)> {
     let candidates: Vec<Point> =
-        points.iter().map(|point| Point { quality: point.mean_dice, costs: vec![cost(point)] }).collect();
+        points.iter().map(|point| Point { quality: point.quality, costs: vec![cost(point)] }).collect();
     let mut best: Vec<(f64, f64)> = pareto::front(&candidates)
         .into_iter()
         .map(|i| (candidates[i].costs[0], candidates[i].quality))
@@ -149,11 +158,11 @@ fn staircase(points: &[&ResultPoint], cost: fn(&ResultPoint) -> f64, end: f64) -
 }
 
 fn draw_point(area: &Area<'_>, plane: &Plane, point: &ResultPoint, cost: f64) -> Result<(), CommandError> {
-    let at = plane.place(cost, point.mean_dice);
+    let at = plane.place(cost, point.quality);
     let colour = if point.is_baseline { palette::BASELINE } else { palette::DERIVED };
     if point.deviation > 0.0 {
-        let (x, low) = plane.place(cost, point.mean_dice - point.deviation);
-        let (_, high) = plane.place(cost, point.mean_dice + point.deviation);
+        let (x, low) = plane.place(cost, point.quality - point.deviation);
+        let (_, high) = plane.place(cost, point.quality + point.deviation);
         line(area, (x, low), (x, high), &colour, 1.5)?;
         for y in [low, high] {
             line(area, (x - 4.0, y), (x + 4.0, y), &colour, 1.5)?;
@@ -180,7 +189,7 @@ fn draw_labels(
     cost: fn(&ResultPoint) -> f64,
     stairs: &[Spot],
 ) -> Result<(), CommandError> {
-    let spots: Vec<Spot> = points.iter().map(|point| plane.place(cost(point), point.mean_dice)).collect();
+    let spots: Vec<Spot> = points.iter().map(|point| plane.place(cost(point), point.quality)).collect();
     let wanted: Vec<Wanted> = points
         .iter()
         .zip(&spots)
@@ -188,8 +197,7 @@ fn draw_labels(
         .collect();
     let markers = spots.iter().map(|at| Frame::centred(*at, (13.0, 13.0)));
     let bars = points.iter().zip(&spots).map(|(point, (x, y))| {
-        let half =
-            plane.place(0.0, point.mean_dice).1 - plane.place(0.0, point.mean_dice + point.deviation).1;
+        let half = plane.place(0.0, point.quality).1 - plane.place(0.0, point.quality + point.deviation).1;
         Frame::centred((*x, *y), (10.0, 2.0 * half + 4.0))
     });
     let obstacles: Vec<Frame> = markers.chain(bars).collect();
@@ -220,7 +228,7 @@ fn draw_labels(
 fn legend(area: &Area<'_>, points: &[ResultPoint], y: f64) -> Result<(), CommandError> {
     let style = font(NORMAL, palette::TEXT);
     let mut entries: Vec<(&str, Option<bool>)> = vec![
-        ("derived (label: budget, a fraction of the all-3x3x3 network's MACs)", Some(false)),
+        ("derived (label: budget, a fraction of the all-3x3x3 network)", Some(false)),
         ("baseline", Some(true)),
         ("front", None),
     ];
@@ -247,11 +255,11 @@ fn legend(area: &Area<'_>, points: &[ResultPoint], y: f64) -> Result<(), Command
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn point(label: &str, is_baseline: bool, mean_dice: f64, mac_count: f64) -> ResultPoint {
+    pub(crate) fn point(label: &str, is_baseline: bool, quality: f64, mac_count: f64) -> ResultPoint {
         ResultPoint {
             label: label.into(),
             is_baseline,
-            mean_dice,
+            quality,
             deviation: 0.004,
             mac_count,
             param_count: mac_count / 900.0,
@@ -275,6 +283,7 @@ pub(crate) mod tests {
         assert_eq!(label(&["budget 0.5".into()]), ("0.5".into(), false));
         assert_eq!(label(&["paper rule".into()]), ("paper rule".into(), false));
         assert_eq!(label(&["budget 1".into(), "baseline even_split".into()]), ("1, even split".into(), true));
+        assert_eq!(label(&["random like budget 0.3".into()]), ("random 0.3".into(), true));
     }
 
     #[test]
@@ -283,7 +292,8 @@ pub(crate) mod tests {
         for point in &mut points {
             point.latency_ms = f64::NAN;
         }
-        let picture = draw(&points).unwrap();
+        let picture = draw(&points, "top-1 accuracy").unwrap();
+        assert!(picture.svg().contains("top-1 accuracy") && !picture.svg().contains("Dice"));
         assert!(picture.svg().contains("not measured"));
         assert!(picture.svg().contains("multiply-accumulates per patch (millions)"));
     }

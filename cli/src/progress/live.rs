@@ -103,8 +103,11 @@ mod tests {
             state: state.into(),
             worker_id: "w1".into(),
             progress: (step > 0).then_some(progress),
-            result: (state == JobState::Succeeded)
-                .then(|| JobResult { mean_dice: 0.871, ..Default::default() }),
+            result: (state == JobState::Succeeded).then(|| JobResult {
+                quality: 0.871,
+                quality_metric: "mean_dice".into(),
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use console::style;
 
 use super::Snapshot;
+use crate::quality::Quality;
 use crate::{format, tables};
 
 /// Whether the job will not change any more by itself.
@@ -43,9 +44,7 @@ pub fn active(job: &v1::Job) -> String {
             if progress.step > 0 {
                 parts.push(format!("loss {:.3}", progress.loss));
             }
-            if let Some(mean_dice) = progress.mean_dice {
-                parts.push(format!("Dice {}", format::dice(mean_dice)));
-            }
+            parts.extend(Quality::of_job(job).map(|quality| quality.text()));
             if !matches!(progress.phase.as_str(), "" | "training") {
                 parts.push(progress.phase.replace('_', " "));
             } else if progress.samples_per_s > 0.0 {
@@ -72,7 +71,7 @@ pub fn ended(job: &v1::Job, now: DateTime<Utc>) -> String {
     let mut parts = vec![format!("{} {:<26}", mark.for_stderr(), job.label)];
     match (&job.result, job.state()) {
         (Some(result), JobState::Succeeded) => {
-            parts.push(format!("Dice {}", format::dice(result.mean_dice)));
+            parts.extend(Quality::of_job(job).map(|quality| quality.text()));
             parts.extend(result.latency_ms.map(format::latency));
         }
         (_, state) => parts.push(tables::job_state(state)),
@@ -124,7 +123,7 @@ pub struct Reporter {
 struct Seen {
     state: i32,
     attempt_count: u64,
-    mean_dice: Option<f64>,
+    quality: Option<f64>,
 }
 
 impl Reporter {
@@ -135,7 +134,7 @@ impl Reporter {
             let seen = Seen {
                 state: job.state,
                 attempt_count: job.attempt_count,
-                mean_dice: job.progress.as_ref().and_then(|progress| progress.mean_dice),
+                quality: job.progress.as_ref().and_then(|progress| progress.quality),
             };
             let before = self.jobs.insert(job.id.clone(), seen.clone());
             if before.as_ref() != Some(&seen) {
@@ -157,7 +156,7 @@ fn job_change(job: &v1::Job, before: Option<&Seen>, seen: &Seen, now: DateTime<U
     }
     let same_state =
         before.is_some_and(|before| before.state == seen.state && before.attempt_count == seen.attempt_count);
-    if same_state && before.map(|before| before.mean_dice) == Some(seen.mean_dice) {
+    if same_state && before.map(|before| before.quality) == Some(seen.quality) {
         return None;
     }
     match (job.state(), &job.progress) {
@@ -189,13 +188,14 @@ mod tests {
         }
     }
 
-    fn running(step: u64, mean_dice: Option<f64>) -> v1::Job {
+    fn running(step: u64, quality: Option<f64>) -> v1::Job {
         let progress = v1::JobProgress {
             step,
             step_count: 400,
             loss: 0.3121,
             samples_per_s: 21.04,
-            mean_dice,
+            quality,
+            quality_metric: "mean_dice".into(),
             remaining_s: Some(65.0),
             phase: "training".into(),
             ..Default::default()
@@ -204,7 +204,12 @@ mod tests {
     }
 
     fn succeeded() -> v1::Job {
-        let result = v1::JobResult { mean_dice: 0.8714, latency_ms: Some(12.44), ..Default::default() };
+        let result = v1::JobResult {
+            quality: 0.8714,
+            quality_metric: "top1".into(),
+            latency_ms: Some(12.44),
+            ..Default::default()
+        };
         v1::Job { result: Some(result), ..job("a", "supernet", JobState::Succeeded) }
     }
 
@@ -242,7 +247,7 @@ mod tests {
         let ended = lines(&mut reporter, "retraining", &[succeeded(), job("b", "c3d", JobState::Queued)]);
         assert_eq!(
             ended[0].split_whitespace().collect::<Vec<_>>().join(" "),
-            "✓ supernet Dice 0.871 12.4 ms"
+            "✓ supernet top-1 0.871 12.4 ms"
         );
         assert_eq!(ended[1], "p  retraining  1 of 2 jobs done");
         assert_eq!(ended.len(), 2);

@@ -3,10 +3,14 @@
 use cakes_proto::v1;
 use chrono::{DateTime, Utc};
 
-use super::{ID_LENGTH, ago, dash, dice_list, took};
+use super::{ID_LENGTH, ago, dash, share_list, took};
 use crate::format;
 use crate::output::Align::{Left, Right};
 use crate::output::Rows;
+use crate::quality::{self, Quality};
+
+/// With so many classes or fewer top-5 says nothing.
+pub(super) const TOP_OF_CLASSES: usize = 5;
 
 /// State of a job in lower case: `running`.
 pub fn job_state(state: v1::JobState) -> String {
@@ -16,18 +20,25 @@ pub fn job_state(state: v1::JobState) -> String {
 /// Jobs, one a row.
 pub fn jobs(jobs: &[v1::Job], now: DateTime<Utc>) -> Rows {
     let length = format::id_length(jobs.iter().map(|job| job.id.as_str()), ID_LENGTH);
+    let qualities: Vec<Option<Quality>> = jobs.iter().map(Quality::of_job).collect();
+    // Jobs of several tasks in one list say each what their figure is.
+    let metric = quality::common_metric(qualities.iter().flatten().map(|quality| quality.metric.as_str()));
     let mut rows = Rows::new([
-        ("ID", Left),
-        ("JOB", Left),
-        ("STATE", Left),
-        ("WORKER", Left),
-        ("STEP", Right),
-        ("LOSS", Right),
-        ("DICE", Right),
-        ("TOOK", Left),
-        ("WHY", Left),
+        ("ID".to_owned(), Left),
+        ("JOB".to_owned(), Left),
+        ("STATE".to_owned(), Left),
+        ("WORKER".to_owned(), Left),
+        ("STEP".to_owned(), Right),
+        ("LOSS".to_owned(), Right),
+        (metric.map_or("QUALITY".to_owned(), |metric| quality::short_name(metric).to_uppercase()), Right),
+        ("TOOK".to_owned(), Left),
+        ("WHY".to_owned(), Left),
     ]);
-    for job in jobs {
+    let shown = |quality: &Quality| match metric {
+        Some(_) => format::share(quality.value),
+        None => quality.text(),
+    };
+    for (job, quality) in jobs.iter().zip(&qualities) {
         let progress = job.progress.as_ref();
         rows.push(vec![
             format::short_id(&job.id, length).to_owned(),
@@ -38,18 +49,12 @@ pub fn jobs(jobs: &[v1::Job], now: DateTime<Utc>) -> Rows {
             progress
                 .filter(|progress| progress.step > 0)
                 .map_or("-".into(), |progress| format!("{:.3}", progress.loss)),
-            job_dice(job).map_or("-".into(), format::dice),
+            quality.as_ref().map_or("-".into(), shown),
             took(job.start_time.as_ref(), job.end_time.as_ref(), now),
             job.state_reason.clone(),
         ]);
     }
     rows
-}
-
-/// Dice of a job: of its result, else of its last validation.
-pub fn job_dice(job: &v1::Job) -> Option<f64> {
-    let result = job.result.as_ref().map(|result| result.mean_dice);
-    result.or_else(|| job.progress.as_ref().and_then(|progress| progress.mean_dice))
 }
 
 /// One job.
@@ -78,7 +83,9 @@ pub fn job_details(job: &v1::Job, now: DateTime<Utc>) -> String {
         add("checkpoint", format!("step {}", progress.checkpoint_step));
     }
     if let Some(result) = &job.result {
-        add("Dice", format!("{} ({})", format::dice(result.mean_dice), dice_list(&result.dice_per_class)));
+        for (name, value) in result_figures(result) {
+            add(name, value);
+        }
         add(
             "size",
             format!("{} params, {}", format::si(result.param_count, ""), format::macs(result.mac_count)),
@@ -91,6 +98,25 @@ pub fn job_details(job: &v1::Job, now: DateTime<Utc>) -> String {
         add("kept as", result.checkpoint_key.clone());
     }
     lines.join("\n")
+}
+
+/// How good a result is, figure by figure.
+fn result_figures(result: &v1::JobResult) -> Vec<(&str, String)> {
+    let metric = quality::short_name(&result.quality_metric);
+    let Some(figures) = &result.classification else {
+        let per_class = share_list(&result.dice_per_class);
+        return vec![(metric, format!("{} ({per_class})", format::share(result.quality)))];
+    };
+    let mut list =
+        vec![(metric, format!("{} of {} samples", format::share(result.quality), figures.sample_count))];
+    if figures.recall_per_class.len() > TOP_OF_CLASSES {
+        list.push(("top-5", format::share(figures.top5)));
+    }
+    list.push(("balanced", format::share(figures.balanced_accuracy)));
+    list.push(("AUC", figures.auc.map_or("- (one class alone)".to_owned(), format::share)));
+    list.push(("recall", share_list(&figures.recall_per_class)));
+    list.push(("cross-entr.", format!("{:.4}", figures.loss)));
+    list
 }
 
 /// Why a job is where it is.
@@ -143,7 +169,52 @@ mod tests {
             state_reason: "no worker".into(),
             ..Default::default()
         };
-        let rows = jobs(&[job], DateTime::from_timestamp(0, 0).unwrap());
+        let rows = jobs(&[job], at());
         assert_eq!(rows.rows()[0], ["0198f3a2", "supernet", "queued", "-", "-", "-", "-", "-", "no worker"]);
+    }
+
+    fn at() -> DateTime<Utc> {
+        DateTime::from_timestamp(0, 0).unwrap()
+    }
+
+    fn with_quality(metric: &str) -> v1::Job {
+        let result =
+            v1::JobResult { quality: 0.8163, quality_metric: metric.into(), ..v1::JobResult::default() };
+        v1::Job { result: Some(result), ..v1::Job::default() }
+    }
+
+    #[test]
+    fn a_list_names_its_metric_once_or_for_every_job() {
+        let text = |list: &[v1::Job]| jobs(list, at()).render(None);
+        assert!(text(&[with_quality("top1")]).contains("TOP-1"));
+        assert!(text(&[with_quality("mean_dice"), v1::Job::default()]).contains("DICE"));
+        let mixed = text(&[with_quality("mean_dice"), with_quality("top1")]);
+        assert!(
+            mixed.contains("QUALITY") && mixed.contains("Dice 0.816") && mixed.contains("top-1 0.816"),
+            "{mixed}"
+        );
+    }
+
+    #[test]
+    fn a_classification_shows_its_figures_and_dashes_for_what_there_is_not() {
+        let figures = v1::Classification {
+            top1: 0.8163,
+            balanced_accuracy: 0.7,
+            recall_per_class: vec![0.9, f64::NAN],
+            sample_count: 98,
+            ..v1::Classification::default()
+        };
+        let mut job = with_quality("top1");
+        job.result.as_mut().unwrap().classification = Some(figures);
+        let text = job_details(&job, at());
+        for line in [
+            "top-1        0.816 of 98 samples",
+            "balanced     0.700",
+            "AUC          -",
+            "recall       0.900 -",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        assert!(!text.contains("Dice") && !text.contains("top-5"), "{text}");
     }
 }

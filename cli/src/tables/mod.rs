@@ -6,8 +6,10 @@ mod networks;
 use cakes_proto::v1;
 use chrono::{DateTime, Utc};
 
-pub use jobs::{explanation, job_details, job_dice, job_state, jobs};
-pub use networks::{architectures, costs, differences, front, front_text, layers, origins, plan};
+pub use jobs::{explanation, job_details, job_state, jobs};
+pub use networks::{
+    architectures, costs, derivations, differences, front, front_text, is_baseline, layers, origins, plan,
+};
 
 use crate::format;
 use crate::output::Align::{Left, Right};
@@ -86,8 +88,10 @@ pub fn search_details(search: &v1::Search, now: DateTime<Utc>) -> String {
     lines.join("\n")
 }
 
-fn dice_list(values: &[f64]) -> String {
-    values.iter().copied().map(format::dice).collect::<Vec<_>>().join(" ")
+/// `0.900 0.842`; a dash for what is not known.
+fn share_list(values: &[f64]) -> String {
+    let share = |value: f64| if value.is_nan() { "-".to_owned() } else { format::share(value) };
+    values.iter().copied().map(share).collect::<Vec<_>>().join(" ")
 }
 
 /// Workers, one a row.

@@ -5,10 +5,11 @@ use cakes::cost::Cost;
 use cakes_proto::v1;
 use chrono::{DateTime, Utc};
 
-use super::{ago, dash, dice_list};
-use crate::format;
-use crate::output::Align::{Left, Right};
+use super::jobs::TOP_OF_CLASSES;
+use super::{ago, dash, share_list};
+use crate::output::Align::{self, Left, Right};
 use crate::output::Rows;
+use crate::{format, quality};
 
 /// What a search will do, and what its networks cost.
 pub fn plan(plan: &v1::SearchPlan) -> String {
@@ -43,6 +44,11 @@ pub fn origins(architecture: &v1::Architecture) -> String {
     dash(&names.join(", "))
 }
 
+/// Whether an architecture of this origin was not found by a search.
+pub fn is_baseline(origin: &str) -> bool {
+    origin.starts_with("baseline ") || origin.starts_with("random like ")
+}
+
 /// Architectures, one a row.
 pub fn architectures(list: &[v1::Architecture], now: DateTime<Utc>) -> Rows {
     let mut rows = Rows::new([
@@ -67,30 +73,63 @@ pub fn architectures(list: &[v1::Architecture], now: DateTime<Utc>) -> Rows {
     rows
 }
 
-/// Results of a search by rising MACs; `*` marks the front.
-pub fn front(front: &v1::ParetoFront) -> Rows {
+/// What was derived, in the order in which it was asked for, and how good it is.
+pub fn derivations(response: &v1::DeriveArchitecturesResponse) -> Rows {
     let mut rows = Rows::new([
         ("ARCHITECTURE", Left),
         ("ORIGIN", Left),
-        ("DICE", Right),
-        ("PER CLASS", Left),
+        ("PARAMS", Right),
+        ("OF 3x3x3", Right),
+        ("MACS", Right),
+        ("OF 3x3x3", Right),
+        ("SCORE", Right),
+        ("BOUND", Right),
+    ]);
+    for (architecture, found) in response.architectures.iter().zip(&response.derivations) {
+        let cost = architecture.cost.clone().unwrap_or_default();
+        let bound = match found.score_bound {
+            _ if found.is_optimal => "best".to_owned(),
+            Some(bound) => format!("≤ {bound:.3}"),
+            None => "-".to_owned(),
+        };
+        rows.push(vec![
+            format::short_digest(&architecture.digest).to_owned(),
+            found.origin.clone(),
+            format::si(cost.param_count, ""),
+            format::percent(found.param_fraction),
+            format::macs(cost.mac_count),
+            format::percent(cost.mac_fraction),
+            found.score.map_or("-".to_owned(), |score| format!("{score:.3}")),
+            bound,
+        ]);
+    }
+    rows
+}
+
+/// Results of a search by rising MACs; `*` marks the front.
+pub fn front(front: &v1::ParetoFront) -> Rows {
+    let mut columns = vec![("ARCHITECTURE".to_owned(), Left), ("ORIGIN".to_owned(), Left)];
+    columns.extend(quality_columns(front));
+    for (name, align) in [
         ("PARAMS", Right),
         ("MACS", Right),
         ("OF 3x3x3", Right),
         ("LATENCY", Right),
         ("SEEDS", Right),
         ("FRONT", Left),
-    ]);
+    ] {
+        columns.push((name.to_owned(), align));
+    }
+    let mut rows = Rows::new(columns);
+    let has_top5 = has_top5(front);
     let mut entries: Vec<&v1::FrontEntry> = front.entries.iter().collect();
     entries.sort_by_key(|entry| entry_macs(entry));
     for entry in entries {
         let architecture = entry.architecture.clone().unwrap_or_default();
         let cost = architecture.cost.clone().unwrap_or_default();
-        rows.push(vec![
-            format::short_digest(&architecture.digest).to_owned(),
-            origins(&architecture),
-            dice_with_deviation(entry),
-            dice_list(&entry.dice_per_class),
+        let mut row = vec![format::short_digest(&architecture.digest).to_owned(), origins(&architecture)];
+        row.extend(quality_cells(entry, has_top5));
+        row.extend([
             format::si(cost.param_count, ""),
             format::macs(cost.mac_count),
             format::percent(cost.mac_fraction),
@@ -98,8 +137,42 @@ pub fn front(front: &v1::ParetoFront) -> Rows {
             entry.seed_count.to_string(),
             if entry.on_front { "*".to_owned() } else { String::new() },
         ]);
+        rows.push(row);
     }
     rows
+}
+
+/// Headers of the columns that say how good networks are.
+fn quality_columns(front: &v1::ParetoFront) -> Vec<(String, Align)> {
+    let metrics = front.entries.iter().map(|entry| entry.quality_metric.as_str());
+    let metric = quality::common_metric(metrics).map_or("QUALITY", quality::short_name).to_uppercase();
+    if front.entries.iter().all(|entry| entry.classification.is_none()) {
+        return vec![(metric, Right), ("PER CLASS".to_owned(), Left)];
+    }
+    let mut columns = vec![(metric, Right)];
+    if has_top5(front) {
+        columns.push(("TOP-5".to_owned(), Right));
+    }
+    columns.extend([("BALANCED".to_owned(), Right), ("AUC".to_owned(), Right)]);
+    columns
+}
+
+fn has_top5(front: &v1::ParetoFront) -> bool {
+    let mut figures = front.entries.iter().filter_map(|entry| entry.classification.as_ref());
+    figures.any(|figures| figures.recall_per_class.len() > TOP_OF_CLASSES)
+}
+
+fn quality_cells(entry: &v1::FrontEntry, has_top5: bool) -> Vec<String> {
+    let mut cells = vec![quality_with_deviation(entry)];
+    match &entry.classification {
+        None => cells.push(share_list(&entry.dice_per_class)),
+        Some(figures) => {
+            cells.extend(has_top5.then(|| format::share(figures.top5)));
+            cells.push(format::share(figures.balanced_accuracy));
+            cells.push(figures.auc.map_or("-".to_owned(), format::share));
+        }
+    }
+    cells
 }
 
 fn entry_macs(entry: &v1::FrontEntry) -> u64 {
@@ -107,9 +180,9 @@ fn entry_macs(entry: &v1::FrontEntry) -> u64 {
 }
 
 /// `0.871 ± 0.004`; the mean alone for one seed.
-fn dice_with_deviation(entry: &v1::FrontEntry) -> String {
-    let mean = format::dice(entry.mean_dice);
-    if entry.seed_count > 1 { format!("{mean} ± {:.3}", entry.mean_dice_deviation) } else { mean }
+fn quality_with_deviation(entry: &v1::FrontEntry) -> String {
+    let mean = format::share(entry.quality);
+    if entry.seed_count > 1 { format!("{mean} ± {:.3}", entry.quality_deviation) } else { mean }
 }
 
 /// The front as people read it, with what is still missing.
@@ -191,7 +264,7 @@ pub fn differences(left: &Architecture, right: &Architecture) -> Rows {
 mod tests {
     use super::*;
 
-    fn entry(digest: &str, macs: u64, dice: f64, seeds: u32) -> v1::FrontEntry {
+    fn entry(digest: &str, macs: u64, quality: f64, seeds: u32) -> v1::FrontEntry {
         let cost =
             v1::Cost { param_count: 4_200_000, mac_count: macs, mac_fraction: 0.412, ..Default::default() };
         v1::FrontEntry {
@@ -201,8 +274,9 @@ mod tests {
                 origins: vec!["budget 0.5".into(), "baseline c3d".into()],
                 ..Default::default()
             }),
-            mean_dice: dice,
-            mean_dice_deviation: 0.0042,
+            quality,
+            quality_deviation: 0.0042,
+            quality_metric: "mean_dice".into(),
             dice_per_class: vec![0.9, 0.842],
             latency_ms: 12.44,
             seed_count: seeds,
@@ -238,6 +312,61 @@ mod tests {
         );
         assert_eq!(rows.rows()[1][2], "0.871");
         assert_eq!(rows.rows()[1][9], "");
-        assert!(front_text(&results, None).ends_with("2 retrainings have not ended"));
+        let text = front_text(&results, None);
+        assert!(text.ends_with("2 retrainings have not ended"));
+        assert!(text.contains("DICE") && text.contains("PER CLASS"), "{text}");
+    }
+
+    #[test]
+    fn derivations_show_both_shares_and_how_near_to_the_best_they_are() {
+        let architecture = entry("aaaaaaaaaaaaaaaaaa", 500_000_000, 0.5, 1).architecture.unwrap();
+        let found = |score, score_bound, is_optimal| v1::Derivation {
+            origin: "budget 0.5".into(),
+            param_fraction: 0.3,
+            score,
+            score_bound,
+            is_optimal,
+            ..v1::Derivation::default()
+        };
+        let response = v1::DeriveArchitecturesResponse {
+            architectures: vec![architecture; 3],
+            derivations: vec![
+                found(Some(9.5), Some(9.5004), true),
+                found(Some(9.0), Some(9.25), false),
+                found(None, None, false),
+            ],
+        };
+        let rows = derivations(&response);
+        assert_eq!(
+            rows.rows()[0],
+            ["aaaaaaaaaaaa", "budget 0.5", "4.20 M", "30.0 %", "500 MMAC", "41.2 %", "9.500", "best"]
+        );
+        assert_eq!((rows.rows()[1][7].as_str(), rows.rows()[2][6].as_str()), ("≤ 9.250", "-"));
+    }
+
+    #[test]
+    fn networks_that_classify_have_columns_of_their_own() {
+        let of = |classes: usize, auc: Option<f64>| {
+            let figures = v1::Classification {
+                top1: 0.8163,
+                top5: 0.97,
+                balanced_accuracy: 0.7,
+                auc,
+                recall_per_class: vec![0.5; classes],
+                ..v1::Classification::default()
+            };
+            let entry = v1::FrontEntry {
+                quality_metric: "top1".into(),
+                classification: Some(figures),
+                dice_per_class: Vec::new(),
+                ..entry("ffffffffffffffffff", 9, 0.8163, 2)
+            };
+            v1::ParetoFront { entries: vec![entry], pending_count: 0 }
+        };
+        assert_eq!(front(&of(2, Some(0.85))).rows()[0][2..5], ["0.816 ± 0.004", "0.700", "0.850"]);
+        let text = front_text(&of(2, None), None);
+        assert!(text.contains("TOP-1") && text.contains("BALANCED") && text.contains("AUC"), "{text}");
+        assert!(!text.contains("DICE") && !text.contains("TOP-5"), "{text}");
+        assert_eq!(front(&of(9, None)).rows()[0][2..6], ["0.816 ± 0.004", "0.970", "0.700", "-"]);
     }
 }

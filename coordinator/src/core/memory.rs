@@ -44,8 +44,9 @@ pub fn job_mib(job: &TrainerJob) -> Result<u64, ShapeError> {
 mod tests {
     use super::*;
     use cakes::architecture::Architecture;
-    use cakes::backbone::{Backbone, EncoderDecoder};
-    use cakes::kernel::Kernel;
+    use cakes::backbone::{Backbone, EncoderDecoder, Form, MiddleLayer, ResnetDepth, VideoResnet};
+    use cakes::kernel::{Kernel, KernelSet};
+    use cakes::network::SearchMode;
 
     #[test]
     fn memory_grows_with_the_batch_and_the_patch() {
@@ -65,5 +66,29 @@ mod tests {
         assert!(small > 0);
         assert!(mib(4, [32, 32, 32]) > small);
         assert!(mib(2, [64, 64, 64]) > 6 * small);
+    }
+
+    #[test]
+    fn networks_that_classify_are_estimated_in_every_form() {
+        let config = VideoResnet {
+            input_channels: 3,
+            classes: 5,
+            depth: ResnetDepth::R50,
+            base_width: 64,
+            dropout_percent: 30,
+            middle: MiddleLayer::Searchable,
+        };
+        let backbone = Backbone::VideoResnet(config);
+        let training = TrainingSpec { batch_size: 1, ..TrainingSpec::default() };
+        let mib = |network: &Network| training_mib(network, [8, 112, 112], &training).unwrap();
+        let kernels = KernelSet::named("1_2_3d").unwrap();
+        let c3d = mib(&Architecture::even(backbone.clone(), &[Kernel::K333]).unwrap().network());
+        let p3d = mib(&Architecture::new(backbone.factorised().unwrap(), []).unwrap().network());
+        let supernet = |mode| mib(&backbone.network(Form::Supernet { mode, kernels: &kernels }));
+        // Its weights and their gradients alone are three times 46 million values.
+        assert!((900..4000).contains(&c3d), "{c3d}");
+        assert!(p3d > BASE_MIB && p3d < c3d, "{p3d} {c3d}");
+        assert!(supernet(SearchMode::CostPriority) > c3d, "{c3d}");
+        assert!(supernet(SearchMode::PerformancePriority) > p3d, "{p3d}");
     }
 }

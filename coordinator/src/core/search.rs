@@ -14,9 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cakes::architecture::{Architecture, ArchitectureDigest};
 use cakes::cost::{Cost, cost};
-use cakes::derive::{ChannelCosts, derive_per_layer, derive_within, reference_macs};
+use cakes::derive::{ChannelCosts, Derivation, derive_per_layer, derive_within, random_like};
+use cakes::kernel::Kernel;
 use cakes::scores::ChannelScores;
-use cakes::spec::CheckedSearch;
+use cakes::spec::{Baseline, CheckedSearch, CostMeasure, SearchSpec};
+use sha2::{Digest, Sha256};
 
 use super::job::JobState;
 use super::text::named;
@@ -114,22 +116,61 @@ pub struct Derived {
     pub cost: Cost,
     /// MACs over those of the all-`3x3x3` network.
     pub mac_fraction: f64,
+    /// Parameters over those of the all-`3x3x3` network.
+    pub param_fraction: f64,
+    /// How good a choice it is, for what was derived within a budget.
+    pub merit: Option<Merit>,
+}
+
+/// How near to the best an architecture is; see [`Derivation`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Merit {
+    pub score: f64,
+    pub score_bound: f64,
+    pub is_optimal: bool,
 }
 
 /// Where an architecture of a search comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Source {
-    Budget(f64),
+    Budget(Budget),
     PaperRule,
 }
 
+/// A fraction of what the all-`3x3x3` network costs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Budget {
+    pub fraction: f64,
+    pub measure: CostMeasure,
+    /// Counts are multiples of it.
+    pub count_multiple: u32,
+}
+
+impl Budget {
+    /// A budget in the terms of its search.
+    pub fn of(spec: &SearchSpec, fraction: f64) -> Self {
+        Budget { fraction, measure: spec.budget_measure, count_multiple: spec.count_multiple }
+    }
+}
+
 impl Source {
-    /// The name under which the search records it.
-    pub fn origin(self) -> String {
-        match self {
-            Source::Budget(fraction) => format!("budget {fraction}"),
-            Source::PaperRule => "paper rule".to_owned(),
+    /// The name under which the search records it. What is as the search's
+    /// description says is left out: `budget 0.5`, `budget 0.5 of params, multiple 8`.
+    pub fn origin(self, spec: &SearchSpec) -> String {
+        let Source::Budget(Budget { fraction, measure, count_multiple }) = self else {
+            return "paper rule".to_owned();
+        };
+        let mut origin = format!("budget {fraction}");
+        if measure != spec.budget_measure {
+            origin += match measure {
+                CostMeasure::Mac => " of MACs",
+                CostMeasure::Param => " of params",
+            };
         }
+        if count_multiple != spec.count_multiple {
+            origin += &format!(", multiple {count_multiple}");
+        }
+        origin
     }
 }
 
@@ -137,7 +178,7 @@ impl SearchSnapshot {
     /// Whether planning wants the supernet's scores, which are large.
     pub fn needs_scores(&self) -> bool {
         self.supernet_state() == Some(JobState::Succeeded)
-            && sources(&self.search).into_iter().any(|source| !self.holds(&source.origin()))
+            && wanted(&self.search).into_iter().any(|(_, origin)| !self.holds(&origin))
     }
 
     fn holds(&self, origin: &str) -> bool {
@@ -149,14 +190,31 @@ impl SearchSnapshot {
     }
 }
 
-/// Derived architectures that a search asks for.
-fn sources(search: &CheckedSearch) -> Vec<Source> {
+/// What stands beside a derived architecture, or is one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Wanted {
+    Derived(Source),
+    /// One whose channels are allocated at random, at the cost of the derived one.
+    RandomLike(Source),
+}
+
+/// Architectures that depend on what the supernet found, with their origins.
+fn wanted(search: &CheckedSearch) -> Vec<(Wanted, String)> {
     let spec = search.spec();
-    let mut sources: Vec<Source> = spec.budgets.iter().map(|fraction| Source::Budget(*fraction)).collect();
-    if spec.derive_unconstrained {
-        sources.push(Source::PaperRule);
-    }
-    sources
+    let budgets = spec.budgets.iter().map(|fraction| Source::Budget(Budget::of(spec, *fraction)));
+    let sources: Vec<Source> =
+        budgets.chain(spec.derive_unconstrained.then_some(Source::PaperRule)).collect();
+    let derived = sources.iter().map(|source| (Wanted::Derived(*source), source.origin(spec)));
+    let random = sources
+        .iter()
+        .filter(|_| spec.baselines.contains(&Baseline::Random))
+        .map(|source| (Wanted::RandomLike(*source), format!("random like {}", source.origin(spec))));
+    derived.chain(random).collect()
+}
+
+/// Most architectures that a search comes to hold by itself; some may be equal.
+pub fn architecture_count_max(search: &CheckedSearch) -> usize {
+    search.baselines().len() + wanted(search).len()
 }
 
 /// What to do next.
@@ -191,9 +249,9 @@ pub fn plan(snapshot: &SearchSnapshot) -> Vec<Step> {
 
 /// Architectures of the plan that are not recorded, and why some cannot be.
 fn missing_architectures(snapshot: &SearchSnapshot) -> (Vec<Derived>, Vec<String>) {
-    let (mut found, mut problems) = (Vec::new(), Vec::new());
+    let (mut found, mut problems): (Vec<Derived>, _) = (Vec::new(), Vec::new());
     let mut seen = BTreeSet::new();
-    let mut add = |origin: String, made: Result<Derived, String>| {
+    let mut add = |found: &mut Vec<Derived>, origin: String, made: Result<Derived, String>| {
         if seen.insert(origin.clone()) {
             match made {
                 Ok(derived) => found.push(derived),
@@ -204,15 +262,25 @@ fn missing_architectures(snapshot: &SearchSnapshot) -> (Vec<Derived>, Vec<String
     for (baseline, architecture) in snapshot.search.baselines() {
         let origin = format!("baseline {}", baseline.name());
         if !snapshot.holds(&origin) {
-            add(origin.clone(), with_cost(&snapshot.search, origin, architecture));
+            add(&mut found, origin.clone(), with_cost(&snapshot.search, origin, architecture));
         }
     }
     if let (Some(scores), Some(JobState::Succeeded)) = (&snapshot.scores, snapshot.supernet_state()) {
-        for source in sources(&snapshot.search) {
-            let origin = source.origin();
-            if !snapshot.holds(&origin) {
-                add(origin, derive(&snapshot.search, scores, source));
+        for (wanted, origin) in wanted(&snapshot.search) {
+            if snapshot.holds(&origin) {
+                continue;
             }
+            let made = match wanted {
+                Wanted::Derived(source) => derive(&snapshot.search, scores, source),
+                Wanted::RandomLike(source) => {
+                    let name = source.origin(snapshot.search.spec());
+                    let fresh = found.iter().find(|derived| derived.origin == name).cloned();
+                    fresh
+                        .map_or_else(|| derive(&snapshot.search, scores, source), Ok)
+                        .and_then(|derived| random(&snapshot.search, &derived, source, origin.clone()))
+                }
+            };
+            add(&mut found, origin, made);
         }
     }
     (found, problems)
@@ -224,21 +292,64 @@ fn missing_architectures(snapshot: &SearchSnapshot) -> (Vec<Derived>, Vec<String
 /// Why there is none, for people.
 pub fn derive(search: &CheckedSearch, scores: &ChannelScores, source: Source) -> Result<Derived, String> {
     let spec = search.spec();
-    let architecture = match source {
-        Source::Budget(fraction) => ChannelCosts::new(&spec.backbone, spec.patch, spec.budget_measure)
-            .and_then(|costs| derive_within(scores, &costs, fraction, spec.count_multiple))
-            .map(|derivation| derivation.architecture),
-        Source::PaperRule => derive_per_layer(scores),
+    let origin = source.origin(spec);
+    let budget = match source {
+        Source::Budget(budget) => budget,
+        Source::PaperRule => {
+            return with_cost(search, origin, derive_per_layer(scores).map_err(|error| error.to_string())?);
+        }
     };
-    with_cost(search, source.origin(), architecture.map_err(|error| error.to_string())?)
+    let derivation = ChannelCosts::new(&spec.backbone, spec.patch, budget.measure)
+        .and_then(|costs| derive_within(scores, &costs, budget.fraction, budget.count_multiple))
+        .map_err(|error| error.to_string())?;
+    let Derivation { architecture, score, upper_bound, is_optimal, .. } = derivation;
+    let merit = Some(Merit { score, score_bound: upper_bound, is_optimal });
+    Ok(Derived { merit, ..with_cost(search, origin, architecture)? })
 }
 
+/// A random architecture at the cost of a derived one.
+fn random(
+    search: &CheckedSearch,
+    derived: &Derived,
+    source: Source,
+    origin: String,
+) -> Result<Derived, String> {
+    let spec = search.spec();
+    let multiple = match source {
+        Source::Budget(budget) => budget.count_multiple,
+        Source::PaperRule => 1,
+    };
+    let seed = random_seed(spec.supernet.seed, derived.architecture.digest());
+    let random = ChannelCosts::new(&spec.backbone, spec.patch, spec.budget_measure)
+        .and_then(|costs| random_like(&derived.architecture, &spec.supernet.kernels, &costs, multiple, seed));
+    with_cost(search, origin, random.map_err(|error| error.to_string())?)
+}
+
+/// Equal architectures of a search have equal random ones beside them.
+fn random_seed(supernet_seed: u64, digest: ArchitectureDigest) -> u64 {
+    let hash = Sha256::digest(format!("random like {digest} {supernet_seed}"));
+    hash.first_chunk().map_or(supernet_seed, |bytes| u64::from_be_bytes(*bytes))
+}
+
+/// An architecture of the search's own backbone, or another form of it: fractions
+/// are those of the search's all-`3x3x3` network.
 fn with_cost(search: &CheckedSearch, origin: String, architecture: Architecture) -> Result<Derived, String> {
-    let patch = search.spec().patch;
-    let cost = cost(&architecture.network(), patch).map_err(|error| error.to_string())?;
-    let reference = reference_macs(architecture.backbone(), patch).map_err(|error| error.to_string())?.max(1);
-    let mac_fraction = cost.mac_count as f64 / reference as f64;
-    Ok(Derived { origin, architecture, cost, mac_fraction })
+    let spec = search.spec();
+    let cost_of = |architecture: &Architecture| {
+        cost(&architecture.network(), spec.patch).map_err(|error| error.to_string())
+    };
+    let reference = Architecture::even(spec.backbone.clone(), &[Kernel::K333]);
+    let reference = cost_of(&reference.map_err(|error| error.to_string())?)?;
+    let cost = cost_of(&architecture)?;
+    let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
+    Ok(Derived {
+        origin,
+        mac_fraction: share(cost.mac_count, reference.mac_count),
+        param_fraction: share(cost.param_count, reference.param_count),
+        architecture,
+        cost,
+        merit: None,
+    })
 }
 
 /// Retrainings of recorded and new architectures that have no job: one set of

@@ -1,10 +1,10 @@
-use cakes::backbone::{Backbone, EncoderDecoder};
+use cakes::backbone::{Backbone, EncoderDecoder, MiddleLayer, ResnetDepth, VolumeResnet, VolumeStem};
 use cakes::kernel::KernelSet;
 use cakes::network::SearchMode;
 use cakes::scores::LayerScores;
 use cakes::spec::{
-    Baseline, CostMeasure, DatasetSpec, InitialWeights, PhantomDataset, RetrainSpec, SearchSpec,
-    SupernetSpec, TrainingSpec,
+    ArrayDataset, ArrayKind, ArraySplit, Baseline, CostMeasure, DatasetSpec, InitialWeights, MedmnistPart,
+    PhantomDataset, RetrainSpec, SearchSpec, SupernetSpec, TrainingSpec,
 };
 use proptest::prelude::*;
 
@@ -34,7 +34,8 @@ fn search(budgets: &[f64], seeds: &[u64]) -> CheckedSearch {
         },
         budgets: budgets.to_vec(),
         derive_unconstrained: true,
-        baselines: Baseline::ALL.to_vec(),
+        // p3d is a residual network's.
+        baselines: Baseline::ALL.into_iter().filter(|baseline| *baseline != Baseline::P3d).collect(),
         retrain: RetrainSpec { training, seeds: seeds.to_vec(), initial_weights: InitialWeights::Random },
         budget_measure: CostMeasure::Mac,
         count_multiple: 1,
@@ -90,6 +91,11 @@ fn apply(snapshot: &mut SearchSnapshot, steps: Vec<Step>) {
     }
 }
 
+fn apply_all(snapshot: &mut SearchSnapshot) {
+    let steps = plan(snapshot);
+    apply(snapshot, steps);
+}
+
 fn end(snapshot: &mut SearchSnapshot, job: usize, state: JobState) {
     snapshot.jobs[job].state = state;
     if snapshot.jobs[job].work == Work::Supernet && state == JobState::Succeeded {
@@ -104,7 +110,7 @@ fn baselines_are_queued_beside_the_supernet_and_the_rest_after_it() {
     apply(&mut snapshot, steps);
     let labels: Vec<&str> = snapshot.jobs.iter().map(|job| job.label.as_str()).collect();
     assert_eq!(labels[..3], ["supernet", "baseline c3d seed 1", "baseline c3d seed 2"]);
-    assert_eq!(snapshot.jobs.len(), 1 + 3 * 2);
+    assert_eq!(snapshot.jobs.len(), 1 + 5 * 2);
     assert!(!snapshot.needs_scores());
 
     end(&mut snapshot, 0, JobState::Succeeded);
@@ -112,8 +118,72 @@ fn baselines_are_queued_beside_the_supernet_and_the_rest_after_it() {
     let steps = plan(&snapshot);
     apply(&mut snapshot, steps);
     assert_eq!(snapshot.state, SearchState::Retraining);
-    assert_eq!(snapshot.jobs.len(), 1 + (3 + 3) * 2);
-    assert!(snapshot.jobs.iter().any(|job| job.label == "paper rule seed 2"));
+    assert_eq!(snapshot.jobs.len(), 1 + (5 + 3 + 3) * 2);
+    for label in ["paper rule seed 2", "random like budget 0.3 seed 1", "random like paper rule seed 2"] {
+        assert!(snapshot.jobs.iter().any(|job| job.label == label), "{label}");
+    }
+}
+
+#[test]
+fn a_random_network_costs_what_its_derived_one_costs_and_is_the_same_for_whoever_plans() {
+    let mut snapshot = empty(search(&[0.5], &[1]));
+    apply_all(&mut snapshot);
+    end(&mut snapshot, 0, JobState::Succeeded);
+    let records = |snapshot: &SearchSnapshot| -> Vec<Derived> {
+        let steps = plan(snapshot).into_iter();
+        steps
+            .filter_map(|step| if let Step::Record(derived) = step { Some(*derived) } else { None })
+            .collect()
+    };
+    let both = records(&snapshot);
+    let of = |origin: &str| both.iter().find(|derived| derived.origin == origin).unwrap();
+    let (derived, random) = (of("budget 0.5"), of("random like budget 0.5"));
+    assert_ne!(random.architecture, derived.architecture);
+    let gap = derived.cost.mac_count.checked_sub(random.cost.mac_count).expect("never dearer");
+    assert!((gap as f64) < 0.01 * derived.cost.mac_count as f64, "{gap}");
+
+    // Whoever comes when the derived one is recorded already draws the same.
+    let recorded = Step::Record(Box::new(derived.clone()));
+    apply(&mut snapshot, vec![recorded]);
+    assert!(snapshot.needs_scores());
+    let later = records(&snapshot).into_iter().find(|found| found.origin == random.origin).unwrap();
+    assert_eq!(later.architecture, random.architecture);
+}
+
+#[test]
+fn p3d_is_a_network_of_another_form_at_its_share_of_the_searched_ones_cost() {
+    let backbone = Backbone::VolumeResnet(VolumeResnet {
+        input_channels: 1,
+        classes: 2,
+        depth: ResnetDepth::R18,
+        base_width: 4,
+        dropout_percent: 0,
+        stem: VolumeStem::Compact,
+        middle: MiddleLayer::Searchable,
+    });
+    let arrays = ArrayDataset {
+        path: "a.npz".into(),
+        split: ArraySplit::Medmnist { validation: MedmnistPart::Val },
+        kind: ArrayKind::Volume,
+        tolerate: 0,
+    };
+    let spec = SearchSpec {
+        backbone,
+        dataset: DatasetSpec::Arrays(arrays),
+        baselines: vec![Baseline::C3d, Baseline::P3d],
+        ..search(&[0.5], &[1]).spec().clone()
+    };
+    let steps = plan(&empty(CheckedSearch::new(spec).unwrap()));
+    let records: Vec<&Derived> = steps
+        .iter()
+        .filter_map(|step| if let Step::Record(derived) = step { Some(&**derived) } else { None })
+        .collect();
+    assert_eq!(records[0].origin, "baseline c3d");
+    assert!((records[0].mac_fraction - 1.0).abs() < 1e-12 && (records[0].param_fraction - 1.0).abs() < 1e-12);
+    // 9 + 3 taps for 27, beside stem, shortcuts and head.
+    assert_eq!((records[1].origin.as_str(), records[1].architecture.layers().count()), ("baseline p3d", 0));
+    assert!((0.4..0.6).contains(&records[1].mac_fraction), "{}", records[1].mac_fraction);
+    assert_eq!(records.len(), 2);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use cakes_proto::convert::cost_to_wire;
 use cakes_proto::v1;
 
 use crate::core::memory;
+use crate::core::search::architecture_count_max;
 
 /// The plan of a search.
 ///
@@ -27,8 +28,7 @@ pub(super) fn plan(search: &CheckedSearch) -> Result<v1::SearchPlan, InvalidSpec
     let reference_memory = memory::training_mib(&reference, spec.patch, retrain);
     let macs = reference_cost.mac_count;
 
-    let architectures = spec.budgets.len() + usize::from(spec.derive_unconstrained) + spec.baselines.len();
-    let retrain_count = architectures as u64 * spec.retrain.seeds.len() as u64;
+    let retrain_count = architecture_count_max(search) as u64 * spec.retrain.seeds.len() as u64;
     Ok(v1::SearchPlan {
         supernet_memory_mib: supernet_memory.map_err(|error| misfit("patch", &error))?,
         reference_memory_mib: reference_memory.map_err(|error| misfit("patch", &error))?,
@@ -70,6 +70,13 @@ mod tests {
         let reference = plan.reference_cost.unwrap();
         assert!((reference.mac_fraction - 1.0).abs() < 1e-12);
         assert!(plan.supernet_cost.unwrap().param_count > reference.param_count);
+    }
+
+    #[test]
+    fn a_random_network_is_counted_for_every_derived_one() {
+        let change = r#", "budgets": [0.3, 0.5], "derive_unconstrained": true,
+            "baselines": ["c3d", "random"], "retrain": {"seeds": [1, 2]}"#;
+        assert_eq!(plan_of(change).job_count_max, 1 + (1 + 3 + 3) * 2);
     }
 
     #[test]

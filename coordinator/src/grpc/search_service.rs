@@ -1,7 +1,7 @@
 //! Searches and their results.
 
 use cakes::spec::CheckedSearch;
-use cakes_proto::convert::{search_from_wire, search_to_wire};
+use cakes_proto::convert::{measure_if_given, search_from_wire, search_to_wire};
 use cakes_proto::ids::SearchId;
 use cakes_proto::v1;
 use cakes_proto::v1::search_service_server::SearchService;
@@ -95,7 +95,10 @@ impl SearchService for Api {
         &self,
         request: Request<v1::DeriveArchitecturesRequest>,
     ) -> Result<Response<v1::DeriveArchitecturesResponse>, Status> {
-        let v1::DeriveArchitecturesRequest { id, budgets, unconstrained } = request.into_inner();
+        let request = request.into_inner();
+        let v1::DeriveArchitecturesRequest { id, budgets, unconstrained, count_multiple, .. } = request;
+        let measure =
+            measure_if_given(request.measure).map_err(|found| invalid_field(found.field, found.problem))?;
         if budgets.is_empty() && !unconstrained {
             return Err(invalid_field("budgets", "give at least one, or set unconstrained"));
         }
@@ -104,13 +107,14 @@ impl SearchService for Api {
             return Err(invalid_field("budgets", problem));
         }
         let id = lookup::search(self.reader(), "id", &id).await?;
-        let digests = self
-            .write(move |pool| async move { writes::derive(&pool, id, &budgets, unconstrained).await })
-            .await?;
+        let wish = writes::Wish { budgets, unconstrained, measure, count_multiple };
+        let found = self.write(move |pool| async move { writes::derive(&pool, id, &wish).await }).await?;
+        let digests: Vec<_> = found.iter().map(|(digest, _)| *digest).collect();
         let records = architectures::by_digests(self.reader(), &digests, Some(id)).await?;
         let of = |digest| records.iter().find(|record| record.digest == digest).map(wire::architecture);
         let architectures = digests.into_iter().filter_map(of).collect();
-        Ok(Response::new(v1::DeriveArchitecturesResponse { architectures }))
+        let derivations = found.iter().map(|(_, derived)| wire::derivation(derived)).collect();
+        Ok(Response::new(v1::DeriveArchitecturesResponse { architectures, derivations }))
     }
 
     async fn get_pareto_front(

@@ -1,13 +1,13 @@
 //! Records of the store as messages of the protocol.
 
 use cakes::cost::Cost;
-use cakes_proto::convert::{architecture_to_wire, cost_to_wire, search_to_wire};
+use cakes_proto::convert::{architecture_to_wire, cost_to_wire, quality_to_wire, search_to_wire};
 use cakes_proto::v1;
 use chrono::{DateTime, Utc};
 use pbjson_types::Timestamp;
 
 use crate::core::job::{JobKind, JobState};
-use crate::core::search::SearchState;
+use crate::core::search::{Derived, SearchState};
 use crate::core::worker::{Device, Schedule};
 use crate::store::read::architectures::ArchitectureRecord;
 use crate::store::read::attempts::AttemptRecord;
@@ -15,6 +15,9 @@ use crate::store::read::jobs::{JobRecord, ProgressRecord, ResultRecord};
 use crate::store::read::logs::LogRecord;
 use crate::store::read::searches::SearchRecord;
 use crate::store::read::workers::WorkerRecord;
+
+/// The metric that has a field of its own in the progress, from before there was another.
+const SEGMENTATION_METRIC: &str = "mean_dice";
 
 /// A count of the database, which holds none below zero.
 pub(super) fn count(value: i64) -> u64 {
@@ -94,13 +97,16 @@ pub(super) fn job_state_from_wire(state: i32) -> Option<JobState> {
 }
 
 fn progress(record: ProgressRecord) -> v1::JobProgress {
+    let (quality, metric) = record.quality.map(|quality| (quality.value, quality.metric)).unzip();
     v1::JobProgress {
         step: count(record.step),
         step_count: count(record.step_count),
         loss: record.loss,
         learning_rate: record.learning_rate,
         samples_per_s: record.samples_per_s,
-        mean_dice: record.mean_dice,
+        mean_dice: quality.filter(|_| metric.as_deref() == Some(SEGMENTATION_METRIC)),
+        quality,
+        quality_metric: metric.unwrap_or_default(),
         remaining_s: record.remaining_s,
         phase: record.phase,
         checkpoint_step: count(record.checkpoint_step),
@@ -109,8 +115,6 @@ fn progress(record: ProgressRecord) -> v1::JobProgress {
 
 fn result(record: ResultRecord) -> v1::JobResult {
     v1::JobResult {
-        mean_dice: record.mean_dice,
-        dice_per_class: record.dice_per_class,
         param_count: count(record.param_count),
         mac_count: count(record.mac_count),
         latency_ms: record.latency_ms,
@@ -118,6 +122,7 @@ fn result(record: ResultRecord) -> v1::JobResult {
         train_duration_s: record.train_duration_s,
         checkpoint_key: record.checkpoint_key,
         device: record.device,
+        ..quality_to_wire(&record.quality)
     }
 }
 
@@ -128,6 +133,18 @@ pub(super) fn architecture(record: &ArchitectureRecord) -> v1::Architecture {
         create_time: time(record.create_time),
         origins: record.origins.clone(),
         ..architecture_to_wire(&record.architecture)
+    }
+}
+
+/// How an architecture was found.
+pub(super) fn derivation(derived: &Derived) -> v1::Derivation {
+    v1::Derivation {
+        digest: derived.architecture.digest().to_string(),
+        origin: derived.origin.clone(),
+        param_fraction: derived.param_fraction,
+        score: derived.merit.map(|merit| merit.score),
+        score_bound: derived.merit.map(|merit| merit.score_bound),
+        is_optimal: derived.merit.is_some_and(|merit| merit.is_optimal),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use cakes::frame::Quality;
+use cakes_proto::convert::quality_from_wire;
 use cakes_proto::v1;
 use tonic::Status;
 use uuid::Uuid;
@@ -12,7 +14,7 @@ use super::values::{amount, checked, cleaned, share, signed, time};
 use crate::core::lease::Policy;
 use crate::core::retry::FailureClass;
 use crate::core::worker::Device;
-use crate::store::attempts::{CheckpointRef, Entry, Grant, Outcome, Progress, Report};
+use crate::store::attempts::{CheckpointRef, Entry, Grant, Outcome, Progress, Report, Validated};
 
 const DEVICES_MAX: usize = 64;
 const DEVICE_NAME_CHARS_MAX: usize = 64;
@@ -22,7 +24,9 @@ const PHASE_CHARS_MAX: usize = 64;
 const LOG_LINE_CHARS_MAX: usize = 8192;
 const ENTRIES_MAX: usize = 10_000;
 const VALUES_MAX: usize = 100;
-const CLASSES_MAX: usize = 256;
+/// As many as a network for classification may have.
+const CLASSES_MAX: usize = 10_000;
+const QUALITY_METRIC_CHARS_MAX: usize = 64;
 
 pub(super) fn uuid(field: &str, text: &str) -> Result<Uuid, Status> {
     Uuid::try_parse(text).map_err(|_| invalid_field(field, format!("'{text}' is no UUID")))
@@ -153,32 +157,66 @@ fn progress(wire: v1::JobProgress) -> Result<Progress, Status> {
         loss: wire.loss,
         learning_rate: wire.learning_rate,
         samples_per_s: wire.samples_per_s,
-        mean_dice: wire.mean_dice,
+        quality: wire.quality.map(|value| validated(value, wire.quality_metric)).transpose()?,
         remaining_s: wire.remaining_s,
         phase: checked("progress.phase", wire.phase, PHASE_CHARS_MAX)?,
     })
 }
 
+fn validated(value: f64, metric: String) -> Result<Validated, Status> {
+    if metric.is_empty() {
+        return Err(invalid_field("progress.quality_metric", "is missing; name what progress.quality is"));
+    }
+    Ok(Validated { value, metric: checked("progress.quality_metric", metric, QUALITY_METRIC_CHARS_MAX)? })
+}
+
 pub(super) fn outcome(wire: Option<v1::JobResult>) -> Result<Outcome, Status> {
     let wire = wire.ok_or_else(|| invalid_field("result", "is missing"))?;
-    if wire.dice_per_class.len() > CLASSES_MAX {
-        let problem = format!("{} are more than {CLASSES_MAX}", wire.dice_per_class.len());
-        return Err(invalid_field("result.dice_per_class", problem));
-    }
-    let dice = wire.dice_per_class.iter().map(|dice| share("result.dice_per_class", *dice));
     let counted = |field: &str, value: u64| match signed(field, value)? {
         0 => Err(invalid_field(field, "must be at least 1")),
         count => Ok(count),
     };
     Ok(Outcome {
-        mean_dice: share("result.mean_dice", wire.mean_dice)?,
-        dice_per_class: dice.collect::<Result<Vec<_>, _>>()?,
+        quality: quality(&wire)?,
         param_count: counted("result.param_count", wire.param_count)?,
         mac_count: counted("result.mac_count", wire.mac_count)?,
         latency_ms: wire.latency_ms.map(|value| amount("result.latency_ms", value)).transpose()?,
         peak_memory_mib: amount("result.peak_memory_mib", wire.peak_memory_mib)?,
         train_duration_s: amount("result.train_duration_s", wire.train_duration_s)?,
     })
+}
+
+fn quality(wire: &v1::JobResult) -> Result<Quality, Status> {
+    let quality = quality_from_wire(wire).ok_or_else(|| {
+        invalid_field("result.quality_metric", "give either mean_dice and dice_per_class, or classification")
+    })?;
+    let class_count = |field: &str, count: usize| match count {
+        0..=CLASSES_MAX => Ok(()),
+        _ => Err(invalid_field(field, format!("{count} are more than {CLASSES_MAX}"))),
+    };
+    match &quality {
+        Quality::Segmentation(quality) => {
+            class_count("result.dice_per_class", quality.dice_per_class.len())?;
+            share("result.mean_dice", quality.mean_dice)?;
+            for dice in &quality.dice_per_class {
+                share("result.dice_per_class", *dice)?;
+            }
+            signed("result.case_count", quality.case_count)?;
+        }
+        Quality::Classification(quality) => {
+            let at = |field: &str| format!("result.classification.{field}");
+            class_count(&at("recall_per_class"), quality.recall_per_class.len())?;
+            share(&at("top1"), quality.top1)?;
+            share(&at("top5"), quality.top5)?;
+            share(&at("balanced_accuracy"), quality.balanced_accuracy)?;
+            quality.auc.map(|auc| share(&at("auc"), auc)).transpose()?;
+            for recall in quality.recall_per_class.iter().flatten() {
+                share(&at("recall_per_class"), *recall)?;
+            }
+            amount(&at("loss"), quality.loss)?;
+        }
+    }
+    Ok(quality)
 }
 
 pub(super) fn failure_class(wire: i32) -> Result<FailureClass, Status> {

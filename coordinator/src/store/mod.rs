@@ -19,6 +19,7 @@ mod error;
 mod event;
 mod fence;
 mod job_row;
+mod quality;
 mod text;
 
 pub mod attempts;

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use cakes::cost::cost;
+use cakes::frame::{ClassificationQuality, Quality, SegmentationQuality};
 use cakes::job::{Task, TrainerJob};
 use cakes::scores::{ChannelScores, LayerScores};
+use cakes::spec::TaskKind;
 use cakes_coordinator::core::lease::Policy;
 use cakes_coordinator::grpc::{self, Api};
 use cakes_coordinator::reconcile::{self, Bell};
 use cakes_coordinator::shutdown::Shutdown;
 use cakes_coordinator::store::{PgPool, Pools};
+use cakes_proto::convert::quality_to_wire;
 use cakes_proto::v1::architecture_service_client::ArchitectureServiceClient;
 use cakes_proto::v1::fleet_service_client::FleetServiceClient;
 use cakes_proto::v1::job_service_client::JobServiceClient;
@@ -206,14 +209,14 @@ impl Worker {
     }
 
     /// Completes a started job of which `last_seq` entries are reported.
-    pub async fn complete(&mut self, grant: &v1::Grant, last_seq: u64, mean_dice: f64) {
+    pub async fn complete(&mut self, grant: &v1::Grant, last_seq: u64, quality: f64) {
         let job = trainer_job(grant);
         let checkpoint = self.commit(grant, job.training.steps_total()).await;
         let request = v1::CompleteRequest {
             token: grant.token.clone(),
             last_seq,
             checkpoint: Some(checkpoint),
-            result: Some(result(&job, mean_dice)),
+            result: Some(result(&job, quality)),
             scores_json: scores(&job)
                 .map_or_else(String::new, |scores| serde_json::to_string(&scores).unwrap()),
         };
@@ -221,12 +224,12 @@ impl Worker {
     }
 
     /// The whole life of an attempt.
-    pub async fn run(&mut self, grant: &v1::Grant, mean_dice: f64) {
+    pub async fn run(&mut self, grant: &v1::Grant, quality: f64) {
         self.start(grant).await;
         let last = trainer_job(grant).training.steps_total();
         self.report(grant, 1, 1, "first step").await.unwrap();
         self.report(grant, 3, last, "last step").await.unwrap();
-        self.complete(grant, 4, mean_dice).await;
+        self.complete(grant, 4, quality).await;
     }
 }
 
@@ -238,17 +241,35 @@ pub fn job_id(grant: &v1::Grant) -> String {
     grant.token.as_ref().unwrap().job_id.clone()
 }
 
-fn result(job: &TrainerJob, mean_dice: f64) -> v1::JobResult {
+/// What a job is compared by; the other figures follow from it.
+fn quality(job: &TrainerJob, value: f64) -> Quality {
+    match job.task.backbone().task() {
+        TaskKind::Segmentation => Quality::Segmentation(SegmentationQuality {
+            mean_dice: value,
+            dice_per_class: vec![value - 0.1, value, value + 0.1],
+            case_count: 8,
+        }),
+        TaskKind::Classification => Quality::Classification(ClassificationQuality {
+            top1: value,
+            top5: 1.0,
+            balanced_accuracy: value - 0.1,
+            auc: Some(value + 0.1),
+            recall_per_class: vec![Some(value), None],
+            loss: 0.5,
+            sample_count: 98,
+        }),
+    }
+}
+
+fn result(job: &TrainerJob, value: f64) -> v1::JobResult {
     let cost = cost(&job.task.network(), job.patch).unwrap();
     v1::JobResult {
-        mean_dice,
-        dice_per_class: vec![mean_dice - 0.1, mean_dice, mean_dice + 0.1],
         param_count: cost.param_count,
         mac_count: cost.mac_count,
         latency_ms: matches!(job.task, Task::Retrain { .. }).then_some(cost.mac_count as f64 / 1e6),
         peak_memory_mib: 700.0,
         train_duration_s: 3.0,
-        ..v1::JobResult::default()
+        ..quality_to_wire(&quality(job, value))
     }
 }
 

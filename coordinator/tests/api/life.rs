@@ -60,8 +60,8 @@ fn check_front(search: &v1::Search, front: &v1::ParetoFront) {
     assert!(front.entries.is_sorted_by_key(|entry| cost(entry).mac_count));
     for entry in &front.entries {
         assert_eq!(entry.seed_count, 2);
-        assert!((entry.mean_dice_deviation - 0.01 / 2_f64.sqrt()).abs() < 1e-9);
-        assert!((entry.dice_per_class[0] - (entry.mean_dice - 0.1)).abs() < 1e-9);
+        assert!((entry.mean_dice_deviation.unwrap() - 0.01 / 2_f64.sqrt()).abs() < 1e-9);
+        assert!((entry.dice_per_class[0] - (entry.mean_dice.unwrap() - 0.1)).abs() < 1e-9);
         assert_eq!((entry.dice_per_class.len(), entry.device.as_str()), (3, "cpu"));
         assert!((entry.latency_ms - cost(entry).mac_count as f64 / 1e6).abs() < 1e-9);
         // More work gave a better network here, so nobody is beaten.
@@ -110,10 +110,32 @@ async fn more_architectures_are_derived_and_retrained_on_request(pool: PgPool) {
     let grant = worker.acquire().await;
     worker.run(&grant, 0.5).await;
 
-    let request =
-        v1::DeriveArchitecturesRequest { id: search.id.clone(), budgets: vec![0.45], unconstrained: true };
-    let derived = service.searches().derive_architectures(request).await.unwrap().into_inner().architectures;
+    let request = v1::DeriveArchitecturesRequest {
+        id: search.id.clone(),
+        budgets: vec![0.45],
+        unconstrained: true,
+        ..v1::DeriveArchitecturesRequest::default()
+    };
+    let answer = service.searches().derive_architectures(request.clone()).await.unwrap().into_inner();
+    let derived = answer.architectures;
     assert_eq!(derived.len(), 2);
+    let found = &answer.derivations[0];
+    assert_eq!((found.digest.as_str(), found.origin.as_str()), (derived[0].digest.as_str(), "budget 0.45"));
+    assert!(found.score.unwrap() <= found.score_bound.unwrap() && found.param_fraction < 1.0, "{found:?}");
+    assert_eq!((answer.derivations[1].origin.as_str(), answer.derivations[1].score), ("paper rule", None));
+
+    // The same budget in other terms is another architecture under a name of its own.
+    let other = v1::DeriveArchitecturesRequest {
+        measure: v1::CostMeasure::Param.into(),
+        count_multiple: Some(2),
+        unconstrained: false,
+        ..request
+    };
+    let answer = service.searches().derive_architectures(other).await.unwrap().into_inner();
+    assert_eq!(answer.derivations[0].origin, "budget 0.45 of params, multiple 2");
+    assert!(answer.derivations[0].param_fraction <= 0.45, "{answer:?}");
+    let counts = answer.architectures[0].layers.iter().flat_map(|layer| layer.channels.values());
+    assert!(counts.into_iter().all(|count| count % 2 == 0), "{answer:?}");
     assert_eq!(derived[0].origins, ["budget 0.45"]);
     assert!(derived[0].cost.as_ref().unwrap().mac_fraction <= 0.45);
 

@@ -155,7 +155,7 @@ async fn what_the_state_forbids_is_refused_with_a_reason(pool: PgPool) {
     assert!(status.message().contains("r1"), "{status:?}");
 
     let derive =
-        v1::DeriveArchitecturesRequest { id: search.id.clone(), budgets: vec![0.5], unconstrained: false };
+        v1::DeriveArchitecturesRequest { id: search.id.clone(), budgets: vec![0.5], ..Default::default() };
     let status = refused(service.searches().derive_architectures(derive).await, Code::FailedPrecondition);
     assert!(!status.message().is_empty());
     let derive =

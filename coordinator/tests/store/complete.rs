@@ -2,8 +2,8 @@ use cakes_coordinator::store::attempts::{CheckpointRef, Completion, Outcome, com
 use cakes_coordinator::store::{Error, PgPool, jobs};
 
 use crate::support::{
-    checkpoint_of, completion, count, picture, reason, report_of, save, scores, small_search, state, submit,
-    tell, worker,
+    checkpoint_of, classification, completion, count, picture, reason, report_of, save, scores, segmentation,
+    small_search, state, submit, tell, worker,
 };
 
 #[sqlx::test(migrations = "../migrations")]
@@ -21,7 +21,8 @@ async fn a_result_is_recorded_once_and_repeated_calls_are_answered_alike(pool: P
     assert_eq!(count(&pool, "select count(*) from result").await, 1);
     assert_eq!(count(&pool, "select count(*) from attempt_lease").await, 0);
 
-    let other = Completion { outcome: Outcome { mean_dice: 0.9, ..done.outcome.clone() }, ..done };
+    let other =
+        Completion { outcome: Outcome { quality: segmentation(0.9), ..done.outcome.clone() }, ..done };
     assert!(matches!(complete(&pool, grant.token, &other).await, Err(Error::Refused(_))));
     let late = tell(&pool, &report_of(grant.token, 3, 1, 11)).await.unwrap_err();
     assert!(matches!(late, Error::LeaseLost { .. }));
@@ -48,7 +49,13 @@ async fn nothing_is_complete_that_lacks_a_part(pool: PgPool) {
     assert!(matches!(refuses(&ahead).await, Error::OutOfRange { ack_seq: 0 }), "entries are missing");
     let bare = Completion { scores: None, ..good.clone() };
     assert!(matches!(refuses(&bare).await, Error::InvalidArgument { field: "scores_json", .. }));
-    let not_a_number = Outcome { mean_dice: f64::NAN, ..good.outcome.clone() };
+    let of_the_other_task = Outcome { quality: classification(0.9), ..good.outcome.clone() };
+    let of_the_other_task = Completion { outcome: of_the_other_task, ..good.clone() };
+    assert!(matches!(
+        refuses(&of_the_other_task).await,
+        Error::InvalidArgument { field: "result.quality_metric", .. }
+    ));
+    let not_a_number = Outcome { quality: segmentation(f64::NAN), ..good.outcome.clone() };
     let not_a_number = Completion { outcome: not_a_number, ..good.clone() };
     assert!(matches!(refuses(&not_a_number).await, Error::InvalidArgument { field: "result", .. }));
     complete(&pool, grant.token, &good).await.unwrap();

@@ -1,7 +1,10 @@
 //! What the tables themselves refuse, and how a connection begins.
 
-use cakes_coordinator::store::{Error, PgPool, PoolSizes, connect};
+use std::borrow::Cow;
+
+use cakes_coordinator::store::{Error, MIGRATIONS, PgPool, PoolSizes, connect};
 use sqlx::ConnectOptions;
+use sqlx::migrate::Migrator;
 
 use crate::support::{report_of, small_search, submit, tell, worker};
 
@@ -36,6 +39,50 @@ async fn a_connection_brings_the_tables_up_to_date_once(pool: PgPool) {
         submit(&pools.control, &small_search()).await;
         pools.close().await;
     }
+}
+
+/// Rows of before there was classification say what their figure is, and stay
+/// protected.
+#[sqlx::test(migrations = false)]
+async fn results_of_segmentation_keep_their_dice_under_its_name(pool: PgPool) {
+    let before = MIGRATIONS.iter().filter(|migration| migration.version < 12).cloned().collect();
+    Migrator { migrations: Cow::Owned(before), ..Migrator::DEFAULT }.run(&pool).await.unwrap();
+    let old = "with search as (
+            insert into search (id, name, spec) values (gen_random_uuid(), 'old', '{}') returning id
+        ), worker as (
+            insert into worker (id, incarnation, devices, version, register_request_id)
+            values ('w', 1, '[]', '1', gen_random_uuid()) returning id
+        ), job as (
+            insert into job (id, search_id, kind, label, seed, trainer_job, step_count, state, epoch, end_time)
+            select gen_random_uuid(), id, 'supernet', 'supernet', 0, '{}', 9, 'succeeded', 1, clock_timestamp()
+            from search returning id
+        ), attempt as (
+            insert into attempt (job_id, epoch, nonce, worker_id, incarnation, device, acquire_request_id)
+            select job.id, 1, decode(repeat('ab', 16), 'hex'), worker.id, 1, 'cpu', gen_random_uuid()
+            from job, worker returning job_id
+        ), checkpoint as (
+            insert into checkpoint (job_id, epoch, step, key, manifest_sha256, bytes)
+            select job_id, 1, 9, 'k', repeat('a', 64), 1 from attempt returning job_id
+        ), progress as (
+            insert into job_progress
+                (job_id, step, step_count, loss, learning_rate, samples_per_s, mean_dice, phase)
+            select id, 9, 9, 0.5, 0.1, 1, 0.625, 'training' from job
+        )
+        insert into result (job_id, epoch, last_seq, content_hash, checkpoint_epoch, checkpoint_step,
+            mean_dice, dice_per_class, param_count, mac_count, peak_memory_mib, train_duration_s, device)
+        select job_id, 1, 0, decode(repeat('ab', 32), 'hex'), 1, 9, 0.75, '{0.5, 1}', 1, 1, 1, 1, 'cpu'
+        from checkpoint";
+    sqlx::query(old).execute(&pool).await.unwrap();
+    MIGRATIONS.run(&pool).await.unwrap();
+    let found: (f64, String, f64, String) = sqlx::query_as(
+        "select result.quality, result.quality_metric, progress.quality, progress.quality_metric
+         from result join job_progress progress using (job_id)",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(found, (0.75, "mean_dice".into(), 0.625, "mean_dice".into()));
+    refused(&pool, "update result set quality = 0", "never changed").await;
 }
 
 #[sqlx::test(migrations = "../migrations")]

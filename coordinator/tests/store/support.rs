@@ -1,6 +1,7 @@
 //! A small search, a worker of few words, and questions to the tables.
 
 use cakes::backbone::{Backbone, EncoderDecoder};
+use cakes::frame::{ClassificationQuality, Quality, SegmentationQuality};
 use cakes::kernel::KernelSet;
 use cakes::network::SearchMode;
 use cakes::scores::{ChannelScores, LayerScores};
@@ -11,8 +12,8 @@ use cakes::spec::{
 use cakes_coordinator::core::lease::Policy;
 use cakes_coordinator::core::worker::Device;
 use cakes_coordinator::store::attempts::{
-    Acquisition, CheckpointRef, Completion, Entry, Grant, Outcome, Progress, Receipt, Report, acquire,
-    commit_checkpoint, complete, report, start,
+    Acquisition, CheckpointRef, Completion, Entry, Grant, Outcome, Progress, Receipt, Report, Validated,
+    acquire, commit_checkpoint, complete, report, start,
 };
 use cakes_coordinator::store::workers::{Registration, register};
 use cakes_coordinator::store::{Error, PgPool};
@@ -135,7 +136,7 @@ pub fn report_of(token: LeaseToken, first_seq: i64, count: i64, step: i64) -> Re
         loss: 0.5,
         learning_rate: 0.1,
         samples_per_s: 3.0,
-        mean_dice: None,
+        quality: Some(Validated { value: 0.7, metric: "mean_dice".into() }),
         remaining_s: Some(1.0),
         phase: "training".into(),
     };
@@ -162,10 +163,26 @@ pub async fn save(pool: &PgPool, grant: &Grant, step: i64) -> CheckpointRef {
     checkpoint
 }
 
+pub fn segmentation(mean_dice: f64) -> Quality {
+    let dice_per_class = vec![mean_dice - 0.1, mean_dice, mean_dice + 0.1];
+    Quality::Segmentation(SegmentationQuality { mean_dice, dice_per_class, case_count: 4 })
+}
+
+pub fn classification(top1: f64) -> Quality {
+    Quality::Classification(ClassificationQuality {
+        top1,
+        top5: 1.0,
+        balanced_accuracy: 0.5,
+        auc: None,
+        recall_per_class: vec![Some(0.25), None, Some(0.75)],
+        loss: 1.5,
+        sample_count: 20,
+    })
+}
+
 pub fn completion(checkpoint: CheckpointRef, scores: Option<ChannelScores>) -> Completion {
     let outcome = Outcome {
-        mean_dice: 0.8,
-        dice_per_class: vec![0.7, 0.8, 0.9],
+        quality: segmentation(0.8),
         param_count: 1000,
         mac_count: 2000,
         latency_ms: Some(1.5),

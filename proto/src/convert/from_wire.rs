@@ -14,6 +14,8 @@ use crate::v1;
 
 const DEFAULT_BUDGETS: [f64; 4] = [0.3, 0.4, 0.5, 0.7];
 const DEFAULT_L1_STRENGTH: f64 = 0.02;
+const DEFAULT_SPACE_OF_CLIPS: &str = "1_2_3d";
+const DEFAULT_SPACE_OF_VOLUMES: &str = "volume";
 
 /// A checked search.
 ///
@@ -96,7 +98,7 @@ fn supernet_from_wire(wire: v1::Supernet, is_video: bool) -> Result<SupernetSpec
     };
     Ok(SupernetSpec {
         mode,
-        kernels: kernels_from_wire(&wire.kernels)?,
+        kernels: kernels_from_wire(&wire.kernels, &wire.space, is_video)?,
         l1_strength: wire.l1_strength.unwrap_or(DEFAULT_L1_STRENGTH),
         training: training_from_wire(wire.training.unwrap_or_default(), is_video),
         seed: wire.seed,
@@ -109,17 +111,38 @@ fn weights_from_wire(imagenet: Option<String>) -> InitialWeights {
     imagenet.map_or(InitialWeights::Random, |path| InitialWeights::Imagenet { path })
 }
 
-fn measure_from_wire(wire: i32) -> Result<CostMeasure, Violation> {
+/// A measure of cost; none where the request leaves it to the search.
+///
+/// # Errors
+/// It is unknown to this version.
+pub fn measure_if_given(wire: i32) -> Result<Option<CostMeasure>, Violation> {
     match v1::CostMeasure::try_from(wire) {
-        Ok(v1::CostMeasure::Mac | v1::CostMeasure::Unspecified) => Ok(CostMeasure::Mac),
-        Ok(v1::CostMeasure::Param) => Ok(CostMeasure::Param),
-        Err(error) => Err(violation("budget_measure", error)),
+        Ok(v1::CostMeasure::Unspecified) => Ok(None),
+        Ok(v1::CostMeasure::Mac) => Ok(Some(CostMeasure::Mac)),
+        Ok(v1::CostMeasure::Param) => Ok(Some(CostMeasure::Param)),
+        Err(error) => Err(violation("measure", error)),
     }
 }
 
-fn kernels_from_wire(names: &[String]) -> Result<KernelSet, Violation> {
+fn measure_from_wire(wire: i32) -> Result<CostMeasure, Violation> {
+    let measure = measure_if_given(wire).map_err(|found| violation("budget_measure", found.problem));
+    Ok(measure?.unwrap_or_default())
+}
+
+fn kernels_from_wire(names: &[String], space: &str, is_video: bool) -> Result<KernelSet, Violation> {
+    if !names.is_empty() && !space.is_empty() {
+        return Err(violation(
+            "supernet.space",
+            format!("'{space}' and supernet.kernels both say what to search; leave one of them out"),
+        ));
+    }
     if names.is_empty() {
-        return Ok(KernelSet::volumetric());
+        let space = match (space, is_video) {
+            ("", true) => DEFAULT_SPACE_OF_CLIPS,
+            ("", false) => DEFAULT_SPACE_OF_VOLUMES,
+            (name, _) => name,
+        };
+        return KernelSet::named(space).map_err(|error| violation("supernet.space", error));
     }
     let kernels = names.iter().enumerate().map(|(index, name)| {
         name.parse::<Kernel>().map_err(|error| violation(format!("supernet.kernels[{index}]"), error))
@@ -275,6 +298,27 @@ mod tests {
         let fold = r#"{"folder": {"path": "x", "fold": {"fold": 7}}}"#;
         let no_fold = three_classes.replace(r#"{"phantoms": {}}"#, fold);
         assert_eq!(fields(&no_fold), ["dataset.folder.fold.fold"]);
+    }
+
+    #[test]
+    fn a_search_space_has_a_name_or_a_list_and_clips_have_another_default() {
+        let space = |change: &str| {
+            let json = SHORTEST.replacen("\"name\"", &format!("{change} \"name\""), 1);
+            search_from_wire(parse(&json).search).map(|search| search.spec().supernet.kernels.clone())
+        };
+        assert_eq!(space("").unwrap(), KernelSet::named("volume").unwrap());
+        let named = space(r#""supernet": {"space": "2_3d"},"#).unwrap();
+        assert_eq!(named.iter().collect::<Vec<_>>(), [Kernel::K333, Kernel::K133]);
+        for wrong in
+            [r#""supernet": {"space": "4d"},"#, r#""supernet": {"space": "2_3d", "kernels": ["3x3x3"]},"#]
+        {
+            let InvalidSpec(found) = space(wrong).unwrap_err();
+            assert_eq!(found[0].field, "supernet.space", "{wrong}");
+        }
+        let clips = r#"{"search": {"name": "c", "dataset": {"video": {"path": "v", "class_folders": {}}},
+            "backbone": {"video_resnet": {"classes": 3}}, "patch": {"depth": 8, "height": 64, "width": 64}}}"#;
+        let search = search_from_wire(parse(clips).search).unwrap();
+        assert_eq!(search.spec().supernet.kernels, KernelSet::named("1_2_3d").unwrap());
     }
 
     #[test]

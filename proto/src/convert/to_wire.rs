@@ -43,6 +43,7 @@ fn supernet_to_wire(supernet: &SupernetSpec) -> v1::Supernet {
     v1::Supernet {
         mode: mode.into(),
         kernels: supernet.kernels.iter().map(|kernel| kernel.to_string()).collect(),
+        space: String::new(),
         l1_strength: Some(supernet.l1_strength),
         training: Some(training_to_wire(&supernet.training)),
         seed: supernet.seed,

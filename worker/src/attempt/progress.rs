@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cakes::frame::Phase;
+use cakes::frame::{Phase, Quality};
 use cakes::spec::TrainingSpec;
 use cakes_proto::v1;
 
@@ -19,7 +19,8 @@ pub struct Progress {
     loss: f64,
     learning_rate: f64,
     samples_per_s: f64,
-    mean_dice: Option<f64>,
+    /// Of the last validation.
+    quality: Option<Quality>,
     phase: Option<(Phase, Duration)>,
     /// Last step of the current stretch of training, and when it ended.
     step_done: Option<(u64, Duration)>,
@@ -60,8 +61,8 @@ impl Progress {
         self.samples_per_s = samples_per_s;
     }
 
-    pub fn validated(&mut self, mean_dice: f64) {
-        self.mean_dice = Some(mean_dice);
+    pub fn validated(&mut self, quality: Quality) {
+        self.quality = Some(quality);
     }
 
     /// Estimated time to the end, validations included; none before the first step.
@@ -87,13 +88,19 @@ impl Progress {
     }
 
     pub fn to_wire(&self, checkpoint_step: u64, now: Duration) -> v1::JobProgress {
+        let quality = self.quality.as_ref();
         v1::JobProgress {
             step: self.step,
             step_count: self.steps_total,
             loss: self.loss,
             learning_rate: self.learning_rate,
             samples_per_s: self.samples_per_s,
-            mean_dice: self.mean_dice,
+            mean_dice: match quality {
+                Some(Quality::Segmentation(quality)) => Some(quality.mean_dice),
+                Some(Quality::Classification(_)) | None => None,
+            },
+            quality: quality.map(Quality::value),
+            quality_metric: quality.map(Quality::metric).unwrap_or_default().to_owned(),
             remaining_s: self.remaining_s(now),
             phase: self.phase.map_or("preparing", |(phase, _)| phase_name(phase)).to_owned(),
             checkpoint_step,

@@ -73,9 +73,9 @@ impl Attempt {
                 self.metric(step, values.map(|(name, value)| (name.to_owned(), value)).into(), now);
             }
             TrainerEvent::Validation { step, quality, .. } => {
-                self.progress.validated(quality.value());
-                self.section.progressed(at);
                 self.metric(step, quality_metrics(&quality), now);
+                self.progress.validated(quality);
+                self.section.progressed(at);
             }
             TrainerEvent::Checkpoint { step, directory, manifest_sha256, bytes } => {
                 let directory = PathBuf::from(directory);

@@ -35,6 +35,8 @@ pub struct Seen {
     pub protocol: u32,
     /// Acquire is refused until the daemon registers again.
     pub forgets_daemon: bool,
+    /// Behind the next registration an older one comes once more, too late.
+    pub late_registration: bool,
 }
 
 impl Seen {
@@ -137,8 +139,10 @@ impl WorkerService for Coordinator {
             }
             seen.forgets_daemon = false;
             seen.registrations.push(request);
+            let incarnation = seen.incarnation;
+            seen.incarnation += u64::from(std::mem::take(&mut seen.late_registration));
             v1::RegisterResponse {
-                incarnation: seen.incarnation,
+                incarnation,
                 protocol_version: seen.protocol,
                 artifact_url: self.artifact_url.clone(),
                 report_interval_ms: 100,
@@ -234,6 +238,9 @@ impl WorkerService for Coordinator {
         request: Request<v1::ReconcileRequest>,
     ) -> Result<Response<v1::ReconcileResponse>, Status> {
         let request = request.into_inner();
+        if request.incarnation != self.seen().incarnation {
+            return Err(Status::failed_precondition("this start of the worker is not the current one"));
+        }
         let verdicts = vec![v1::Verdict::Keep.into(); request.tokens.len()];
         self.seen().reconciled.push(request);
         self.answer("Reconcile", v1::ReconcileResponse { verdicts })

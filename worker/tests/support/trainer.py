@@ -19,9 +19,9 @@ import time
 parser = argparse.ArgumentParser()
 parser.add_argument("command", choices=["attempt"])
 parser.add_argument("spec", type=pathlib.Path)
-for option in ["--out", "--data-root", "--resume"]:
+for option in ["--out", "--data-root", "--resume", "--cache-dir"]:
     parser.add_argument(option, type=pathlib.Path)
-for option in ["--device", "--threads"]:
+for option in ["--device", "--threads", "--loader-threads", "--cache-limit-gib"]:
     parser.add_argument(option)
 arguments = parser.parse_args()
 
@@ -79,7 +79,7 @@ class Trainer:
 
     def validate(self):
         send({"phase": "validating"})
-        quality = {"mean_dice": 0.75, "dice_per_class": [0.7, 0.8], "case_count": 2}
+        quality = {"segmentation": {"mean_dice": 0.75, "dice_per_class": [0.7, 0.8], "case_count": 2}}
         send({"validation": {"step": self.step, "epoch": 1, "quality": quality}})
 
     def save(self):
@@ -98,7 +98,7 @@ class Trainer:
         send({"phase": "training"})
 
     def complete(self):
-        quality = {"mean_dice": 0.75, "dice_per_class": [0.7, 0.8], "case_count": 2}
+        quality = {"segmentation": {"mean_dice": 0.75, "dice_per_class": [0.7, 0.8], "case_count": 2}}
         send({"completed": {
             "step": self.step, "quality": quality, "param_count": 7, "mac_count": 9, "latency_ms": 1.5,
             "peak_memory_mib": 10.0, "train_duration_s": 2.0,

@@ -35,6 +35,8 @@ impl TrainerError {
             {
                 FailureClass::Infrastructure
             }
+            // A machine without the program: another one may have it.
+            TrainerError::Data(cakes_data::DataError::Program(_)) => FailureClass::Infrastructure,
             TrainerError::Data(_) => FailureClass::User,
             TrainerError::Io { .. } | TrainerError::Checkpoint(_) | TrainerError::Report(_) => {
                 FailureClass::Infrastructure
@@ -71,6 +73,14 @@ fn class_of_torch_error(text: &str) -> FailureClass {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_a_machine_lacks_is_the_machines_fault() {
+        let missing = cakes_data::samples::ffmpeg::Ffmpeg::at("/no/such/ffmpeg".into()).unwrap_err();
+        let error = TrainerError::from(missing);
+        assert_eq!(error.class(), FailureClass::Infrastructure);
+        assert!(error.message().contains("FFmpeg") && error.message().contains("install"), "{error}");
+    }
 
     #[test]
     fn memory_exhaustion_is_told_from_other_errors_of_libtorch() {

@@ -1,7 +1,9 @@
 //! Ends a job with its result.
 
+use cakes::frame::Quality;
 use cakes::job::{Task, TrainerJob};
 use cakes::scores::ChannelScores;
+use cakes::spec::TaskKind;
 use cakes_proto::ids::LeaseToken;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -14,6 +16,7 @@ use crate::core::job::{EndReason, JobEvent, JobState, transition};
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::fence::{self, Attempt, Life};
 use crate::store::job_row::{self, Move};
+use crate::store::quality::QualityColumns;
 
 /// What a worker hands in at the end.
 #[derive(Clone, Debug)]
@@ -30,8 +33,7 @@ pub struct Completion {
 /// What a finished job leaves behind.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Outcome {
-    pub mean_dice: f64,
-    pub dice_per_class: Vec<f64>,
+    pub quality: Quality,
     pub param_count: i64,
     pub mac_count: i64,
     pub latency_ms: Option<f64>,
@@ -44,7 +46,7 @@ pub struct Outcome {
 ///
 /// # Errors
 /// The token is not the current one, entries or the checkpoint are missing,
-/// scores do not fit the job, another result is recorded, or the job was
+/// quality or scores do not fit the job, another result is recorded, or the job was
 /// cancelled first: then the attempt is ended as cancelled.
 #[instrument(skip_all, fields(job = %token.job, epoch = token.epoch), err(level = "debug"))]
 pub async fn complete(pool: &PgPool, token: LeaseToken, completion: &Completion) -> Result<(), Error> {
@@ -61,7 +63,9 @@ pub async fn complete(pool: &PgPool, token: LeaseToken, completion: &Completion)
     if succeeded {
         check_last_seq(completion.last_seq, &attempt)?;
         insert_result(&mut transaction, token, completion, &attempt, &hash).await?;
-        insert_scores(&mut transaction, token, completion.scores.as_ref()).await?;
+        let trained = read_trainer_job(&mut transaction, token).await?;
+        check_task(&trained, &completion.outcome.quality)?;
+        insert_scores(&mut transaction, token, &trained, completion.scores.as_ref()).await?;
     }
     end_attempt(&mut transaction, token, moved.ends_attempt.unwrap_or(EndReason::Succeeded), None).await?;
     let (kind, reason) = if succeeded { ("job_succeeded", Some("")) } else { ("job_cancelled", None) };
@@ -72,9 +76,9 @@ pub async fn complete(pool: &PgPool, token: LeaseToken, completion: &Completion)
 }
 
 fn check_numbers(outcome: &Outcome) -> Result<(), Error> {
-    let finite = [outcome.mean_dice, outcome.peak_memory_mib, outcome.train_duration_s]
+    let finite = [outcome.peak_memory_mib, outcome.train_duration_s]
         .into_iter()
-        .chain(outcome.dice_per_class.iter().copied())
+        .chain(figures(&outcome.quality))
         .chain(outcome.latency_ms)
         .all(|value| value.is_finite() && value >= 0.0);
     if finite && outcome.param_count > 0 && outcome.mac_count > 0 {
@@ -82,6 +86,19 @@ fn check_numbers(outcome: &Outcome) -> Result<(), Error> {
     }
     let problem = "every number must be finite and not negative, and both counts above 0".to_owned();
     Err(Error::InvalidArgument { field: "result", problem })
+}
+
+fn figures(quality: &Quality) -> Vec<f64> {
+    match quality {
+        Quality::Segmentation(quality) => {
+            quality.dice_per_class.iter().copied().chain([quality.mean_dice]).collect()
+        }
+        Quality::Classification(quality) => {
+            let recall = quality.recall_per_class.iter().copied().flatten();
+            let all = [quality.top1, quality.top5, quality.balanced_accuracy, quality.loss];
+            recall.chain(all).chain(quality.auc).collect()
+        }
+    }
 }
 
 fn check_last_seq(last_seq: i64, attempt: &Attempt) -> Result<(), Error> {
@@ -138,19 +155,26 @@ async fn insert_result(
     .await
     .map_err(failed("look for the final checkpoint"))?
     .ok_or_else(|| Error::Refused("the final checkpoint is not committed; commit it first".to_owned()))?;
+    let columns = QualityColumns::of(&outcome.quality)?;
+    // S7: the primary key is the job, and the foreign key a committed checkpoint.
     sqlx::query!(
         "insert into result
-             (job_id, epoch, last_seq, content_hash, checkpoint_epoch, checkpoint_step, mean_dice,
-              dice_per_class, param_count, mac_count, latency_ms, peak_memory_mib, train_duration_s, device)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+             (job_id, epoch, last_seq, content_hash, checkpoint_epoch, checkpoint_step, quality,
+              quality_metric, mean_dice, dice_per_class, case_count, classification, param_count, mac_count,
+              latency_ms, peak_memory_mib, train_duration_s, device)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
         token.job.0,
         token.epoch,
         completion.last_seq,
         &hash[..],
         checkpoint_epoch,
         checkpoint.step,
-        outcome.mean_dice,
-        &outcome.dice_per_class,
+        outcome.quality.value(),
+        outcome.quality.metric(),
+        columns.mean_dice,
+        columns.dice_per_class.as_deref(),
+        columns.case_count,
+        columns.classification,
         outcome.param_count,
         outcome.mac_count,
         outcome.latency_ms,
@@ -164,18 +188,36 @@ async fn insert_result(
     .map_err(failed("record a result"))
 }
 
-/// Scores belong to supernets, and to the supernet that the job trained.
-async fn insert_scores(
-    connection: &mut PgConnection,
-    token: LeaseToken,
-    scores: Option<&ChannelScores>,
-) -> Result<(), Error> {
+async fn read_trainer_job(connection: &mut PgConnection, token: LeaseToken) -> Result<TrainerJob, Error> {
     let stored = sqlx::query_scalar!("select trainer_job from job where id = $1", token.job.0)
         .fetch_one(&mut *connection)
         .await
         .map_err(failed("read what a job trained"))?;
-    let job: TrainerJob = serde_json::from_value(stored)
-        .map_err(|error| corrupt(format!("the trainer's job of job {}", token.job), &error))?;
+    serde_json::from_value(stored)
+        .map_err(|error| corrupt(format!("the trainer's job of job {}", token.job), &error))
+}
+
+/// A network that classifies is not measured by Dice.
+fn check_task(job: &TrainerJob, quality: &Quality) -> Result<(), Error> {
+    let task = job.task.backbone().task();
+    if matches!(
+        (task, quality),
+        (TaskKind::Segmentation, Quality::Segmentation(_))
+            | (TaskKind::Classification, Quality::Classification(_))
+    ) {
+        return Ok(());
+    }
+    let problem = format!("{} is no measure of what the job trained", quality.metric());
+    Err(Error::InvalidArgument { field: "result.quality_metric", problem })
+}
+
+/// Scores belong to supernets, and to the supernet that the job trained.
+async fn insert_scores(
+    connection: &mut PgConnection,
+    token: LeaseToken,
+    job: &TrainerJob,
+    scores: Option<&ChannelScores>,
+) -> Result<(), Error> {
     let invalid =
         |problem: &str| Err(Error::InvalidArgument { field: "scores_json", problem: problem.to_owned() });
     let scores = match (&job.task, scores) {

@@ -16,7 +16,7 @@ pub use complete::{Completion, Outcome, complete};
 pub use expire::{clock, expire_leases, extend_leases};
 pub use fail::fail;
 pub use reconcile::reconcile;
-pub use report::{Entry, Progress, Receipt, Report, report};
+pub use report::{Entry, Progress, Receipt, Report, Validated, report};
 pub use start::start;
 
 use cakes_proto::ids::LeaseToken;

@@ -47,9 +47,17 @@ pub struct Progress {
     pub loss: f64,
     pub learning_rate: f64,
     pub samples_per_s: f64,
-    pub mean_dice: Option<f64>,
+    pub quality: Option<Validated>,
     pub remaining_s: Option<f64>,
     pub phase: String,
+}
+
+/// The compared figure of the last validation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Validated {
+    pub value: f64,
+    /// Its name: "mean_dice", "top1".
+    pub metric: String,
 }
 
 /// What the worker is told.
@@ -165,6 +173,7 @@ impl Metrics {
         if self.seqs.is_empty() {
             return Ok(());
         }
+        // S4: the key holds attempt and number; what is stored is skipped before.
         sqlx::query!(
             "insert into metric (job_id, epoch, seq, key, step, value, time)
              select $1, $2, * from unnest($3::bigint[], $4::text[], $5::bigint[], $6::float8[], $7::timestamptz[])",
@@ -235,12 +244,14 @@ async fn store_progress(
 ) -> Result<(), Error> {
     sqlx::query!(
         "insert into job_progress
-             (job_id, step, step_count, loss, learning_rate, samples_per_s, mean_dice, remaining_s, phase)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             (job_id, step, step_count, loss, learning_rate, samples_per_s, quality, quality_metric,
+              remaining_s, phase)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          on conflict (job_id) do update set
              step = excluded.step, step_count = excluded.step_count, loss = excluded.loss,
              learning_rate = excluded.learning_rate, samples_per_s = excluded.samples_per_s,
-             mean_dice = excluded.mean_dice, remaining_s = excluded.remaining_s, phase = excluded.phase,
+             quality = excluded.quality, quality_metric = excluded.quality_metric,
+             remaining_s = excluded.remaining_s, phase = excluded.phase,
              update_time = clock_timestamp(), revision = job_progress.revision + 1",
         token.job.0,
         progress.step,
@@ -248,7 +259,8 @@ async fn store_progress(
         progress.loss,
         progress.learning_rate,
         progress.samples_per_s,
-        progress.mean_dice,
+        progress.quality.as_ref().map(|quality| quality.value),
+        progress.quality.as_ref().map(|quality| quality.metric.as_str()),
         progress.remaining_s,
         storable(&progress.phase, KEY_LENGTH_MAX)
     )

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use cakes::architecture::ArchitectureDigest;
+use cakes::frame::Quality;
 use cakes_proto::ids::{JobId, SearchId};
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
@@ -11,6 +12,8 @@ use sqlx::types::Uuid;
 use super::{corrupt, failed};
 use crate::core::job::{JobKind, JobState};
 use crate::store::Error;
+use crate::store::attempts::Validated;
+use crate::store::quality::QualityColumns;
 
 /// A job as people see it.
 #[derive(Clone, Debug)]
@@ -43,7 +46,7 @@ pub struct ProgressRecord {
     pub loss: f64,
     pub learning_rate: f64,
     pub samples_per_s: f64,
-    pub mean_dice: Option<f64>,
+    pub quality: Option<Validated>,
     pub remaining_s: Option<f64>,
     pub phase: String,
     /// Step of the last committed checkpoint, 0 for none.
@@ -53,8 +56,7 @@ pub struct ProgressRecord {
 /// What a succeeded job left behind.
 #[derive(Clone, Debug)]
 pub struct ResultRecord {
-    pub mean_dice: f64,
-    pub dice_per_class: Vec<f64>,
+    pub quality: Quality,
     pub param_count: i64,
     pub mac_count: i64,
     pub latency_ms: Option<f64>,
@@ -156,11 +158,14 @@ struct Row {
     loss: Option<f64>,
     learning_rate: Option<f64>,
     samples_per_s: Option<f64>,
-    progress_dice: Option<f64>,
+    progress_quality: Option<f64>,
+    progress_metric: Option<String>,
     remaining_s: Option<f64>,
     phase: Option<String>,
-    result_dice: Option<f64>,
+    mean_dice: Option<f64>,
     dice_per_class: Option<Vec<f64>>,
+    case_count: Option<i64>,
+    classification: Option<serde_json::Value>,
     param_count: Option<i64>,
     mac_count: Option<i64>,
     latency_ms: Option<f64>,
@@ -179,8 +184,9 @@ async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<JobRecord>, Error> {
                job.create_time, job.start_time, job.end_time,
                progress.step as "step?", job.step_count, progress.loss as "loss?",
                progress.learning_rate as "learning_rate?", progress.samples_per_s as "samples_per_s?",
-               progress.mean_dice as progress_dice, progress.remaining_s, progress.phase as "phase?",
-               result.mean_dice as "result_dice?", result.dice_per_class as "dice_per_class?",
+               progress.quality as progress_quality, progress.quality_metric as progress_metric,
+               progress.remaining_s, progress.phase as "phase?",
+               result.mean_dice, result.dice_per_class, result.case_count, result.classification,
                result.param_count as "param_count?", result.mac_count as "mac_count?", result.latency_ms,
                result.peak_memory_mib as "peak_memory_mib?",
                result.train_duration_s as "train_duration_s?", result.device as "device?",
@@ -205,7 +211,7 @@ impl TryFrom<Row> for JobRecord {
     type Error = Error;
 
     fn try_from(mut row: Row) -> Result<Self, Error> {
-        let (progress, result) = (row.progress(), row.result());
+        let (progress, result) = (row.progress(), row.result()?);
         let corrupt =
             |part: &str, problem: &dyn Display| corrupt(format!("{part} of job {}", row.id), problem);
         Ok(JobRecord {
@@ -237,7 +243,10 @@ impl Row {
             loss: self.loss?,
             learning_rate: self.learning_rate?,
             samples_per_s: self.samples_per_s?,
-            mean_dice: self.progress_dice,
+            quality: self
+                .progress_quality
+                .zip(self.progress_metric.take())
+                .map(|(value, metric)| Validated { value, metric }),
             remaining_s: self.remaining_s,
             phase: self.phase.take()?,
             checkpoint_step: self.checkpoint_step.unwrap_or(0),
@@ -245,17 +254,28 @@ impl Row {
     }
 
     /// The result; none unless the job succeeded.
-    fn result(&mut self) -> Option<ResultRecord> {
+    fn result(&mut self) -> Result<Option<ResultRecord>, Error> {
+        let Some(checkpoint_key) = self.checkpoint_key.take() else { return Ok(None) };
+        let columns = QualityColumns {
+            mean_dice: self.mean_dice,
+            dice_per_class: self.dice_per_class.take(),
+            case_count: self.case_count,
+            classification: self.classification.take(),
+        };
+        let quality = columns.quality()?;
+        Ok(self.result_of(quality, checkpoint_key))
+    }
+
+    fn result_of(&mut self, quality: Quality, checkpoint_key: String) -> Option<ResultRecord> {
         Some(ResultRecord {
-            mean_dice: self.result_dice?,
-            dice_per_class: self.dice_per_class.take()?,
+            quality,
             param_count: self.param_count?,
             mac_count: self.mac_count?,
             latency_ms: self.latency_ms,
             peak_memory_mib: self.peak_memory_mib?,
             train_duration_s: self.train_duration_s?,
             device: self.device.take()?,
-            checkpoint_key: self.checkpoint_key.take()?,
+            checkpoint_key,
         })
     }
 }

@@ -3,19 +3,30 @@
 use cakes::architecture::ArchitectureDigest;
 use cakes::derive::check_budget;
 use cakes::scores::ChannelScores;
-use cakes::spec::CheckedSearch;
+use cakes::spec::{CheckedSearch, CostMeasure};
 use cakes_proto::ids::SearchId;
 use sqlx::PgPool;
 use tracing::instrument;
 
 use super::advance::touch;
 use super::snapshot::{lock_snapshot, read_scores};
-use crate::core::search::{Derived, Source, derive as derive_one};
+use crate::core::search::{Budget, Derived, Source, derive as derive_one};
 use crate::store::architecture_rows;
 use crate::store::error::{Error, corrupt, failed};
 
 /// Most architectures of one call.
 const BUDGETS_MAX: usize = 64;
+
+/// What to derive.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    pub budgets: Vec<f64>,
+    /// Also by the paper's rule.
+    pub unconstrained: bool,
+    /// The search's own without one.
+    pub measure: Option<CostMeasure>,
+    pub count_multiple: Option<u32>,
+}
 
 /// Derives and records an architecture for each budget, the unconstrained one
 /// last, without queueing a job.
@@ -27,36 +38,43 @@ const BUDGETS_MAX: usize = 64;
 pub async fn derive(
     pool: &PgPool,
     id: SearchId,
-    budgets: &[f64],
-    unconstrained: bool,
-) -> Result<Vec<ArchitectureDigest>, Error> {
+    wish: &Wish,
+) -> Result<Vec<(ArchitectureDigest, Derived)>, Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to derive architectures"))?;
     let search = lock_snapshot(&mut transaction, id).await?.search;
-    let sources = sources(&search, budgets, unconstrained)?;
+    let sources = sources(&search, wish)?;
     let scores = read_scores(&mut transaction, id).await?.ok_or_else(|| {
         Error::Refused(format!("search {id} has no scores yet; wait until its supernet has succeeded"))
     })?;
-    let mut digests = Vec::with_capacity(sources.len());
+    let mut found = Vec::with_capacity(sources.len());
     for derived in derive_all(search, scores, sources).await? {
-        digests.push(architecture_rows::record(&mut transaction, id, &derived, false).await?);
+        found.push((architecture_rows::record(&mut transaction, id, &derived, false).await?, derived));
     }
     touch(&mut transaction, id).await?;
     transaction.commit().await.map_err(failed("commit derived architectures"))?;
-    Ok(digests)
+    Ok(found)
 }
 
-fn sources(search: &CheckedSearch, budgets: &[f64], unconstrained: bool) -> Result<Vec<Source>, Error> {
+fn sources(search: &CheckedSearch, wish: &Wish) -> Result<Vec<Source>, Error> {
+    let Wish { budgets, unconstrained, measure, count_multiple } = wish;
     let invalid = |problem: String| Error::InvalidArgument { field: "budgets", problem };
     if budgets.len() > BUDGETS_MAX {
         return Err(invalid(format!("at most {BUDGETS_MAX} at a time, got {}", budgets.len())));
     }
     let spec = search.spec();
+    let measure = measure.unwrap_or(spec.budget_measure);
+    let count_multiple = count_multiple.unwrap_or(spec.count_multiple);
+    if !(1..=64).contains(&count_multiple) {
+        let problem = format!("must be 1 to 64, got {count_multiple}");
+        return Err(Error::InvalidArgument { field: "count_multiple", problem });
+    }
     for budget in budgets {
-        check_budget(&spec.backbone, &spec.supernet.kernels, spec.patch, spec.budget_measure, *budget)
+        check_budget(&spec.backbone, &spec.supernet.kernels, spec.patch, measure, *budget)
             .map_err(|error| invalid(error.to_string()))?;
     }
-    let mut sources: Vec<Source> = budgets.iter().copied().map(Source::Budget).collect();
-    if unconstrained {
+    let budget = |fraction: &f64| Source::Budget(Budget { fraction: *fraction, measure, count_multiple });
+    let mut sources: Vec<Source> = budgets.iter().map(budget).collect();
+    if *unconstrained {
         sources.push(Source::PaperRule);
     }
     if sources.is_empty() {

@@ -8,7 +8,7 @@ mod submit;
 
 pub use advance::{advance, open};
 pub use cancel::cancel;
-pub use derive::derive;
+pub use derive::{Wish, derive};
 pub use submit::submit;
 
 pub(super) use snapshot::read_spec;
