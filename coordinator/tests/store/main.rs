@@ -15,6 +15,7 @@ mod plan;
 mod random_walk;
 mod reconcile;
 mod report;
+mod same_as_model;
 mod schema;
 mod submit;
 mod tasks;

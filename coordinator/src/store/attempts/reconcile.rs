@@ -31,17 +31,25 @@ pub async fn reconcile(
     let mut transaction = pool.begin().await.map_err(failed("begin to reconcile"))?;
     lock_current(&mut transaction, worker, incarnation).await?;
     let live = live_attempts(&mut transaction, worker).await?;
-    for (token, granted_to) in &live {
-        if tokens.contains(token) {
-            adopt(&mut transaction, *token, incarnation).await?;
-        } else if *granted_to < incarnation {
-            end_forgotten(&mut transaction, policy, *token).await?;
+    let mut kept = Vec::new();
+    for (token, granted_to) in live {
+        // The list was read without locks; an attempt may have ended since.
+        let job = job_row::lock(&mut transaction, token.job).await?;
+        let attempt = fence::attempt(&mut transaction, token).await?;
+        if matches!(attempt.life, Life::Ended(_)) {
+            continue;
+        }
+        if tokens.contains(&token) {
+            adopt(&mut transaction, token, incarnation).await?;
+            kept.push(token);
+        } else if granted_to < incarnation {
+            let message = format!("worker {worker} was restarted");
+            let bad = BadEnd { end: EndReason::Superseded, class: FailureClass::Lost, message: &message };
+            end_badly(&mut transaction, policy, &job, token, &attempt, &bad).await?;
         }
     }
     transaction.commit().await.map_err(failed("commit what was reconciled"))?;
-    let verdict = |token: &LeaseToken| {
-        if live.iter().any(|(known, _)| known == token) { Verdict::Keep } else { Verdict::Kill }
-    };
+    let verdict = |token: &LeaseToken| if kept.contains(token) { Verdict::Keep } else { Verdict::Kill };
     Ok(tokens.iter().map(verdict).collect())
 }
 
@@ -79,19 +87,4 @@ async fn adopt(connection: &mut PgConnection, token: LeaseToken, incarnation: i6
     .await
     .map(drop)
     .map_err(failed("adopt an attempt"))
-}
-
-async fn end_forgotten(
-    connection: &mut PgConnection,
-    policy: &Policy,
-    token: LeaseToken,
-) -> Result<(), Error> {
-    let job = job_row::lock(connection, token.job).await?;
-    let attempt = fence::attempt(connection, token).await?;
-    if matches!(attempt.life, Life::Ended(_)) {
-        return Ok(());
-    }
-    let message = format!("worker {} was restarted", attempt.worker);
-    let bad = BadEnd { end: EndReason::Superseded, class: FailureClass::Lost, message: &message };
-    end_badly(connection, policy, &job, token, &attempt, &bad).await
 }
