@@ -72,7 +72,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         () = signals.next() => return Ok(()),
     };
     tokio::select! {
-        () = recovery::settle(&session, left_behind) => {}
+        settled = recovery::settle(&session, left_behind) => settled?,
         () = signals.next() => return Ok(()),
     }
     let limit = config.shutdown_limit;

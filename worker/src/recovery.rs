@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use crate::calls::conclude;
 use crate::journal::{Concluding, Journal, WorkDir};
 use crate::process::kill_marked;
-use crate::session::Session;
+use crate::session::{Session, SessionError};
 
 /// Kills what still runs of earlier attempts; returns what their journals hold.
 ///
@@ -33,9 +33,12 @@ pub fn clear_processes(work: &WorkDir) -> anyhow::Result<Vec<Journal>> {
 /// Settles earlier attempts with the coordinator and removes their folders. It is
 /// asked even if there are none here: attempts that it knows of and this daemon
 /// does not are then given to others at once.
-pub async fn settle(session: &Arc<Session>, journals: Vec<Journal>) {
+///
+/// # Errors
+/// The daemon had to register anew and was refused; the journals stay.
+pub async fn settle(session: &Arc<Session>, journals: Vec<Journal>) -> Result<(), SessionError> {
     let tokens = journals.iter().map(|journal| journal.record().token.clone()).collect();
-    let verdicts = session.reconcile(tokens).await;
+    let verdicts = session.reconcile(tokens).await?;
     for (journal, verdict) in journals.into_iter().zip(verdicts) {
         if verdict == v1::Verdict::Keep {
             tell_end(session, &journal).await;
@@ -44,6 +47,7 @@ pub async fn settle(session: &Arc<Session>, journals: Vec<Journal>) {
             warn!("an earlier attempt's folder cannot be removed: {problem}");
         }
     }
+    Ok(())
 }
 
 async fn tell_end(session: &Arc<Session>, journal: &Journal) {

@@ -143,14 +143,36 @@ impl Session {
             live.values().cloned().collect()
         };
         // What is not wanted any more is told by the next report.
-        reconcile(&self.coordinator, &self.id, registration.incarnation, live).await;
+        if let Err(error) = reconcile(&self.coordinator, &self.id, registration.incarnation, live).await {
+            warn!("the coordinator refuses Reconcile: {error}");
+        }
         Ok(())
     }
 
     /// What the coordinator wants done with attempts of earlier daemons, in order.
-    pub async fn reconcile(&self, tokens: Vec<v1::LeaseToken>) -> Vec<v1::Verdict> {
-        let incarnation = self.registration().await.incarnation;
-        reconcile(&self.coordinator, &self.id, incarnation, tokens).await
+    ///
+    /// A registration of an earlier start that reaches the coordinator late makes
+    /// this start look like an old one. It registers anew then and asks again: a
+    /// completion that stands in a journal must not be forgotten over it.
+    ///
+    /// # Errors
+    /// The daemon had to register anew and was refused.
+    pub async fn reconcile(&self, tokens: Vec<v1::LeaseToken>) -> Result<Vec<v1::Verdict>, SessionError> {
+        loop {
+            let incarnation = self.registration().await.incarnation;
+            match reconcile(&self.coordinator, &self.id, incarnation, tokens.clone()).await {
+                Ok(verdicts) => return Ok(verdicts),
+                Err(CallError::Stale(message)) => {
+                    warn!("the coordinator does not know this daemon ({message}); registering anew");
+                    let mut registration = self.registration.lock().await;
+                    *registration = register(&self.coordinator, &self.id, &self.devices).await?;
+                }
+                Err(error) => {
+                    warn!("the coordinator refuses Reconcile: {error}");
+                    return Ok(vec![v1::Verdict::Kill; tokens.len()]);
+                }
+            }
+        }
     }
 
     /// Counts an attempt as running until the answer is dropped.
@@ -212,21 +234,16 @@ async fn reconcile(
     id: &WorkerId,
     incarnation: u64,
     tokens: Vec<v1::LeaseToken>,
-) -> Vec<v1::Verdict> {
+) -> Result<Vec<v1::Verdict>, CallError> {
     let count = tokens.len();
     let request = v1::ReconcileRequest { worker_id: id.to_string(), incarnation, tokens };
     let call = |mut client: crate::client::Client| {
         let request = request.clone();
         async move { client.reconcile(request).await }
     };
-    let mut verdicts: Vec<v1::Verdict> = match coordinator.persist("Reconcile", call).await {
-        Ok(answer) => answer.value.verdicts().collect(),
-        Err(error) => {
-            warn!("the coordinator refuses Reconcile: {error}");
-            Vec::new()
-        }
-    };
+    let answer = coordinator.persist("Reconcile", call).await?;
+    let mut verdicts: Vec<v1::Verdict> = answer.value.verdicts().collect();
     // What it does not speak of is not wanted.
     verdicts.resize(count, v1::Verdict::Kill);
-    verdicts
+    Ok(verdicts)
 }
