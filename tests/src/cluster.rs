@@ -25,12 +25,22 @@ pub struct Options {
     pub workers: &'static [&'static str],
     /// The coordinator runs its own Postgres, which outlives a `kill -9` of it.
     pub private_database: bool,
+    /// The database waits for the disk, as a real one does.
+    pub durable: bool,
     pub lease_ttl: Duration,
+    /// A tenth of the lease without it.
+    pub report_interval: Option<Duration>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { workers: &["a", "b"], private_database: false, lease_ttl: Duration::from_secs(3) }
+        Options {
+            workers: &["a", "b"],
+            private_database: false,
+            durable: false,
+            lease_ttl: Duration::from_secs(3),
+            report_interval: None,
+        }
     }
 }
 
@@ -71,17 +81,27 @@ impl Cluster {
     /// # Errors
     /// Something does not start.
     pub fn start(options: Options) -> Result<Self> {
+        Self::start_in(&std::env::temp_dir(), options)
+    }
+
+    /// The same with all files in a folder of their own below `parent`.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub fn start_in(parent: &Path, options: Options) -> Result<Self> {
         binaries::folder()?;
         let folder = tempfile::Builder::new()
             .prefix("cakes-test-")
             // As root, Postgres runs as somebody else, who must get in.
             .permissions(Permissions::from_mode(0o711))
-            .tempdir()?;
+            .tempdir_in(parent)
+            .with_context(|| format!("no folder can be made in {}", parent.display()))?;
+        let durability = if options.durable { Durability::Durable } else { Durability::ThrowAway };
         let database = match options.private_database {
             true => None,
             false => Some(cakes_postgres::Cluster::start(&ClusterConfig {
                 data_dir: folder.path().join("pg"),
-                durability: Durability::ThrowAway,
+                durability,
             })?),
         };
         let mut cluster = Cluster {
@@ -119,8 +139,27 @@ impl Cluster {
     /// # Errors
     /// The coordinator runs its own.
     pub fn database_url(&self) -> Result<String> {
-        let database = self.database.as_ref().context("the database is private to the coordinator")?;
-        Ok(database.url(cakes_postgres::DATABASE))
+        Ok(self.database()?.url(cakes_postgres::DATABASE))
+    }
+
+    fn database(&self) -> Result<&cakes_postgres::Cluster> {
+        self.database.as_ref().context("the database is private to the coordinator")
+    }
+
+    /// Process id of the database server.
+    ///
+    /// # Errors
+    /// The coordinator runs its own.
+    pub fn database_pid(&self) -> Result<i32> {
+        Ok(self.database()?.process_id().cast_signed())
+    }
+
+    /// Process id of the coordinator.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn coordinator_pid(&self) -> Result<i32> {
+        self.coordinator.as_ref().map(Daemon::pid).context("there is no coordinator")
     }
 
     /// Runs a statement against the throw-away database.
@@ -185,7 +224,8 @@ impl Cluster {
         let ttl = self.options.lease_ttl;
         command.arg("--lease-ttl").arg(format!("{}ms", ttl.as_millis()));
         command.arg("--offer-ttl").arg(format!("{}ms", ttl.as_millis()));
-        command.arg("--report-interval").arg(format!("{}ms", ttl.as_millis() / 10));
+        let interval = self.options.report_interval.unwrap_or(ttl / 10);
+        command.arg("--report-interval").arg(format!("{}ms", interval.as_millis()));
         Ok(command)
     }
 

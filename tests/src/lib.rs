@@ -11,9 +11,11 @@
 //! for events with deadlines ([`until`]), never for a while.
 
 pub mod api;
+pub mod bench;
 pub mod binaries;
 pub mod cluster;
 pub mod daemon;
+pub mod fake;
 pub mod leftovers;
 pub mod search;
 

@@ -1,0 +1,30 @@
+//! How much the coordinator serves, measured on real processes: coordinator,
+//! durable Postgres, and fake workers over real connections.
+//!
+//! Everything shares one machine, the load generator too; ratios within one run
+//! are what counts.
+
+pub mod fleet;
+pub mod queue;
+
+mod fill;
+mod latency;
+mod limit;
+mod postgres;
+mod rig;
+mod usage;
+
+use std::path::PathBuf;
+
+/// Where a bench keeps its files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Must not lie in memory: commits are to wait for a disk.
+    pub parent: PathBuf,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Place { parent: std::env::temp_dir() }
+    }
+}
