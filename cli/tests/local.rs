@@ -14,7 +14,13 @@ use support::{cakes, gzip, nifti, write_dataset};
 use tempfile::tempdir;
 
 fn architecture(kernels: &[Kernel]) -> Architecture {
-    let config = EncoderDecoder { input_channels: 1, classes: 3, base_width: 8, levels: 3, ..EncoderDecoder::default() };
+    let config = EncoderDecoder {
+        input_channels: 1,
+        classes: 3,
+        base_width: 8,
+        levels: 3,
+        ..EncoderDecoder::default()
+    };
     Architecture::even(Backbone::EncoderDecoder(config), kernels).unwrap()
 }
 
@@ -50,6 +56,29 @@ fn arch_cost_of_a_file_is_the_cost_models() {
     let unfit = cakes(&["arch", "cost", file, "--extent", "15"]);
     assert_eq!(unfit.code, Some(2));
     assert!(unfit.stderr.contains("multiple of 4"), "{}", unfit.stderr);
+}
+
+#[test]
+fn arch_cost_of_a_published_configuration_is_the_papers_table() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples/published.txt");
+    let count = |name: &str, frames: &str| {
+        let ran =
+            cakes(&["arch", "cost", "--published", file, "--name", name, "--frames", frames, "-o", "json"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let printed: Value = serde_json::from_str(&ran.stdout).unwrap();
+        let round = |value: &Value, unit: f64| format!("{:.3}", number(value) as f64 / unit);
+        (round(&printed["param_count"], 1e6), round(&printed["mac_count"], 1e9))
+    };
+    assert_eq!(count("CAKES12D_C", "8"), ("20.498".into(), "29.096".into()));
+    assert_eq!(count("CAKES123D_P", "16"), ("33.508".into(), "87.232".into()));
+
+    let table = cakes(&["arch", "cost", "--published", file, "--name", "CAKES12D_C"]);
+    assert!(table.stdout.contains("1x3x3:34 3x1x1:30"), "{}", table.stdout);
+    let misspelt = cakes(&["arch", "cost", "--published", file, "--name", "CAKES12D"]);
+    assert_eq!(misspelt.code, Some(2));
+    let names = "the file has CAKES12D_P, CAKES12D_C, CAKES23D_P, CAKES23D_C, CAKES123D_P, CAKES123D_C";
+    assert!(misspelt.stderr.contains(names), "{}", misspelt.stderr);
+    assert_eq!(cakes(&["arch", "cost"]).code, Some(2));
 }
 
 #[test]

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use cakes::Extent;
 use cakes::architecture::Architecture;
-use cakes::backbone::{Backbone, Form};
+use cakes::backbone::{Backbone, Form, MiddleLayer, ResnetDepth, VideoResnet};
 use cakes::cost::{Cost, cost};
 use cakes::derive::reference_macs;
 use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::SearchMode;
+use cakes::published;
 use cakes::spec::CheckedSearch;
 use cakes_proto::convert::{architecture_from_wire, cost_to_wire};
 use cakes_proto::v1;
@@ -54,9 +55,11 @@ pub enum ArchCommand {
     /// Count parameters and multiply-accumulates, layer by layer.
     ///
     /// A file needs no server. Of a search file or a backbone the costs of the
-    /// all-3x3x3 network and of the supernet are given.
+    /// all-3x3x3 network and of the supernet are given. A file of configurations as
+    /// the paper's authors write them is read with --published; they are those of a
+    /// video ResNet-50.
     #[command(
-        after_help = "Examples:\n  cakes arch cost net.json --extent 32x32x32\n  cakes arch cost search.json\n  cakes arch cost 4650aa08568a"
+        after_help = "Examples:\n  cakes arch cost net.json --extent 32x32x32\n  cakes arch cost search.json\n  cakes arch cost 4650aa08568a\n  cakes arch cost --published deploy/examples/published.txt --name CAKES12D_C --frames 8"
     )]
     Cost(CostArguments),
     /// Draw the channels of every layer by kernel.
@@ -74,11 +77,27 @@ pub enum ArchCommand {
 #[derive(Debug, Args)]
 pub struct CostArguments {
     /// File of an architecture, a search or a backbone, or a digest.
-    #[arg(value_name = "FILE_OR_DIGEST")]
-    what: String,
+    #[arg(
+        value_name = "FILE_OR_DIGEST",
+        required_unless_present = "published",
+        conflicts_with = "published"
+    )]
+    what: Option<String>,
     /// Extent of one sample in voxels; the patch if the search or service knows it.
     #[arg(long, value_name = "DxHxW", value_parser = parse_extent)]
     extent: Option<Extent>,
+    /// File of configurations in the text format of the paper's authors.
+    #[arg(long, value_name = "FILE")]
+    published: Option<PathBuf>,
+    /// Which configuration of the file; the only one if there is one alone.
+    #[arg(long, requires = "published")]
+    name: Option<String>,
+    /// Frames of a clip of 224x224 pixels.
+    #[arg(long, requires = "published", conflicts_with = "extent", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    frames: u32,
+    /// Classes that a published network tells apart.
+    #[arg(long, requires = "published", default_value_t = 174)]
+    classes: u32,
 }
 
 /// # Errors
@@ -206,8 +225,33 @@ async fn diff(global: &GlobalArguments, left: &str, right: &str) -> Result<(), C
 /// Named networks to count.
 type Costs = Vec<(String, Cost)>;
 
+/// A published configuration as the video ResNet-50 that it is of.
+fn count_published(
+    global: &GlobalArguments,
+    file: &Path,
+    arguments: &CostArguments,
+) -> Result<(), CommandError> {
+    let text = Text::read(file)?;
+    let backbone = Backbone::VideoResnet(VideoResnet {
+        input_channels: 3,
+        classes: arguments.classes,
+        depth: ResnetDepth::R50,
+        base_width: 64,
+        dropout_percent: 30,
+        middle: MiddleLayer::Searchable,
+    });
+    let architecture = published::parse(&text.content)
+        .and_then(|all| published::find(&all, arguments.name.as_deref())?.architecture(&backbone));
+    let architecture =
+        architecture.map_err(|error| CommandError::invalid(format!("{}: {error}", text.name)))?;
+    print_architecture(global, &architecture, arguments.extent.unwrap_or([arguments.frames, 224, 224]))
+}
+
 async fn count(global: &GlobalArguments, arguments: &CostArguments) -> Result<(), CommandError> {
-    let what = &arguments.what;
+    if let Some(file) = &arguments.published {
+        return count_published(global, file, arguments);
+    }
+    let what = arguments.what.as_deref().unwrap_or_default();
     let missing =
         || CommandError::invalid(format!("{what}: say for which sample, for example --extent 32x32x32"));
     match network(global, what).await? {

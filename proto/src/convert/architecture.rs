@@ -208,3 +208,37 @@ pub fn cost_to_wire(cost: &Cost, extent: Extent, reference_mac_count: u64) -> v1
         layers: layers.collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoder_decoder(json: &str) -> Result<Backbone, Violation> {
+        let config: v1::EncoderDecoder = serde_json::from_str(json).unwrap();
+        let family = Some(v1::backbone::Family::EncoderDecoder(config));
+        backbone_from_wire(Some(v1::Backbone { family }))
+    }
+
+    #[test]
+    fn another_topology_is_configuration_and_round_trips() {
+        let json = r#"{"classes": 4, "block": "plain", "topology": [0, 0, 1, 2, 3, 2, 1, 1, 0]}"#;
+        let backbone = encoder_decoder(json).unwrap();
+        assert_eq!(backbone.check(), Ok(()));
+        let Backbone::EncoderDecoder(config) = &backbone else { panic!("another family") };
+        assert_eq!((config.levels, config.block), (4, BlockKind::Plain));
+        assert_eq!(config.topology, [0, 0, 1, 2, 3, 2, 1, 1, 0]);
+        assert_eq!(backbone_from_wire(Some(backbone_to_wire(&backbone))).unwrap(), backbone);
+
+        let usual = encoder_decoder(r#"{"classes": 4}"#).unwrap();
+        let expected = EncoderDecoder { classes: 4, ..EncoderDecoder::default() };
+        assert_eq!(usual, Backbone::EncoderDecoder(expected));
+        assert_eq!(backbone_from_wire(Some(backbone_to_wire(&usual))).unwrap(), usual);
+    }
+
+    #[test]
+    fn an_unknown_block_is_named_by_its_field() {
+        let error = encoder_decoder(r#"{"classes": 4, "block": "dense"}"#).unwrap_err();
+        assert_eq!(error.field, "backbone.encoder_decoder.block");
+        assert!(error.problem.contains("residual and plain"), "{error}");
+    }
+}
