@@ -22,7 +22,7 @@ fn check(bounds: Bounds) {
         checker.max_depth(),
         begin.elapsed().as_secs_f64()
     );
-    for (name, path) in checker.discoveries() {
+    if let Some((name, path)) = checker.discoveries().into_iter().next() {
         panic!("{}: not so: {name}; after {:#?}", bounds.name, path.into_actions());
     }
 }
