@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
 use crate::TrainerError;
-use crate::nets::Net;
+use crate::nets::{MethodTable, Net};
 use crate::optim::Optimizer;
 
 const WEIGHTS: &str = "weights.safetensors";
@@ -57,6 +57,9 @@ pub struct Manifest {
     pub job_sha256: String,
     pub libtorch: String,
     pub device: String,
+    /// How convolutions were computed, which decides about last bits.
+    #[serde(default, skip_serializing_if = "MethodTable::is_empty")]
+    pub methods: MethodTable,
     pub files: Vec<ManifestFile>,
 }
 
@@ -133,6 +136,7 @@ pub fn save(
         job_sha256: job_sha256(job),
         libtorch: libtorch_version().to_owned(),
         device: crate::device::name(net.device()),
+        methods: net.methods().table(),
         files,
     };
     let text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
@@ -286,6 +290,7 @@ pub fn load(
     }
     restore(&directory.join(WEIGHTS), net.state().map(|(name, tensor)| (name.clone(), tensor)))?;
     restore(&directory.join(OPTIMIZER), optimizer.state())?;
+    net.methods().adopt(manifest.methods);
     Ok(Progress { step: manifest.step, early_stop: manifest.early_stop })
 }
 

@@ -16,7 +16,7 @@ use cakes_trainer::data::DataOptions;
 use cakes_trainer::folder::{self, Resume};
 use cakes_trainer::report::{Frames, Lines, Reporter};
 use cakes_trainer::train::{Ending, Surroundings, run};
-use cakes_trainer::{TrainerError, device};
+use cakes_trainer::{TrainerError, device, nets};
 use clap::{Args, Parser, Subcommand};
 
 /// Trains one network: a supernet, or an architecture from scratch.
@@ -111,6 +111,9 @@ struct JobArguments {
     /// Most that decoded samples may take on disk, in GiB.
     #[arg(long, value_name = "N", default_value_t = 50)]
     cache_limit_gib: u64,
+    /// A checkpoint's manifest.json: computes every layer as that job did, to repeat it bit by bit.
+    #[arg(long, value_name = "FILE")]
+    methods: Option<PathBuf>,
 }
 
 /// Set by a signal or the daemon: save and stop after the current step.
@@ -213,6 +216,8 @@ fn prepare_and_run(
         device::load_cuda();
         device::use_threads(arguments.threads)?;
         let device = device::choose(&arguments.device)?;
+        nets::remember_in(&data_options(arguments).cache.folder().join("trainer"));
+        arguments.methods.as_deref().map(nets::repeat_from).transpose()?;
         let resume = resume(&job)?;
         std::fs::create_dir_all(&arguments.out)
             .map_err(|error| TrainerError::io(format!("cannot create {}", arguments.out.display()), error))?;

@@ -11,7 +11,7 @@ use cakes::kernel::Kernel;
 use cakes::network::{Network, SearchMode};
 use cakes_trainer::TrainerError;
 use cakes_trainer::loss::{classification_loss, segmentation_loss};
-use cakes_trainer::nets::{Engine, Use};
+use cakes_trainer::nets::{Engine, Method, Methods, Use};
 use common::{
     EXTENT, architectures, backbone, batch, difference, net, net_for, residual_networks, samples, supernet,
     supernet_of, uniform,
@@ -23,19 +23,23 @@ use tch::{Device, Tensor};
 /// multiply-accumulates.
 type Outcome = (f64, BTreeMap<String, Tensor>, Tensor, u64);
 
-fn outcome(network: &Network, engine: Engine) -> Outcome {
+fn outcome(network: &Network, engine: Engine, method: Method) -> Outcome {
     let (images, labels) = batch(EXTENT);
-    outcome_of(network, EXTENT, engine, &images, |output| segmentation_loss(output, &labels))
+    outcome_of(network, EXTENT, engine, method, &images, |output| segmentation_loss(output, &labels))
 }
+
+/// Every way to compute a convolution in host memory.
+const METHODS: [Method; 3] = [Method::Rows, Method::Blocked, Method::Matrix];
 
 fn outcome_of(
     network: &Network,
     extent: Extent,
     engine: Engine,
+    method: Method,
     images: &Tensor,
     loss: impl Fn(&Tensor) -> Result<Tensor, TrainerError>,
 ) -> Outcome {
-    let mut net = net_for(network.clone(), extent, engine);
+    let mut net = net_for(network.clone(), extent, engine).with_methods(Methods::only(method));
     let draws = net.draw(1, 2).unwrap();
     let (loss, mut all) = net.gradients(images, &draws, loss).unwrap();
     let counted = net.last_count().mac_count;
@@ -48,15 +52,22 @@ fn outcome_of(
 }
 
 fn engines_agree(network: &Network) {
-    agree(&outcome(network, Engine::Direct), &outcome(network, Engine::Torch));
+    let torch = outcome(network, Engine::Torch, Method::Rows);
+    for method in METHODS {
+        agree(&outcome(network, Engine::Direct, method), &torch);
+    }
 }
 
 /// The same for a classification of samples.
 fn engines_agree_on(backbone: &Backbone, network: &Network, extent: Extent) {
     let (images, labels) = samples(backbone, extent);
-    let run =
-        |engine| outcome_of(network, extent, engine, &images, |output| classification_loss(output, &labels));
-    agree(&run(Engine::Direct), &run(Engine::Torch));
+    let run = |engine, method| {
+        outcome_of(network, extent, engine, method, &images, |output| classification_loss(output, &labels))
+    };
+    let torch = run(Engine::Torch, Method::Rows);
+    for method in METHODS {
+        agree(&run(Engine::Direct, method), &torch);
+    }
 }
 
 fn agree(direct: &Outcome, torch: &Outcome) {
@@ -140,14 +151,16 @@ proptest! {
 #[test]
 fn gradients_are_the_same_bits_with_any_number_of_threads() {
     let network = supernet(SearchMode::CostPriority);
-    let with = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| outcome(&network, Engine::Direct))
-    };
-    let (one, four) = (with(1), with(4));
-    for (name, value) in &one.1 {
-        assert!(value.equal(&four.1[name]), "{name}");
+    for method in [Method::Rows, Method::Blocked] {
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| outcome(&network, Engine::Direct, method))
+        };
+        let (one, four) = (with(1), with(4));
+        for (name, value) in &one.1 {
+            assert!(value.equal(&four.1[name]), "{method:?} {name}");
+        }
+        assert_eq!(one.0, four.0);
+        assert!(one.2.equal(&four.2) && one.2.device() == Device::Cpu);
     }
-    assert_eq!(one.0, four.0);
-    assert!(one.2.equal(&four.2) && one.2.device() == Device::Cpu);
 }

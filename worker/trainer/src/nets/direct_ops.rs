@@ -9,6 +9,7 @@ use cakes::kernel::Kernel;
 use cakes::network::{Conv, ConvKernels, Op, SearchMode};
 use tch::Tensor;
 
+use super::convolve::Layer;
 use super::direct::conv::{Branch, Convolution, Epilogue, Row};
 use super::direct::geometry::Geometry;
 use super::direct::host;
@@ -38,10 +39,10 @@ impl Net {
                 self.window_epilogue(index, output, purpose)
             }
             Op::Conv(conv) => {
-                let convolution = self.convolution(&node.name, conv, inputs[0], purpose)?;
-                count.mac_count += convolution.mac_count();
-                let epilogue = self.epilogue(index, conv, convolution.outputs, purpose)?;
-                convolve(&convolution, inputs[0], epilogue.as_ref())
+                let layer = self.layer(&node.name, conv, inputs[0], purpose)?;
+                count.mac_count += layer.convolution.mac_count();
+                let epilogue = self.epilogue(index, conv, layer.convolution.outputs, purpose)?;
+                layer.forward(epilogue.as_ref())
             }
             Op::Norm { .. } if purpose.trains() => Ok(self.direct_norm(index, inputs[0], purpose)?.0),
             // Done by the convolution before it.
@@ -110,8 +111,24 @@ impl Net {
         (is_norm && self.only_reader(before) == Some(index)).then_some(norm)
     }
 
+    /// A convolution with its input.
+    pub(super) fn layer<'a>(
+        &'a self,
+        name: &str,
+        conv: &'a Conv,
+        x: &'a Tensor,
+        purpose: Use<'_>,
+    ) -> Result<Layer<'a>, TrainerError> {
+        let weight = match &conv.kernels {
+            ConvKernels::Uniform(_) | ConvKernels::Window(_) => Some(self.param(&format!("{name}.weight"))?),
+            _ => None,
+        };
+        let convolution = self.convolution(name, conv, x, purpose)?;
+        Ok(Layer { conv, convolution, x, weight, methods: self.methods() })
+    }
+
     /// The convolution of a node, with the branches that take part.
-    pub(super) fn convolution(
+    fn convolution(
         &self,
         name: &str,
         conv: &Conv,
@@ -296,17 +313,6 @@ impl Features {
 /// The kernel of a window that is one.
 pub(super) fn kernel_of(window: Extent) -> Option<Kernel> {
     Kernel::ALL.into_iter().find(|kernel| kernel.size() == window)
-}
-
-fn convolve(
-    convolution: &Convolution<'_>,
-    x: &Tensor,
-    epilogue: Option<&Epilogue>,
-) -> Result<Tensor, TrainerError> {
-    let [d, h, w] = convolution.geometry.output.map(|size| size as i64);
-    let shape = [convolution.samples as i64, convolution.outputs as i64, d, h, w];
-    let values = host::values(x)?;
-    host::written(&shape, |out| convolution.forward(values, epilogue, out))
 }
 
 fn up_sample(x: &Tensor, factor: [usize; 3]) -> Result<Tensor, TrainerError> {

@@ -20,14 +20,20 @@
 //! | `params` | makes what a layer learns and remembers |
 //! | `torch_ops` | runs a layer through libtorch and its autograd |
 //! | `direct_ops` | runs a layer in host memory, through [`direct`] |
+//! | `convolve` | the passes of a convolution in host memory, the fastest way |
+//! | `matrix` | a convolution of one tap as a matrix product |
+//! | `methods` | remembers which way to compute a convolution is the fastest |
 //! | `tape` | hands gradients back through the layers that ran in host memory |
 //! | `draw` | draws kernels for a performance-priority supernet |
 //! | `dropout` | which values a step drops |
 
+mod convolve;
 pub mod direct;
 mod direct_ops;
 mod draw;
 mod dropout;
+mod matrix;
+mod methods;
 mod net;
 mod params;
 mod tape;
@@ -35,6 +41,7 @@ mod torch_ops;
 
 pub use draw::{Draws, LayerDraw};
 pub use dropout::MaskSeed;
+pub use methods::{Method, Methods, Table as MethodTable, remember_in, repeat_from};
 pub use net::{Engine, Net, Use};
 pub use params::{Param, Rows};
 pub use tape::Gradients;

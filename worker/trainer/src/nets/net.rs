@@ -11,6 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::draw::{Draws, LayerDraw, best_kernels, draw_kernels};
 use super::dropout::MaskSeed;
+use super::methods::Methods;
 use super::params::{Param, Params, initialise};
 use super::torch_ops::ConvCount;
 use crate::TrainerError;
@@ -37,6 +38,7 @@ pub struct Net {
     /// How many later nodes read each node's output.
     readers: Vec<usize>,
     count: ConvCount,
+    methods: Methods,
 }
 
 /// What a forward pass is for.
@@ -73,13 +75,32 @@ impl Net {
             readers[*input] += 1;
         }
         let engine = if device == Device::Cpu { Engine::Direct } else { Engine::Torch };
-        Ok(Net { network, params, device, engine, readers, count: ConvCount::default() })
+        Ok(Net {
+            network,
+            params,
+            device,
+            engine,
+            readers,
+            count: ConvCount::default(),
+            methods: Methods::default(),
+        })
     }
 
     /// Computes with `engine` from now on. [`Engine::Direct`] needs [`Device::Cpu`].
     #[must_use]
     pub fn with_engine(self, engine: Engine) -> Self {
         Net { engine, ..self }
+    }
+
+    /// Computes convolutions in host memory as `methods` say.
+    #[must_use]
+    pub fn with_methods(self, methods: Methods) -> Self {
+        Net { methods, ..self }
+    }
+
+    /// How convolutions in host memory are computed.
+    pub fn methods(&self) -> &Methods {
+        &self.methods
     }
 
     pub fn engine(&self) -> Engine {

@@ -218,10 +218,9 @@ impl Net {
     ) -> Result<Tensor, TrainerError> {
         let node = &self.network.nodes[index];
         let Op::Conv(conv) = &node.op else { return Ok(x.shallow_clone()) };
-        let convolution = self.convolution(&node.name, conv, x, Use::Train(draws))?;
-        let (values, arrived) = (host::values(x)?, host::values(gradient)?);
-        let weights = convolution.weight_gradients(values, arrived);
-        for (branch, rows) in convolution.branches.iter().zip(weights) {
+        let layer = self.layer(&node.name, conv, x, Use::Train(draws))?;
+        let weights = layer.weight_gradients(gradient)?;
+        for (branch, rows) in layer.convolution.branches.iter().zip(weights) {
             let name = match &conv.kernels {
                 ConvKernels::Uniform(_) | ConvKernels::Window(_) => format!("{}.weight", node.name),
                 _ => format!("{}.{}.weight", node.name, branch.kernel),
@@ -239,11 +238,7 @@ impl Net {
         if node.inputs[0].0 == 0 {
             return Ok(x.shallow_clone());
         }
-        if convolution.geometry.stride == [1; 3] {
-            return host::written(&x.size(), |out| convolution.input_gradient(arrived, out));
-        }
-        // Positions that no tap reaches are left as they are.
-        host::filled(&x.size(), |out| convolution.input_gradient(arrived, out))
+        layer.input_gradient(gradient)
     }
 
     fn window_gradients(

@@ -35,6 +35,15 @@ pub struct Epilogue {
     pub relu: bool,
 }
 
+impl Epilogue {
+    /// To values of one channel.
+    pub fn apply(&self, channel: usize, values: &mut [f32]) {
+        let (scale, shift) = (self.scale[channel], self.shift[channel]);
+        let least = if self.relu { 0.0 } else { f32::NEG_INFINITY };
+        values.iter_mut().for_each(|value| *value = (*value * scale + shift).max(least));
+    }
+}
+
 /// A convolution of `samples` volumes of `inputs` channels.
 #[derive(Clone, Debug)]
 pub struct Convolution<'a> {

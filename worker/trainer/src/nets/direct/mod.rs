@@ -20,15 +20,20 @@
 //! | module | does |
 //! |---|---|
 //! | [`geometry`] | where a tap lies in a bordered volume |
-//! | [`simd`] | the two inner loops |
+//! | [`simd`] | the two inner loops, positions side by side |
+//! | `blocked` | the same passes with channels side by side, for wide layers on small volumes |
+//! | `tiles`, `turn` | their inner loops, and matrices turned over |
 //! | [`conv`] | the three passes of a convolution |
 //! | [`norm`] | batch normalisation, with its ReLU |
 //! | [`resize`] | trilinear up-sampling |
 //! | [`host`] | tensors as slices |
 
+mod blocked;
 pub mod conv;
 pub mod geometry;
 pub mod host;
 pub mod norm;
 pub mod resize;
 mod simd;
+mod tiles;
+mod turn;

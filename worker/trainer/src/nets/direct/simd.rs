@@ -6,7 +6,7 @@
 #![allow(clippy::needless_range_loop)] // equal loops over arrays of a known length unroll as one
 
 /// Positions that are computed at a time.
-const LANES: usize = 8;
+pub const LANES: usize = 8;
 
 /// Most output channels that share the loads of one inner loop.
 pub const CHANNELS_MAX: usize = 4;
@@ -245,7 +245,7 @@ unsafe fn dot_block<V: Vector, const CHANNELS: usize, const OFFSETS: usize>(
 /// Eight numbers. Everything is inlined into functions that have the features
 /// which the implementation needs.
 #[allow(unsafe_code)]
-trait Vector: Copy {
+pub trait Vector: Copy {
     /// # Safety
     /// Here and below, the processor must know the implementation's instructions.
     unsafe fn zero() -> Self;
@@ -256,8 +256,11 @@ trait Vector: Copy {
     /// # Safety
     /// Eight values must be writable at `target`.
     unsafe fn store(self, target: *mut f32);
+    unsafe fn plus(self, other: Self) -> Self;
     /// `self + left · right`
     unsafe fn plus_product(self, left: Self, right: Self) -> Self;
+    /// Rows as columns.
+    unsafe fn turn(rows: [Self; LANES]) -> [Self; LANES];
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -285,8 +288,44 @@ impl Vector for std::arch::x86_64::__m256 {
     }
 
     #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        unsafe { std::arch::x86_64::_mm256_add_ps(self, other) }
+    }
+
+    #[inline(always)]
     unsafe fn plus_product(self, left: Self, right: Self) -> Self {
         unsafe { std::arch::x86_64::_mm256_fmadd_ps(left, right, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn turn(rows: [Self; LANES]) -> [Self; LANES] {
+        use std::arch::x86_64::{
+            _mm256_permute2f128_ps, _mm256_shuffle_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+        };
+        // Pairs of rows, then fours, then both halves.
+        unsafe {
+            let low = |index: usize| _mm256_unpacklo_ps(rows[2 * index], rows[2 * index + 1]);
+            let high = |index: usize| _mm256_unpackhi_ps(rows[2 * index], rows[2 * index + 1]);
+            let four = |half: usize| {
+                let (low, next_low) = (low(2 * half), low(2 * half + 1));
+                let (high, next_high) = (high(2 * half), high(2 * half + 1));
+                [
+                    _mm256_shuffle_ps::<0x44>(low, next_low),
+                    _mm256_shuffle_ps::<0xee>(low, next_low),
+                    _mm256_shuffle_ps::<0x44>(high, next_high),
+                    _mm256_shuffle_ps::<0xee>(high, next_high),
+                ]
+            };
+            let (upper, lower) = (four(0), four(1));
+            std::array::from_fn(|column| {
+                let (upper, lower) = (upper[column % 4], lower[column % 4]);
+                if column < 4 {
+                    _mm256_permute2f128_ps::<0x20>(upper, lower)
+                } else {
+                    _mm256_permute2f128_ps::<0x31>(upper, lower)
+                }
+            })
+        }
     }
 }
 
@@ -314,8 +353,18 @@ impl Vector for [f32; LANES] {
     }
 
     #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        std::array::from_fn(|lane| self[lane] + other[lane])
+    }
+
+    #[inline(always)]
     unsafe fn plus_product(self, left: Self, right: Self) -> Self {
         std::array::from_fn(|lane| self[lane] + left[lane] * right[lane])
+    }
+
+    #[inline(always)]
+    unsafe fn turn(rows: [Self; LANES]) -> [Self; LANES] {
+        std::array::from_fn(|column| std::array::from_fn(|row| rows[row][column]))
     }
 }
 

@@ -1,0 +1,136 @@
+//! The three passes of a convolution in host memory, each computed in the way
+//! that is the fastest for its shape.
+
+use cakes::kernel::Kernel;
+use cakes::network::{Conv, ConvKernels, SearchMode};
+use tch::Tensor;
+
+use super::direct::conv::{Convolution, Epilogue};
+use super::direct::host;
+use super::matrix::Pointwise;
+use super::methods::{Method, Methods};
+use super::torch_ops::shape_of;
+use crate::TrainerError;
+
+/// A convolution with all that its passes need.
+pub(super) struct Layer<'a> {
+    pub conv: &'a Conv,
+    pub convolution: Convolution<'a>,
+    pub x: &'a Tensor,
+    /// Of the only branch, if it has all channels.
+    pub weight: Option<&'a Tensor>,
+    pub methods: &'a Methods,
+}
+
+impl Layer<'_> {
+    /// `[N, C_out, D, H, W]`, with what is done to it behind.
+    pub fn forward(&self, epilogue: Option<&Epilogue>) -> Result<Tensor, TrainerError> {
+        let convolution = &self.convolution;
+        let [d, h, w] = convolution.geometry.output.map(|size| size as i64);
+        let shape = [convolution.samples as i64, convolution.outputs as i64, d, h, w];
+        self.compute("forward", |method| match (method, self.pointwise()) {
+            (Method::Matrix, Some(pointwise)) => finish(pointwise.forward(self.x)?, epilogue),
+            (Method::Blocked, _) => {
+                let x = host::values(self.x)?;
+                host::written(&shape, |out| convolution.forward_blocked(x, epilogue, out))
+            }
+            _ => {
+                let x = host::values(self.x)?;
+                host::written(&shape, |out| convolution.forward(x, epilogue, out))
+            }
+        })
+    }
+
+    /// Of every branch's rows in use: `[rows in use, C_in, kD, kH, kW]`.
+    pub fn weight_gradients(&self, gradient: &Tensor) -> Result<Vec<Vec<f32>>, TrainerError> {
+        self.compute("weight gradient", |method| match (method, self.pointwise()) {
+            (Method::Matrix, Some(pointwise)) => {
+                Ok(vec![host::values(&pointwise.weight_gradient(self.x, gradient)?)?.to_vec()])
+            }
+            (Method::Blocked, _) => {
+                let (x, gradient) = (host::values(self.x)?, host::values(gradient)?);
+                Ok(self.convolution.weight_gradients_blocked(x, gradient))
+            }
+            _ => {
+                let (x, gradient) = (host::values(self.x)?, host::values(gradient)?);
+                Ok(self.convolution.weight_gradients(x, gradient))
+            }
+        })
+    }
+
+    /// Of the shape of the input.
+    pub fn input_gradient(&self, gradient: &Tensor) -> Result<Tensor, TrainerError> {
+        let convolution = &self.convolution;
+        let shape = self.x.size();
+        self.compute("input gradient", |method| match (method, self.pointwise()) {
+            (Method::Matrix, Some(pointwise)) => pointwise.input_gradient(self.x, gradient),
+            (Method::Blocked, _) => {
+                let gradient = host::values(gradient)?;
+                host::written(&shape, |out| convolution.input_gradient_blocked(gradient, out))
+            }
+            _ => {
+                let gradient = host::values(gradient)?;
+                if convolution.geometry.stride == [1; 3] {
+                    return host::written(&shape, |out| convolution.input_gradient(gradient, out));
+                }
+                // Positions that no tap reaches are left as they are.
+                host::filled(&shape, |out| convolution.input_gradient(gradient, out))
+            }
+        })
+    }
+
+    fn pointwise(&self) -> Option<Pointwise<'_>> {
+        let [branch] = self.convolution.branches.as_slice() else { return None };
+        let weight = self.weight.filter(|_| branch.kernel == Kernel::K111)?;
+        Some(Pointwise { weight, stride: self.convolution.geometry.stride })
+    }
+
+    fn compute<T>(
+        &self,
+        pass: &str,
+        with: impl FnMut(Method) -> Result<T, TrainerError>,
+    ) -> Result<T, TrainerError> {
+        const ALL: [Method; 3] = [Method::Rows, Method::Blocked, Method::Matrix];
+        let candidates = if self.pointwise().is_some() { &ALL[..] } else { &ALL[..2] };
+        self.methods.compute(&self.what(pass), candidates, with)
+    }
+
+    /// What a choice is remembered for. The number of threads is left out: a
+    /// result should not depend on it.
+    fn what(&self, pass: &str) -> String {
+        let Conv { channels, kernels, .. } = self.conv;
+        let each = |kernel: Kernel| format!("{kernel}:{channels}");
+        let kernels = match kernels {
+            ConvKernels::Uniform(kernel) => each(*kernel),
+            ConvKernels::Window([d, h, w]) => format!("{d}x{h}x{w}:{channels}"),
+            ConvKernels::Mixed(allocation) => {
+                let counts = allocation.iter().map(|(kernel, count)| format!("{kernel}:{count}"));
+                counts.collect::<Vec<_>>().join("+")
+            }
+            ConvKernels::Candidates { kernels, mode: SearchMode::CostPriority } => {
+                kernels.iter().map(each).collect::<Vec<_>>().join("+")
+            }
+            // Every step draws other counts; one choice serves them all.
+            ConvKernels::Candidates { kernels, mode: SearchMode::PerformancePriority } => {
+                let kernels: Vec<String> = kernels.iter().map(|kernel| kernel.to_string()).collect();
+                format!("{}:{channels}", kernels.join("|"))
+            }
+        };
+        let Convolution { geometry, samples, inputs, .. } = &self.convolution;
+        let ([d, h, w], [sd, sh, sw]) = (geometry.input, geometry.stride);
+        format!("cpu float32 {pass} {kernels} of {inputs}, {samples}x {d}x{h}x{w} /{sd}x{sh}x{sw}")
+    }
+}
+
+/// What is done behind a product that could not do it as it wrote.
+fn finish(output: Tensor, epilogue: Option<&Epilogue>) -> Result<Tensor, TrainerError> {
+    if let Some(epilogue) = epilogue {
+        let [_, channels, d, h, w] = shape_of(&output)?;
+        host::update(&output, |values| {
+            for (index, values) in values.chunks_exact_mut((d * h * w) as usize).enumerate() {
+                epilogue.apply(index % channels as usize, values);
+            }
+        })?;
+    }
+    Ok(output)
+}
