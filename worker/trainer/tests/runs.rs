@@ -1,25 +1,24 @@
 //! Whole small jobs: what they report, how they resume, what a checkpoint refuses.
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use cakes::architecture::Architecture;
 use cakes::backbone::{Backbone, EncoderDecoder};
-use cakes::frame::{FailureClass, Phase, Quality, TrainerEvent};
+use cakes::frame::{FailureClass, Quality, TrainerEvent};
 use cakes::job::{Task, TrainerJob};
 use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::SearchMode;
 use cakes::spec::{DatasetSpec, InitialWeights, OptimizerSpec, PhantomDataset, Schedule, TrainingSpec};
 use cakes_trainer::checkpoint::{Manifest, job_sha256};
-use cakes_trainer::data::DataOptions;
 use cakes_trainer::folder::{Resume, claim};
-use cakes_trainer::report::Reporter;
-use cakes_trainer::train::{Ending, Surroundings, run};
+use cakes_trainer::train::Ending;
 use cakes_trainer::{TrainerError, checkpoint};
+use common::jobs::{Finished, Manner, adam_w, bits, newest, run_job};
 use sha2::{Digest, Sha256};
-use tch::{Device, Tensor};
+use tch::Tensor;
 use tempfile::TempDir;
 
 fn backbone() -> Backbone {
@@ -42,13 +41,8 @@ fn supernet(mode: SearchMode) -> Task {
     }
 }
 
-fn adam_w() -> OptimizerSpec {
-    OptimizerSpec::AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
-}
-
 /// Three epochs of two steps on small phantoms.
 fn job(task: Task, optimizer: OptimizerSpec) -> TrainerJob {
-    tch::set_num_threads(1);
     TrainerJob {
         task,
         dataset: DatasetSpec::Phantoms(PhantomDataset {
@@ -73,30 +67,6 @@ fn job(task: Task, optimizer: OptimizerSpec) -> TrainerJob {
     }
 }
 
-/// Keeps all events; asks for a stop behind a step.
-#[derive(Default)]
-struct Recorder<'a> {
-    events: Vec<TrainerEvent>,
-    stop_behind: Option<(u64, &'a AtomicBool)>,
-}
-
-impl Reporter for Recorder<'_> {
-    fn report(&mut self, event: &TrainerEvent) -> Result<(), TrainerError> {
-        // Counted by validations and checkpoints too, which always come.
-        if let (TrainerEvent::Phase(Phase::Training), Some((left, stop))) = (event, &mut self.stop_behind) {
-            *left -= 1;
-            stop.store(*left == 0, Ordering::Relaxed);
-        }
-        self.events.push(event.clone());
-        Ok(())
-    }
-}
-
-struct Finished {
-    ending: Ending,
-    events: Vec<TrainerEvent>,
-}
-
 /// Runs a job; with `sections` it is stopped in that training section, counted from 1.
 fn run_in(
     folder: &Path,
@@ -104,36 +74,7 @@ fn run_in(
     resume: Option<PathBuf>,
     sections: Option<u64>,
 ) -> Result<Finished, TrainerError> {
-    let stop = AtomicBool::new(false);
-    let mut recorder = Recorder { events: Vec::new(), stop_behind: sections.map(|count| (count, &stop)) };
-    let around = Surroundings {
-        device: Device::Cpu,
-        data: DataOptions::new(Path::new(".")),
-        folder,
-        resume,
-        stop: &stop,
-    };
-    let ending = run(job, &around, &mut recorder)?;
-    Ok(Finished { ending, events: recorder.events })
-}
-
-fn newest(folder: &Path) -> PathBuf {
-    let mut steps: Vec<PathBuf> =
-        fs::read_dir(folder.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    steps.sort();
-    steps.pop().expect("a checkpoint")
-}
-
-/// All tensors of a checkpoint, bit by bit.
-fn bits(checkpoint: &Path) -> BTreeMap<String, Vec<u8>> {
-    ["weights.safetensors", "optimizer.safetensors"]
-        .iter()
-        .flat_map(|file| Tensor::read_safetensors(checkpoint.join(file)).unwrap())
-        .map(|(name, tensor)| {
-            let values: Vec<f32> = Vec::try_from(tensor.reshape([-1])).unwrap();
-            (name, values.iter().flat_map(|value| value.to_le_bytes()).collect())
-        })
-        .collect()
+    run_job(folder, Path::new("."), job, Manner { resume, stop_in_section: sections, loader_threads: 1 })
 }
 
 #[test]
@@ -211,6 +152,27 @@ fn a_resumed_job_equals_one_that_was_never_stopped() {
         for (name, values) in &whole {
             assert!(*values == parts[name], "{name} differs ({mode:?})");
         }
+    }
+}
+
+/// In both modes; the weights, the optimizer and the scores.
+#[test]
+fn fifty_steps_repeat_bit_by_bit_with_any_number_of_loader_threads() {
+    for mode in [SearchMode::CostPriority, SearchMode::PerformancePriority] {
+        let mut job = job(supernet(mode), adam_w());
+        (job.training.epochs, job.training.steps_per_epoch) = (1, 50);
+        let outcome = |loader_threads| {
+            let folder = TempDir::new().unwrap();
+            let manner = Manner { loader_threads, ..Manner::default() };
+            let finished = run_job(folder.path(), Path::new("."), &job, manner).unwrap();
+            let is_scores = |event: &&TrainerEvent| matches!(event, TrainerEvent::Scores(_));
+            let scores = finished.events.iter().find(is_scores).cloned();
+            assert!(scores.is_some() && newest(folder.path()).ends_with("step-000000050"));
+            (bits(&newest(folder.path())), scores)
+        };
+        let (one, four) = (outcome(1), outcome(4));
+        assert!(one.0 == four.0, "weights differ ({mode:?})");
+        assert!(one.1 == four.1, "scores differ ({mode:?})");
     }
 }
 

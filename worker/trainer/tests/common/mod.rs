@@ -1,6 +1,8 @@
 //! Small networks and batches for the tests.
 #![allow(dead_code)] // each test file uses some of it
 
+pub mod jobs;
+
 use cakes::Extent;
 use cakes::allocation::ChannelAllocation;
 use cakes::architecture::{Architecture, LayerAllocation};
