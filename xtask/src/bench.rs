@@ -1,7 +1,11 @@
 //! `cargo xtask bench`: how fast things are. It builds and runs; what is
 //! measured, and how, lives with what is measured.
 
-use anyhow::Result;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
 use crate::{process, root};
@@ -17,6 +21,19 @@ enum What {
     /// Training steps: the fast path against one `conv3d` per branch through libtorch.
     #[command(after_help = TRAIN_HELP)]
     Train(TrainArguments),
+    /// Jobs that do nothing, as fast as they go, beside what pgbench reaches.
+    #[command(disable_help_flag = true)]
+    Queue(ServiceArguments),
+    /// Many fake workers that renew and report while a queue waits.
+    #[command(disable_help_flag = true)]
+    Fleet(ServiceArguments),
+}
+
+/// Arguments that the bench itself checks and explains.
+#[derive(Args)]
+pub struct ServiceArguments {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+    rest: Vec<OsString>,
 }
 
 const TRAIN_HELP: &str = "\
@@ -51,10 +68,31 @@ pub struct TrainArguments {
 }
 
 pub fn run(arguments: &BenchArguments) -> Result<()> {
-    let What::Train(train) = &arguments.what;
+    match &arguments.what {
+        What::Train(arguments) => train(arguments),
+        What::Queue(arguments) => service("queue", arguments),
+        What::Fleet(arguments) => service("fleet", arguments),
+    }
+}
+
+/// Folder of built programs.
+fn programs() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target.join("debug")
+}
+
+/// Becomes the bench, which then gets every signal itself and stops what it started.
+fn service(what: &str, arguments: &ServiceArguments) -> Result<()> {
+    let build = ["build", "--quiet", "--package", "cakes-coordinator", "--package", "cakes-tests", "--bins"];
+    process::run(process::cargo().args(build))?;
+    let mut bench = std::process::Command::new(programs().join("cakes-bench"));
+    bench.arg(what).args(&arguments.rest).env("TEST_PROGRAMS", programs());
+    Err(bench.exec()).with_context(|| format!("cannot start `{}`", process::show(&bench)))
+}
+
+fn train(train: &TrainArguments) -> Result<()> {
     process::run(process::cargo().args(["build", "--quiet", "--package", "cakes-trainer"]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
-    let mut bench = std::process::Command::new(target.join("debug/cakes-trainer"));
+    let mut bench = std::process::Command::new(programs().join("cakes-trainer"));
     bench.arg("bench").env("OMP_WAIT_POLICY", "PASSIVE");
     bench.args(train.config.iter().flat_map(|name| ["--config", name]));
     bench.args(train.mode.iter().flat_map(|name| ["--mode", name]));
