@@ -1,5 +1,6 @@
 //! `cakes dataset check` on samples with one class each.
 
+#[allow(dead_code, reason = "shared with tests that write volumes")]
 mod support;
 
 use std::fs;

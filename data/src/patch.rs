@@ -96,7 +96,7 @@ pub fn sample_patch(prepared: &PreparedCase, policy: &PatchPolicy, rng: &mut Cha
     let start = choose_start(prepared, policy, rng);
     let place = Placement::draw(start, policy, rng);
     let (image, label) = (prepared.case.image.view(), prepared.case.label.view());
-    let mut patch = Patch { image: place.cut_image(image), label: place.cut_label(label) };
+    let mut patch = Patch { image: place.cut_image(&image), label: place.cut_label(&label) };
     for axis in mirrored_axes(policy, rng) {
         patch.image.invert_axis(Axis(axis + 1));
         patch.label.invert_axis(Axis(axis));
@@ -110,7 +110,7 @@ pub fn sample_patch(prepared: &PreparedCase, policy: &PatchPolicy, rng: &mut Cha
 
 /// Cuts one patch of an image without labels of voxels and changes it like
 /// [`sample_patch`]. The image (`[C, D, H, W]`) is at least as large as the patch.
-pub fn sample_image(image: ArrayView4<f32>, policy: &PatchPolicy, rng: &mut ChaCha8Rng) -> Array4<f32> {
+pub fn sample_image(image: &ArrayView4<f32>, policy: &PatchPolicy, rng: &mut ChaCha8Rng) -> Array4<f32> {
     let (_, d, h, w) = image.dim();
     let size = [d, h, w];
     let start = std::array::from_fn(|axis| rng.random_range(0..=size[axis] - policy.extent[axis]));
@@ -170,7 +170,7 @@ impl Placement {
     }
 
     /// Trilinear where the patch is turned.
-    fn cut_image(&self, image: ArrayView4<f32>) -> Array4<f32> {
+    fn cut_image(&self, image: &ArrayView4<f32>) -> Array4<f32> {
         let (channels, d, h, w) = image.dim();
         let Some(matrix) = &self.matrix else {
             let [d, h, w] = self.ranges();
@@ -187,7 +187,7 @@ impl Placement {
     }
 
     /// The nearest voxel where the patch is turned.
-    fn cut_label(&self, label: ArrayView3<u8>) -> Array3<u8> {
+    fn cut_label(&self, label: &ArrayView3<u8>) -> Array3<u8> {
         let (d, h, w) = label.dim();
         let Some(matrix) = &self.matrix else {
             let [d, h, w] = self.ranges();
@@ -214,7 +214,7 @@ fn voxels([d, h, w]: Extent) -> impl Iterator<Item = Extent> {
     (0..d).flat_map(move |x| (0..h).flat_map(move |y| (0..w).map(move |z| [x, y, z])))
 }
 
-fn trilinear(image: ArrayView4<f32>, channel: usize, position: [f64; 3]) -> f32 {
+fn trilinear(image: &ArrayView4<f32>, channel: usize, position: [f64; 3]) -> f32 {
     let (_, d, h, w) = image.dim();
     let limits = [d, h, w];
     let low: Extent = position.map(|value| value as usize);

@@ -52,7 +52,10 @@ fn check_results(search: &Search) -> Result<()> {
         let figures = result.classification.as_ref().with_context(|| format!("{result:?}"))?;
         ensure!(result.quality_metric == "top1" && result.mean_dice.is_none(), "{result:?}");
         ensure!(result.quality == figures.top1 && (0.0..=1.0).contains(&result.quality), "{result:?}");
-        ensure!(figures.sample_count == VALIDATION as u64 && figures.recall_per_class.len() == 3, "{result:?}");
+        ensure!(
+            figures.sample_count == VALIDATION as u64 && figures.recall_per_class.len() == 3,
+            "{result:?}"
+        );
         // With three classes one of the first five is always right.
         ensure!(figures.top5 == 1.0 && figures.loss > 0.0, "{result:?}");
     }
@@ -114,7 +117,8 @@ async fn check_commands(cluster: &Cluster, search: &Search) -> Result<()> {
     }
 
     // A front of architectures from the one supernet, and one of them trained.
-    let range = ["search", "derive", &search.id, "--budgets", "0.3..0.9:0.2", "--unconstrained", "-o", "json"];
+    let range =
+        ["search", "derive", &search.id, "--budgets", "0.3..0.9:0.2", "--unconstrained", "-o", "json"];
     let found = cluster.cakes(&range).await?;
     ensure!(found.code == Some(0), "{found:?}");
     let found: Value = serde_json::from_str(&found.stdout)?;

@@ -65,7 +65,7 @@ impl Problem {
                 let list = position.map_or(&[][..], |position| &layer.scores[position]);
                 list.iter().map(|score| f64::from(*score) / mean).collect::<Vec<f64>>()
             };
-            let own = kernels.iter().map(|kernel| of(kernel)).collect();
+            let own = kernels.iter().map(of).collect();
             let cost = |kernel: &Kernel| costs.map_or(0, |costs| costs.channel(index, *kernel));
             let costs = kernels.iter().map(cost).collect();
             Layer::new(own, costs, multiple.max(1))

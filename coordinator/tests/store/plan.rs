@@ -119,14 +119,19 @@ async fn a_search_that_has_ended_cannot_be_cancelled(pool: PgPool) {
 async fn more_architectures_are_derived_on_request_without_jobs(pool: PgPool) {
     let search = small_search();
     let id = submit(&pool, &search).await;
-    let early = searches::derive(&pool, id, &[0.4], false).await.unwrap_err();
+    let wish = |budgets: &[f64], unconstrained| searches::Wish {
+        budgets: budgets.to_vec(),
+        unconstrained,
+        ..searches::Wish::default()
+    };
+    let early = searches::derive(&pool, id, &wish(&[0.4], false)).await.unwrap_err();
     assert!(matches!(early, Error::Refused(_)));
     finish(&pool, &worker(&pool, "a").await.begin(&pool).await, &search).await;
-    let digests = searches::derive(&pool, id, &[0.4, 0.5], true).await.unwrap();
-    assert_eq!(digests.len(), 3);
+    let found = searches::derive(&pool, id, &wish(&[0.4, 0.5], true)).await.unwrap();
+    assert_eq!(found.len(), 3);
     assert_eq!(count(&pool, "select count(*) from job").await, 2);
     for budgets in [&[0.0][..], &[1.5], &[0.001], &[]] {
-        let refused = searches::derive(&pool, id, budgets, false).await.unwrap_err();
+        let refused = searches::derive(&pool, id, &wish(budgets, false)).await.unwrap_err();
         assert!(matches!(refused, Error::InvalidArgument { field: "budgets", .. }), "{budgets:?}");
     }
     // The plan still retrains the budget that it asked for itself.

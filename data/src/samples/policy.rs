@@ -113,7 +113,7 @@ pub struct VolumePolicy {
 impl VolumePolicy {
     fn train(&self, sample: &Sample, rng: &mut ChaCha8Rng) -> Result<Input, DataError> {
         let volume = self.prepared(sample)?;
-        Ok(Input { image: sample_image(volume.view(), &self.patch, rng), label: sample.label })
+        Ok(Input { image: sample_image(&volume.view(), &self.patch, rng), label: sample.label })
     }
 
     fn evaluate(&self, sample: &Sample) -> Result<Input, DataError> {

@@ -231,7 +231,7 @@ fn a_truncated_damaged_or_missing_archive_is_named() {
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     let error = refusal(&source, root.path());
     assert!(error.contains("set.npz") && error.contains("cut off"), "{error}");
-    let mut flipped = whole.clone();
+    let mut flipped = whole;
     flipped[600] ^= 0x10;
     fs::write(&path, &flipped).unwrap();
     let error = refusal(&source, root.path());
@@ -245,7 +245,7 @@ fn a_truncated_damaged_or_missing_archive_is_named() {
 #[test]
 fn samples_that_are_not_finite_are_left_out_as_far_as_tolerated() {
     let root = TempDir::new().unwrap();
-    let mut values = vec![1.0_f32; 6 * 8];
+    let mut values = [1.0_f32; 6 * 8];
     values[2 * 8 + 3] = f32::NAN;
     values[5 * 8] = f32::INFINITY;
     values[5 * 8 + 1] = f32::NAN;
@@ -315,7 +315,7 @@ fn lung_clips_are_those_of_their_readme() {
         folds: "fold".into(),
         fold,
     };
-    let mut validated = vec![0; 3];
+    let mut validated = [0; 3];
     for fold in 0..5 {
         let mut source = arrays(dir.join("clips.npz"), split(fold));
         if let SampleSource::Arrays(source) = &mut source {

@@ -36,7 +36,7 @@ fn arrays_are_described_by_part_and_class() {
     assert!(report.findings[0].problem.contains("class 1 has no sample"), "{:?}", report.findings);
     assert!(!report.has_errors() && report.to_string().contains("5 samples, 5 readable, 3 classes"));
 
-    let mut values = vec![2.5_f32; 3 * 8];
+    let mut values = [2.5_f32; 3 * 8];
     values[9] = f32::NAN;
     let body: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let arrays =

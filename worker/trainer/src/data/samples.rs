@@ -181,7 +181,7 @@ impl ClassSamples {
             let sample = self.samples.load(training[pass.sample(seed, place)])?;
             Ok(self.policy.train(&sample, &mut patch_stream(seed, step, index))?)
         });
-        self.stack(inputs.collect::<Result<Vec<_>, TrainerError>>()?)
+        self.stack(&inputs.collect::<Result<Vec<_>, TrainerError>>()?)
     }
 
     pub fn validation_count(&self) -> usize {
@@ -195,11 +195,11 @@ impl ClassSamples {
             let first = batch as usize * size;
             let ids = &own.samples.validation()[first..(first + size).min(all)];
             let inputs = ids.iter().map(|id| Ok(own.policy.evaluate(&own.samples.load(*id)?)?));
-            own.stack(inputs.collect::<Result<Vec<_>, TrainerError>>()?)
+            own.stack(&inputs.collect::<Result<Vec<_>, TrainerError>>()?)
         })
     }
 
-    fn stack(&self, inputs: Vec<Input>) -> Result<Batch, TrainerError> {
+    fn stack(&self, inputs: &[Input]) -> Result<Batch, TrainerError> {
         let [d, h, w] = self.policy.extent();
         let values: Vec<f32> = inputs.iter().flat_map(|input| input.image.iter().copied()).collect();
         let labels: Vec<i64> = inputs.iter().map(|input| input.label as i64).collect();

@@ -71,6 +71,9 @@ pub fn inflate_into(
 }
 
 /// What is collected while the nodes of a network are visited.
+/// Tensors by the names of the network's state, and notes on what stays random.
+type Inflated = (Vec<(String, Tensor)>, Vec<String>);
+
 #[derive(Default)]
 struct Plan {
     stored: BTreeMap<String, Stored>,
@@ -116,9 +119,9 @@ impl Plan {
         if let Some(spatial) = spatial_of(network, node) {
             // P3D: the layer's filters are the spatial ones'.
             debug_assert!(spatial.name.starts_with(name.as_str()));
-            return Ok(self
-                .made
-                .push((format!("{name}.weight"), identity(conv.channels, kernel_size(conv))?)));
+            let filters = identity(conv.channels, kernel_size(conv))?;
+            self.made.push((format!("{name}.weight"), filters));
+            return Ok(());
         }
         let source = format!("{}.weight", source_of(name.strip_suffix(".spatial").unwrap_or(name)));
         let Some(filters) = self.take(&source)? else { return Ok(()) };
@@ -224,7 +227,7 @@ impl Plan {
     }
 
     /// Checks that everything fits, and drops a classifier of other classes.
-    fn finish(mut self, net: &Net) -> Result<(Vec<(String, Tensor)>, Vec<String>), InflateError> {
+    fn finish(mut self, net: &Net) -> Result<Inflated, InflateError> {
         let state: BTreeMap<&String, &Tensor> = net.state().collect();
         let of =
             |name: &str| state.iter().find(|(own, _)| own.as_str() == name).map(|(_, tensor)| tensor.size());
