@@ -388,7 +388,7 @@ fn check_plan(spec: &SearchSpec, backbone_fits: bool, found: &mut Violations) {
     found.require(!spec.budgets.is_empty() || spec.derive_unconstrained, "budgets", || {
         "give at least one fraction of the all-3x3x3 network's MACs, for example [0.25, 0.5]".to_owned()
     });
-    let nothing_to_search = spec.backbone.searchable_layers().is_empty();
+    let nothing_to_search = backbone_fits && spec.backbone.searchable_layers().is_empty();
     found.require(spec.budgets.is_empty() || !nothing_to_search, "backbone", || {
         "has no layer to search: its middle layers are p3d".to_owned()
     });

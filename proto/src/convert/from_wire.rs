@@ -1,5 +1,8 @@
 //! A search description from the wire, with defaults filled in.
 
+use cakes::Extent;
+use cakes::backbone::Backbone;
+use cakes::derive::check_budget;
 use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::SearchMode;
 use cakes::spec::{
@@ -38,17 +41,18 @@ pub fn search_from_wire(wire: Option<v1::SearchSpec>) -> Result<CheckedSearch, I
     let measure = measure_from_wire(wire.budget_measure);
     match (dataset, backbone, patch, supernet, baselines, measure) {
         (Ok(dataset), Ok(backbone), Ok(patch), Ok(supernet), Ok(baselines), Ok(budget_measure)) => {
+            let budgets = if wire.budgets.is_empty() && !wire.derive_unconstrained {
+                default_budgets(&backbone, &supernet.kernels, patch, budget_measure)
+            } else {
+                wire.budgets
+            };
             CheckedSearch::new(SearchSpec {
                 name: wire.name,
                 dataset,
                 backbone,
                 patch,
                 supernet,
-                budgets: if wire.budgets.is_empty() && !wire.derive_unconstrained {
-                    DEFAULT_BUDGETS.to_vec()
-                } else {
-                    wire.budgets
-                },
+                budgets,
                 derive_unconstrained: wire.derive_unconstrained,
                 baselines,
                 retrain: retrain_from_wire(wire.retrain.unwrap_or_default(), is_video),
@@ -63,6 +67,19 @@ pub fn search_from_wire(wire: Option<v1::SearchSpec>) -> Result<CheckedSearch, I
             Err(InvalidSpec(found.into_iter().flatten().collect()))
         }
     }
+}
+
+/// The usual budgets that some architecture of the search space stays within; all
+/// of them where none does, so that the check says why.
+fn default_budgets(
+    backbone: &Backbone,
+    kernels: &KernelSet,
+    patch: Extent,
+    measure: CostMeasure,
+) -> Vec<f64> {
+    let fits = |budget: &f64| check_budget(backbone, kernels, patch, measure, *budget).is_ok();
+    let fitting: Vec<f64> = DEFAULT_BUDGETS.into_iter().filter(fits).collect();
+    if fitting.is_empty() { DEFAULT_BUDGETS.to_vec() } else { fitting }
 }
 
 /// Names fields as the user wrote them: a choice that is a level of its own in
@@ -309,6 +326,9 @@ mod tests {
         assert_eq!(space("").unwrap(), KernelSet::named("volume").unwrap());
         let named = space(r#""supernet": {"space": "2_3d"},"#).unwrap();
         assert_eq!(named.iter().collect::<Vec<_>>(), [Kernel::K333, Kernel::K133]);
+        // A space whose lightest network is above a usual budget leaves that out.
+        let json = SHORTEST.replacen("\"name\"", r#""supernet": {"space": "2_3d"}, "name""#, 1);
+        assert_eq!(search_from_wire(parse(&json).search).unwrap().spec().budgets, [0.4, 0.5, 0.7]);
         for wrong in
             [r#""supernet": {"space": "4d"},"#, r#""supernet": {"space": "2_3d", "kernels": ["3x3x3"]},"#]
         {

@@ -168,7 +168,7 @@ fn every_kernel_answers_a_constant_input_as_its_filter_does() {
 }
 
 /// The network without its head, and the output of a frame in the middle.
-fn features(task: Task, stored: &BTreeMap<String, Tensor>, clip: &Tensor) -> Tensor {
+fn features(task: &Task, stored: &BTreeMap<String, Tensor>, clip: &Tensor) -> Tensor {
     let (mut net, _) = started(task.clone(), stored).unwrap();
     let network = task.network();
     let end = network.nodes.iter().position(|node| node.name == "stage2.0.relu").unwrap();
@@ -193,16 +193,16 @@ fn a_clip_that_stands_still_gives_what_the_2d_network_gives_for_its_frame() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let frame = random(&[2, 3, 1, 32, 32], &mut rng);
     let config = || video(ResnetDepth::R18, 4, MiddleLayer::Searchable);
-    let flat = features(uniform(config(), Kernel::K133), &stored, &frame);
+    let flat = features(&uniform(config(), Kernel::K133), &stored, &frame);
     let still = frame.repeat([1, 1, 15, 1, 1]);
-    let c3d = features(uniform(config(), Kernel::K333), &stored, &still);
+    let c3d = features(&uniform(config(), Kernel::K333), &stored, &still);
     assert!(difference(&flat, &c3d) < 1e-4, "{}", difference(&flat, &c3d));
     let backbone = Backbone::VideoResnet(video(ResnetDepth::R18, 4, MiddleLayer::P3d));
     let p3d = Task::Retrain { architecture: Architecture::new(backbone, []).unwrap() };
     // The identity looks at no other frame, so the clip need not stand still.
     let moving = random(&[2, 3, 3, 32, 32], &mut rng);
-    let p3d = features(p3d, &stored, &moving);
-    let flat = features(uniform(config(), Kernel::K133), &stored, &moving.narrow(2, 1, 1));
+    let p3d = features(&p3d, &stored, &moving);
+    let flat = features(&uniform(config(), Kernel::K133), &stored, &moving.narrow(2, 1, 1));
     assert!(difference(&flat, &p3d) < 1e-5, "{}", difference(&flat, &p3d));
 }
 
@@ -212,7 +212,7 @@ fn the_2d_network_is_torchvisions() {
     let stored = resnet(ResnetDepth::R18, WIDTH, 4);
     let frame = random(&[2, 3, 1, 32, 32], &mut ChaCha8Rng::seed_from_u64(1));
     let config = video(ResnetDepth::R18, 4, MiddleLayer::Searchable);
-    let ours = features(uniform(config, Kernel::K133), &stored, &frame);
+    let ours = features(&uniform(config, Kernel::K133), &stored, &frame);
     let conv = |x: &Tensor, name: &str, stride: i64| {
         let weight = &stored[&format!("{name}.weight")];
         let padding = weight.size()[2] / 2;
@@ -271,7 +271,7 @@ fn a_cost_priority_supernet_of_equal_candidates_computes_the_2d_network() {
     let stored = resnet(ResnetDepth::R18, WIDTH, 4);
     let frame = random(&[2, 3, 1, 32, 32], &mut ChaCha8Rng::seed_from_u64(1));
     let config = || video(ResnetDepth::R18, 4, MiddleLayer::Searchable);
-    let flat = features(uniform(config(), Kernel::K133), &stored, &frame);
+    let flat = features(&uniform(config(), Kernel::K133), &stored, &frame);
     let supernet = Task::Supernet {
         backbone: Backbone::VideoResnet(config()),
         mode: SearchMode::CostPriority,
@@ -280,7 +280,7 @@ fn a_cost_priority_supernet_of_equal_candidates_computes_the_2d_network() {
         early_stop_validations: None,
     };
     let still = frame.repeat([1, 1, 15, 1, 1]);
-    let summed = features(supernet, &stored, &still);
+    let summed = features(&supernet, &stored, &still);
     assert!(difference(&flat, &summed) < 1e-4, "{}", difference(&flat, &summed));
 }
 
