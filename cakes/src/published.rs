@@ -48,6 +48,8 @@ pub enum PublishedError {
     Empty,
     #[error("there is no configuration '{name}'; the file has {known}")]
     UnknownName { name: String, known: String },
+    #[error("holds several configurations; give the name of one: {known}")]
+    NoName { known: String },
     #[error(
         "configuration '{name}' has {given} layers, the network has {expected} searchable ones: {layers}"
     )]
@@ -103,7 +105,10 @@ pub fn find<'a>(
             name => name,
         });
         let known = names.collect::<Vec<_>>().join(", ");
-        PublishedError::UnknownName { name: name.unwrap_or_default().to_owned(), known }
+        match name {
+            Some(name) => PublishedError::UnknownName { name: name.to_owned(), known },
+            None => PublishedError::NoName { known },
+        }
     })
 }
 
@@ -366,7 +371,7 @@ mod tests {
         assert_eq!(find(&found, Some("B")).unwrap().layers.len(), 1);
         for wrong in [Some("CAKES"), None] {
             let error = find(&found, wrong).unwrap_err().to_string();
-            assert!(error.contains("the file has A, B"), "{error}");
+            assert!(error.ends_with(": A, B") || error.ends_with("has A, B"), "{error}");
         }
     }
 
