@@ -1,7 +1,10 @@
 //! The bounds within which everything is tried. Each looks at one side of the
 //! protocol as closely as a test can afford; together they cover all actions.
 
+use std::time::Instant;
+
 use cakes_coordinator::core::retry::{Budgets, FailureClass};
+use stateright::{Checker, Model};
 
 use crate::database::Call;
 use crate::mutant::{Mutant, Rules};
@@ -129,7 +132,7 @@ pub fn failover() -> System {
 
 /// Everything that tests try, without a fault in it.
 pub fn all() -> Vec<Bounds> {
-    let named: [(&'static str, System); 12] = [
+    let named: [(&'static str, System); 15] = [
         ("crash", crash()),
         ("two crashes", two_crashes()),
         ("three grants", three_grants()),
@@ -142,29 +145,56 @@ pub fn all() -> Vec<Bounds> {
         ("submitted", submitted()),
         ("two jobs", two_jobs()),
         ("failover", failover()),
+        ("crash, two checkpoints", System { saves: vec![1, 2], ..crash() }),
+        (
+            "two crashes of two workers, one step",
+            System { steps: 1, saves: vec![1], fences: false, ..crashes_of_two_workers() },
+        ),
+        ("three grants of two workers, two checkpoints", System { workers: 2, ..saved_between() }),
     ];
     named.into_iter().map(|(name, system)| Bounds { name, system }).collect()
 }
 
-/// What takes minutes to hours.
+/// What takes minutes to hours: for `cargo run --package cakes-model --example larger_bounds`.
 pub fn large() -> Vec<Bounds> {
-    let short = |system| System { steps: 1, saves: vec![1], fences: false, ..system };
-    let both_saved = System { saves: vec![1, 2], ..crash() };
-    let two_of_two = System { crashes: 2, registrations: 3, ..one_job() };
     let everything =
         System { crashes: 1, registrations: 2, drops: true, collect: true, amnesty: true, ..cancelled() };
     let retried_more = System { epochs: 3, budgets: budgets(1), ..retried() };
     let jobs_again = System { epochs: 2, budgets: budgets(1), ..two_jobs() };
-    let named: [(&'static str, System); 7] = [
-        ("crash, two checkpoints", both_saved),
-        ("two crashes of two workers, one step", short(two_of_two.clone())),
-        ("two crashes of two workers", two_of_two),
-        ("three grants of two workers, two checkpoints", System { workers: 2, ..saved_between() }),
+    let named: [(&'static str, System); 4] = [
+        ("two crashes of two workers", crashes_of_two_workers()),
         ("retried, three grants", retried_more),
         ("two jobs, two grants each", jobs_again),
         ("crash, cancel, collector, amnesty", everything),
     ];
     named.into_iter().map(|(name, system)| Bounds { name, system }).collect()
+}
+
+fn crashes_of_two_workers() -> System {
+    System { crashes: 2, registrations: 3, ..one_job() }
+}
+
+impl Bounds {
+    /// Tries every state. Says how many there are, and of the first property that
+    /// does not hold how it came to that.
+    ///
+    /// # Errors
+    /// A property does not hold.
+    pub fn check(self) -> Result<String, String> {
+        let begin = Instant::now();
+        let checker = self.system.checker().threads(2).spawn_bfs().join();
+        if let Some((property, path)) = checker.discoveries().into_iter().next() {
+            return Err(format!("{}: not so: {property}; after {:#?}", self.name, path.into_actions()));
+        }
+        Ok(format!(
+            "{}: {} states, {} steps, depth {}, {:.1} s",
+            self.name,
+            checker.unique_state_count(),
+            checker.state_count(),
+            checker.max_depth(),
+            begin.elapsed().as_secs_f64()
+        ))
+    }
 }
 
 /// The bounds in which a fault shows itself.

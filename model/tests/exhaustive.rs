@@ -4,41 +4,16 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use cakes_model::bounds::{self, Bounds};
+use cakes_model::bounds;
 use cakes_model::mutant::Mutant;
 use cakes_model::property::{Safety, Witness};
 use cakes_model::system::System;
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// Tries every state and prints what `docs/reliability.md` tells of it.
-fn check(bounds: Bounds) {
-    let begin = Instant::now();
-    let checker = bounds.system.checker().threads(2).spawn_bfs().join();
-    println!(
-        "{}: {} states, {} steps, depth {}, {:.1} s",
-        bounds.name,
-        checker.unique_state_count(),
-        checker.state_count(),
-        checker.max_depth(),
-        begin.elapsed().as_secs_f64()
-    );
-    if let Some((name, path)) = checker.discoveries().into_iter().next() {
-        panic!("{}: not so: {name}; after {:#?}", bounds.name, path.into_actions());
-    }
-}
-
 #[test]
 fn every_property_holds_in_every_state() {
     for bounds in bounds::all() {
-        check(bounds);
-    }
-}
-
-#[test]
-#[ignore = "takes long: cargo test -p cakes-model --test exhaustive -- --ignored --nocapture"]
-fn every_property_holds_within_larger_bounds() {
-    for bounds in bounds::large() {
-        check(bounds);
+        println!("{}", bounds.check().unwrap_or_else(|breach| panic!("{breach}")));
     }
 }
 
