@@ -229,8 +229,9 @@ async fn the_next_daemon_kills_a_trainer_that_outlived_the_last_one() {
     bench.until_clear().await;
 }
 
-#[tokio::test]
-async fn a_completion_that_was_decided_reaches_the_coordinator_through_the_next_daemon() {
+/// A daemon that was killed while nobody answered its completion, and how often it
+/// had sent it.
+async fn killed_behind_a_decided_completion() -> (Bench, usize) {
     let bench = Bench::new().await;
     bench.coordinator.seen().lost_answers.insert("Complete", u32::MAX);
     bench.grant(&json!([["ready"], ["train", 3], ["save"], ["complete"]]), None);
@@ -241,6 +242,12 @@ async fn a_completion_that_was_decided_reaches_the_coordinator_through_the_next_
 
     let before = bench.coordinator.seen().completions.len();
     bench.coordinator.seen().lost_answers.clear();
+    (bench, before)
+}
+
+#[tokio::test]
+async fn a_completion_that_was_decided_reaches_the_coordinator_through_the_next_daemon() {
+    let (bench, before) = killed_behind_a_decided_completion().await;
     let _next = bench.daemon(&[]);
     bench.coordinator.until("completion", |seen| (seen.completions.len() > before).then_some(())).await;
     bench.until_clear().await;
@@ -252,16 +259,7 @@ async fn a_completion_that_was_decided_reaches_the_coordinator_through_the_next_
 /// successor makes the successor look like the older of the two.
 #[tokio::test]
 async fn a_late_registration_does_not_make_the_next_daemon_forget_a_completion() {
-    let bench = Bench::new().await;
-    bench.coordinator.seen().lost_answers.insert("Complete", u32::MAX);
-    bench.grant(&json!([["ready"], ["train", 3], ["save"], ["complete"]]), None);
-    let mut daemon = bench.daemon(&[]);
-    bench.coordinator.until("completion", |seen| seen.completions.first().map(|_| ())).await;
-    daemon.signal(Signal::SIGKILL);
-    daemon.ended(SOON).await;
-
-    let before = bench.coordinator.seen().completions.len();
-    bench.coordinator.seen().lost_answers.clear();
+    let (bench, before) = killed_behind_a_decided_completion().await;
     bench.coordinator.seen().late_registration = true;
     let _next = bench.daemon(&[]);
     bench.coordinator.until("completion", |seen| (seen.completions.len() > before).then_some(())).await;
