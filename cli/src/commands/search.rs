@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use cakes::derive::check_budget;
+use cakes::spec::CostMeasure;
+use cakes_proto::convert::search_from_wire;
 use cakes_proto::v1;
 use chrono::Utc;
 use clap::{Args, Subcommand};
@@ -111,7 +114,8 @@ pub struct DeriveArguments {
         required_unless_present_any = ["unconstrained", "budgets"]
     )]
     budget: Vec<f64>,
-    /// Evenly spaced fractions, both ends included.
+    /// Evenly spaced fractions, both ends included; those below the lightest
+    /// architecture of the search space are left out.
     #[arg(long, value_name = "FROM..TO:STEP", value_parser = Budgets::parse)]
     budgets: Option<Budgets>,
     /// Also by the paper's rule, without a budget.
@@ -149,6 +153,15 @@ impl From<MeasureName> for v1::CostMeasure {
     }
 }
 
+impl From<MeasureName> for CostMeasure {
+    fn from(name: MeasureName) -> Self {
+        match name {
+            MeasureName::Mac => CostMeasure::Mac,
+            MeasureName::Param => CostMeasure::Param,
+        }
+    }
+}
+
 /// Evenly spaced budgets: `0.1..0.9:0.1`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Budgets(Vec<f64>);
@@ -172,6 +185,34 @@ impl Budgets {
         // Rounded, so that the third of 0.1..0.9:0.1 is 0.3.
         let budget = |index: u32| ((from + f64::from(index) * step) * 1e9).round() / 1e9;
         Ok(Budgets((0..count as u32).map(budget).collect()))
+    }
+
+    /// The budgets that some architecture of the search stays within, and a note on
+    /// the others; all of them where none does, so that the service says why.
+    ///
+    /// # Errors
+    /// The coordinator sent no valid search.
+    fn within_reach(
+        self,
+        search: v1::Search,
+        measure: Option<MeasureName>,
+    ) -> Result<Vec<f64>, CommandError> {
+        let search = search_from_wire(search.spec)
+            .map_err(|error| CommandError::Failed(format!("the coordinator sent no search: {error}")))?;
+        let spec = search.spec();
+        let measure = measure.map_or(spec.budget_measure, CostMeasure::from);
+        let fits = |budget: &f64| {
+            check_budget(&spec.backbone, &spec.supernet.kernels, spec.patch, measure, *budget).is_ok()
+        };
+        let Some(first) = self.0.iter().position(fits) else { return Ok(self.0) };
+        if first > 0 {
+            let left_out: Vec<String> = self.0[..first].iter().map(f64::to_string).collect();
+            output::note(&format!(
+                "no architecture of this search space is so light: left out {}",
+                left_out.join(", ")
+            ));
+        }
+        Ok(self.0[first..].to_vec())
     }
 }
 
@@ -293,7 +334,11 @@ async fn derive(
 ) -> Result<(), CommandError> {
     let search_id = arguments.search.id;
     let mut budgets = arguments.budget;
-    budgets.extend(arguments.budgets.into_iter().flat_map(|Budgets(range)| range));
+    if let Some(range) = arguments.budgets {
+        let request = v1::GetSearchRequest { id: search_id.clone() };
+        let search = rpc!(client, searches.get_search, "SearchService/GetSearch", request)?;
+        budgets.extend(range.within_reach(search, arguments.measure)?);
+    }
     let request = v1::DeriveArchitecturesRequest {
         id: search_id.clone(),
         budgets,
