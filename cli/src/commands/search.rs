@@ -414,6 +414,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_range_leaves_out_what_no_architecture_stays_within_unless_that_is_all_of_it() {
+        let json = r#"{"spec": {"name": "p", "dataset": {"phantoms": {}}, "supernet": {"space": "2_3d"},
+            "backbone": {"encoder_decoder": {"classes": 4}}, "patch": {"depth": 32, "height": 32, "width": 32}}}"#;
+        let search: v1::Search = serde_json::from_str(json).unwrap();
+        let within = |range: &str| Budgets::parse(range).unwrap().within_reach(search.clone(), None).unwrap();
+        // The lightest costs 0.351.
+        assert_eq!(within("0.3..0.5:0.1"), [0.4, 0.5]);
+        assert_eq!(within("0.1..0.2:0.1"), [0.1, 0.2]);
+    }
+
+    #[test]
     fn ranges_of_budgets_include_both_ends_and_hold_round_numbers() {
         assert_eq!(
             Budgets::parse("0.1..0.9:0.1"),
