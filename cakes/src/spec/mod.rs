@@ -366,6 +366,14 @@ fn check_backbone(backbone: &Backbone, dataset: &DatasetSpec, patch: Extent, fou
     found.0.len() == before
 }
 
+/// A supernet needs something to choose from.
+fn check_searchable(backbone: &Backbone, field: &str, found: &mut Violations) {
+    found.require(!backbone.searchable_layers().is_empty(), field, || {
+        "has no layer to search: its middle layers are p3d; use searchable ones, and p3d as a baseline"
+            .to_owned()
+    });
+}
+
 fn check_l1_strength(l1_strength: f64, field: &str, found: &mut Violations) {
     found.within(l1_strength, 0.0..=10.0, field);
 }
@@ -374,9 +382,12 @@ fn check_l1_strength(l1_strength: f64, field: &str, found: &mut Violations) {
 pub(crate) fn check_job(job: &TrainerJob) -> Result<(), InvalidSpec> {
     let mut found = Violations(Vec::new());
     dataset::check(&job.dataset, &mut found);
-    check_backbone(job.task.backbone(), &job.dataset, job.patch, &mut found);
+    let backbone_fits = check_backbone(job.task.backbone(), &job.dataset, job.patch, &mut found);
     check_initial_weights(&job.initial_weights, job.task.backbone(), "initial_weights", &mut found);
-    if let Task::Supernet { l1_strength, .. } = &job.task {
+    if let Task::Supernet { backbone, l1_strength, .. } = &job.task {
+        if backbone_fits {
+            check_searchable(backbone, "task.supernet.backbone", &mut found);
+        }
         check_l1_strength(*l1_strength, "task.supernet.l1_strength", &mut found);
     }
     training::check(&job.training, "training", &mut found);
@@ -388,10 +399,9 @@ fn check_plan(spec: &SearchSpec, backbone_fits: bool, found: &mut Violations) {
     found.require(!spec.budgets.is_empty() || spec.derive_unconstrained, "budgets", || {
         "give at least one fraction of the all-3x3x3 network's MACs, for example [0.25, 0.5]".to_owned()
     });
-    let nothing_to_search = backbone_fits && spec.backbone.searchable_layers().is_empty();
-    found.require(spec.budgets.is_empty() || !nothing_to_search, "backbone", || {
-        "has no layer to search: its middle layers are p3d".to_owned()
-    });
+    if backbone_fits {
+        check_searchable(&spec.backbone, "backbone", found);
+    }
     for (index, budget) in spec.budgets.iter().enumerate().filter(|_| backbone_fits) {
         if let Err(error) =
             check_budget(&spec.backbone, &spec.supernet.kernels, spec.patch, spec.budget_measure, *budget)
@@ -499,6 +509,39 @@ pub(crate) mod tests {
         let Backbone::EncoderDecoder(config) = small_search().backbone else { panic!() };
         let narrow = Backbone::EncoderDecoder(EncoderDecoder { classes: 3, ..config });
         assert_eq!(problems(|spec| spec.backbone = narrow), ["backbone.encoder_decoder.classes"]);
+    }
+
+    #[test]
+    fn a_network_without_a_layer_to_search_is_retrained_but_not_searched() {
+        let searchable = Backbone::VolumeResnet(crate::backbone::VolumeResnet {
+            input_channels: 1,
+            classes: 2,
+            depth: crate::backbone::ResnetDepth::R18,
+            base_width: 4,
+            dropout_percent: 0,
+            stem: crate::backbone::VolumeStem::Compact,
+            middle: crate::backbone::MiddleLayer::Searchable,
+        });
+        let p3d = searchable.factorised().unwrap();
+        let split = ArraySplit::Medmnist { validation: MedmnistPart::Val };
+        let arrays = ArrayDataset { path: "a.npz".into(), split, kind: ArrayKind::Volume, tolerate: 0 };
+        let search = |backbone: &Backbone| SearchSpec {
+            dataset: DatasetSpec::Arrays(arrays.clone()),
+            backbone: backbone.clone(),
+            budgets: Vec::new(),
+            derive_unconstrained: true,
+            baselines: vec![Baseline::P3d],
+            ..small_search()
+        };
+        let checked = CheckedSearch::new(search(&searchable)).unwrap();
+        let (_, architecture) = checked.baselines().remove(0);
+        assert_eq!(checked.retrain_job(architecture, 1).check(), Ok(()));
+        let InvalidSpec(found) = CheckedSearch::new(search(&p3d)).unwrap_err();
+        assert_eq!(found.iter().map(|violation| violation.field.as_str()).collect::<Vec<_>>(), ["backbone"]);
+        let mut job = checked.supernet_job();
+        let Task::Supernet { backbone, .. } = &mut job.task else { panic!() };
+        *backbone = p3d;
+        assert_eq!(job.check().unwrap_err().0[0].field, "task.supernet.backbone");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use cakes::architecture::{Architecture, ArchitectureDigest};
 use cakes::job::TrainerJob;
-use cakes::spec::{CheckedSearch, InvalidSpec, RetrainSpec, SearchSpec, TrainingSpec};
+use cakes::spec::{CheckedSearch, TrainingSpec};
 use cakes_proto::ids::{JobId, SearchId};
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
@@ -56,33 +56,18 @@ pub async fn submit_retrain(pool: &PgPool, retrain: &Retrain) -> Result<JobId, E
     Ok(id)
 }
 
-/// Checks the retraining as a search of its own with this one network.
+/// The job that the search would queue, with the training that was asked for.
 fn trainer_job(
     search: &CheckedSearch,
     architecture: Architecture,
     retrain: &Retrain,
 ) -> Result<TrainerJob, Error> {
-    let spec = search.spec().clone();
-    let training = retrain.training.clone().unwrap_or_else(|| spec.retrain.training.clone());
-    let checked = CheckedSearch::new(SearchSpec {
-        backbone: architecture.backbone().clone(),
-        budgets: Vec::new(),
-        derive_unconstrained: true,
-        baselines: Vec::new(),
-        retrain: RetrainSpec { training, seeds: vec![retrain.seed], ..spec.retrain },
-        ..spec
-    });
-    Ok(checked.map_err(as_requested)?.retrain_job(architecture, retrain.seed))
-}
-
-/// Names fields from the request's point of view, which has no level `retrain`.
-fn as_requested(InvalidSpec(mut violations): InvalidSpec) -> Error {
-    for violation in &mut violations {
-        if let Some(field) = violation.field.strip_prefix("retrain.") {
-            violation.field = field.to_owned();
-        }
+    let mut job = search.retrain_job(architecture, retrain.seed);
+    if let Some(training) = &retrain.training {
+        job.training = training.clone();
     }
-    Error::InvalidSpec(InvalidSpec(violations))
+    job.check().map_err(Error::InvalidSpec)?;
+    Ok(job)
 }
 
 /// The job of an earlier request with the same id.
