@@ -21,6 +21,7 @@
 //! | [`architecture`] | one allocation per searchable layer, with its digest |
 //! | [`cost`] | exact parameters and multiply-accumulates |
 //! | [`scores`], [`derive`] | what a supernet says of its channels, and the architectures read from it |
+//! | [`identity`] | which of a supernet's channels a derived network has |
 //! | [`published`] | the configurations that the paper's authors published |
 //! | [`pareto`] | which results nobody beats |
 //! | [`spec`] | a search and its training, checked |
@@ -35,6 +36,7 @@ pub mod backbone;
 pub mod cost;
 pub mod derive;
 pub mod frame;
+pub mod identity;
 pub mod job;
 pub mod kernel;
 pub mod network;
