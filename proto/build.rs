@@ -21,17 +21,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), &encoded)?;
 
-    // In order, so that an architecture is printed the same way every time.
-    const SORTED: &str = ".cakes.v1.LayerAllocation.channels";
-    tonic_prost_build::configure()
-        .btree_map(SORTED)
+    // In order, so that an architecture or a table is printed the same way every time.
+    const SORTED: [&str; 2] = [".cakes.v1.LayerAllocation.channels", ".cakes.v1.LayerLatency.channel_ns"];
+    let builder = SORTED.iter().fold(tonic_prost_build::configure(), |builder, path| builder.btree_map(path));
+    builder
         .compile_well_known_types(true)
         .extern_path(".google.protobuf", "::pbjson_types")
         .compile_fds(descriptors)?;
     pbjson_build::Builder::new()
         .register_descriptors(&encoded)?
         .preserve_proto_field_names()
-        .btree_map([SORTED])
+        .btree_map(SORTED)
         .build(&[".cakes.v1"])?;
     Ok(())
 }

@@ -7,10 +7,11 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::derive::LatencyTable;
 use crate::scores::ChannelScores;
 
 /// Number of this protocol; trainer and daemon refuse each other otherwise.
-pub const TRAINER_PROTOCOL: u32 = 1;
+pub const TRAINER_PROTOCOL: u32 = 2;
 
 /// Longest accepted frame, in bytes. Scores of a large supernet take about one
 /// megabyte.
@@ -52,6 +53,8 @@ pub enum TrainerEvent {
     Checkpoint { step: u64, directory: String, manifest_sha256: String, bytes: u64 },
     /// The scores at the end of a search.
     Scores(Box<ChannelScores>),
+    /// What a channel of each kernel takes on this device, at the end of a search.
+    Latency(Box<LatencyTable>),
     /// The job is done; the last checkpoint was reported before.
     Completed(Summary),
     /// The job cannot go on.

@@ -222,6 +222,7 @@ mod tests {
             last_seq: 41,
             result: Some(v1::JobResult { mean_dice: Some(0.8), latency_ms: Some(1.5), ..Default::default() }),
             scores_json: "{}".into(),
+            latency_json: "{}".into(),
             checkpoint: None,
         }));
         {

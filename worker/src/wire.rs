@@ -61,13 +61,14 @@ pub fn stored_to_wire(stored: StoredCheckpoint) -> v1::CheckpointReference {
 /// The request that ends a job with its result.
 ///
 /// # Errors
-/// The scores cannot be written as JSON.
+/// Scores or times cannot be written as JSON.
 pub fn complete_request(
     token: LeaseToken,
     completion: Completion,
 ) -> Result<v1::CompleteRequest, serde_json::Error> {
-    let Completion { summary, scores, checkpoint, last_seq, device } = completion;
+    let Completion { summary, scores, latency, checkpoint, last_seq, device } = completion;
     let scores_json = scores.as_ref().map(serde_json::to_string).transpose()?.unwrap_or_default();
+    let latency_json = latency.as_ref().map(serde_json::to_string).transpose()?.unwrap_or_default();
     Ok(v1::CompleteRequest {
         token: Some(token.into()),
         last_seq,
@@ -82,6 +83,7 @@ pub fn complete_request(
             ..quality_to_wire(&summary.quality)
         }),
         scores_json,
+        latency_json,
     })
 }
 

@@ -1,10 +1,6 @@
 //! What one channel of one kernel costs in each searchable layer.
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
-
-use super::DeriveError;
+use super::{DeriveError, LatencyTable};
 use crate::Extent;
 use crate::allocation::ChannelAllocation;
 use crate::architecture::Architecture;
@@ -34,35 +30,12 @@ struct LayerCosts {
     per_channel: [Option<u64>; Kernel::ALL.len()],
 }
 
-/// Measured times of a network, layer by layer, as costs that a budget can limit.
-///
-/// A layer's time is taken to be a sum over its output channels. Times are whole
-/// nanoseconds, so that sums are exact.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LatencyTable {
-    /// Time of everything that is not searched, in nanoseconds.
-    pub fixed_ns: u64,
-    /// Time of the all-`3x3x3` network, of which budgets are fractions.
-    pub reference_ns: u64,
-    /// One row for each searchable layer.
-    pub layers: Vec<LayerLatency>,
-}
-
-/// Measured time of one searchable layer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LayerLatency {
-    pub layer: String,
-    /// Time of one output channel with each kernel, in nanoseconds.
-    pub channel_ns: BTreeMap<Kernel, u64>,
-}
-
 impl ChannelCosts {
     /// Exact costs of a backbone's networks, for one sample of `extent` voxels.
     ///
     /// # Errors
-    /// The backbone's configuration is out of range or does not fit the extent.
+    /// The backbone's configuration is out of range or does not fit the extent;
+    /// the measure is one that must be measured.
     pub fn new(backbone: &Backbone, extent: Extent, measure: CostMeasure) -> Result<Self, DeriveError> {
         let uniform = Architecture::even(backbone.clone(), &[Kernel::K333])?;
         let network = uniform.network();
@@ -70,15 +43,13 @@ impl ChannelCosts {
         let reference = match measure {
             CostMeasure::Mac => total.mac_count,
             CostMeasure::Param => total.param_count,
+            CostMeasure::Latency => return Err(DeriveError::NotMeasured),
         };
         let shapes = network.shapes(extent)?;
         let per_tap = |name: &str| {
             let position = network.nodes.iter().position(|node| node.name == name)?;
             let NodeId(input) = *network.nodes[position].inputs.first()?;
-            let positions = match measure {
-                CostMeasure::Mac => shapes[position].positions(),
-                CostMeasure::Param => 1,
-            };
+            let positions = if measure == CostMeasure::Mac { shapes[position].positions() } else { 1 };
             Some(u64::from(shapes[input].channels) * positions)
         };
         let layers: Vec<LayerCosts> = backbone
@@ -95,11 +66,32 @@ impl ChannelCosts {
         Ok(costs)
     }
 
+    /// Costs by any measure: counted, or from the table that measuring gave.
+    ///
+    /// # Errors
+    /// Those of [`ChannelCosts::new`] and [`ChannelCosts::measured`]; there is no
+    /// table, but the measure needs one.
+    pub fn by(
+        measure: CostMeasure,
+        backbone: &Backbone,
+        kernels: &KernelSet,
+        extent: Extent,
+        latency: Option<&LatencyTable>,
+    ) -> Result<Self, DeriveError> {
+        match measure {
+            CostMeasure::Latency => {
+                Self::measured(backbone, kernels, latency.ok_or(DeriveError::NotMeasured)?)
+            }
+            CostMeasure::Mac | CostMeasure::Param => Self::new(backbone, extent, measure),
+        }
+    }
+
     /// Measured costs of a backbone's networks.
     ///
     /// # Errors
     /// A searchable layer that has no row, has two, or whose row lacks one of
-    /// `kernels`; a row of a layer that the backbone does not have.
+    /// `kernels`; a row of a layer that the backbone does not have; a time of nothing
+    /// or beyond [`LatencyTable::TIME_NS_MAX`].
     pub fn measured(
         backbone: &Backbone,
         kernels: &KernelSet,
@@ -107,6 +99,13 @@ impl ChannelCosts {
     ) -> Result<Self, DeriveError> {
         let wrong =
             |layer: &str, problem: String| DeriveError::LatencyTable { layer: layer.to_owned(), problem };
+        let is_time = |ns: u64| (1..=LatencyTable::TIME_NS_MAX).contains(&ns);
+        if !is_time(table.reference_ns) || table.fixed_ns > LatencyTable::TIME_NS_MAX {
+            return Err(DeriveError::LatencyTotals {
+                fixed_ns: table.fixed_ns,
+                reference_ns: table.reference_ns,
+            });
+        }
         let known = backbone.searchable_layers();
         for row in &table.layers {
             if !known.iter().any(|layer| layer.name == row.layer) {
@@ -125,6 +124,9 @@ impl ChannelCosts {
             };
             if let Some(kernel) = kernels.iter().find(|kernel| !row.channel_ns.contains_key(kernel)) {
                 return Err(wrong(&layer.name, format!("lacks kernel {kernel} of the search space")));
+            }
+            if let Some((kernel, ns)) = row.channel_ns.iter().find(|(_, ns)| !is_time(**ns)) {
+                return Err(wrong(&layer.name, format!("{ns} ns are no time of a channel of {kernel}")));
             }
             let per_channel = Kernel::ALL.map(|kernel| row.channel_ns.get(&kernel).copied());
             layers.push(LayerCosts { channels: layer.channels, per_channel });
@@ -162,9 +164,7 @@ impl ChannelCosts {
     /// # Errors
     /// The budget is out of range, or below the lightest architecture.
     pub fn check_budget(&self, kernels: &KernelSet, budget: f64) -> Result<(), DeriveError> {
-        if !(budget > 0.0 && budget <= 1.0) {
-            return Err(DeriveError::BudgetOutOfRange(budget));
-        }
+        check_fraction(budget)?;
         let lightest = self.lightest(kernels);
         if lightest > self.limit(budget) {
             let lightest = lightest as f64 / self.reference.max(1) as f64;
@@ -195,6 +195,14 @@ impl ChannelCosts {
     }
 }
 
+/// Checks that a budget is a fraction.
+///
+/// # Errors
+/// It is out of range.
+pub(super) fn check_fraction(budget: f64) -> Result<(), DeriveError> {
+    if budget > 0.0 && budget <= 1.0 { Ok(()) } else { Err(DeriveError::BudgetOutOfRange(budget)) }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -202,6 +210,7 @@ mod tests {
     use super::*;
     use crate::architecture::LayerAllocation;
     use crate::backbone::{EncoderDecoder, ResnetDepth, VolumeResnet, VolumeStem};
+    use crate::derive::LayerLatency;
 
     fn backbones() -> [Backbone; 2] {
         [
@@ -272,5 +281,20 @@ mod tests {
         assert!(kernel.contains("lacks kernel 3x1x1"), "{kernel}");
         let twice = problem(&|table| table.layers.push(row("encoder.0.conv1")));
         assert!(twice.contains("two rows"), "{twice}");
+        let free = problem(&|table| *table.layers[1].channel_ns.get_mut(&Kernel::K133).unwrap() = 0);
+        assert!(free.contains("'encoder.0.conv2'") && free.contains("no time"), "{free}");
+        let nothing = problem(&|table| table.reference_ns = 0);
+        assert!(nothing.contains("reference_ns"), "{nothing}");
+        let endless = problem(&|table| table.fixed_ns = u64::MAX);
+        assert!(endless.contains("fixed_ns"), "{endless}");
+    }
+
+    #[test]
+    fn time_is_not_counted_but_measured() {
+        let [backbone, _] = backbones();
+        let kernels = KernelSet::volumetric();
+        let by = |measure| ChannelCosts::by(measure, &backbone, &kernels, [16; 3], None);
+        assert_eq!(by(CostMeasure::Latency), Err(DeriveError::NotMeasured));
+        assert_eq!(by(CostMeasure::Param), ChannelCosts::new(&backbone, [16; 3], CostMeasure::Param));
     }
 }

@@ -8,6 +8,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`costs`] | what a channel costs: multiply-accumulates, parameters, measured time |
+//! | [`latency`] | measured times of layers as prices of channels |
 //! | `relaxed` | what a price per unit of cost chooses, layer by layer |
 //! | `bounded` | the best choice within a budget, and the bound that proves it |
 //! | [`random`] | an allocation that nobody chose, at the cost of another |
@@ -15,11 +16,13 @@
 
 mod bounded;
 pub mod costs;
+pub mod latency;
 pub mod random;
 mod relaxed;
 pub mod stability;
 
-pub use costs::{ChannelCosts, LatencyTable, LayerLatency};
+pub use costs::ChannelCosts;
+pub use latency::{LatencyTable, LayerLatency, LayerTimes};
 pub use random::random_like;
 pub use stability::Stability;
 
@@ -44,6 +47,12 @@ pub enum DeriveError {
     BudgetOutOfRange(f64),
     #[error("latency table, layer '{layer}': {problem}")]
     LatencyTable { layer: String, problem: String },
+    #[error(
+        "latency table: fixed_ns {fixed_ns} and reference_ns {reference_ns} are no times of a network; measure it"
+    )]
+    LatencyTotals { fixed_ns: u64, reference_ns: u64 },
+    #[error("there is no table of measured times, which a budget of latency is a fraction of")]
+    NotMeasured,
     #[error(transparent)]
     Architecture(#[from] ArchitectureError),
     #[error(transparent)]
@@ -158,7 +167,9 @@ pub fn reference_macs(backbone: &Backbone, extent: Extent) -> Result<u64, Derive
     Ok(ChannelCosts::new(&backbone.searchable(), extent, CostMeasure::Mac)?.reference())
 }
 
-/// Checks that some architecture of the search space stays within `budget`.
+/// Checks that some architecture of the search space stays within `budget`. Of a
+/// budget of latency only that it is a fraction: what the lightest takes is known
+/// when it has been measured.
 ///
 /// # Errors
 /// The budget is out of range, or below the lightest architecture.
@@ -169,6 +180,9 @@ pub fn check_budget(
     measure: CostMeasure,
     budget: f64,
 ) -> Result<(), DeriveError> {
+    if measure == CostMeasure::Latency {
+        return costs::check_fraction(budget);
+    }
     ChannelCosts::new(backbone, extent, measure)?.check_budget(kernels, budget)
 }
 

@@ -93,6 +93,19 @@ pub enum CostMeasure {
     Mac,
     /// Parameters.
     Param,
+    /// Time for one patch, as the trainer of the supernet measured it on its device.
+    Latency,
+}
+
+impl CostMeasure {
+    /// What a budget is a fraction of, in words: `0.5 of latency`.
+    pub fn words(self) -> &'static str {
+        match self {
+            CostMeasure::Mac => "MACs",
+            CostMeasure::Param => "params",
+            CostMeasure::Latency => "latency",
+        }
+    }
 }
 
 fn one() -> u32 {
@@ -397,7 +410,8 @@ pub(crate) fn check_job(job: &TrainerJob) -> Result<(), InvalidSpec> {
 fn check_plan(spec: &SearchSpec, backbone_fits: bool, found: &mut Violations) {
     found.require(spec.budgets.len() <= 64, "budgets", || format!("at most 64, got {}", spec.budgets.len()));
     found.require(!spec.budgets.is_empty() || spec.derive_unconstrained, "budgets", || {
-        "give at least one fraction of the all-3x3x3 network's MACs, for example [0.25, 0.5]".to_owned()
+        let measure = spec.budget_measure.words();
+        format!("give at least one fraction of the all-3x3x3 network's {measure}, for example [0.25, 0.5]")
     });
     if backbone_fits {
         check_searchable(&spec.backbone, "backbone", found);
@@ -493,6 +507,16 @@ pub(crate) mod tests {
         assert_eq!(problems(|spec| spec.budgets = vec![0.01]), ["budgets[0]"]);
         assert_eq!(problems(|spec| spec.budgets = vec![f64::NAN]), ["budgets[0]"]);
         assert_eq!(problems(|spec| spec.budgets.clear()), ["budgets"]);
+        let in_time = |budget: f64| {
+            move |spec: &mut SearchSpec| {
+                (spec.budget_measure, spec.budgets) = (CostMeasure::Latency, vec![budget]);
+            }
+        };
+        assert_eq!(problems(in_time(1.5)), ["budgets[0]"]);
+        // What the lightest architecture takes is not known yet.
+        let mut early = small_search();
+        in_time(0.01)(&mut early);
+        assert!(CheckedSearch::new(early).is_ok());
         assert_eq!(problems(|spec| spec.retrain.seeds = vec![1, 1]), ["retrain.seeds"]);
         assert_eq!(problems(|spec| spec.retrain.seeds.clear()), ["retrain.seeds"]);
         assert_eq!(problems(|spec| spec.baselines.push(Baseline::C3d)), ["baselines"]);

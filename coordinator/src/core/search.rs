@@ -14,7 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cakes::architecture::{Architecture, ArchitectureDigest};
 use cakes::cost::{Cost, cost};
-use cakes::derive::{ChannelCosts, Derivation, derive_per_layer, derive_within, random_like};
+use cakes::derive::{
+    ChannelCosts, Derivation, DeriveError, LatencyTable, derive_per_layer, derive_within, random_like,
+};
 use cakes::kernel::Kernel;
 use cakes::scores::ChannelScores;
 use cakes::spec::{Baseline, CheckedSearch, CostMeasure, SearchSpec};
@@ -58,8 +60,16 @@ pub struct SearchSnapshot {
     pub closed: bool,
     pub architectures: Vec<RecordedArchitecture>,
     pub jobs: Vec<RecordedJob>,
-    /// Scores of the supernet; needed only where [`SearchSnapshot::needs_scores`].
-    pub scores: Option<ChannelScores>,
+    /// What the supernet found; needed only where [`SearchSnapshot::needs_findings`].
+    pub findings: Option<Findings>,
+}
+
+/// What a trained supernet found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Findings {
+    pub scores: ChannelScores,
+    /// None of a supernet that was trained before times were measured.
+    pub latency: Option<LatencyTable>,
 }
 
 /// An architecture that the search holds.
@@ -118,8 +128,27 @@ pub struct Derived {
     pub mac_fraction: f64,
     /// Parameters over those of the all-`3x3x3` network.
     pub param_fraction: f64,
+    /// What it should take, where that can be told from measured times.
+    pub latency: Option<PredictedLatency>,
     /// How good a choice it is, for what was derived within a budget.
     pub merit: Option<Merit>,
+}
+
+/// Time for one patch that a table of measured times says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PredictedLatency {
+    pub ms: f64,
+    /// Over that of the all-`3x3x3` network.
+    pub fraction: f64,
+}
+
+impl PredictedLatency {
+    /// None where a kernel of the architecture was not measured, or it is of another
+    /// backbone than the search's.
+    pub fn of(search: &CheckedSearch, table: &LatencyTable, architecture: &Architecture) -> Option<Self> {
+        let ns = table.predicted_ns(&search.spec().backbone, architecture)?;
+        Some(PredictedLatency { ms: ns as f64 / 1e6, fraction: share(ns, table.reference_ns) })
+    }
 }
 
 /// How near to the best an architecture is; see [`Derivation`].
@@ -162,10 +191,7 @@ impl Source {
         };
         let mut origin = format!("budget {fraction}");
         if measure != spec.budget_measure {
-            origin += match measure {
-                CostMeasure::Mac => " of MACs",
-                CostMeasure::Param => " of params",
-            };
+            origin += &format!(" of {}", measure.words());
         }
         if count_multiple != spec.count_multiple {
             origin += &format!(", multiple {count_multiple}");
@@ -175,8 +201,8 @@ impl Source {
 }
 
 impl SearchSnapshot {
-    /// Whether planning wants the supernet's scores, which are large.
-    pub fn needs_scores(&self) -> bool {
+    /// Whether planning wants what the supernet found, which is large.
+    pub fn needs_findings(&self) -> bool {
         self.supernet_state() == Some(JobState::Succeeded)
             && wanted(&self.search).into_iter().any(|(_, origin)| !self.holds(&origin))
     }
@@ -265,19 +291,19 @@ fn missing_architectures(snapshot: &SearchSnapshot) -> (Vec<Derived>, Vec<String
             add(&mut found, origin.clone(), with_cost(&snapshot.search, origin, architecture));
         }
     }
-    if let (Some(scores), Some(JobState::Succeeded)) = (&snapshot.scores, snapshot.supernet_state()) {
+    if let (Some(findings), Some(JobState::Succeeded)) = (&snapshot.findings, snapshot.supernet_state()) {
         for (wanted, origin) in wanted(&snapshot.search) {
             if snapshot.holds(&origin) {
                 continue;
             }
             let made = match wanted {
-                Wanted::Derived(source) => derive(&snapshot.search, scores, source),
+                Wanted::Derived(source) => derive(&snapshot.search, findings, source),
                 Wanted::RandomLike(source) => {
                     let name = source.origin(snapshot.search.spec());
                     let fresh = found.iter().find(|derived| derived.origin == name).cloned();
-                    fresh
-                        .map_or_else(|| derive(&snapshot.search, scores, source), Ok)
-                        .and_then(|derived| random(&snapshot.search, &derived, source, origin.clone()))
+                    fresh.map_or_else(|| derive(&snapshot.search, findings, source), Ok).and_then(|derived| {
+                        random(&snapshot.search, findings, &derived, source, origin.clone())
+                    })
                 }
             };
             add(&mut found, origin, made);
@@ -286,30 +312,46 @@ fn missing_architectures(snapshot: &SearchSnapshot) -> (Vec<Derived>, Vec<String
     (found, problems)
 }
 
-/// Derives one architecture from a supernet's scores.
+/// Derives one architecture from what a supernet found.
 ///
 /// # Errors
 /// Why there is none, for people.
-pub fn derive(search: &CheckedSearch, scores: &ChannelScores, source: Source) -> Result<Derived, String> {
-    let spec = search.spec();
-    let origin = source.origin(spec);
-    let budget = match source {
-        Source::Budget(budget) => budget,
-        Source::PaperRule => {
-            return with_cost(search, origin, derive_per_layer(scores).map_err(|error| error.to_string())?);
+pub fn derive(search: &CheckedSearch, findings: &Findings, source: Source) -> Result<Derived, String> {
+    let Findings { scores, latency } = findings;
+    let (architecture, merit) = match source {
+        Source::PaperRule => (derive_per_layer(scores).map_err(|error| error.to_string())?, None),
+        Source::Budget(budget) => {
+            let costs = costs(search, findings, budget.measure)?;
+            let derivation = derive_within(scores, &costs, budget.fraction, budget.count_multiple);
+            let Derivation { architecture, score, upper_bound, is_optimal, .. } =
+                derivation.map_err(|error| error.to_string())?;
+            (architecture, Some(Merit { score, score_bound: upper_bound, is_optimal }))
         }
     };
-    let derivation = ChannelCosts::new(&spec.backbone, spec.patch, budget.measure)
-        .and_then(|costs| derive_within(scores, &costs, budget.fraction, budget.count_multiple))
-        .map_err(|error| error.to_string())?;
-    let Derivation { architecture, score, upper_bound, is_optimal, .. } = derivation;
-    let merit = Some(Merit { score, score_bound: upper_bound, is_optimal });
-    Ok(Derived { merit, ..with_cost(search, origin, architecture)? })
+    let latency = latency.as_ref().and_then(|table| PredictedLatency::of(search, table, &architecture));
+    Ok(Derived { merit, latency, ..with_cost(search, source.origin(search.spec()), architecture)? })
 }
+
+/// What channels of the search's networks cost by a measure.
+fn costs(search: &CheckedSearch, findings: &Findings, measure: CostMeasure) -> Result<ChannelCosts, String> {
+    let spec = search.spec();
+    let latency = findings.latency.as_ref();
+    ChannelCosts::by(measure, &spec.backbone, &spec.supernet.kernels, spec.patch, latency).map_err(|error| {
+        match error {
+            DeriveError::NotMeasured => NOT_MEASURED.to_owned(),
+            other => other.to_string(),
+        }
+    })
+}
+
+/// What people read who ask for times that a search has not got.
+pub const NOT_MEASURED: &str = "this search has no table of measured times: its supernet was trained by a \
+     version that measured none; take budgets of MACs or params, or submit the search again";
 
 /// A random architecture at the cost of a derived one.
 fn random(
     search: &CheckedSearch,
+    findings: &Findings,
     derived: &Derived,
     source: Source,
     origin: String,
@@ -320,8 +362,8 @@ fn random(
         Source::PaperRule => 1,
     };
     let seed = random_seed(spec.supernet.seed, derived.architecture.digest());
-    let random = ChannelCosts::new(&spec.backbone, spec.patch, spec.budget_measure)
-        .and_then(|costs| random_like(&derived.architecture, &spec.supernet.kernels, &costs, multiple, seed));
+    let costs = costs(search, findings, spec.budget_measure)?;
+    let random = random_like(&derived.architecture, &spec.supernet.kernels, &costs, multiple, seed);
     with_cost(search, origin, random.map_err(|error| error.to_string())?)
 }
 
@@ -341,15 +383,19 @@ fn with_cost(search: &CheckedSearch, origin: String, architecture: Architecture)
     let reference = Architecture::even(spec.backbone.clone(), &[Kernel::K333]);
     let reference = cost_of(&reference.map_err(|error| error.to_string())?)?;
     let cost = cost_of(&architecture)?;
-    let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
     Ok(Derived {
         origin,
         mac_fraction: share(cost.mac_count, reference.mac_count),
         param_fraction: share(cost.param_count, reference.param_count),
         architecture,
         cost,
+        latency: None,
         merit: None,
     })
+}
+
+fn share(part: u64, whole: u64) -> f64 {
+    part as f64 / whole.max(1) as f64
 }
 
 /// Retrainings of recorded and new architectures that have no job: one set of

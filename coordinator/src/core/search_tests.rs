@@ -1,4 +1,5 @@
 use cakes::backbone::{Backbone, EncoderDecoder, MiddleLayer, ResnetDepth, VolumeResnet, VolumeStem};
+use cakes::derive::LayerTimes;
 use cakes::kernel::KernelSet;
 use cakes::network::SearchMode;
 use cakes::scores::LayerScores;
@@ -56,6 +57,20 @@ fn scores(search: &CheckedSearch) -> ChannelScores {
     ChannelScores::new(spec.backbone.clone(), spec.supernet.kernels.clone(), layers.collect()).unwrap()
 }
 
+/// With times of half a call and half the taps.
+fn findings(search: &CheckedSearch) -> Findings {
+    let scores = scores(search);
+    let time_ns = |kernel: Kernel| 1000 * (27 + u64::from(kernel.taps()));
+    let layers = scores.backbone().searchable_layers().into_iter().map(|layer| LayerTimes {
+        layer: layer.name,
+        channels: layer.channels,
+        uniform_ns: scores.kernels().iter().map(|kernel| (kernel, time_ns(kernel))).collect(),
+        even_ns: 40_000,
+    });
+    let latency = LatencyTable::from_times(scores.kernels(), 500_000, &layers.collect::<Vec<_>>());
+    Findings { scores, latency: Some(latency) }
+}
+
 fn empty(search: CheckedSearch) -> SearchSnapshot {
     SearchSnapshot {
         search,
@@ -63,7 +78,7 @@ fn empty(search: CheckedSearch) -> SearchSnapshot {
         closed: false,
         architectures: Vec::new(),
         jobs: Vec::new(),
-        scores: None,
+        findings: None,
     }
 }
 
@@ -99,7 +114,7 @@ fn apply_all(snapshot: &mut SearchSnapshot) {
 fn end(snapshot: &mut SearchSnapshot, job: usize, state: JobState) {
     snapshot.jobs[job].state = state;
     if snapshot.jobs[job].work == Work::Supernet && state == JobState::Succeeded {
-        snapshot.scores = Some(scores(&snapshot.search));
+        snapshot.findings = Some(findings(&snapshot.search));
     }
 }
 
@@ -111,10 +126,10 @@ fn baselines_are_queued_beside_the_supernet_and_the_rest_after_it() {
     let labels: Vec<&str> = snapshot.jobs.iter().map(|job| job.label.as_str()).collect();
     assert_eq!(labels[..3], ["supernet", "baseline c3d seed 1", "baseline c3d seed 2"]);
     assert_eq!(snapshot.jobs.len(), 1 + 5 * 2);
-    assert!(!snapshot.needs_scores());
+    assert!(!snapshot.needs_findings());
 
     end(&mut snapshot, 0, JobState::Succeeded);
-    assert!(snapshot.needs_scores());
+    assert!(snapshot.needs_findings());
     let steps = plan(&snapshot);
     apply(&mut snapshot, steps);
     assert_eq!(snapshot.state, SearchState::Retraining);
@@ -145,9 +160,53 @@ fn a_random_network_costs_what_its_derived_one_costs_and_is_the_same_for_whoever
     // Whoever comes when the derived one is recorded already draws the same.
     let recorded = Step::Record(Box::new(derived.clone()));
     apply(&mut snapshot, vec![recorded]);
-    assert!(snapshot.needs_scores());
+    assert!(snapshot.needs_findings());
     let later = records(&snapshot).into_iter().find(|found| found.origin == random.origin).unwrap();
     assert_eq!(later.architecture, random.architecture);
+}
+
+/// Also the random one; what cannot be met, or without times, ends the search with
+/// the reason and keeps the rest.
+#[test]
+fn budgets_of_latency_are_met_by_measured_times_and_fail_with_a_reason() {
+    let spec = SearchSpec {
+        budget_measure: CostMeasure::Latency,
+        baselines: vec![Baseline::C3d, Baseline::Random],
+        derive_unconstrained: false,
+        ..search(&[0.2, 0.8], &[1]).spec().clone()
+    };
+    let search = CheckedSearch::new(spec).unwrap();
+    let mut snapshot = empty(search.clone());
+    apply_all(&mut snapshot);
+    end(&mut snapshot, 0, JobState::Succeeded);
+    let table = findings(&search).latency.unwrap();
+    let found: Vec<Derived> = plan(&snapshot)
+        .into_iter()
+        .filter_map(|step| if let Step::Record(derived) = step { Some(*derived) } else { None })
+        .collect();
+    let origins: Vec<&str> = found.iter().map(|derived| derived.origin.as_str()).collect();
+    assert_eq!(origins, ["budget 0.8", "random like budget 0.8"]);
+    let predicted = found[0].latency.unwrap();
+    assert!(predicted.fraction <= 0.8 && predicted.fraction > 0.78, "{predicted:?}");
+    assert!((predicted.ms - 0.5 * predicted.fraction).abs() < 1e-9, "{predicted:?}");
+    let random = PredictedLatency::of(&search, &table, &found[1].architecture).unwrap();
+    assert!(random.fraction <= predicted.fraction && random.fraction > 0.98 * predicted.fraction);
+
+    let reason = |mut snapshot: SearchSnapshot| {
+        apply_all(&mut snapshot);
+        for job in 1..snapshot.jobs.len() {
+            end(&mut snapshot, job, JobState::Succeeded);
+        }
+        match plan(&snapshot).pop() {
+            Some(Step::Finish { state: SearchState::Failed, reason }) => reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    let unreachable = reason(snapshot.clone());
+    assert!(unreachable.starts_with("budget 0.2: ") && unreachable.contains("lightest"), "{unreachable}");
+    snapshot.findings.as_mut().unwrap().latency = None;
+    let unmeasured = reason(snapshot);
+    assert!(unmeasured.contains("budget 0.8: ") && unmeasured.contains(NOT_MEASURED), "{unmeasured}");
 }
 
 #[test]
@@ -189,7 +248,7 @@ fn p3d_is_a_network_of_another_form_at_its_share_of_the_searched_ones_cost() {
 #[test]
 fn equal_architectures_are_trained_once_under_their_first_name() {
     let mut snapshot = empty(search(&[0.5, 0.5], &[1]));
-    snapshot.scores = Some(scores(&snapshot.search));
+    snapshot.findings = Some(findings(&snapshot.search));
     let steps = plan(&snapshot);
     apply(&mut snapshot, steps);
     end(&mut snapshot, 0, JobState::Succeeded);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cakes::architecture::ArchitectureDigest;
+use cakes::architecture::{Architecture, ArchitectureDigest};
 use cakes::frame::{ClassificationQuality, Quality, SegmentationQuality};
 use cakes::pareto::{Point, front};
 use cakes_proto::convert::classification_to_wire;
@@ -13,10 +13,12 @@ use crate::store::read::architectures::ArchitectureRecord;
 use crate::store::read::front::RetrainResult;
 
 /// Entries by rising multiply-accumulates: means over the seeds of each
-/// architecture, and which of them nobody beats.
+/// architecture, and which of them nobody beats. `predicted_ms` is what an
+/// architecture should take, where that is known.
 pub(super) fn entries(
     results: &[RetrainResult],
     architectures: &[ArchitectureRecord],
+    predicted_ms: impl Fn(&Architecture) -> Option<f64>,
 ) -> Vec<v1::FrontEntry> {
     let mut by_digest: BTreeMap<ArchitectureDigest, Vec<&RetrainResult>> = BTreeMap::new();
     for result in results {
@@ -25,7 +27,12 @@ pub(super) fn entries(
     let mut known: Vec<&ArchitectureRecord> = architectures.iter().collect();
     known.sort_by_key(|record| (record.cost.mac_count, record.digest));
     let found = known.into_iter().filter_map(|record| Some((record, by_digest.get(&record.digest)?)));
-    let mut entries: Vec<v1::FrontEntry> = found.map(|(record, seeds)| entry(record, seeds)).collect();
+    let mut entries: Vec<v1::FrontEntry> = found
+        .map(|(record, seeds)| v1::FrontEntry {
+            predicted_latency_ms: predicted_ms(&record.architecture),
+            ..entry(record, seeds)
+        })
+        .collect();
     mark_front(&mut entries);
     entries
 }
@@ -50,6 +57,7 @@ fn entry(record: &ArchitectureRecord, seeds: &[&RetrainResult]) -> v1::FrontEntr
         dice_per_class: mean_dice_per_class(&segmentations),
         classification: mean_classification(&classifications).as_ref().map(classification_to_wire),
         latency_ms: mean(&latencies),
+        predicted_latency_ms: None,
         device: devices.join(", "),
         seed_count: u32::try_from(seeds.len()).unwrap_or(u32::MAX),
         on_front: false,
@@ -185,7 +193,12 @@ mod tests {
             result(&middle, 0.85),
             result(&light, 0.75),
         ];
-        let entries = entries(&results, &[heavy, middle, light, record(Kernel::K111)]);
+        let known = [heavy, middle, light, record(Kernel::K111)];
+        let predicted =
+            |architecture: &Architecture| (architecture.composition()[0].0 != Kernel::K133).then_some(3.5);
+        let entries = entries(&results, &known, predicted);
+        let predicted: Vec<Option<f64>> = entries.iter().map(|entry| entry.predicted_latency_ms).collect();
+        assert_eq!(predicted, [Some(3.5), None, Some(3.5)]);
         let dice: Vec<f64> = entries.iter().filter_map(|entry| entry.mean_dice).collect();
         assert_eq!(entries.len(), 3, "an architecture without results is no entry");
         assert!((dice[0] - 0.75).abs() < 1e-12 && dice[1..] == [0.85, 0.8], "{dice:?}");
@@ -217,7 +230,7 @@ mod tests {
             seed(0.5, None, [Some(0.25), None, None]),
             seed(0.75, Some(0.875), [Some(0.5), None, Some(1.0)]),
         ];
-        let entries = entries(&results, &[record]);
+        let entries = entries(&results, &[record], |_| None);
         let entry = &entries[0];
         assert_eq!((entry.quality, entry.quality_metric.as_str(), entry.mean_dice), (0.625, "top1", None));
         assert!((entry.quality_deviation - 0.25 / 2_f64.sqrt()).abs() < 1e-12);

@@ -1,7 +1,8 @@
 //! Searches and their results.
 
+use cakes::architecture::Architecture;
 use cakes::spec::CheckedSearch;
-use cakes_proto::convert::{measure_if_given, search_from_wire, search_to_wire};
+use cakes_proto::convert::{latency_to_wire, measure_if_given, search_from_wire, search_to_wire};
 use cakes_proto::ids::SearchId;
 use cakes_proto::v1;
 use cakes_proto::v1::search_service_server::SearchService;
@@ -13,8 +14,10 @@ use super::paging::{Page, Position, SIZE_MAX};
 use super::status::{invalid_field, invalid_spec};
 use super::stream::{Messages, News, Then, Watched};
 use super::{Api, front, lookup, plan, values, wire};
+use crate::core::search::{NOT_MEASURED, PredictedLatency, SearchState};
+use crate::store::read::latency::{MeasuredLatency, latency};
 use crate::store::read::{architectures, front as results, jobs, searches};
-use crate::store::{PgPool, searches as writes};
+use crate::store::{Error, PgPool, searches as writes};
 
 const REQUEST_ID_CHARS_MAX: usize = 128;
 pub(super) const REASON_CHARS_MAX: usize = 1000;
@@ -123,7 +126,7 @@ impl SearchService for Api {
     ) -> Result<Response<v1::ParetoFront>, Status> {
         let pool = self.reader();
         let id = lookup::search(pool, "id", &request.into_inner().id).await?;
-        searches::revision(pool, id).await?;
+        let search = searches::get(pool, id).await?.spec;
         // In this order a retraining that ends between the two reads is counted
         // in both; in the other it would be missing from a front that looks complete.
         let pending = results::pending_count(pool, id).await?;
@@ -132,8 +135,38 @@ impl SearchService for Api {
         digests.sort_unstable();
         digests.dedup();
         let records = architectures::by_digests(pool, &digests, Some(id)).await?;
-        let pending_count = u32::try_from(pending).unwrap_or(u32::MAX);
-        Ok(Response::new(v1::ParetoFront { entries: front::entries(&found, &records), pending_count }))
+        let measured = latency(pool, id).await?;
+        let predicted_ms = |architecture: &Architecture| {
+            let table = &measured.as_ref()?.table;
+            Some(PredictedLatency::of(&search, table, architecture)?.ms)
+        };
+        let entries = front::entries(&found, &records, predicted_ms);
+        let is_predicted = entries.iter().any(|entry| entry.predicted_latency_ms.is_some());
+        Ok(Response::new(v1::ParetoFront {
+            entries,
+            pending_count: u32::try_from(pending).unwrap_or(u32::MAX),
+            predicted_latency_device: measured
+                .filter(|_| is_predicted)
+                .map_or_else(String::new, |measured| measured.device),
+        }))
+    }
+
+    async fn get_latency_table(
+        &self,
+        request: Request<v1::GetLatencyTableRequest>,
+    ) -> Result<Response<v1::LatencyTable>, Status> {
+        let pool = self.reader();
+        let id = lookup::search(pool, "id", &request.into_inner().id).await?;
+        let search = searches::get(pool, id).await?;
+        let Some(MeasuredLatency { table, device }) = latency(pool, id).await? else {
+            let problem = if search.state == SearchState::Searching {
+                format!("search {id} has no times yet; wait until its supernet has succeeded")
+            } else {
+                NOT_MEASURED.to_owned()
+            };
+            return Err(Error::Refused(problem).into());
+        };
+        Ok(Response::new(latency_to_wire(&table, &search.spec.spec().backbone, device)))
     }
 }
 

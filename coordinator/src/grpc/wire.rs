@@ -145,6 +145,8 @@ pub(super) fn derivation(derived: &Derived) -> v1::Derivation {
         score: derived.merit.map(|merit| merit.score),
         score_bound: derived.merit.map(|merit| merit.score_bound),
         is_optimal: derived.merit.is_some_and(|merit| merit.is_optimal),
+        predicted_latency_ms: derived.latency.map(|latency| latency.ms),
+        latency_fraction: derived.latency.map(|latency| latency.fraction),
     }
 }
 

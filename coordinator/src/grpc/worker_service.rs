@@ -1,9 +1,9 @@
 //! What worker daemons say. Requests are checked in [`super::worker_wire`].
 
-use cakes::scores::ChannelScores;
 use cakes_proto::ids::LeaseToken;
 use cakes_proto::v1::worker_service_server::WorkerService;
 use cakes_proto::{WORKER_PROTOCOL, v1};
+use serde::de::DeserializeOwned;
 use tonic::{Request, Response, Status};
 
 use super::status::{invalid_field, other_protocol};
@@ -121,7 +121,8 @@ impl WorkerService for Api {
             last_seq: values::signed("last_seq", request.last_seq)?,
             checkpoint: worker_wire::checkpoint(request.checkpoint)?,
             outcome: worker_wire::outcome(request.result)?,
-            scores: scores(&request.scores_json)?,
+            scores: of_a_supernet("scores_json", &request.scores_json)?,
+            latency: of_a_supernet("latency_json", &request.latency_json)?,
         };
         self.write_then_plan(move |pool| async move { attempts::complete(&pool, token, &completion).await })
             .await?;
@@ -170,10 +171,10 @@ fn token(wire: Option<v1::LeaseToken>) -> Result<LeaseToken, Status> {
     wire.try_into().map_err(|error| invalid_field("token", error))
 }
 
-/// Scores of a supernet; none for a retraining.
-fn scores(json: &str) -> Result<Option<ChannelScores>, Status> {
+/// What only a supernet leaves behind, in the domain's JSON form; none for a retraining.
+fn of_a_supernet<T: DeserializeOwned>(field: &str, json: &str) -> Result<Option<T>, Status> {
     if json.is_empty() {
         return Ok(None);
     }
-    serde_json::from_str(json).map(Some).map_err(|error| invalid_field("scores_json", error))
+    serde_json::from_str(json).map(Some).map_err(|error| invalid_field(field, error))
 }

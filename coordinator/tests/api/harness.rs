@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use cakes::cost::cost;
+use cakes::derive::{LatencyTable, LayerTimes};
 use cakes::frame::{ClassificationQuality, Quality, SegmentationQuality};
 use cakes::job::{Task, TrainerJob};
+use cakes::kernel::Kernel;
 use cakes::scores::{ChannelScores, LayerScores};
 use cakes::spec::TaskKind;
 use cakes_coordinator::core::lease::Policy;
@@ -219,6 +221,8 @@ impl Worker {
             result: Some(result(&job, quality)),
             scores_json: scores(&job)
                 .map_or_else(String::new, |scores| serde_json::to_string(&scores).unwrap()),
+            latency_json: latency(&job)
+                .map_or_else(String::new, |table| serde_json::to_string(&table).unwrap()),
         };
         self.client.complete(request).await.unwrap();
     }
@@ -286,6 +290,22 @@ fn scores(job: &TrainerJob) -> Option<ChannelScores> {
         layer: layer.name,
     });
     Some(ChannelScores::new(backbone.clone(), kernels.clone(), layers.collect()).unwrap())
+}
+
+/// Times that are half of what the kernels' multiply-accumulates say and half a call.
+fn latency(job: &TrainerJob) -> Option<LatencyTable> {
+    let Task::Supernet { backbone, kernels, .. } = &job.task else { return None };
+    let layers = backbone.searchable_layers().into_iter().map(|layer| LayerTimes {
+        layer: layer.name,
+        channels: layer.channels,
+        uniform_ns: Kernel::ALL
+            .into_iter()
+            .map(|kernel| (kernel, 1_000 * (27 + u64::from(kernel.taps()))))
+            .collect(),
+        even_ns: 36_000,
+    });
+    let layers: Vec<LayerTimes> = layers.collect();
+    Some(LatencyTable::from_times(kernels, 1_000_000, &layers))
 }
 
 /// Fields that a refused request names.

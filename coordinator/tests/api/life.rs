@@ -67,7 +67,11 @@ fn check_front(search: &v1::Search, front: &v1::ParetoFront) {
         // More work gave a better network here, so nobody is beaten.
         assert!(entry.on_front, "{entry:#?}");
     }
-    let dearest = front.entries.last().unwrap().architecture.as_ref().unwrap();
+    assert_eq!(front.predicted_latency_device, "cpu");
+    assert!(front.entries.iter().all(|entry| entry.predicted_latency_ms.is_some_and(|ms| ms <= 1.0)));
+    let c3d = front.entries.last().unwrap();
+    assert!((c3d.predicted_latency_ms.unwrap() - 1.0).abs() < 1e-3, "{c3d:?}");
+    let dearest = c3d.architecture.as_ref().unwrap();
     assert_eq!(dearest.origins, ["baseline c3d"]);
     assert!((dearest.cost.as_ref().unwrap().mac_fraction - 1.0).abs() < 1e-9);
 }
@@ -107,8 +111,14 @@ async fn more_architectures_are_derived_and_retrained_on_request(pool: PgPool) {
     let service = Service::start(pool).await;
     let search = service.submit(small_search()).await;
     let mut worker = Worker::register(&service, "w1").await;
+    let of_times = v1::GetLatencyTableRequest { id: search.id[..8].to_owned() };
+    let early = service.searches().get_latency_table(of_times.clone()).await;
+    assert!(refused(early, Code::FailedPrecondition).message().contains("wait"));
     let grant = worker.acquire().await;
     worker.run(&grant, 0.5).await;
+    let table = service.searches().get_latency_table(of_times).await.unwrap().into_inner();
+    assert_eq!((table.device.as_str(), table.reference_ns), ("cpu", 1_000_000));
+    assert!(table.layers.iter().all(|layer| layer.channel_count >= 4 && layer.channel_ns["1x1x3"] > 0));
 
     let request = v1::DeriveArchitecturesRequest {
         id: search.id.clone(),
@@ -129,11 +139,21 @@ async fn more_architectures_are_derived_and_retrained_on_request(pool: PgPool) {
         measure: v1::CostMeasure::Param.into(),
         count_multiple: Some(2),
         unconstrained: false,
-        ..request
+        ..request.clone()
     };
     let answer = service.searches().derive_architectures(other).await.unwrap().into_inner();
     assert_eq!(answer.derivations[0].origin, "budget 0.45 of params, multiple 2");
     assert!(answer.derivations[0].param_fraction <= 0.45, "{answer:?}");
+    // Times are predicted for whatever is derived, and may be the budget.
+    assert!(answer.derivations[0].predicted_latency_ms.is_some_and(|ms| ms > 0.0 && ms < 1.0), "{answer:?}");
+    let in_time = v1::DeriveArchitecturesRequest {
+        measure: v1::CostMeasure::Latency.into(),
+        budgets: vec![0.9],
+        ..request.clone()
+    };
+    let found = service.searches().derive_architectures(in_time).await.unwrap().into_inner().derivations;
+    assert_eq!(found[0].origin, "budget 0.9 of latency");
+    assert!((0.88..=0.9).contains(&found[0].latency_fraction.unwrap()), "{found:?}");
     let counts = answer.architectures[0].layers.iter().flat_map(|layer| layer.channels.values());
     assert!(counts.into_iter().all(|count| count % 2 == 0), "{answer:?}");
     assert_eq!(derived[0].origins, ["budget 0.45"]);

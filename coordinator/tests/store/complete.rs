@@ -1,4 +1,5 @@
 use cakes_coordinator::store::attempts::{CheckpointRef, Completion, Outcome, complete};
+use cakes_coordinator::store::read::latency::latency;
 use cakes_coordinator::store::{Error, PgPool, jobs};
 
 use crate::support::{
@@ -9,7 +10,8 @@ use crate::support::{
 #[sqlx::test(migrations = "../migrations")]
 async fn a_result_is_recorded_once_and_repeated_calls_are_answered_alike(pool: PgPool) {
     let search = small_search();
-    submit(&pool, &search).await;
+    let id = submit(&pool, &search).await;
+    assert_eq!(latency(&pool, id).await.unwrap(), None);
     let grant = worker(&pool, "a").await.begin(&pool).await;
     tell(&pool, &report_of(grant.token, 1, 2, 10)).await.unwrap();
     let checkpoint = save(&pool, &grant, 10).await;
@@ -20,6 +22,14 @@ async fn a_result_is_recorded_once_and_repeated_calls_are_answered_alike(pool: P
     assert_eq!(state(&pool, grant.token.job).await, "succeeded");
     assert_eq!(count(&pool, "select count(*) from result").await, 1);
     assert_eq!(count(&pool, "select count(*) from attempt_lease").await, 0);
+    let found = latency(&pool, id).await.unwrap().unwrap();
+    assert_eq!((Some(&found.table), found.device.as_str()), (done.latency.as_ref(), "cpu"));
+    let priced = "select count(*) from supernet_scores, jsonb_array_elements(latency -> 'layers') layer
+        where (layer -> 'channel_ns' ->> '1x1x3')::bigint > 0";
+    assert_eq!(count(&pool, priced).await, scores(&search).layers().len() as i64, "it can be queried");
+    let mut slower = done.clone();
+    slower.latency.as_mut().unwrap().fixed_ns += 1;
+    assert!(matches!(complete(&pool, grant.token, &slower).await, Err(Error::Refused(_))));
 
     let other =
         Completion { outcome: Outcome { quality: segmentation(0.9), ..done.outcome.clone() }, ..done };
@@ -49,6 +59,12 @@ async fn nothing_is_complete_that_lacks_a_part(pool: PgPool) {
     assert!(matches!(refuses(&ahead).await, Error::OutOfRange { ack_seq: 0 }), "entries are missing");
     let bare = Completion { scores: None, ..good.clone() };
     assert!(matches!(refuses(&bare).await, Error::InvalidArgument { field: "scores_json", .. }));
+    let timeless = Completion { latency: None, ..good.clone() };
+    assert!(matches!(refuses(&timeless).await, Error::InvalidArgument { field: "latency_json", .. }));
+    let mut half = good.clone();
+    half.latency.as_mut().unwrap().layers.pop();
+    let Error::InvalidArgument { field: "latency_json", problem } = refuses(&half).await else { panic!() };
+    assert!(problem.contains("has no row"), "{problem}");
     let of_the_other_task = Outcome { quality: classification(0.9), ..good.outcome.clone() };
     let of_the_other_task = Completion { outcome: of_the_other_task, ..good.clone() };
     assert!(matches!(

@@ -1,6 +1,8 @@
+use cakes::spec::{CheckedSearch, CostMeasure, SearchSpec};
 use cakes_coordinator::core::lease::Policy;
 use cakes_coordinator::core::retry::FailureClass;
 use cakes_coordinator::store::attempts::{expire_leases, fail};
+use cakes_coordinator::store::read::latency::latency;
 use cakes_coordinator::store::{Error, PgPool, jobs, searches};
 
 use crate::support::{
@@ -139,4 +141,44 @@ async fn more_architectures_are_derived_on_request_without_jobs(pool: PgPool) {
     let planned = "select count(*) from search_architecture where retrain";
     assert_eq!(count(&pool, planned).await, 2);
     assert_eq!(count(&pool, "select count(*) from job").await, 3);
+}
+
+/// Budgets of time come from the table that the supernet's job left behind, the same
+/// whenever one asks; a search without one says so.
+#[sqlx::test(migrations = "../migrations")]
+async fn budgets_of_latency_are_met_by_the_measured_times(pool: PgPool) {
+    let spec = SearchSpec { budget_measure: CostMeasure::Latency, ..small_search().spec().clone() };
+    let search = CheckedSearch::new(spec).unwrap();
+    let id = submit(&pool, &search).await;
+    finish(&pool, &worker(&pool, "a").await.begin(&pool).await, &search).await;
+    searches::advance(&pool, id).await.unwrap();
+    let planned = "select count(*) from search_architecture where origin = 'budget 0.5' and retrain";
+    assert_eq!(count(&pool, planned).await, 1);
+
+    let wish = searches::Wish { budgets: vec![0.5, 0.7, 0.95], ..searches::Wish::default() };
+    let first = searches::derive(&pool, id, &wish).await.unwrap();
+    assert_eq!(searches::derive(&pool, id, &wish).await.unwrap(), first);
+    for ((_, derived), budget) in first.iter().zip(&wish.budgets) {
+        let latency = derived.latency.unwrap();
+        assert!(latency.fraction <= *budget && latency.fraction > budget - 0.02, "{budget}: {latency:?}");
+        // A layer of one tap takes more than a quarter of the time.
+        assert!(derived.mac_fraction < latency.fraction, "{derived:?}");
+    }
+    let counted = searches::Wish { measure: Some(CostMeasure::Mac), ..wish.clone() };
+    assert_eq!(searches::derive(&pool, id, &counted).await.unwrap()[0].1.origin, "budget 0.5 of MACs");
+    let beyond = searches::Wish { budgets: vec![0.3], ..wish.clone() };
+    let refused = searches::derive(&pool, id, &beyond).await.unwrap_err().to_string();
+    assert!(refused.contains("below the lightest architecture"), "{refused}");
+
+    // As a supernet of before times were measured.
+    sqlx::query("alter table supernet_scores disable trigger append_only").execute(&pool).await.unwrap();
+    sqlx::query("update supernet_scores set latency = null").execute(&pool).await.unwrap();
+    assert_eq!(latency(&pool, id).await.unwrap(), None);
+    let refused = searches::derive(&pool, id, &wish).await.unwrap_err();
+    assert!(
+        matches!(&refused, Error::Refused(text) if text.contains("submit the search again")),
+        "{refused}"
+    );
+    let found = searches::derive(&pool, id, &counted).await.unwrap();
+    assert_eq!(found[0].1.latency, None);
 }

@@ -26,6 +26,9 @@ async fn impossible_rows_cannot_be_written(pool: PgPool) {
     refused(&pool, "update job set state = 'done'", "job_state_check").await;
     refused(&pool, "update search set state = 'succeeded'", "search_check").await;
     refused(&pool, "update attempt set state = 'ended'", "attempt_check").await;
+    let no_table =
+        "insert into supernet_scores (job_id, scores, latency) select id, '{}', '{\"layers\": []}' from job";
+    refused(&pool, no_table, "supernet_scores_latency").await;
     refused(&pool, "update metric set value = 0", "never changed").await;
     refused(&pool, "delete from metric", "never changed").await;
     refused(&pool, "delete from event", "never changed").await;

@@ -1,8 +1,9 @@
 //! A small search, a worker of few words, and questions to the tables.
 
 use cakes::backbone::{Backbone, EncoderDecoder};
+use cakes::derive::{LatencyTable, LayerTimes};
 use cakes::frame::{ClassificationQuality, Quality, SegmentationQuality};
-use cakes::kernel::KernelSet;
+use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::SearchMode;
 use cakes::scores::{ChannelScores, LayerScores};
 use cakes::spec::{
@@ -72,6 +73,21 @@ pub fn scores(search: &CheckedSearch) -> ChannelScores {
         layer: layer.name,
     });
     ChannelScores::new(spec.backbone.clone(), spec.supernet.kernels.clone(), layers.collect()).unwrap()
+}
+
+/// Times of the supernet of these scores, which rise with taps more slowly than MACs:
+/// a layer takes 1 ms and another for every nine taps of its kernel, and so does
+/// everything else together.
+pub fn times(scores: &ChannelScores) -> LatencyTable {
+    let time_ns = |kernel: Kernel| 1_000_000 * (9 + u64::from(kernel.taps())) / 9;
+    let layers = scores.backbone().searchable_layers().into_iter().map(|layer| LayerTimes {
+        layer: layer.name,
+        channels: layer.channels,
+        uniform_ns: Kernel::ALL.into_iter().map(|kernel| (kernel, time_ns(kernel))).collect(),
+        even_ns: 1_000_000,
+    });
+    let layers: Vec<LayerTimes> = layers.collect();
+    LatencyTable::from_times(scores.kernels(), 4_000_000 * (layers.len() as u64 + 1), &layers)
 }
 
 pub async fn submit(pool: &PgPool, search: &CheckedSearch) -> SearchId {
@@ -189,7 +205,8 @@ pub fn completion(checkpoint: CheckpointRef, scores: Option<ChannelScores>) -> C
         peak_memory_mib: 300.0,
         train_duration_s: 12.0,
     };
-    Completion { last_seq: 0, checkpoint, outcome, scores }
+    let latency = scores.as_ref().map(times);
+    Completion { last_seq: 0, checkpoint, outcome, scores, latency }
 }
 
 /// Saves and completes a started attempt without reports.

@@ -4,6 +4,7 @@
 mod architecture;
 mod dataset;
 mod from_wire;
+mod latency;
 mod quality;
 mod to_wire;
 
@@ -11,6 +12,7 @@ pub use architecture::{
     architecture_from_wire, architecture_to_wire, backbone_from_wire, cost_to_wire, extent_from_wire,
 };
 pub use from_wire::{in_wire_terms, measure_if_given, search_from_wire, training_from_wire};
+pub use latency::{latency_from_wire, latency_to_wire};
 pub use quality::{classification_to_wire, quality_from_wire, quality_to_wire};
 pub use to_wire::search_to_wire;
 

@@ -29,6 +29,7 @@ pub fn search_to_wire(spec: &SearchSpec) -> v1::SearchSpec {
         budget_measure: match spec.budget_measure {
             CostMeasure::Mac => v1::CostMeasure::Mac,
             CostMeasure::Param => v1::CostMeasure::Param,
+            CostMeasure::Latency => v1::CostMeasure::Latency,
         }
         .into(),
         count_multiple: Some(spec.count_multiple),

@@ -2,8 +2,10 @@
 
 use anyhow::{Context, Result};
 use cakes::cost::cost;
+use cakes::derive::{LatencyTable, LayerTimes};
 use cakes::frame::{ClassificationQuality, Quality, SegmentationQuality};
 use cakes::job::{Task, TrainerJob};
+use cakes::kernel::Kernel;
 use cakes::scores::{ChannelScores, LayerScores};
 use cakes::spec::TaskKind;
 use cakes_proto::convert::quality_to_wire;
@@ -17,6 +19,8 @@ pub struct NoOp {
     pub result: v1::JobResult,
     /// Empty for a retraining.
     pub scores_json: String,
+    /// Empty for a retraining.
+    pub latency_json: String,
 }
 
 impl NoOp {
@@ -40,11 +44,13 @@ impl NoOp {
             train_duration_s: 0.0,
             ..quality_to_wire(&quality(job.task.backbone().task()))
         };
-        let scores_json = match scores(job)? {
-            Some(scores) => serde_json::to_string(&scores)?,
-            None => String::new(),
-        };
-        Ok(NoOp { step_count: job.training.steps_total(), result, scores_json })
+        let (scores, latency) = (scores(job)?, latency(job));
+        Ok(NoOp {
+            step_count: job.training.steps_total(),
+            result,
+            scores_json: scores.as_ref().map(serde_json::to_string).transpose()?.unwrap_or_default(),
+            latency_json: latency.as_ref().map(serde_json::to_string).transpose()?.unwrap_or_default(),
+        })
     }
 }
 
@@ -79,4 +85,17 @@ fn scores(job: &TrainerJob) -> Result<Option<ChannelScores>> {
         layer: layer.name,
     });
     Ok(Some(ChannelScores::new(backbone.clone(), kernels.clone(), layers.collect())?))
+}
+
+/// Times that rise with the taps of a kernel.
+fn latency(job: &TrainerJob) -> Option<LatencyTable> {
+    let Task::Supernet { backbone, kernels, .. } = &job.task else { return None };
+    let time_ns = |kernel: Kernel| 10_000 * (9 + u64::from(kernel.taps()));
+    let layers = backbone.searchable_layers().into_iter().map(|layer| LayerTimes {
+        layer: layer.name,
+        channels: layer.channels,
+        uniform_ns: Kernel::ALL.into_iter().map(|kernel| (kernel, time_ns(kernel))).collect(),
+        even_ns: 180_000,
+    });
+    Some(LatencyTable::from_times(kernels, 20_000_000, &layers.collect::<Vec<_>>()))
 }

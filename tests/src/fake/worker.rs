@@ -255,6 +255,7 @@ impl FakeWorker {
             checkpoint: attempt.checkpoint.clone(),
             result: Some(outcome.result.clone()),
             scores_json: outcome.scores_json.clone(),
+            latency_json: outcome.latency_json.clone(),
         };
         let send = |mut client: Client| {
             let request = request.clone();

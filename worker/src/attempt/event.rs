@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cakes::derive::LatencyTable;
 use cakes::frame::{Summary, TrainerEvent};
 use cakes::scores::ChannelScores;
 use cakes_proto::v1::{DesiredState, FailureClass, JobProgress};
@@ -93,6 +94,8 @@ pub struct Completion {
     pub summary: Summary,
     /// Of a supernet.
     pub scores: Option<ChannelScores>,
+    /// Of a supernet.
+    pub latency: Option<LatencyTable>,
     pub checkpoint: StoredCheckpoint,
     pub last_seq: u64,
     /// The device by its model's name, as the trainer saw it.

@@ -34,6 +34,7 @@ mod uploads;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cakes::derive::LatencyTable;
 use cakes::frame::Summary;
 use cakes::scores::ChannelScores;
 use cakes::spec::TrainingSpec;
@@ -108,7 +109,7 @@ impl StopReason {
 /// How an attempt will end; a completion still waits for its checkpoint's commit.
 #[derive(Clone, Debug)]
 enum Ending {
-    Complete(Box<(Summary, Option<ChannelScores>)>),
+    Complete(Box<Summary>),
     Fail(Failure),
 }
 
@@ -173,6 +174,7 @@ pub struct Attempt {
     /// Of the trainer, from its first frame.
     device: Option<String>,
     scores: Option<ChannelScores>,
+    latency: Option<LatencyTable>,
     report_due: Duration,
     report_in_flight: bool,
     /// The coordinator takes no reports of this attempt; only its end is told.
@@ -199,6 +201,7 @@ impl Attempt {
             resume_step,
             device: None,
             scores: None,
+            latency: None,
             report_due: now.since_boot,
             report_in_flight: false,
             muted: false,

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use cakes::derive::LatencyTable;
 use cakes::frame::{
     FailureClass as TrainerClass, Phase, Quality, SegmentationQuality, Summary, TRAINER_PROTOCOL,
     TrainerEvent,
@@ -168,12 +169,15 @@ fn a_job_completes_when_its_entries_are_acknowledged_and_its_checkpoint_is_commi
     bench.trainer(step(100));
     let effects = bench.trainer(checkpoint(100));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Store(local) if local.step == 100)));
+    let table = LatencyTable { fixed_ns: 1, reference_ns: 2, layers: Vec::new() };
+    bench.trainer(TrainerEvent::Latency(Box::new(table.clone())));
     bench.trainer(completed(100));
     bench.says(exit(0));
     assert_eq!(concluded(&bench.acknowledged(DesiredState::Run)), None, "the checkpoint is not committed");
     bench.says(stored(100));
     let Conclusion::Complete(completion) = bench.conclusion() else { panic!("failed") };
     assert_eq!(completion.checkpoint.step, 100);
+    assert_eq!(completion.latency, Some(table));
     assert_eq!(completion.last_seq, bench.attempt.acked_seq());
     bench.says(Event::Concluded);
     assert_eq!(bench.attempt.outcome(), Some(&Outcome::Completed));

@@ -87,6 +87,7 @@ impl Attempt {
                 effects.extend(self.uploads.add(checkpoint, at).map(Effect::RemoveLocal));
             }
             TrainerEvent::Scores(scores) => self.scores = Some(*scores),
+            TrainerEvent::Latency(latency) => self.latency = Some(*latency),
             TrainerEvent::Completed(summary) => self.completed(summary, now),
             TrainerEvent::Failed { class, message } => {
                 let failure = Failure::new(class_to_wire(class), message);
@@ -129,7 +130,7 @@ impl Attempt {
     fn completed(&mut self, summary: Summary, now: Now) {
         let (saved, done) = (self.uploads.saved_step(), summary.step);
         let ending = if saved == done {
-            Ending::Complete(Box::new((summary, self.scores.take())))
+            Ending::Complete(Box::new(summary))
         } else {
             Ending::Fail(Failure::infrastructure(format!(
                 "the trainer completed step {done}, but its last checkpoint is of step {saved}"
@@ -240,8 +241,7 @@ impl Attempt {
                 let first_line = failure.message.lines().next().unwrap_or_default();
                 self.note(format!("attempt ended: {first_line}"), now);
             }
-            Ending::Complete(result) => {
-                let (summary, _) = result.as_ref();
+            Ending::Complete(summary) => {
                 let text = format!(
                     "completed {} steps in {:.0} s, {} {:.4}",
                     summary.step,
@@ -276,19 +276,20 @@ impl Attempt {
         }
         let conclusion = match ending.clone() {
             Ending::Fail(failure) => Conclusion::Fail(failure),
-            Ending::Complete(result) => self.completion(*result),
+            Ending::Complete(summary) => self.completion(*summary),
         };
         let completes = matches!(conclusion, Conclusion::Complete(_));
         self.state = State::Concluding { completes };
         effects.push(Effect::Conclude(conclusion));
     }
 
-    fn completion(&self, (summary, scores): (Summary, Option<cakes::scores::ChannelScores>)) -> Conclusion {
+    fn completion(&mut self, summary: Summary) -> Conclusion {
         match self.uploads.stored() {
             Some(checkpoint) if checkpoint.step == summary.step => {
                 Conclusion::Complete(Box::new(Completion {
                     summary,
-                    scores,
+                    scores: self.scores.take(),
+                    latency: self.latency.take(),
                     checkpoint: checkpoint.clone(),
                     last_seq: self.outbox.last_seq(),
                     device: self.device.clone().unwrap_or_default(),

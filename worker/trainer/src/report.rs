@@ -142,6 +142,7 @@ impl Reporter for Lines<'_> {
                 self.line(&format!("saved {directory} ({:.1} MB)", *bytes as f64 / 1e6));
             }
             TrainerEvent::Scores(scores) => self.write("scores.json", scores)?,
+            TrainerEvent::Latency(table) => self.write("latency.json", table)?,
             TrainerEvent::Completed(summary) => {
                 self.summary(summary);
                 self.write("summary.json", summary)?;

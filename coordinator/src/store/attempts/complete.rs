@@ -1,11 +1,15 @@
 //! Ends a job with its result.
 
+use cakes::backbone::Backbone;
+use cakes::derive::{ChannelCosts, LatencyTable};
 use cakes::frame::Quality;
 use cakes::job::{Task, TrainerJob};
+use cakes::kernel::KernelSet;
 use cakes::scores::ChannelScores;
 use cakes::spec::TaskKind;
 use cakes_proto::ids::LeaseToken;
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
@@ -28,6 +32,8 @@ pub struct Completion {
     pub outcome: Outcome,
     /// Of a supernet.
     pub scores: Option<ChannelScores>,
+    /// Of a supernet.
+    pub latency: Option<LatencyTable>,
 }
 
 /// What a finished job leaves behind.
@@ -46,7 +52,7 @@ pub struct Outcome {
 ///
 /// # Errors
 /// The token is not the current one, entries or the checkpoint are missing,
-/// quality or scores do not fit the job, another result is recorded, or the job was
+/// quality, scores or times do not fit the job, another result is recorded, or the job was
 /// cancelled first: then the attempt is ended as cancelled.
 #[instrument(skip_all, fields(job = %token.job, epoch = token.epoch), err(level = "debug"))]
 pub async fn complete(pool: &PgPool, token: LeaseToken, completion: &Completion) -> Result<(), Error> {
@@ -65,7 +71,7 @@ pub async fn complete(pool: &PgPool, token: LeaseToken, completion: &Completion)
         insert_result(&mut transaction, token, completion, &attempt, &hash).await?;
         let trained = read_trainer_job(&mut transaction, token).await?;
         check_task(&trained, &completion.outcome.quality)?;
-        insert_scores(&mut transaction, token, &trained, completion.scores.as_ref()).await?;
+        insert_findings(&mut transaction, token, &trained, completion).await?;
     }
     end_attempt(&mut transaction, token, moved.ends_attempt.unwrap_or(EndReason::Succeeded), None).await?;
     let (kind, reason) = if succeeded { ("job_succeeded", Some("")) } else { ("job_cancelled", None) };
@@ -211,37 +217,63 @@ fn check_task(job: &TrainerJob, quality: &Quality) -> Result<(), Error> {
     Err(Error::InvalidArgument { field: "result.quality_metric", problem })
 }
 
-/// Scores belong to supernets, and to the supernet that the job trained.
-async fn insert_scores(
+/// Scores and times belong to supernets, and to the supernet that the job trained.
+async fn insert_findings(
     connection: &mut PgConnection,
     token: LeaseToken,
     job: &TrainerJob,
-    scores: Option<&ChannelScores>,
+    completion: &Completion,
 ) -> Result<(), Error> {
-    let invalid =
-        |problem: &str| Err(Error::InvalidArgument { field: "scores_json", problem: problem.to_owned() });
-    let scores = match (&job.task, scores) {
-        (Task::Retrain { .. }, None) => return Ok(()),
-        (Task::Retrain { .. }, Some(_)) => return invalid("a retraining has no scores"),
-        (Task::Supernet { .. }, None) => return invalid("the scores of a supernet are missing"),
-        (Task::Supernet { backbone, kernels, .. }, Some(scores)) => {
-            if scores.backbone() != backbone || scores.kernels() != kernels {
-                return invalid("they are of another supernet than the job's");
-            }
-            scores
-        }
+    let (scores, latency) = match &job.task {
+        Task::Retrain { .. } => return no_findings(completion),
+        Task::Supernet { backbone, kernels, .. } => findings(backbone, kernels, completion)?,
     };
-    let scores = serde_json::to_value(scores).map_err(|error| corrupt("scores", &error))?;
-    sqlx::query!("insert into supernet_scores (job_id, scores) values ($1, $2)", token.job.0, scores)
-        .execute(connection)
-        .await
-        .map(drop)
-        .map_err(failed("record the scores of a supernet"))
+    let json = |value: serde_json::Result<Value>| value.map_err(|error| corrupt("findings", &error));
+    sqlx::query!(
+        "insert into supernet_scores (job_id, scores, latency) values ($1, $2, $3)",
+        token.job.0,
+        json(serde_json::to_value(scores))?,
+        json(serde_json::to_value(latency))?
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(failed("record what a supernet found"))
+}
+
+fn no_findings(completion: &Completion) -> Result<(), Error> {
+    let invalid = |field, what: &str| {
+        Err(Error::InvalidArgument { field, problem: format!("a retraining has no {what}") })
+    };
+    match completion {
+        Completion { scores: Some(_), .. } => invalid("scores_json", "scores"),
+        Completion { latency: Some(_), .. } => invalid("latency_json", "times of channels"),
+        _ => Ok(()),
+    }
+}
+
+/// Scores and times of the supernet of these kernels.
+fn findings<'a>(
+    backbone: &Backbone,
+    kernels: &KernelSet,
+    completion: &'a Completion,
+) -> Result<(&'a ChannelScores, &'a LatencyTable), Error> {
+    let invalid = |field, problem: String| Error::InvalidArgument { field, problem };
+    let missing = |field, what: &str| invalid(field, format!("{what} of a supernet are missing"));
+    let scores = completion.scores.as_ref().ok_or_else(|| missing("scores_json", "the scores"))?;
+    if scores.backbone() != backbone || scores.kernels() != kernels {
+        return Err(invalid("scores_json", "they are of another supernet than the job's".to_owned()));
+    }
+    let latency =
+        completion.latency.as_ref().ok_or_else(|| missing("latency_json", "the times of channels"))?;
+    ChannelCosts::measured(backbone, kernels, latency)
+        .map_err(|error| invalid("latency_json", error.to_string()))?;
+    Ok((scores, latency))
 }
 
 fn content_hash(completion: &Completion) -> [u8; 32] {
-    let Completion { last_seq, checkpoint, outcome, scores } = completion;
-    let content = (last_seq, &checkpoint.key, &checkpoint.manifest_sha256, outcome, scores);
+    let Completion { last_seq, checkpoint, outcome, scores, latency } = completion;
+    let content = (last_seq, &checkpoint.key, &checkpoint.manifest_sha256, outcome, scores, latency);
     // Plain data into memory cannot fail.
     Sha256::digest(serde_json::to_vec(&content).unwrap_or_default()).into()
 }

@@ -8,6 +8,7 @@ pub mod attempts;
 pub mod explain;
 pub mod front;
 pub mod jobs;
+pub mod latency;
 pub mod logs;
 pub mod lookup;
 pub mod metrics;

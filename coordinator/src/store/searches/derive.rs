@@ -1,16 +1,15 @@
-//! Derives more architectures from the scores of a search.
+//! Derives more architectures from what the supernet of a search found.
 
 use cakes::architecture::ArchitectureDigest;
 use cakes::derive::check_budget;
-use cakes::scores::ChannelScores;
 use cakes::spec::{CheckedSearch, CostMeasure};
 use cakes_proto::ids::SearchId;
 use sqlx::PgPool;
 use tracing::instrument;
 
 use super::advance::touch;
-use super::snapshot::{lock_snapshot, read_scores};
-use crate::core::search::{Budget, Derived, Source, derive as derive_one};
+use super::snapshot::{lock_snapshot, read_findings};
+use crate::core::search::{Budget, Derived, Findings, NOT_MEASURED, Source, derive as derive_one};
 use crate::store::architecture_rows;
 use crate::store::error::{Error, corrupt, failed};
 
@@ -32,8 +31,8 @@ pub struct Wish {
 /// last, without queueing a job.
 ///
 /// # Errors
-/// There is no such search, its supernet has not succeeded, or a budget is out
-/// of range.
+/// There is no such search, its supernet has not succeeded, a budget is out of
+/// range, or it is one of latency and no times were measured.
 #[instrument(skip_all, fields(search = %id), err(level = "debug"))]
 pub async fn derive(
     pool: &PgPool,
@@ -43,11 +42,16 @@ pub async fn derive(
     let mut transaction = pool.begin().await.map_err(failed("begin to derive architectures"))?;
     let search = lock_snapshot(&mut transaction, id).await?.search;
     let sources = sources(&search, wish)?;
-    let scores = read_scores(&mut transaction, id).await?.ok_or_else(|| {
+    let findings = read_findings(&mut transaction, id).await?.ok_or_else(|| {
         Error::Refused(format!("search {id} has no scores yet; wait until its supernet has succeeded"))
     })?;
+    let in_time =
+        |source: &Source| matches!(source, Source::Budget(Budget { measure: CostMeasure::Latency, .. }));
+    if findings.latency.is_none() && sources.iter().any(in_time) {
+        return Err(Error::Refused(NOT_MEASURED.to_owned()));
+    }
     let mut found = Vec::with_capacity(sources.len());
-    for derived in derive_all(search, scores, sources).await? {
+    for derived in derive_all(search, findings, sources).await? {
         found.push((architecture_rows::record(&mut transaction, id, &derived, false).await?, derived));
     }
     touch(&mut transaction, id).await?;
@@ -86,11 +90,14 @@ fn sources(search: &CheckedSearch, wish: &Wish) -> Result<Vec<Source>, Error> {
 /// Deriving takes a processor for a while.
 async fn derive_all(
     search: CheckedSearch,
-    scores: ChannelScores,
+    findings: Findings,
     sources: Vec<Source>,
 ) -> Result<Vec<Derived>, Error> {
     let derived = tokio::task::spawn_blocking(move || {
-        sources.into_iter().map(|source| derive_one(&search, &scores, source)).collect::<Result<Vec<_>, _>>()
+        sources
+            .into_iter()
+            .map(|source| derive_one(&search, &findings, source))
+            .collect::<Result<Vec<_>, _>>()
     });
     let derived = derived.await.map_err(|error| corrupt("a derivation", &error))?;
     derived.map_err(|problem| Error::InvalidArgument { field: "budgets", problem })

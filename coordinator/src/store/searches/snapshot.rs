@@ -1,12 +1,11 @@
 //! What is recorded of a search, as the planner wants it.
 
-use cakes::scores::ChannelScores;
 use cakes::spec::CheckedSearch;
 use cakes_proto::ids::SearchId;
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use crate::core::search::{RecordedArchitecture, RecordedJob, SearchSnapshot, Work};
+use crate::core::search::{Findings, RecordedArchitecture, RecordedJob, SearchSnapshot, Work};
 use crate::store::error::{Error, corrupt, failed};
 
 /// The description of a search.
@@ -48,31 +47,39 @@ pub(super) async fn lock_snapshot(
         closed: row.closed,
         architectures: read_architectures(connection, id).await?,
         jobs: read_jobs(connection, id).await?,
-        scores: None,
+        findings: None,
     };
-    if !snapshot.closed && snapshot.needs_scores() {
-        snapshot.scores = read_scores(connection, id).await?;
+    if !snapshot.closed && snapshot.needs_findings() {
+        snapshot.findings = read_findings(connection, id).await?;
     }
     Ok(snapshot)
 }
 
-/// Scores of the search's supernet; `None` while there are none.
-pub(super) async fn read_scores(
+/// What the search's supernet found; `None` before it has succeeded.
+pub(super) async fn read_findings(
     connection: &mut PgConnection,
     id: SearchId,
-) -> Result<Option<ChannelScores>, Error> {
-    let scores = sqlx::query_scalar!(
-        "select supernet_scores.scores from supernet_scores join job on job.id = supernet_scores.job_id
+) -> Result<Option<Findings>, Error> {
+    let row = sqlx::query!(
+        "select supernet_scores.scores, supernet_scores.latency
+         from supernet_scores join job on job.id = supernet_scores.job_id
          where job.search_id = $1 and job.kind = 'supernet'",
         id.0
     )
     .fetch_optional(connection)
     .await
-    .map_err(failed("read the scores of a supernet"))?;
-    let parse = |value: Value| {
-        serde_json::from_value(value).map_err(|error| corrupt(format!("the scores of search {id}"), &error))
-    };
-    scores.map(parse).transpose()
+    .map_err(failed("read what a supernet found"))?;
+    let Some(row) = row else { return Ok(None) };
+    let unusable =
+        |what: &str, error: serde_json::Error| corrupt(format!("the {what} of search {id}"), &error);
+    Ok(Some(Findings {
+        scores: serde_json::from_value(row.scores).map_err(|error| unusable("scores", error))?,
+        latency: row
+            .latency
+            .map(serde_json::from_value)
+            .transpose()
+            .map_err(|error| unusable("times of channels", error))?,
+    }))
 }
 
 async fn read_architectures(
