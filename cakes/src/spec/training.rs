@@ -24,6 +24,41 @@ pub struct TrainingSpec {
     /// Epochs between checkpoints; the last epoch always saves one.
     pub checkpoint_every_epochs: u32,
     pub augmentation: Augmentation,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub precision: Precision,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub memory_format: MemoryFormat,
+}
+
+/// What numbers convolutions multiply. They are summed in float32 in each case;
+/// weights, norms' statistics, the loss and the optimizer's state are float32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    #[default]
+    Float32,
+    /// Float32 of which a GPU reads the first 10 bits of a fraction. Elsewhere the
+    /// same as float32.
+    Tf32,
+    /// Layers hand on bfloat16, which takes half the memory.
+    Bf16,
+}
+
+/// How a GPU lays out the outputs of layers. The loops of the CPU have a layout of
+/// their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryFormat {
+    /// `[N, C, D, H, W]`
+    #[default]
+    Contiguous,
+    /// `[N, D, H, W, C]`
+    ChannelsLast,
+}
+
+/// What is not chosen is not written, so that a job keeps its identity.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The optimizer with its base learning rate.
@@ -115,6 +150,8 @@ impl Default for TrainingSpec {
             validate_every_epochs: 5,
             checkpoint_every_epochs: 1,
             augmentation: Augmentation::default(),
+            precision: Precision::default(),
+            memory_format: MemoryFormat::default(),
         }
     }
 }
