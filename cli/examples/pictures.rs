@@ -95,7 +95,7 @@ fn sample() -> v1::ParetoFront {
         })
         .collect();
     entries.push(entry(&Architecture::new(backbone(), layers).expect("new"), "paper rule", 20));
-    v1::ParetoFront { entries, pending_count: 0 }
+    v1::ParetoFront { entries, ..v1::ParetoFront::default() }
 }
 
 fn curves(front: &v1::ParetoFront) -> Vec<curves::JobCurves> {

@@ -3,6 +3,7 @@
 pub mod arch;
 mod curves;
 pub mod dataset;
+mod derive;
 mod follow;
 pub mod job;
 pub mod search;

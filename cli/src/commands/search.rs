@@ -2,14 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use cakes::derive::check_budget;
-use cakes::spec::CostMeasure;
-use cakes_proto::convert::search_from_wire;
 use cakes_proto::v1;
 use chrono::Utc;
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
+use super::derive::{DeriveArguments, derive};
 use super::{curves, watch};
 use crate::args::GlobalArguments;
 use crate::client::{Client, rpc};
@@ -65,11 +63,18 @@ pub enum SearchCommand {
     /// Derive more architectures from the scores of a search, without training.
     ///
     /// The search needs a finished supernet, nothing else. What is derived is
-    /// recorded; `--retrain` or `cakes job retrain` trains it.
+    /// recorded; `--retrain` or `cakes job retrain` trains it. Budgets are fractions of
+    /// multiply-accumulates, parameters, or the time that `cakes search latency` shows.
     #[command(
-        after_help = "Examples:\n  cakes search derive 0198f3a2-7c1e --budget 0.3 --budget 0.2\n  cakes search derive 0198f3a2-7c1e --budgets 0.1..0.9:0.1 --unconstrained\n  cakes search derive 0198f3a2-7c1e --budget 0.5 --measure param --multiple 8 --retrain"
+        after_help = "Examples:\n  cakes search derive 0198f3a2-7c1e --budget 0.3 --budget 0.2\n  cakes search derive 0198f3a2-7c1e --budgets 0.1..0.9:0.1 --unconstrained\n  cakes search derive 0198f3a2-7c1e --budget 0.5 --measure param --multiple 8 --retrain\n  cakes search derive 0198f3a2-7c1e --budgets 0.3..0.9:0.1 --measure latency"
     )]
     Derive(DeriveArguments),
+    /// Print what a channel of each kernel takes in each layer, as it was measured.
+    ///
+    /// The trainer of the supernet measured it on its device, for one patch; budgets of
+    /// latency are fractions of the time of the all-3x3x3 network.
+    #[command(after_help = "Example:\n  cakes search latency 0198f3a2-7c1e")]
+    Latency(SearchId),
     /// Draw front, channels and learning curves, as SVG and PNG.
     #[command(after_help = "Example:\n  cakes search plot 0198f3a2-7c1e --out plots")]
     Plot {
@@ -84,7 +89,7 @@ pub enum SearchCommand {
 #[derive(Debug, Args)]
 pub struct SearchId {
     /// Id of the search, or a prefix that only one has.
-    id: String,
+    pub id: String,
 }
 
 #[derive(Debug, Args)]
@@ -101,123 +106,6 @@ pub struct SubmitArguments {
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
 }
-
-#[derive(Debug, Args)]
-pub struct DeriveArguments {
-    #[command(flatten)]
-    search: SearchId,
-    /// Fraction of what the all-3x3x3 network costs; may be given several times.
-    #[arg(
-        long,
-        value_name = "SHARE",
-        value_delimiter = ',',
-        required_unless_present_any = ["unconstrained", "budgets"]
-    )]
-    budget: Vec<f64>,
-    /// Evenly spaced fractions, both ends included; those below the lightest
-    /// architecture of the search space are left out.
-    #[arg(long, value_name = "FROM..TO:STEP", value_parser = Budgets::parse)]
-    budgets: Option<Budgets>,
-    /// Also by the paper's rule, without a budget.
-    #[arg(long)]
-    unconstrained: bool,
-    /// What budgets are fractions of [default: what the search says].
-    #[arg(long, value_enum)]
-    measure: Option<MeasureName>,
-    /// Counts of channels are multiples of it [default: what the search says].
-    #[arg(long, value_name = "N")]
-    multiple: Option<u32>,
-    /// Queue a retraining of each, as the search trains.
-    #[arg(long)]
-    retrain: bool,
-    /// Seed of the retrainings; may be given several times.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "0", requires = "retrain")]
-    seed: Vec<u64>,
-}
-
-/// Measures as people type them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum MeasureName {
-    /// Multiply-accumulates.
-    Mac,
-    /// Parameters.
-    Param,
-}
-
-impl From<MeasureName> for v1::CostMeasure {
-    fn from(name: MeasureName) -> Self {
-        match name {
-            MeasureName::Mac => v1::CostMeasure::Mac,
-            MeasureName::Param => v1::CostMeasure::Param,
-        }
-    }
-}
-
-impl From<MeasureName> for CostMeasure {
-    fn from(name: MeasureName) -> Self {
-        match name {
-            MeasureName::Mac => CostMeasure::Mac,
-            MeasureName::Param => CostMeasure::Param,
-        }
-    }
-}
-
-/// Evenly spaced budgets: `0.1..0.9:0.1`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Budgets(Vec<f64>);
-
-impl Budgets {
-    /// # Errors
-    /// Not two rising shares with a step that leaves at most as many as a call takes.
-    fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is no range; give FROM..TO:STEP, for example 0.1..0.9:0.1");
-        let (from, rest) = text.split_once("..").ok_or_else(wrong)?;
-        let (to, step) = rest.split_once(':').ok_or_else(wrong)?;
-        let number = |text: &str| text.parse::<f64>().map_err(|_| wrong());
-        let (from, to, step) = (number(from)?, number(to)?, number(step)?);
-        if !(from > 0.0 && from <= to && to <= 1.0 && step > 0.0) {
-            return Err(format!("'{text}': shares rise from above 0 to at most 1, by a step above 0"));
-        }
-        let count = ((to - from) / step + 1e-9).floor() + 1.0;
-        if count > BUDGETS_MAX {
-            return Err(format!("'{text}' are {count} budgets; at most {BUDGETS_MAX} at a time"));
-        }
-        // Rounded, so that the third of 0.1..0.9:0.1 is 0.3.
-        let budget = |index: u32| ((from + f64::from(index) * step) * 1e9).round() / 1e9;
-        Ok(Budgets((0..count as u32).map(budget).collect()))
-    }
-
-    /// The budgets that some architecture of the search stays within, and a note on
-    /// the others; all of them where none does, so that the service says why.
-    ///
-    /// # Errors
-    /// The coordinator sent no valid search.
-    fn within_reach(
-        self,
-        search: v1::Search,
-        measure: Option<MeasureName>,
-    ) -> Result<Vec<f64>, CommandError> {
-        let search = search_from_wire(search.spec)
-            .map_err(|error| CommandError::Failed(format!("the coordinator sent no search: {error}")))?;
-        let spec = search.spec();
-        let measure = measure.map_or(spec.budget_measure, CostMeasure::from);
-        let fits = |budget: &f64| {
-            check_budget(&spec.backbone, &spec.supernet.kernels, spec.patch, measure, *budget).is_ok()
-        };
-        let Some(first) = self.0.iter().position(fits) else { return Ok(self.0) };
-        if first > 0 {
-            let left_out: Vec<String> = self.0[..first].iter().map(f64::to_string).collect();
-            output::note(&format!(
-                "no architecture of this search space is so light: left out {}",
-                left_out.join(", ")
-            ));
-        }
-        Ok(self.0[first..].to_vec())
-    }
-}
-
-/// As many as the service takes in one call.
-const BUDGETS_MAX: f64 = 64.0;
 
 /// # Errors
 /// The file is wrong, the coordinator is away or refuses.
@@ -248,6 +136,10 @@ pub async fn run(global: &GlobalArguments, command: SearchCommand) -> Result<Out
             }
         }
         SearchCommand::Derive(arguments) => derive(global, &client, arguments).await?,
+        SearchCommand::Latency(SearchId { id }) => {
+            let table = latency_table(&client, id).await?;
+            output::print(global.output, &table, |table| tables::latency(table, output::terminal_width()))?;
+        }
         SearchCommand::Plot { search: SearchId { id }, out } => plot_all(&client, id, &out).await?,
     }
     Ok(Outcome::Done)
@@ -321,58 +213,19 @@ pub async fn front(client: &Client, id: String) -> Result<v1::ParetoFront, Comma
     rpc!(client, searches.get_pareto_front, "SearchService/GetParetoFront", request)
 }
 
+/// What channels of a search's networks take.
+///
+/// # Errors
+/// The coordinator is away, or the search has no such table; its message says why.
+pub async fn latency_table(client: &Client, id: String) -> Result<v1::LatencyTable, CommandError> {
+    let request = v1::GetLatencyTableRequest { id };
+    rpc!(client, searches.get_latency_table, "SearchService/GetLatencyTable", request)
+}
+
 /// # Errors
 /// The output cannot be written.
 pub fn print_front(format: Format, front: &v1::ParetoFront) -> Result<(), CommandError> {
     output::print(format, front, |front| tables::front_text(front, output::terminal_width()))
-}
-
-async fn derive(
-    global: &GlobalArguments,
-    client: &Client,
-    arguments: DeriveArguments,
-) -> Result<(), CommandError> {
-    let search_id = arguments.search.id;
-    let mut budgets = arguments.budget;
-    if let Some(range) = arguments.budgets {
-        let request = v1::GetSearchRequest { id: search_id.clone() };
-        let search = rpc!(client, searches.get_search, "SearchService/GetSearch", request)?;
-        budgets.extend(range.within_reach(search, arguments.measure)?);
-    }
-    let request = v1::DeriveArchitecturesRequest {
-        id: search_id.clone(),
-        budgets,
-        unconstrained: arguments.unconstrained,
-        measure: arguments.measure.map(v1::CostMeasure::from).unwrap_or_default().into(),
-        count_multiple: arguments.multiple,
-    };
-    let response = rpc!(client, searches.derive_architectures, "SearchService/DeriveArchitectures", request)?;
-    let table = |response: &v1::DeriveArchitecturesResponse| {
-        tables::derivations(response).render(output::terminal_width())
-    };
-    if !arguments.retrain {
-        return output::print(global.output, &response, table);
-    }
-    let mut digests: Vec<&str> = response.architectures.iter().map(|found| found.digest.as_str()).collect();
-    digests.sort_unstable();
-    digests.dedup();
-    let mut jobs = Vec::new();
-    for digest in digests {
-        for seed in &arguments.seed {
-            jobs.push(super::job::submit_retrain(client, digest, &search_id, *seed).await?);
-        }
-    }
-    output::print(global.output, &Retrained { derived: response, jobs }, |retrained| {
-        let jobs = tables::jobs(&retrained.jobs, Utc::now()).render(output::terminal_width());
-        format!("{}\n\n{jobs}", table(&retrained.derived))
-    })
-}
-
-/// What was derived and the jobs that train it.
-#[derive(serde::Serialize)]
-struct Retrained {
-    derived: v1::DeriveArchitecturesResponse,
-    jobs: Vec<v1::Job>,
 }
 
 fn plot_front(folder: &Path, front: &v1::ParetoFront) -> Result<(), CommandError> {
@@ -407,43 +260,4 @@ fn write(picture: &plot::Picture, folder: &Path, name: &str) -> Result<(), Comma
         output::note(&format!("wrote {}", path.display()));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_range_leaves_out_what_no_architecture_stays_within_unless_that_is_all_of_it() {
-        let json = r#"{"spec": {"name": "p", "dataset": {"phantoms": {}}, "supernet": {"space": "2_3d"},
-            "backbone": {"encoder_decoder": {"classes": 4}}, "patch": {"depth": 32, "height": 32, "width": 32}}}"#;
-        let search: v1::Search = serde_json::from_str(json).unwrap();
-        let within = |range: &str| Budgets::parse(range).unwrap().within_reach(search.clone(), None).unwrap();
-        // The lightest costs 0.351.
-        assert_eq!(within("0.3..0.5:0.1"), [0.4, 0.5]);
-        assert_eq!(within("0.1..0.2:0.1"), [0.1, 0.2]);
-    }
-
-    #[test]
-    fn ranges_of_budgets_include_both_ends_and_hold_round_numbers() {
-        assert_eq!(
-            Budgets::parse("0.1..0.9:0.1"),
-            Ok(Budgets(vec![0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]))
-        );
-        assert_eq!(Budgets::parse("0.5..0.5:0.1"), Ok(Budgets(vec![0.5])));
-        assert_eq!(Budgets::parse("0.25..1:0.5"), Ok(Budgets(vec![0.25, 0.75])));
-        for wrong in [
-            "",
-            "0.1",
-            "0.1..0.9",
-            "a..b:c",
-            "0.9..0.1:0.1",
-            "0..0.5:0.1",
-            "0.5..2:0.1",
-            "0.1..0.9:0",
-            "0.1..1:0.001",
-        ] {
-            assert!(Budgets::parse(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -8,7 +8,8 @@ use chrono::{DateTime, Utc};
 
 pub use jobs::{explanation, job_details, job_state, jobs};
 pub use networks::{
-    architectures, costs, derivations, differences, front, front_text, is_baseline, layers, origins, plan,
+    architectures, costs, derivations, differences, front, front_text, is_baseline, latency, layers, origins,
+    plan,
 };
 
 use crate::format;

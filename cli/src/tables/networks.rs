@@ -1,7 +1,10 @@
 //! Architectures, their costs and the results of a search.
 
+use std::collections::BTreeSet;
+
 use cakes::architecture::Architecture;
 use cakes::cost::Cost;
+use cakes::kernel::Kernel;
 use cakes_proto::v1;
 use chrono::{DateTime, Utc};
 
@@ -73,18 +76,24 @@ pub fn architectures(list: &[v1::Architecture], now: DateTime<Utc>) -> Rows {
     rows
 }
 
-/// What was derived, in the order in which it was asked for, and how good it is.
+/// What was derived, in the order in which it was asked for, how good it is, and what
+/// it should take where times were measured.
 pub fn derivations(response: &v1::DeriveArchitecturesResponse) -> Rows {
-    let mut rows = Rows::new([
+    let mut columns = [
         ("ARCHITECTURE", Left),
         ("ORIGIN", Left),
         ("PARAMS", Right),
         ("OF 3x3x3", Right),
         ("MACS", Right),
         ("OF 3x3x3", Right),
-        ("SCORE", Right),
-        ("BOUND", Right),
-    ]);
+    ]
+    .to_vec();
+    let has_latency = response.derivations.iter().any(|found| found.predicted_latency_ms.is_some());
+    if has_latency {
+        columns.extend([("PREDICTED", Right), ("OF 3x3x3", Right)]);
+    }
+    columns.extend([("SCORE", Right), ("BOUND", Right)]);
+    let mut rows = Rows::new(columns);
     for (architecture, found) in response.architectures.iter().zip(&response.derivations) {
         let cost = architecture.cost.clone().unwrap_or_default();
         let bound = match found.score_bound {
@@ -92,34 +101,35 @@ pub fn derivations(response: &v1::DeriveArchitecturesResponse) -> Rows {
             Some(bound) => format!("≤ {bound:.3}"),
             None => "-".to_owned(),
         };
-        rows.push(vec![
+        let mut row = vec![
             format::short_digest(&architecture.digest).to_owned(),
             found.origin.clone(),
             format::si(cost.param_count, ""),
             format::percent(found.param_fraction),
             format::macs(cost.mac_count),
             format::percent(cost.mac_fraction),
-            found.score.map_or("-".to_owned(), |score| format!("{score:.3}")),
-            bound,
-        ]);
+        ];
+        if has_latency {
+            row.push(found.predicted_latency_ms.map_or("-".to_owned(), format::latency));
+            row.push(found.latency_fraction.map_or("-".to_owned(), format::percent));
+        }
+        row.push(found.score.map_or("-".to_owned(), |score| format!("{score:.3}")));
+        row.push(bound);
+        rows.push(row);
     }
     rows
 }
 
-/// Results of a search by rising MACs; `*` marks the front.
+/// Results of a search by rising MACs; `*` marks the front. Beside the measured
+/// latency stands what the table of times says, where the search has one.
 pub fn front(front: &v1::ParetoFront) -> Rows {
     let mut columns = vec![("ARCHITECTURE".to_owned(), Left), ("ORIGIN".to_owned(), Left)];
     columns.extend(quality_columns(front));
-    for (name, align) in [
-        ("PARAMS", Right),
-        ("MACS", Right),
-        ("OF 3x3x3", Right),
-        ("LATENCY", Right),
-        ("SEEDS", Right),
-        ("FRONT", Left),
-    ] {
-        columns.push((name.to_owned(), align));
-    }
+    let has_predicted = front.entries.iter().any(|entry| entry.predicted_latency_ms.is_some());
+    let predicted = has_predicted.then_some(("PREDICTED", Right));
+    let costs = [("PARAMS", Right), ("MACS", Right), ("OF 3x3x3", Right), ("LATENCY", Right)];
+    let costs = costs.into_iter().chain(predicted).chain([("SEEDS", Right), ("FRONT", Left)]);
+    columns.extend(costs.map(|(name, align)| (name.to_owned(), align)));
     let mut rows = Rows::new(columns);
     let has_top5 = has_top5(front);
     let mut entries: Vec<&v1::FrontEntry> = front.entries.iter().collect();
@@ -134,6 +144,11 @@ pub fn front(front: &v1::ParetoFront) -> Rows {
             format::macs(cost.mac_count),
             format::percent(cost.mac_fraction),
             format::latency(entry.latency_ms),
+        ]);
+        if has_predicted {
+            row.push(entry.predicted_latency_ms.map_or("-".to_owned(), format::latency));
+        }
+        row.extend([
             entry.seed_count.to_string(),
             if entry.on_front { "*".to_owned() } else { String::new() },
         ]);
@@ -196,8 +211,46 @@ pub fn front_text(results: &v1::ParetoFront, width: Option<u16>) -> String {
         let none = "no retrained architecture yet";
         return if pending.is_empty() { none.to_owned() } else { format!("{none}; {pending}") };
     }
-    let table = front(results).render(width);
-    if pending.is_empty() { table } else { format!("{table}\n{pending}") }
+    let mut lines = vec![front(results).render(width)];
+    // Times of different devices are not compared.
+    let measured = results.entries.iter().map(|entry| entry.device.as_str());
+    let elsewhere: BTreeSet<&str> =
+        measured.filter(|device| *device != results.predicted_latency_device).collect();
+    if !results.predicted_latency_device.is_empty() && !elsewhere.is_empty() {
+        let elsewhere: Vec<&str> = elsewhere.into_iter().collect();
+        lines.push(format!(
+            "PREDICTED is for {}; LATENCY was measured on {} too",
+            results.predicted_latency_device,
+            elsewhere.join(", ")
+        ));
+    }
+    lines.extend(Some(pending).filter(|pending| !pending.is_empty()));
+    lines.join("\n")
+}
+
+/// What a channel takes in every layer, and what that makes for the whole.
+pub fn latency(table: &v1::LatencyTable, width: Option<u16>) -> String {
+    let of_table =
+        |kernel: &Kernel| table.layers.iter().any(|layer| layer.channel_ns.contains_key(&kernel.to_string()));
+    let kernels: Vec<String> =
+        Kernel::ALL.iter().filter(|kernel| of_table(kernel)).map(Kernel::to_string).collect();
+    let mut columns = vec![("LAYER".to_owned(), Left), ("CHANNELS".to_owned(), Right)];
+    columns.extend(kernels.iter().map(|kernel| (kernel.clone(), Right)));
+    let mut rows = Rows::new(columns);
+    let ms = |ns: u64| format::latency(ns as f64 / 1e6);
+    for layer in &table.layers {
+        let mut row = vec![layer.layer.clone(), layer.channel_count.to_string()];
+        let times = kernels.iter().map(|kernel| layer.channel_ns.get(kernel).copied());
+        row.extend(times.map(|ns| ns.map_or("-".to_owned(), |ns| format!("{:.2}", ns as f64 / 1e3))));
+        rows.push(row);
+    }
+    format!(
+        "all 3x3x3: {} on {}, of which {} are not searched\n\n{}\n\nMicroseconds of one channel.",
+        ms(table.reference_ns),
+        table.device,
+        ms(table.fixed_ns),
+        rows.render(width)
+    )
 }
 
 /// Total costs of several networks.
@@ -293,6 +346,7 @@ mod tests {
                 entry("aaaaaaaaaaaaaaaaaa", 500_000_000, 0.8666, 3),
             ],
             pending_count: 2,
+            ..v1::ParetoFront::default()
         };
         let rows = front(&results);
         assert_eq!(
@@ -342,6 +396,61 @@ mod tests {
             ["aaaaaaaaaaaa", "budget 0.5", "4.20 M", "30.0 %", "500 MMAC", "41.2 %", "9.500", "best"]
         );
         assert_eq!((rows.rows()[1][7].as_str(), rows.rows()[2][6].as_str()), ("≤ 9.250", "-"));
+
+        let mut timed = response;
+        (timed.derivations[0].predicted_latency_ms, timed.derivations[0].latency_fraction) =
+            (Some(3.25), Some(0.5));
+        let rows = derivations(&timed);
+        assert_eq!(rows.rows()[0][6..9], ["3.25 ms", "50.0 %", "9.500"]);
+        assert_eq!(rows.rows()[1][6..8], ["-", "-"]);
+        assert!(rows.render(None).contains("PREDICTED"));
+    }
+
+    #[test]
+    fn predicted_times_stand_beside_measured_ones_and_say_where_they_are_from() {
+        let on = |device: &str, predicted| v1::FrontEntry {
+            device: device.into(),
+            predicted_latency_ms: predicted,
+            ..entry("ffffffffffffffffff", 9, 0.8, 1)
+        };
+        let mut results = v1::ParetoFront {
+            entries: vec![on("a card", Some(11.5)), on("a card", None)],
+            predicted_latency_device: "a card".into(),
+            ..v1::ParetoFront::default()
+        };
+        assert_eq!(front(&results).rows()[0][7..9], ["12.4 ms", "11.5 ms"]);
+        assert_eq!(front(&results).rows()[1][8], "-");
+        assert!(!front_text(&results, None).contains("PREDICTED is for"));
+        results.entries.push(on("another", Some(11.5)));
+        let text = front_text(&results, None);
+        assert!(text.ends_with("PREDICTED is for a card; LATENCY was measured on another too"), "{text}");
+    }
+
+    #[test]
+    fn a_table_of_times_has_a_row_for_a_layer_and_a_column_for_a_kernel() {
+        let layer = |name: &str, ns: &[(&str, u64)]| v1::LayerLatency {
+            layer: name.into(),
+            channel_count: 16,
+            channel_ns: ns.iter().map(|(kernel, ns)| ((*kernel).to_owned(), *ns)).collect(),
+        };
+        let table = v1::LatencyTable {
+            device: "a card".into(),
+            fixed_ns: 2_000_000,
+            reference_ns: 12_000_000,
+            layers: vec![
+                layer("layer1.0.conv1", &[("1x1x3", 20_000), ("3x3x3", 150_000)]),
+                layer("layer1.0.conv2", &[("3x3x3", 150_000)]),
+            ],
+        };
+        let text = latency(&table, None);
+        assert!(
+            text.starts_with("all 3x3x3: 12.0 ms on a card, of which 2.00 ms are not searched"),
+            "{text}"
+        );
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[2], ["LAYER", "CHANNELS", "3x3x3", "1x1x3"]);
+        assert_eq!(lines[3], ["layer1.0.conv1", "16", "150.00", "20.00"]);
+        assert_eq!(lines[4].last(), Some(&"-"));
     }
 
     #[test]
@@ -361,7 +470,7 @@ mod tests {
                 dice_per_class: Vec::new(),
                 ..entry("ffffffffffffffffff", 9, 0.8163, 2)
             };
-            v1::ParetoFront { entries: vec![entry], pending_count: 0 }
+            v1::ParetoFront { entries: vec![entry], ..v1::ParetoFront::default() }
         };
         assert_eq!(front(&of(2, Some(0.85))).rows()[0][2..5], ["0.816 ± 0.004", "0.700", "0.850"]);
         let text = front_text(&of(2, None), None);
