@@ -5,6 +5,7 @@
 //! need not ask again.
 
 mod dataset;
+mod inheritance;
 mod training;
 
 use std::fmt;
@@ -82,6 +83,9 @@ pub enum InitialWeights {
     /// Those of a 2D ResNet, a safetensors file with torchvision's names, inflated
     /// as in the published code. Absolute, or relative to the data root of each worker.
     Imagenet { path: String },
+    /// Those of the search's supernet, channel by channel, see [`crate::identity`];
+    /// for retrainings.
+    Supernet,
 }
 
 /// What an architecture is limited in.
@@ -326,6 +330,7 @@ fn check_search(spec: &SearchSpec, found: &mut Violations) {
     ] {
         check_initial_weights(weights, &spec.backbone, field, found);
     }
+    inheritance::check(spec, found);
     let early_stop = spec.supernet.early_stop_validations;
     found.require(early_stop.is_none_or(|count| count >= 2), "supernet.early_stop_validations", || {
         "must be at least 2, or be left out".to_owned()
@@ -398,6 +403,7 @@ pub(crate) fn check_job(job: &TrainerJob) -> Result<(), InvalidSpec> {
     let backbone_fits = check_backbone(job.task.backbone(), &job.dataset, job.patch, &mut found);
     check_initial_weights(&job.initial_weights, job.task.backbone(), "initial_weights", &mut found);
     if let Task::Supernet { backbone, l1_strength, .. } = &job.task {
+        inheritance::check_supernet(&job.initial_weights, "initial_weights", &mut found);
         if backbone_fits {
             check_searchable(backbone, "task.supernet.backbone", &mut found);
         }
@@ -483,7 +489,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn problems(change: impl FnOnce(&mut SearchSpec)) -> Vec<String> {
+    pub(super) fn problems(change: impl FnOnce(&mut SearchSpec)) -> Vec<String> {
         let mut spec = small_search();
         change(&mut spec);
         let InvalidSpec(found) = CheckedSearch::new(spec).expect_err("must be refused");

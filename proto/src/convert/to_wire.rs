@@ -25,6 +25,7 @@ pub fn search_to_wire(spec: &SearchSpec) -> v1::SearchSpec {
             training: Some(training_to_wire(&spec.retrain.training)),
             seeds: spec.retrain.seeds.clone(),
             imagenet_weights: weights_to_wire(&spec.retrain.initial_weights),
+            supernet_weights: spec.retrain.initial_weights == InitialWeights::Supernet,
         }),
         budget_measure: match spec.budget_measure {
             CostMeasure::Mac => v1::CostMeasure::Mac,
@@ -55,7 +56,7 @@ fn supernet_to_wire(supernet: &SupernetSpec) -> v1::Supernet {
 
 fn weights_to_wire(weights: &InitialWeights) -> Option<String> {
     match weights {
-        InitialWeights::Random => None,
+        InitialWeights::Random | InitialWeights::Supernet => None,
         InitialWeights::Imagenet { path } => Some(path.clone()),
     }
 }

@@ -12,6 +12,7 @@
 //! kernels follow from the job's seed and the step, so no generator needs saving.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::Read;
@@ -43,7 +44,7 @@ pub struct ManifestFile {
 }
 
 /// What a checkpoint says of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Version of this format.
@@ -55,6 +56,9 @@ pub struct Manifest {
     pub early_stop: Option<EarlyStop>,
     /// SHA-256 of the job's JSON: a checkpoint of another job is refused.
     pub job_sha256: String,
+    /// What was trained: networks that start from it must know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
     pub libtorch: String,
     pub device: String,
     /// How convolutions were computed, which decides about last bits.
@@ -134,6 +138,7 @@ pub fn save(
         step: progress.step,
         early_stop: progress.early_stop.clone(),
         job_sha256: job_sha256(job),
+        task: Some(job.task.clone()),
         libtorch: libtorch_version().to_owned(),
         device: crate::device::name(net.device()),
         methods: net.methods().table(),
@@ -267,37 +272,80 @@ pub fn load(
     net: &Net,
     optimizer: &Optimizer,
 ) -> Result<Progress, TrainerError> {
-    let wrong = |problem: String| TrainerError::Checkpoint(format!("{}: {problem}", directory.display()));
-    let text =
-        fs::read(directory.join(MANIFEST)).map_err(|error| wrong(format!("no {MANIFEST}: {error}")))?;
-    let manifest: Manifest =
-        serde_json::from_slice(&text).map_err(|error| wrong(format!("{MANIFEST}: {error}")))?;
-    if manifest.format != 1 {
-        return Err(wrong(format!("has format {}, this trainer reads 1", manifest.format)));
-    }
+    let manifest = open(directory)?;
     if manifest.job_sha256 != job_sha256(job) {
         return Err(TrainerError::User(format!(
             "checkpoint: {}: belongs to another job; start without --resume, or use the specification it was made with",
             directory.display()
         )));
     }
-    for name in [WEIGHTS, OPTIMIZER] {
-        let expected = manifest.files.iter().find(|file| file.name == name);
-        let expected = expected.ok_or_else(|| wrong(format!("{MANIFEST} does not list {name}")))?;
-        if describe(directory, name)? != *expected {
-            return Err(wrong(format!("{name} is not what {MANIFEST} says; the file is damaged")));
-        }
-    }
+    check_files(directory, &manifest, &[WEIGHTS, OPTIMIZER])?;
     restore(&directory.join(WEIGHTS), net.state().map(|(name, tensor)| (name.clone(), tensor)))?;
     restore(&directory.join(OPTIMIZER), optimizer.state())?;
     net.methods().adopt(manifest.methods);
     Ok(Progress { step: manifest.step, early_stop: manifest.early_stop })
 }
 
+/// What a checkpoint says of itself.
+fn open(directory: &Path) -> Result<Manifest, TrainerError> {
+    let wrong = |problem: String| damaged(directory, problem);
+    let text =
+        fs::read(directory.join(MANIFEST)).map_err(|error| wrong(format!("no {MANIFEST}: {error}")))?;
+    let manifest: Manifest =
+        serde_json::from_slice(&text).map_err(|error| wrong(format!("{MANIFEST}: {error}")))?;
+    match manifest.format {
+        1 => Ok(manifest),
+        other => Err(wrong(format!("has format {other}, this trainer reads 1"))),
+    }
+}
+
+fn damaged(directory: &Path, problem: String) -> TrainerError {
+    TrainerError::Checkpoint(format!("{}: {problem}", directory.display()))
+}
+
+fn check_files(directory: &Path, manifest: &Manifest, names: &[&str]) -> Result<(), TrainerError> {
+    let wrong = |problem: String| damaged(directory, problem);
+    for name in names {
+        let expected = manifest.files.iter().find(|file| file.name == *name);
+        let expected = expected.ok_or_else(|| wrong(format!("{MANIFEST} does not list {name}")))?;
+        if describe(directory, name)? != *expected {
+            return Err(wrong(format!("{name} is not what {MANIFEST} says; the file is damaged")));
+        }
+    }
+    Ok(())
+}
+
+/// The weights of a checkpoint, for a network of another job.
+#[derive(Debug)]
+pub struct Contents {
+    /// What was trained; none in a checkpoint that does not say it.
+    pub task: Option<Task>,
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Parameters and running statistics, by name, in host memory.
+    pub weights: BTreeMap<String, Tensor>,
+}
+
+/// Reads the weights of a checkpoint.
+///
+/// # Errors
+/// A file is missing or changed.
+pub fn contents(directory: &Path) -> Result<Contents, TrainerError> {
+    let manifest = open(directory)?;
+    check_files(directory, &manifest, &[WEIGHTS])?;
+    let weights = tensors(&directory.join(WEIGHTS))?;
+    Ok(Contents { task: manifest.task, step: manifest.step, weights })
+}
+
+fn tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError> {
+    let stored = Tensor::read_safetensors(path)
+        .map_err(|error| TrainerError::Checkpoint(format!("{}: {error}", path.display())))?;
+    Ok(stored.into_iter().collect())
+}
+
 fn restore<'a>(path: &Path, targets: impl Iterator<Item = (String, &'a Tensor)>) -> Result<(), TrainerError> {
     let wrong = |problem: String| TrainerError::Checkpoint(format!("{}: {problem}", path.display()));
-    let stored = Tensor::read_safetensors(path).map_err(|error| wrong(error.to_string()))?;
-    let mut stored: std::collections::BTreeMap<String, Tensor> = stored.into_iter().collect();
+    let mut stored = tensors(path)?;
     for (name, target) in targets {
         let source = stored.remove(&name).ok_or_else(|| wrong(format!("lacks '{name}'")))?;
         if source.size() != target.size() {

@@ -56,6 +56,7 @@ Examples:
   cakes-trainer run job.json --out runs/c3d --data-root /data --device cuda:0
   cakes-trainer run job.json --out runs/c3d --threads 8 --loader-threads 4
   cakes-trainer run job.json --out runs/c3d --tolerate 3
+  cakes-trainer run job.json --out runs/derived --supernet runs/supernet/checkpoints/step-000000500
   cakes-trainer run job.json --out runs/copy --resume runs/c3d/checkpoints/step-000000500
 
 Ctrl-C saves a checkpoint behind the current step and ends. The results are
@@ -92,6 +93,10 @@ struct JobArguments {
     /// Folder for checkpoints and results; made if it is missing.
     #[arg(long, value_name = "DIR", alias = "dir")]
     out: PathBuf,
+    /// A checkpoint folder of the supernet that a job with `"initial_weights":
+    /// "supernet"` starts from.
+    #[arg(long, value_name = "DIR")]
+    supernet: Option<PathBuf>,
     /// Where relative data set folders are looked up.
     #[arg(long, value_name = "DIR", default_value = ".")]
     data_root: PathBuf,
@@ -226,6 +231,7 @@ fn prepare_and_run(
             data: data_options(arguments),
             folder: &arguments.out,
             resume,
+            supernet: arguments.supernet.clone(),
             stop: &STOP,
         };
         run(&job, &around, reporter)

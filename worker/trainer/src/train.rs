@@ -16,13 +16,14 @@ use crate::checkpoint::{EarlyStop, Progress};
 use crate::data::{Ahead, Batch, DataOptions, JobData, load};
 use crate::evaluate::{Windows, latency_ms, validate};
 use crate::loss::{classification_loss, segmentation_loss};
-use crate::nets::Net;
+use crate::nets::{MaskSeed, Net, Statistics};
 use crate::optim::{Optimizer, Step};
 use crate::report::Reporter;
 use crate::throughput::Throughput;
 use crate::{checkpoint, classify, device, weights};
 
 /// Where a job runs and what it may touch.
+use crate::weights::Sources;
 #[derive(Debug)]
 pub struct Surroundings<'a> {
     pub device: Device,
@@ -34,6 +35,8 @@ pub struct Surroundings<'a> {
     /// Set to make the job save and stop after its current step.
     pub stop: &'a AtomicBool,
 }
+    /// A checkpoint of the supernet that the job starts from.
+    pub supernet: Option<PathBuf>,
 
 /// How a job that did not fail ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,9 @@ const VALIDATION_BATCH_MIN: u32 = 4;
 /// Runs a job to its end.
 ///
 /// # Errors
+/// Training batches that a child's statistics are taken from before a validation.
+const CALIBRATION_BATCHES: u64 = 16;
+
 /// Everything that ends it badly, with its class.
 pub fn run(
     job: &TrainerJob,
@@ -65,7 +71,8 @@ pub fn run(
     let progress = match &around.resume {
         Some(directory) => checkpoint::load(directory, job, &net, &optimizer)?,
         None => {
-            for note in weights::start_from(&job.initial_weights, around.data.root, job, &net)? {
+            let sources = Sources { data_root: around.data.root, supernet: around.supernet.as_deref() };
+            for note in weights::start_from(&job.initial_weights, sources, job, &net)? {
                 reporter.note(&note);
             }
             Progress { step: 0, early_stop: EarlyStop::new(&job.task) }
@@ -234,6 +241,7 @@ impl Training<'_> {
         let quality = match &self.data {
             JobData::Cases(cases) => {
                 let stride = self.job.task.backbone().total_stride();
+        let trained = self.recalibrate()?;
                 let windows = Windows { patch: self.job.patch, stride };
                 validate(&mut self.net, &cases.validation, windows, keep_going)?
             }
@@ -246,12 +254,32 @@ impl Training<'_> {
         if let Some(quality) = &quality {
             self.reporter.report(&TrainerEvent::Validation { step, epoch, quality: quality.clone() })?;
         }
+        if let Some(trained) = trained {
+            self.net.restore_statistics(&trained)?;
+        }
         Ok(quality)
     }
 
     fn save(&mut self, step: u64) -> Result<(), TrainerError> {
         if self.saved_step == Some(step) {
             return Ok(());
+    /// Gives a supernet whose steps run other children the statistics of the child
+    /// that validation runs, from the first batches of the training; returns those of
+    /// the training, which validation must not change.
+    fn recalibrate(&mut self) -> Result<Option<Statistics>, TrainerError> {
+        if !self.net.draws_kernels() {
+            return Ok(None);
+        }
+        let mut draws = self.net.best_draw()?;
+        // As the statistics are computed in training mode, dropouts drop.
+        draws.masks = Some(MaskSeed { seed: self.job.seed, step: 0 });
+        let device = self.around.device;
+        let count = CALIBRATION_BATCHES.min(self.job.training.steps_total());
+        let mut batches = self.data.batches(self.job, 0..count, self.around.data.loader_threads);
+        let images = (0..count).map(|_| Ok(batches.take_next()?.images.f_to(device)?));
+        self.net.recalibrate(&draws, images).map(Some)
+    }
+
         }
         self.phase(Phase::SavingCheckpoint)?;
         let saved = checkpoint::save(

@@ -13,7 +13,7 @@ use cakes::network::{Network, SearchMode};
 use cakes::spec::{ArrayKind, InitialWeights};
 use cakes_trainer::TrainerError;
 use cakes_trainer::nets::{Draws, Engine, Net, Use};
-use cakes_trainer::weights::start_from;
+use cakes_trainer::weights::{Sources, start_from};
 use common::jobs::bars_job;
 use common::{difference, net_for};
 use rand::{RngExt, SeedableRng};
@@ -100,8 +100,12 @@ fn started(task: Task, stored: &BTreeMap<String, Tensor>) -> Result<(Net, Vec<St
     let job: TrainerJob = bars_job(task, ArrayKind::Video, 1);
     let net = net_for(job.task.network(), EXTENT, Engine::Direct);
     let initial = InitialWeights::Imagenet { path: "resnet.safetensors".into() };
-    let notes = start_from(&initial, root.path(), &job, &net)?;
+    let notes = start_from(&initial, below(&root), &job, &net)?;
     Ok((net, notes))
+}
+
+fn below(root: &TempDir) -> Sources<'_> {
+    Sources { data_root: root.path(), supernet: None }
 }
 
 fn state(net: &Net) -> BTreeMap<String, Tensor> {
@@ -365,11 +369,11 @@ fn a_file_that_is_none_is_refused_before_anything_is_trained() {
     let path = root.path().join("w.safetensors");
     let refusal = || {
         let initial = InitialWeights::Imagenet { path: path.display().to_string() };
-        start_from(&initial, root.path(), &job, &net).unwrap_err().to_string()
+        start_from(&initial, below(&root), &job, &net).unwrap_err().to_string()
     };
     assert!(refusal().contains("cannot be opened"));
     std::fs::write(&path, b"\x80\x02}q\x00.").unwrap();
     assert!(refusal().contains("no safetensors file"));
-    let random = start_from(&InitialWeights::Random, root.path(), &job, &net).unwrap();
+    let random = start_from(&InitialWeights::Random, below(&root), &job, &net).unwrap();
     assert_eq!(random, Vec::<String>::new());
 }

@@ -25,6 +25,7 @@
 //! | `methods` | remembers which way to compute a convolution is the fastest |
 //! | `tape` | hands gradients back through the layers that ran in host memory |
 //! | `draw` | draws kernels for a performance-priority supernet |
+//! | `recalibrate` | statistics of the one child that validation runs |
 //! | `dropout` | which values a step drops |
 
 mod convolve;
@@ -36,6 +37,7 @@ mod matrix;
 mod methods;
 mod net;
 mod params;
+mod recalibrate;
 mod tape;
 mod torch_ops;
 
@@ -44,5 +46,6 @@ pub use dropout::MaskSeed;
 pub use methods::{Method, Methods, Table as MethodTable, remember_in, repeat_from};
 pub use net::{Engine, Net, Use};
 pub use params::{Param, Rows};
+pub use recalibrate::Statistics;
 pub use tape::Gradients;
 pub use torch_ops::ConvCount;

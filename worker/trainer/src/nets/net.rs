@@ -208,7 +208,7 @@ impl Net {
     }
 
     /// Layers whose kernels are drawn, in the order in which they run.
-    fn sampled_layers(&self) -> impl Iterator<Item = (usize, &str, &Conv, &KernelSet)> {
+    pub(super) fn sampled_layers(&self) -> impl Iterator<Item = (usize, &str, &Conv, &KernelSet)> {
         let layers = self.network.nodes.iter().filter_map(|node| match &node.op {
             Op::Conv(conv) => match &conv.kernels {
                 ConvKernels::Candidates { kernels, mode: SearchMode::PerformancePriority } => {

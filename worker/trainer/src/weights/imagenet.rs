@@ -21,6 +21,7 @@ use cakes::network::{Conv, ConvKernels, Network, Node, NodeId, Op, SearchMode};
 use tch::{Kind, Tensor};
 
 use super::file::Stored;
+use super::{NORM, problems};
 use crate::TrainerError;
 use crate::nets::Net;
 
@@ -41,9 +42,6 @@ impl From<tch::TchError> for InflateError {
         InflateError::Other(error.into())
     }
 }
-
-/// Names that an error lists of each kind.
-const LISTED: usize = 8;
 
 /// Overwrites the parameters and running statistics of `net`, whose description is
 /// `network`, with those of a 2D ResNet under torchvision's names. Returns what
@@ -86,9 +84,6 @@ struct Plan {
     /// By the names of the network.
     made: Vec<(String, Tensor)>,
 }
-
-/// The statistics and parameters of a norm, by the ends of their names.
-const NORM: [&str; 4] = ["weight", "bias", "running_mean", "running_var"];
 
 impl Plan {
     fn node(&mut self, network: &Network, node: &Node) -> Result<(), InflateError> {
@@ -249,17 +244,7 @@ impl Plan {
         }
         let extra: Vec<String> =
             self.stored.keys().filter(|name| !self.used.contains(*name)).cloned().collect();
-        let mut problems = Vec::new();
-        for (names, what) in [(&self.missing, "it lacks"), (&extra, "the network has no")] {
-            if !names.is_empty() {
-                problems.push(format!("{what} {}", listed(names)));
-            }
-        }
-        problems.extend(self.unfit.iter().take(LISTED).cloned());
-        if self.unfit.len() > LISTED {
-            problems.push(format!("and {} more shapes", self.unfit.len() - LISTED));
-        }
-        if !problems.is_empty() {
+        if let Some(problems) = problems(&self.missing, &extra, &self.unfit) {
             return Err(InflateError::Unfit(problems));
         }
         for (name, values) in &self.made {
@@ -269,14 +254,6 @@ impl Plan {
             }
         }
         Ok((self.made, self.notes))
-    }
-}
-
-fn listed(names: &[String]) -> String {
-    let quoted: Vec<String> = names.iter().take(LISTED).map(|name| format!("'{name}'")).collect();
-    match names.len() {
-        count if count > LISTED => format!("{} and {} more", quoted.join(", "), count - LISTED),
-        _ => quoted.join(", "),
     }
 }
 

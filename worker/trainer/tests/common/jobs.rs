@@ -54,6 +54,7 @@ pub struct Finished {
 #[derive(Clone, Default)]
 pub struct Manner {
     pub resume: Option<PathBuf>,
+    pub supernet: Option<PathBuf>,
     /// Stops it in that training section, counted from 1.
     pub stop_in_section: Option<u64>,
     pub loader_threads: usize,
@@ -72,7 +73,7 @@ pub fn run_job(
         Recorder { stop_behind: manner.stop_in_section.map(|count| (count, &stop)), ..Recorder::default() };
     let cache = CacheOptions { dir: Some(folder.join("cache")), ..CacheOptions::default() };
     let data = DataOptions { root, loader_threads: manner.loader_threads, cache };
-    let around = Surroundings { device: Device::Cpu, data, folder, resume: manner.resume, stop: &stop };
+    let around = Surroundings { device: Device::Cpu, data, folder, resume: manner.resume, supernet: manner.supernet, stop: &stop };
     let ending = run(job, &around, &mut recorder)?;
     Ok(Finished { ending, events: recorder.events, notes: recorder.notes })
 }
