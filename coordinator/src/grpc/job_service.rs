@@ -1,5 +1,6 @@
 //! Jobs, their logs and their curves.
 
+use cakes::spec::Violation;
 use cakes_proto::convert::training_from_wire;
 use cakes_proto::ids::JobId;
 use cakes_proto::v1;
@@ -40,7 +41,9 @@ impl JobService for Api {
             // Defaults depend on what is trained on.
             Some(training) => {
                 let is_video = searches::get(pool, search).await?.spec.spec().dataset.is_video();
-                Some(training_from_wire(training, is_video))
+                let wrong =
+                    |found: Violation| invalid_field(format!("training.{}", found.field), found.problem);
+                Some(training_from_wire(training, is_video).map_err(wrong)?)
             }
             None => None,
         };

@@ -7,7 +7,8 @@ use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::SearchMode;
 use cakes::spec::{
     Augmentation, Baseline, CheckedSearch, CostMeasure, DatasetSpec, InitialWeights, InvalidSpec,
-    OptimizerSpec, RetrainSpec, Schedule, SearchSpec, SupernetSpec, TrainingSpec, Violation,
+    MemoryFormat, OptimizerSpec, Precision, RetrainSpec, Schedule, SearchSpec, SupernetSpec, TrainingSpec,
+    Violation,
 };
 
 use super::architecture::{backbone_from_wire, extent_from_wire};
@@ -37,10 +38,19 @@ pub fn search_from_wire(wire: Option<v1::SearchSpec>) -> Result<CheckedSearch, I
     let patch = extent_from_wire(wire.patch, "patch");
     let is_video = dataset.as_ref().is_ok_and(DatasetSpec::is_video);
     let supernet = supernet_from_wire(wire.supernet.unwrap_or_default(), is_video);
+    let retrain = retrain_from_wire(wire.retrain.unwrap_or_default(), is_video);
     let baselines = baselines_from_wire(&wire.baselines);
     let measure = measure_from_wire(wire.budget_measure);
-    match (dataset, backbone, patch, supernet, baselines, measure) {
-        (Ok(dataset), Ok(backbone), Ok(patch), Ok(supernet), Ok(baselines), Ok(budget_measure)) => {
+    match (dataset, backbone, patch, supernet, retrain, baselines, measure) {
+        (
+            Ok(dataset),
+            Ok(backbone),
+            Ok(patch),
+            Ok(supernet),
+            Ok(retrain),
+            Ok(baselines),
+            Ok(budget_measure),
+        ) => {
             let budgets = if wire.budgets.is_empty() && !wire.derive_unconstrained {
                 default_budgets(&backbone, &supernet.kernels, patch, budget_measure)
             } else {
@@ -55,16 +65,16 @@ pub fn search_from_wire(wire: Option<v1::SearchSpec>) -> Result<CheckedSearch, I
                 budgets,
                 derive_unconstrained: wire.derive_unconstrained,
                 baselines,
-                retrain: retrain_from_wire(wire.retrain.unwrap_or_default(), is_video),
+                retrain,
                 budget_measure,
                 count_multiple: wire.count_multiple.unwrap_or(1),
             })
             .map_err(in_wire_terms)
         }
-        (dataset, backbone, patch, supernet, baselines, measure) => {
-            let found =
-                [dataset.err(), backbone.err(), patch.err(), supernet.err(), baselines.err(), measure.err()];
-            Err(InvalidSpec(found.into_iter().flatten().collect()))
+        (dataset, backbone, patch, supernet, retrain, baselines, measure) => {
+            let plan = [supernet.err(), retrain.err(), baselines.err(), measure.err()];
+            let found = [dataset.err(), backbone.err(), patch.err()].into_iter().chain(plan);
+            Err(InvalidSpec(found.flatten().collect()))
         }
     }
 }
@@ -121,7 +131,7 @@ fn supernet_from_wire(wire: v1::Supernet, is_video: bool) -> Result<SupernetSpec
         mode,
         kernels: kernels_from_wire(&wire.kernels, &wire.space, is_video)?,
         l1_strength: wire.l1_strength.unwrap_or(DEFAULT_L1_STRENGTH),
-        training: training_from_wire(wire.training.unwrap_or_default(), is_video),
+        training: training_at("supernet.training", wire.training, is_video)?,
         seed: wire.seed,
         early_stop_validations: wire.early_stop_validations,
         initial_weights: weights_from_wire(wire.imagenet_weights),
@@ -184,22 +194,40 @@ fn baselines_from_wire(names: &[String]) -> Result<Vec<Baseline>, Violation> {
     names.iter().enumerate().map(find).collect()
 }
 
-fn retrain_from_wire(wire: v1::Retrain, is_video: bool) -> RetrainSpec {
-    RetrainSpec {
-        training: training_from_wire(wire.training.unwrap_or_default(), is_video),
+fn retrain_from_wire(wire: v1::Retrain, is_video: bool) -> Result<RetrainSpec, Violation> {
+    Ok(RetrainSpec {
+        training: training_at("retrain.training", wire.training, is_video)?,
         seeds: if wire.seeds.is_empty() { vec![0] } else { wire.seeds },
-        initial_weights: weights_from_wire(wire.imagenet_weights),
-    }
+        initial_weights: match (wire.supernet_weights, wire.imagenet_weights) {
+            (true, Some(_)) => {
+                return Err(violation(
+                    "retrain.supernet_weights",
+                    "retrain.imagenet_weights says what to start from, too; leave one of them out",
+                ));
+            }
+            (true, None) => InitialWeights::Supernet,
+            (false, imagenet) => weights_from_wire(imagenet),
+        },
+    })
+}
+
+/// The training of a section of a search.
+fn training_at(path: &str, wire: Option<v1::Training>, is_video: bool) -> Result<TrainingSpec, Violation> {
+    training_from_wire(wire.unwrap_or_default(), is_video)
+        .map_err(|found| violation(format!("{path}.{}", found.field), found.problem))
 }
 
 /// A training with defaults filled in, not checked yet. Clips have other
 /// augmentations by default than volumes.
-pub fn training_from_wire(wire: v1::Training, is_video: bool) -> TrainingSpec {
+///
+/// # Errors
+/// A choice is unknown to this version.
+pub fn training_from_wire(wire: v1::Training, is_video: bool) -> Result<TrainingSpec, Violation> {
     let default = TrainingSpec::default();
     let epochs = wire.epochs.unwrap_or(default.epochs);
     let steps_per_epoch = wire.steps_per_epoch.unwrap_or(default.steps_per_epoch);
     let tenth = u32::try_from(u64::from(epochs) * u64::from(steps_per_epoch) / 10).unwrap_or(u32::MAX);
-    TrainingSpec {
+    Ok(TrainingSpec {
         epochs,
         steps_per_epoch,
         batch_size: wire.batch_size.unwrap_or(default.batch_size),
@@ -210,7 +238,18 @@ pub fn training_from_wire(wire: v1::Training, is_video: bool) -> TrainingSpec {
         validate_every_epochs: wire.validate_every_epochs.unwrap_or(default.validate_every_epochs),
         checkpoint_every_epochs: wire.checkpoint_every_epochs.unwrap_or(default.checkpoint_every_epochs),
         augmentation: augmentation_from_wire(wire.augmentation.unwrap_or_default(), is_video),
-    }
+        precision: match v1::Precision::try_from(wire.precision) {
+            Ok(v1::Precision::Float32 | v1::Precision::Unspecified) => Precision::Float32,
+            Ok(v1::Precision::Tf32) => Precision::Tf32,
+            Ok(v1::Precision::Bf16) => Precision::Bf16,
+            Err(error) => return Err(violation("precision", error)),
+        },
+        memory_format: match v1::MemoryFormat::try_from(wire.memory_format) {
+            Ok(v1::MemoryFormat::Contiguous | v1::MemoryFormat::Unspecified) => MemoryFormat::Contiguous,
+            Ok(v1::MemoryFormat::ChannelsLast) => MemoryFormat::ChannelsLast,
+            Err(error) => return Err(violation("memory_format", error)),
+        },
+    })
 }
 
 fn optimizer_from_wire(wire: v1::training::Optimizer) -> OptimizerSpec {
@@ -360,6 +399,27 @@ mod tests {
         let search = with(&format!(r#"{measure}, "budgets": [0.1]"#)).unwrap();
         assert_eq!(search.spec().budget_measure, CostMeasure::Latency);
         assert_eq!(search_from_wire(Some(search_to_wire(search.spec()))).unwrap(), search);
+    }
+
+    #[test]
+    fn numbers_and_layout_of_a_gpu_round_trip_and_unknown_ones_are_named() {
+        let training = r#"{"training": {"precision": "PRECISION_BF16",
+            "memory_format": "MEMORY_FORMAT_CHANNELS_LAST"}}"#;
+        let with = |section: &str| {
+            parse(&SHORTEST.replacen("\"name\"", &format!("\"{section}\": {training}, \"name\""), 1)).search
+        };
+        let search = search_from_wire(with("retrain")).unwrap();
+        let retrain = &search.spec().retrain.training;
+        assert_eq!((retrain.precision, retrain.memory_format), (Precision::Bf16, MemoryFormat::ChannelsLast));
+        assert_eq!(search.spec().supernet.training.precision, Precision::Float32);
+        assert_eq!(search_from_wire(Some(search_to_wire(search.spec()))).unwrap(), search);
+        let supernet = search_from_wire(with("supernet")).unwrap();
+        assert_eq!(supernet.spec().supernet.training.precision, Precision::Bf16);
+        // Of a later version.
+        let mut wire = with("retrain").unwrap();
+        wire.retrain.as_mut().unwrap().training.as_mut().unwrap().precision = 77;
+        let InvalidSpec(found) = search_from_wire(Some(wire)).unwrap_err();
+        assert_eq!(found[0].field, "retrain.training.precision");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use cakes::network::SearchMode;
 use cakes::spec::{
-    Augmentation, Baseline, CostMeasure, InitialWeights, OptimizerSpec, Schedule, SearchSpec, SupernetSpec,
-    TrainingSpec,
+    Augmentation, Baseline, CostMeasure, InitialWeights, MemoryFormat, OptimizerSpec, Precision, Schedule,
+    SearchSpec, SupernetSpec, TrainingSpec,
 };
 
 use super::architecture::{backbone_to_wire, extent_to_wire};
@@ -73,6 +73,17 @@ fn training_to_wire(training: &TrainingSpec) -> v1::Training {
         validate_every_epochs: Some(training.validate_every_epochs),
         checkpoint_every_epochs: Some(training.checkpoint_every_epochs),
         augmentation: Some(augmentation_to_wire(&training.augmentation)),
+        precision: match training.precision {
+            Precision::Float32 => v1::Precision::Float32,
+            Precision::Tf32 => v1::Precision::Tf32,
+            Precision::Bf16 => v1::Precision::Bf16,
+        }
+        .into(),
+        memory_format: match training.memory_format {
+            MemoryFormat::Contiguous => v1::MemoryFormat::Contiguous,
+            MemoryFormat::ChannelsLast => v1::MemoryFormat::ChannelsLast,
+        }
+        .into(),
     }
 }
 
