@@ -2,18 +2,29 @@
 
 use std::time::Duration;
 
+use cakes::spec::Precision;
 use tch::Device;
 
 use crate::TrainerError;
 
 /// Makes CUDA known to a binary that was linked without naming it: the linker
 /// drops a library of which no symbol is used, and libtorch then sees no GPU.
-/// Harmless where there is none. Must run before the first tensor.
-pub fn load_cuda() {
+/// Harmless where there is none. Must run before the first tensor, and while no other
+/// thread reads the environment.
+///
+/// libtorch lets cuDNN round float32 to TF32 unless it is told otherwise, which its
+/// bindings do not offer; CUDA's libraries read a variable when they are loaded.
+pub fn load_cuda(precision: Precision) {
+    let (name, value) = match precision {
+        Precision::Tf32 => ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1"),
+        Precision::Float32 | Precision::Bf16 => ("NVIDIA_TF32_OVERRIDE", "0"),
+    };
     #[allow(unsafe_code)]
     // SAFETY: the name is a constant string that ends with NUL, and libtorch's
-    // initialisers may run on this thread, the only one at this time.
+    // initialisers may run on this thread. Other threads, which wait for commands of
+    // the daemon, do not touch the environment.
     unsafe {
+        std::env::set_var(name, value);
         libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL);
     }
 }

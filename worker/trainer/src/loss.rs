@@ -1,6 +1,6 @@
 //! What training minimises.
 
-use tch::{Kind, Reduction, Tensor};
+use tch::{Reduction, Tensor};
 
 use crate::TrainerError;
 
@@ -17,16 +17,16 @@ const DICE_SMOOTHING: f64 = 1e-5;
 /// # Errors
 /// libtorch fails.
 pub fn segmentation_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor, TrainerError> {
-    let classes = logits.size()[1];
+    let (classes, kind) = (logits.size()[1], logits.f_kind()?);
     let cross_entropy = logits.f_cross_entropy_loss::<Tensor>(labels, None, Reduction::Mean, -100, 0.0)?;
-    let probabilities = logits.f_softmax(1, Kind::Float)?;
-    let truth = labels.f_one_hot(classes)?.f_permute([0, 4, 1, 2, 3])?.f_to_kind(Kind::Float)?;
+    let probabilities = logits.f_softmax(1, kind)?;
+    let truth = labels.f_one_hot(classes)?.f_permute([0, 4, 1, 2, 3])?.f_to_kind(kind)?;
     let over = [0_i64, 2, 3, 4];
     let sum = |tensor: &Tensor| tensor.f_sum_dim_intlist(over.as_slice(), false, None);
     let overlap = sum(&(&probabilities * &truth))?;
     let size = sum(&probabilities)?.f_add(&sum(&truth)?)?;
     let dice = (overlap * 2.0 + DICE_SMOOTHING) / (size + DICE_SMOOTHING);
-    let foreground = dice.f_narrow(0, 1, classes - 1)?.f_mean(Kind::Float)?;
+    let foreground = dice.f_narrow(0, 1, classes - 1)?.f_mean(kind)?;
     Ok(cross_entropy + (1.0 - foreground))
 }
 
@@ -52,6 +52,8 @@ pub(crate) fn class_scores(output: &Tensor) -> Result<Tensor, TrainerError> {
 
 #[cfg(test)]
 mod tests {
+    use tch::Kind;
+
     use super::*;
 
     #[test]

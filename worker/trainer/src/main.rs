@@ -218,7 +218,7 @@ fn prepare_and_run(
         change(&mut job)?;
         job.check().map_err(|error| TrainerError::User(format!("{}: {error}", arguments.spec.display())))?;
         device::keep_freed_memory();
-        device::load_cuda();
+        device::load_cuda(job.training.precision);
         device::use_threads(arguments.threads)?;
         let device = device::choose(&arguments.device)?;
         nets::remember_in(&data_options(arguments).cache.folder().join("trainer"));
@@ -228,7 +228,7 @@ fn prepare_and_run(
             .map_err(|error| TrainerError::io(format!("cannot create {}", arguments.out.display()), error))?;
         let around = Surroundings {
             device,
-            data: data_options(arguments),
+            data: DataOptions { device, ..data_options(arguments) },
             folder: &arguments.out,
             resume,
             supernet: arguments.supernet.clone(),

@@ -16,7 +16,7 @@ use crate::checkpoint::{EarlyStop, Progress};
 use crate::data::{Ahead, Batch, DataOptions, JobData, load};
 use crate::evaluate::{Windows, latency_ms, validate};
 use crate::loss::{classification_loss, segmentation_loss};
-use crate::nets::{MaskSeed, Net, Statistics};
+use crate::nets::{MaskSeed, Net, Numbers, Statistics};
 use crate::optim::{Optimizer, Step};
 use crate::report::Reporter;
 use crate::throughput::Throughput;
@@ -67,6 +67,7 @@ pub fn run(
     let data = load(job, &around.data, &mut |text| reporter.note(text))?;
     reporter.report(&TrainerEvent::Phase(Phase::Building))?;
     let net = Net::new(job.task.network(), job.patch, job.seed, around.device)?;
+    let net = net.with_numbers(Numbers::of(&job.training));
     let optimizer = Optimizer::new(job.training.optimizer.clone(), &net)?;
     let progress = match &around.resume {
         Some(directory) => checkpoint::load(directory, job, &net, &optimizer)?,
@@ -192,8 +193,7 @@ impl Training<'_> {
     fn step(&mut self, step: u64, batches: &mut Ahead<Batch>) -> Result<f64, TrainerError> {
         let batch = batches.take_next()?;
         let draws = self.net.draw(self.job.seed, step)?;
-        let images = batch.images.f_to(self.around.device)?;
-        let labels = batch.labels.f_to(self.around.device)?;
+        let (images, labels) = batch.to(self.around.device)?;
         let loss = match &self.data {
             JobData::Cases(_) => segmentation_loss,
             JobData::Samples(_) => classification_loss,

@@ -1,12 +1,16 @@
 //! Every way to compute a convolution in host memory gives what one `conv3d` per
-//! branch through libtorch gives: the output and both gradients.
+//! branch through libtorch gives in float64, to a hundred-thousandth: the output and
+//! all gradients, for every kernel, stride, odd extent and allocation.
 
 mod common;
 
-use cakes::kernel::Kernel;
+use cakes::Extent;
+use cakes::allocation::ChannelAllocation;
+use cakes::kernel::{Kernel, KernelSet};
+use cakes::network::{Conv, ConvKernels, Network, Node, NodeId, Op, SearchMode};
 use cakes_trainer::nets::direct::conv::{Branch, Convolution, Row};
 use cakes_trainer::nets::direct::geometry::Geometry;
-use common::difference;
+use common::judge::{TOLERANCE, Trial, length, methods_are_exact};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -46,13 +50,18 @@ fn random(shape: &[usize], seed: u64) -> Tensor {
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
-    Vec::try_from(tensor.detach().contiguous().view(-1)).unwrap()
+    Vec::try_from(tensor.detach().to_kind(Kind::Float).contiguous().view(-1)).unwrap()
+}
+
+/// Values of float32, in float64.
+fn exact(shape: &[usize], seed: u64) -> Tensor {
+    random(shape, seed).to_kind(Kind::Double)
 }
 
 /// How far `found` is from `expected`, relative to its length.
 fn apart(found: &[f32], expected: &Tensor) -> f64 {
     let found = Tensor::from_slice(found).view_as(expected).to_kind(Kind::Double);
-    difference(&expected.to_kind(Kind::Double), &found)
+    length(&(found - expected)) / length(expected).max(1e-6)
 }
 
 proptest! {
@@ -62,7 +71,7 @@ proptest! {
     fn every_method_computes_what_libtorch_computes(case in cases()) {
         tch::set_num_threads(1);
         let Case { samples, inputs, kernels, extent: [d, h, w], stride } = case;
-        let x = random(&[samples, inputs, d, h, w], 1).set_requires_grad(true);
+        let x = exact(&[samples, inputs, d, h, w], 1).set_requires_grad(true);
         let mut branches = Vec::new();
         let mut outputs = Vec::new();
         let mut order = Vec::new();
@@ -73,7 +82,7 @@ proptest! {
                 continue;
             }
             let [kd, kh, kw] = kernel.size().map(|size| size as usize);
-            let weight = random(&[channels.len(), inputs, kd, kh, kw], 2 + index as u64).set_requires_grad(true);
+            let weight = exact(&[channels.len(), inputs, kd, kh, kw], 2 + index as u64).set_requires_grad(true);
             let padding = [kd, kh, kw].map(|size| (size / 2) as i64);
             let stride = stride.map(|step| step as i64);
             outputs.push(x.conv3d(&weight, None::<&Tensor>, stride, padding, [1; 3], 1));
@@ -87,8 +96,8 @@ proptest! {
         }
         let expected = Tensor::cat(&outputs, 1).index_select(1, &Tensor::from_slice(&place));
         let shape: Vec<usize> = expected.size().iter().map(|size| *size as usize).collect();
-        let gradient = random(&shape, 20);
-        (&expected * &gradient).sum(Kind::Float).backward();
+        let gradient = exact(&shape, 20);
+        (&expected * &gradient).sum(Kind::Double).backward();
 
         let weights: Vec<Vec<f32>> = branches.iter().map(|(_, weight, _)| values(weight)).collect();
         let convolution = Convolution {
@@ -119,11 +128,111 @@ proptest! {
                 convolution.input_gradient(&arrived, &mut of_x);
                 convolution.weight_gradients(&x_values, &arrived)
             };
-            prop_assert!(apart(&output, &expected) < 1e-5, "output, blocked: {blocked}");
-            prop_assert!(apart(&of_x, &x.grad()) < 1e-5, "input, blocked: {blocked}");
+            prop_assert!(apart(&output, &expected) < TOLERANCE, "output, blocked: {blocked}");
+            prop_assert!(apart(&of_x, &x.grad()) < TOLERANCE, "input, blocked: {blocked}");
             for ((kernel, weight, _), of_weight) in branches.iter().zip(&of_weights) {
-                prop_assert!(apart(of_weight, &weight.grad()) < 1e-5, "{kernel}, blocked: {blocked}");
+                prop_assert!(apart(of_weight, &weight.grad()) < TOLERANCE, "{kernel}, blocked: {blocked}");
             }
         }
+    }
+}
+
+/// A convolution in a network: behind a pointwise one, so that the gradient of what
+/// it reads shows in a weight.
+#[derive(Clone, Debug)]
+struct Layer {
+    samples: usize,
+    inputs: u32,
+    conv: Conv,
+    extent: Extent,
+}
+
+/// Uniform, mixed with empty branches, and the candidates of both search modes.
+fn kernels() -> impl Strategy<Value = (u32, ConvKernels)> {
+    let kernel = (0..Kernel::ALL.len()).prop_map(|index| Kernel::ALL[index]);
+    let each = proptest::collection::vec(kernel.clone(), 1..20);
+    let set = proptest::sample::subsequence(Kernel::ALL.to_vec(), 2..=Kernel::ALL.len())
+        .prop_map(|kernels| KernelSet::new(kernels).unwrap());
+    let mode = prop_oneof![Just(SearchMode::CostPriority), Just(SearchMode::PerformancePriority)];
+    prop_oneof![
+        (1_u32..20, kernel.clone()).prop_map(|(channels, kernel)| (channels, ConvKernels::Uniform(kernel))),
+        // The only one that a matrix product can do.
+        (1_u32..20).prop_map(|channels| (channels, ConvKernels::Uniform(Kernel::K111))),
+        each.prop_map(|each| {
+            let counts = each.iter().map(|kernel| (*kernel, 1));
+            (each.len() as u32, ConvKernels::Mixed(ChannelAllocation::from_counts(counts).unwrap()))
+        }),
+        (1_u32..10, set, mode)
+            .prop_map(|(channels, kernels, mode)| (channels, ConvKernels::Candidates { kernels, mode })),
+    ]
+}
+
+fn layers(extent: std::ops::Range<u32>) -> impl Strategy<Value = Layer> {
+    let size = || extent.clone();
+    let strides = [1_u32..3, 1_u32..3, 1_u32..3];
+    (1_usize..3, 1_u32..12, kernels(), [size(), size(), size()], strides, any::<bool>()).prop_map(
+        |(samples, inputs, (channels, kernels), extent, stride, bias)| Layer {
+            samples,
+            inputs,
+            conv: Conv { channels, kernels, stride, bias },
+            extent,
+        },
+    )
+}
+
+/// One layer behind the other.
+fn chain(ops: Vec<Op>) -> Network {
+    let nodes = ops.into_iter().enumerate().map(|(index, op)| Node {
+        name: format!("layer{index}"),
+        op,
+        inputs: index.checked_sub(1).map(NodeId).into_iter().collect(),
+    });
+    Network { nodes: nodes.collect() }
+}
+
+fn pointwise(channels: u32) -> Op {
+    let kernels = ConvKernels::Uniform(Kernel::K111);
+    Op::Conv(Conv { channels, kernels, stride: [1; 3], bias: false })
+}
+
+/// Trains the layers for one step, each output weighted with a number of its own.
+fn is_exact_in(layer: &Layer, network: &Network) {
+    let Layer { samples, inputs, extent, .. } = layer;
+    let [d, h, w] = extent.map(|size| size as usize);
+    let images = |seed| random(&[*samples, *inputs as usize, d, h, w], 40 + seed);
+    let loss = |output: &Tensor| {
+        let shape: Vec<usize> = output.size().iter().map(|size| *size as usize).collect();
+        Ok((output * exact(&shape, 30).to_kind(output.kind())).sum(output.kind()))
+    };
+    methods_are_exact(&Trial { network, extent: *extent, images: &images, loss: &loss });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn layers_of_every_kind_are_exact_in_a_network(layer in layers(1..10)) {
+        let ops = vec![Op::Input { channels: layer.inputs }, pointwise(layer.inputs), Op::Conv(layer.conv.clone())];
+        is_exact_in(&layer, &chain(ops));
+    }
+
+    /// With the norm, the ReLU and the sum of candidates that one pass does together. A
+    /// norm takes away what a bias adds, and the length of what a filter is multiplied
+    /// with: then there is no gradient to compare.
+    #[test]
+    fn layers_with_what_follows_them_are_exact(layer in layers(5..12)) {
+        let layer = Layer { inputs: layer.inputs + 2, conv: Conv { bias: false, ..layer.conv }, ..layer };
+        let mut ops = vec![Op::Input { channels: layer.inputs }, Op::Conv(layer.conv.clone())];
+        match &layer.conv.kernels {
+            ConvKernels::Candidates { kernels, mode: SearchMode::CostPriority } => {
+                ops.extend([Op::Norm { candidates: 1 }, Op::Relu, Op::Fold { groups: kernels.len() as u32 }]);
+            }
+            ConvKernels::Candidates { kernels, mode: SearchMode::PerformancePriority } => {
+                ops.extend([Op::Norm { candidates: kernels.len() as u32 }, Op::Relu]);
+            }
+            _ => ops.extend([Op::Norm { candidates: 1 }, Op::Relu]),
+        }
+        ops.push(pointwise(3));
+        is_exact_in(&layer, &chain(ops));
     }
 }

@@ -2,6 +2,8 @@
 
 mod common;
 
+use cakes::architecture::Architecture;
+use cakes::backbone::{Backbone, EncoderDecoder};
 use cakes::kernel::KernelSet;
 use cakes::network::SearchMode;
 use cakes::spec::OptimizerSpec;
@@ -152,4 +154,89 @@ fn l1_takes_scales_to_exact_zeros_in_proportion_to_their_taps() {
     assert!(net.params()[name].tensor.double_value(&[5]) > 0.0);
     // Norms that no candidate follows are left alone.
     assert_eq!(net.params()["stem.norm.weight"].tensor.double_value(&[0]), 1.0);
+}
+
+const MODES: [SearchMode; 2] = [SearchMode::CostPriority, SearchMode::PerformancePriority];
+
+fn every_rule() -> [OptimizerSpec; 3] {
+    let sgd =
+        |nesterov| OptimizerSpec::Sgd { learning_rate: 0.02, momentum: 0.9, nesterov, weight_decay: 0.05 };
+    let adam = OptimizerSpec::AdamW {
+        learning_rate: 0.02,
+        beta1: 0.8,
+        beta2: 0.95,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+    };
+    [sgd(false), sgd(true), adam]
+}
+
+/// Parameters and state of an optimizer after some steps of a supernet, one gradient
+/// missing in each.
+fn after_steps(
+    mode: SearchMode,
+    make: impl Fn(&Net) -> Optimizer,
+) -> std::collections::BTreeMap<String, Tensor> {
+    let mut net = net(supernet(mode), Engine::Direct);
+    let mut optimizer = make(&net);
+    for index in 0..4 {
+        let draws = net.draw(1, index).unwrap();
+        let mut gradients = gradients(&net, index);
+        assert!(gradients.remove("encoder.0.conv1.3x3x3.weight").is_some());
+        let step = Step { clip_norm: 0.05, l1_strength: 0.3, ..step(index, 0.02, &draws) };
+        optimizer.step(&mut net, &gradients, step).unwrap();
+    }
+    let params = net.params().iter().map(|(name, param)| (name.clone(), param.tensor.detach().copy()));
+    params.chain(optimizer.state().map(|(name, tensor)| (name, tensor.copy()))).collect()
+}
+
+/// On a GPU all parameters are one vector; what a step makes of them is the same.
+#[test]
+fn parameters_in_one_vector_step_like_those_in_host_memory() {
+    for mode in MODES {
+        for spec in every_rule() {
+            let host = after_steps(mode, |net| Optimizer::new(spec.clone(), net).unwrap());
+            let flat = after_steps(mode, |net| Optimizer::flat(spec.clone(), net).unwrap());
+            assert_eq!(host.keys().collect::<Vec<_>>(), flat.keys().collect::<Vec<_>>());
+            for (name, value) in &host {
+                assert_eq!(value.size(), flat[name].size(), "{name}");
+                let apart = difference(value, &flat[name]);
+                assert!(apart < 1e-5, "{name}: {apart} ({mode:?}, {spec:?})");
+            }
+        }
+    }
+}
+
+/// Layers so large that a step cuts their parameters in several parts.
+#[test]
+fn a_step_is_the_same_bits_with_any_number_of_threads() {
+    let backbone = Backbone::EncoderDecoder(EncoderDecoder {
+        input_channels: 2,
+        classes: 3,
+        base_width: 40,
+        levels: 2,
+        ..EncoderDecoder::default()
+    });
+    let network = Architecture::even(backbone, &[cakes::kernel::Kernel::K333]).unwrap().network();
+    for spec in every_rule() {
+        let train = || {
+            let mut net = net(network.clone(), Engine::Direct);
+            let mut optimizer = Optimizer::new(spec.clone(), &net).unwrap();
+            for index in 0..2 {
+                let gradients = gradients(&net, index);
+                let draws = Draws::new();
+                let step = Step { clip_norm: 0.05, ..step(index, 0.02, &draws) };
+                optimizer.step(&mut net, &gradients, step).unwrap();
+            }
+            net
+        };
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(train)
+        };
+        let (one, three) = (with(1), with(3));
+        for (name, param) in one.params() {
+            assert!(param.tensor.equal(&three.params()[name].tensor), "{name} ({spec:?})");
+        }
+    }
 }

@@ -9,9 +9,9 @@ use cakes_data::phantom::PhantomSpec;
 use cakes_data::split::Split;
 use cakes_data::{Dataset, LoadedCase, normalise, pad_to_at_least};
 use rand::RngExt;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
-use super::{Batch, check_channels, image_tensor};
+use super::{Batch, DataOptions, check_channels, image_tensor};
 use crate::TrainerError;
 
 /// All cases of a job, normalised, in memory.
@@ -20,14 +20,16 @@ pub struct Cases {
     training: Vec<PreparedCase>,
     pub validation: Vec<LoadedCase>,
     policy: PatchPolicy,
+    /// Where batches are used.
+    device: Device,
 }
 
 /// Opens and loads the cases of `job`.
 ///
 /// # Errors
 /// A file is wrong, or the data do not fit the job's network or patch.
-pub fn load(job: &TrainerJob, data_root: &Path) -> Result<Cases, TrainerError> {
-    let (dataset, split, pads) = open(&job.dataset, data_root)?;
+pub fn load(job: &TrainerJob, options: &DataOptions<'_>) -> Result<Cases, TrainerError> {
+    let (dataset, split, pads) = open(&job.dataset, options.root)?;
     check_fit(&dataset, job)?;
     let partition = dataset.split(&split)?;
     let patch = job.patch.map(|size| size as usize);
@@ -45,7 +47,8 @@ pub fn load(job: &TrainerJob, data_root: &Path) -> Result<Cases, TrainerError> {
     });
     let training = training.collect::<Result<Vec<_>, TrainerError>>()?;
     let validation = partition.validation.iter().map(prepare).collect::<Result<Vec<_>, _>>()?;
-    Ok(Cases { training, validation, policy: patch_policy(&job.training.augmentation, patch) })
+    let policy = patch_policy(&job.training.augmentation, patch);
+    Ok(Cases { training, validation, policy, device: options.device })
 }
 
 fn open(spec: &DatasetSpec, data_root: &Path) -> Result<(Dataset, Split, bool), TrainerError> {
@@ -119,9 +122,10 @@ impl Cases {
             labels.extend(patch.label.iter().map(|class| i64::from(*class)));
         }
         let [d, h, w] = self.policy.extent;
-        Ok(Batch {
+        let batch = Batch {
             images: image_tensor(&images, size as usize, [channels, d, h, w])?,
             labels: Tensor::f_from_slice(&labels)?.f_view([size as i64, d as i64, h as i64, w as i64])?,
-        })
+        };
+        batch.ready_for(self.device)
     }
 }

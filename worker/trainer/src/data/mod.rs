@@ -18,7 +18,7 @@ use std::sync::Arc;
 use cakes::job::TrainerJob;
 use cakes::spec::DatasetSpec;
 use cakes_data::samples::CacheOptions;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::TrainerError;
 pub use ahead::Ahead;
@@ -34,13 +34,16 @@ pub struct DataOptions<'a> {
     pub loader_threads: usize,
     /// Where decoded samples are kept.
     pub cache: CacheOptions,
+    /// Where batches are used. For a GPU they are made in pinned memory, from which it
+    /// copies while the host goes on.
+    pub device: Device,
 }
 
 impl<'a> DataOptions<'a> {
     pub fn new(root: &'a Path) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let loader_threads = Self::loader_threads_for(cores);
-        DataOptions { root, loader_threads, cache: CacheOptions::default() }
+        DataOptions { root, loader_threads, cache: CacheOptions::default(), device: Device::Cpu }
     }
 
     /// Half as many threads as compute, at most 8.
@@ -65,6 +68,32 @@ pub struct Batch {
     pub labels: Tensor,
 }
 
+impl Batch {
+    /// The same batch where `device` copies it from without making anybody wait.
+    ///
+    /// # Errors
+    /// Such memory is exhausted.
+    fn ready_for(self, device: Device) -> Result<Self, TrainerError> {
+        match device {
+            Device::Cuda(_) => Ok(Batch {
+                images: self.images.f_pin_memory(device)?,
+                labels: self.labels.f_pin_memory(device)?,
+            }),
+            _ => Ok(self),
+        }
+    }
+
+    /// Images and labels on `device`. Work that is given to the device afterwards
+    /// finds them there; the host does not wait for the copies.
+    ///
+    /// # Errors
+    /// The device's memory is exhausted.
+    pub fn to(&self, device: Device) -> Result<(Tensor, Tensor), TrainerError> {
+        let copy = |tensor: &Tensor| tensor.f_to_device_(device, tensor.f_kind()?, true, false);
+        Ok((copy(&self.images)?, copy(&self.labels)?))
+    }
+}
+
 /// Opens the data set of `job`. `tell` is told what a person should know.
 ///
 /// # Errors
@@ -76,7 +105,7 @@ pub fn load(
 ) -> Result<JobData, TrainerError> {
     Ok(match &job.dataset {
         DatasetSpec::Folder(_) | DatasetSpec::Phantoms(_) => {
-            JobData::Cases(Arc::new(cases::load(job, options.root)?))
+            JobData::Cases(Arc::new(cases::load(job, options)?))
         }
         DatasetSpec::Arrays(_) | DatasetSpec::Video(_) => {
             JobData::Samples(Arc::new(samples::load(job, options, tell)?))
@@ -86,7 +115,7 @@ pub fn load(
 
 impl JobData {
     /// The batches of `steps`, each of which follows from the job's seed and its
-    /// step alone.
+    /// step alone, made ahead by `threads` threads.
     pub fn batches(&self, job: &TrainerJob, steps: Range<u64>, threads: usize) -> Ahead<Batch> {
         let (seed, size) = (job.seed, u64::from(job.training.batch_size));
         match self {

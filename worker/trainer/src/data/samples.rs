@@ -13,7 +13,7 @@ use cakes_data::samples::{
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::cases::patch_policy;
 use super::{Ahead, Batch, DataOptions, check_channels, image_tensor};
@@ -26,6 +26,8 @@ pub struct ClassSamples {
     policy: SamplePolicy,
     /// Of the network.
     pub classes: usize,
+    /// Where batches are used.
+    device: Device,
 }
 
 /// Opens the samples of `job`. `tell` is told what was left out.
@@ -50,7 +52,8 @@ pub fn load(
     }
     check_fit(&samples, job, tell)?;
     let policy = policy(&samples, job, extent)?;
-    Ok(ClassSamples { samples, policy, classes: job.task.backbone().classes() as usize })
+    let classes = job.task.backbone().classes() as usize;
+    Ok(ClassSamples { samples, policy, classes, device: options.device })
 }
 
 /// How often the log hears of a long opening.
@@ -203,10 +206,11 @@ impl ClassSamples {
         let [d, h, w] = self.policy.extent();
         let values: Vec<f32> = inputs.iter().flat_map(|input| input.image.iter().copied()).collect();
         let labels: Vec<i64> = inputs.iter().map(|input| input.label as i64).collect();
-        Ok(Batch {
+        let batch = Batch {
             images: image_tensor(&values, inputs.len(), [self.samples.channels, d, h, w])?,
             labels: Tensor::f_from_slice(&labels)?,
-        })
+        };
+        batch.ready_for(self.device)
     }
 }
 

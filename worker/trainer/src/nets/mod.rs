@@ -44,7 +44,7 @@ mod torch_ops;
 pub use draw::{Draws, LayerDraw};
 pub use dropout::MaskSeed;
 pub use methods::{Method, Methods, Table as MethodTable, remember_in, repeat_from};
-pub use net::{Engine, Net, Use};
+pub use net::{Engine, Net, Numbers, Use};
 pub use params::{Param, Rows};
 pub use recalibrate::Statistics;
 pub use tape::Gradients;

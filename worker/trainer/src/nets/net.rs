@@ -7,13 +7,14 @@ use cakes::backbone::Backbone;
 use cakes::kernel::KernelSet;
 use cakes::network::{Conv, ConvKernels, Network, Node, NodeId, Op, SearchMode};
 use cakes::scores::{ChannelScores, LayerScores};
+use cakes::spec::{MemoryFormat, Precision, TrainingSpec};
 use tch::{Device, Kind, Tensor};
 
 use super::draw::{Draws, LayerDraw, best_kernels, draw_kernels};
 use super::dropout::MaskSeed;
 use super::methods::Methods;
 use super::params::{Param, Params, initialise};
-use super::torch_ops::ConvCount;
+use super::torch_ops::{ConvCount, widened};
 use crate::TrainerError;
 
 pub(super) const NORM_MOMENTUM: f64 = 0.1;
@@ -28,6 +29,19 @@ pub enum Engine {
     Torch,
 }
 
+/// How libtorch computes layers; [`Engine::Direct`] knows float32 alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    pub precision: Precision,
+    pub memory_format: MemoryFormat,
+}
+
+impl Numbers {
+    pub fn of(training: &TrainingSpec) -> Self {
+        Numbers { precision: training.precision, memory_format: training.memory_format }
+    }
+}
+
 /// A network with its parameters on a device.
 #[derive(Debug)]
 pub struct Net {
@@ -35,6 +49,7 @@ pub struct Net {
     pub(super) params: Params,
     device: Device,
     engine: Engine,
+    pub(super) numbers: Numbers,
     /// How many later nodes read each node's output.
     readers: Vec<usize>,
     count: ConvCount,
@@ -80,6 +95,7 @@ impl Net {
             params,
             device,
             engine,
+            numbers: Numbers::default(),
             readers,
             count: ConvCount::default(),
             methods: Methods::default(),
@@ -92,10 +108,33 @@ impl Net {
         Net { engine, ..self }
     }
 
+    /// Computes with these numbers from now on: bfloat16 through libtorch, on the CPU
+    /// too.
+    #[must_use]
+    pub fn with_numbers(self, numbers: Numbers) -> Self {
+        let engine = if numbers.precision == Precision::Bf16 { Engine::Torch } else { self.engine };
+        Net { numbers, engine, ..self }
+    }
+
     /// Computes convolutions in host memory as `methods` say.
     #[must_use]
     pub fn with_methods(self, methods: Methods) -> Self {
         Net { methods, ..self }
+    }
+
+    /// The same network in float64, through libtorch: what float32 is judged by.
+    ///
+    /// # Errors
+    /// Memory is exhausted.
+    pub fn in_double(mut self) -> Result<Self, TrainerError> {
+        for param in self.params.trained.values_mut() {
+            let tensor = param.tensor.f_detach()?.f_to_kind(Kind::Double)?;
+            param.tensor = tensor.f_set_requires_grad(true)?;
+        }
+        for statistic in self.params.statistics.values_mut() {
+            *statistic = statistic.f_to_kind(Kind::Double)?;
+        }
+        Ok(self.with_engine(Engine::Torch))
     }
 
     /// How convolutions in host memory are computed.
@@ -176,7 +215,10 @@ impl Net {
             outputs.push(Some(output));
         }
         self.count = count;
-        outputs.pop().flatten().ok_or_else(|| TrainerError::User("the network is empty".into()))
+        let output = outputs.pop().flatten();
+        let output = output.ok_or_else(|| TrainerError::User("the network is empty".into()))?;
+        // The loss is float32 whatever the layers are.
+        widened(&output)
     }
 
     pub(super) fn param(&self, name: &str) -> Result<&Tensor, TrainerError> {

@@ -53,15 +53,11 @@ impl Net {
     ) -> Result<(f64, Gradients), TrainerError> {
         if self.engine() == Engine::Torch {
             let value = loss(&self.forward(x, Use::Train(draws))?)?;
-            value.f_backward()?;
-            let mut gradients = Gradients::new();
-            for (name, param) in self.params_mut() {
-                let gradient = param.tensor.grad();
-                if gradient.defined() {
-                    gradients.insert(name.clone(), gradient.f_detach_copy()?);
-                    param.tensor.zero_grad();
-                }
-            }
+            let params: Vec<&Tensor> = self.params().values().map(|param| &param.tensor).collect();
+            // They come as libtorch made them: neither copied nor added to zeros.
+            let found = Tensor::f_run_backward(&[&value], &params, false, false)?;
+            let named = self.params().keys().cloned().zip(found);
+            let gradients = named.filter(|(_, gradient)| gradient.defined()).collect();
             return Ok((value.f_double_value(&[])?, gradients));
         }
         let mut tape = tch::no_grad(|| self.record(x, draws))?;

@@ -3,7 +3,8 @@
 use cakes::Extent;
 use cakes::kernel::Kernel;
 use cakes::network::{Conv, ConvKernels, Node, Op, Pool, SearchMode};
-use tch::Tensor;
+use cakes::spec::{MemoryFormat, Precision};
+use tch::{Kind, Tensor};
 
 use super::dropout;
 use super::net::{NORM_EPSILON, NORM_MOMENTUM, Net, Use, draw_of};
@@ -36,7 +37,7 @@ pub(super) fn stateless(op: &Op, inputs: &[&Tensor]) -> Result<Tensor, TrainerEr
                 Pool::Average => x.f_avg_pool3d(size, stride, padding, false, false, None)?,
             }
         }
-        Op::Mean { axes } => x.f_mean_dim(mean_axes(*axes).as_slice(), true, None)?,
+        Op::Mean { axes } => widened(x)?.f_mean_dim(mean_axes(*axes).as_slice(), true, None)?,
         Op::Resize { factor } => {
             let shape = x.size();
             let size: Vec<i64> = (0..3).map(|axis| shape[axis + 2] * i64::from(factor[axis])).collect();
@@ -70,6 +71,21 @@ pub(super) fn convolve_window(
 ) -> Result<Tensor, TrainerError> {
     let padding = window.map(|taps| i64::from(taps / 2));
     Ok(x.f_conv3d(weight, None::<&Tensor>, stride.map(i64::from), padding, [1; 3], 1)?)
+}
+
+/// bfloat16 as float32, anything else as it is.
+pub(super) fn widened(x: &Tensor) -> Result<Tensor, TrainerError> {
+    match x.f_kind()? {
+        Kind::BFloat16 => Ok(x.f_to_kind(Kind::Float)?),
+        _ => Ok(x.shallow_clone()),
+    }
+}
+
+/// The same values, those of a position one behind the other; libtorch takes the
+/// layout of what a layer writes from what it reads.
+fn channels_last(x: &Tensor) -> Result<Tensor, TrainerError> {
+    let last = x.f_permute([0, 2, 3, 4, 1])?;
+    Ok(last.f_contiguous()?.f_permute([0, 4, 1, 2, 3])?)
 }
 
 /// `[N, C, D, H, W]`
@@ -107,9 +123,28 @@ impl Net {
     /// An affine map of the channels, position by position.
     pub(super) fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor, TrainerError> {
         let bias = self.params().get(&format!("{name}.bias")).map(|param| &param.tensor);
-        let last = x.f_movedim([1_i64].as_slice(), [-1_i64].as_slice())?;
+        let last = widened(x)?.f_movedim([1_i64].as_slice(), [-1_i64].as_slice())?;
         let output = last.f_linear(self.param(&format!("{name}.weight"))?, bias)?;
         Ok(output.f_movedim([-1_i64].as_slice(), [1_i64].as_slice())?.f_contiguous()?)
+    }
+
+    /// What a convolution reads, in the numbers and the layout that were chosen.
+    fn read_by_conv(&self, x: &Tensor) -> Result<Tensor, TrainerError> {
+        let x = self.in_numbers(x)?;
+        match self.numbers.memory_format {
+            MemoryFormat::Contiguous => Ok(x),
+            // Nothing is copied where it is laid out like this already.
+            MemoryFormat::ChannelsLast => channels_last(&x),
+        }
+    }
+
+    /// Weights are kept in float32 and rounded for each pass; their gradients are
+    /// float32 again.
+    fn in_numbers(&self, values: &Tensor) -> Result<Tensor, TrainerError> {
+        match self.numbers.precision {
+            Precision::Float32 | Precision::Tf32 => Ok(values.shallow_clone()),
+            Precision::Bf16 => Ok(values.f_to_kind(Kind::BFloat16)?),
+        }
     }
 
     fn torch_conv(
@@ -120,8 +155,9 @@ impl Net {
         purpose: Use<'_>,
         count: &mut ConvCount,
     ) -> Result<Tensor, TrainerError> {
+        let x = self.read_by_conv(x)?;
         let mut convolve_window = |weight: &Tensor, window: Extent| {
-            let output = convolve_window(x, weight, window, conv.stride)?;
+            let output = convolve_window(&x, &self.in_numbers(weight)?, window, conv.stride)?;
             count.add(weight, &output);
             Ok::<Tensor, TrainerError>(output)
         };

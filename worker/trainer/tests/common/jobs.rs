@@ -72,8 +72,15 @@ pub fn run_job(
     let mut recorder =
         Recorder { stop_behind: manner.stop_in_section.map(|count| (count, &stop)), ..Recorder::default() };
     let cache = CacheOptions { dir: Some(folder.join("cache")), ..CacheOptions::default() };
-    let data = DataOptions { root, loader_threads: manner.loader_threads, cache };
-    let around = Surroundings { device: Device::Cpu, data, folder, resume: manner.resume, supernet: manner.supernet, stop: &stop };
+    let data = DataOptions { loader_threads: manner.loader_threads, cache, ..DataOptions::new(root) };
+    let around = Surroundings {
+        device: Device::Cpu,
+        data,
+        folder,
+        resume: manner.resume,
+        supernet: manner.supernet,
+        stop: &stop,
+    };
     let ending = run(job, &around, &mut recorder)?;
     Ok(Finished { ending, events: recorder.events, notes: recorder.notes })
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses some of it
 
 pub mod jobs;
+pub mod judge;
 
 use cakes::Extent;
 use cakes::allocation::ChannelAllocation;
@@ -78,7 +79,12 @@ pub fn residual_networks(middle: MiddleLayer) -> Vec<(Backbone, Extent)> {
 
 /// Images of three samples and their classes, of four.
 pub fn samples(backbone: &Backbone, extent: Extent) -> (Tensor, Tensor) {
-    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    samples_of(backbone, extent, 0)
+}
+
+/// The same; images follow from a seed.
+pub fn samples_of(backbone: &Backbone, extent: Extent, seed: u64) -> (Tensor, Tensor) {
+    let mut rng = ChaCha8Rng::seed_from_u64(4 + seed);
     let ([d, h, w], channels) = (extent.map(i64::from), i64::from(backbone.input_channels()));
     let image: Vec<f32> = (0..3 * channels * d * h * w).map(|_| rng.random_range(-2.0..2.0)).collect();
     (Tensor::from_slice(&image).view([3, channels, d, h, w]), Tensor::from_slice(&[0_i64, 3, 1]))
@@ -114,14 +120,22 @@ pub fn architectures() -> impl Strategy<Value = Architecture> {
     })
 }
 
-/// Images and labels of two samples. libtorch's generator is shared by all
-/// tests of a process, so these have their own.
+/// Images and labels of two samples.
 pub fn batch(extent: Extent) -> (Tensor, Tensor) {
-    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    batch_of(extent, 2, 0)
+}
+
+/// Images and labels that follow from a seed. libtorch's generator is shared by all
+/// tests of a process, so these have their own.
+pub fn batch_of(extent: Extent, samples: i64, seed: u64) -> (Tensor, Tensor) {
+    let mut rng = ChaCha8Rng::seed_from_u64(3 + seed);
     let [d, h, w] = extent.map(i64::from);
-    let image: Vec<f32> = (0..4 * d * h * w).map(|_| rng.random_range(-2.0..2.0)).collect();
-    let label: Vec<i64> = (0..2 * d * h * w).map(|_| rng.random_range(0..3)).collect();
-    (Tensor::from_slice(&image).view([2, 2, d, h, w]), Tensor::from_slice(&label).view([2, d, h, w]))
+    let image: Vec<f32> = (0..samples * 2 * d * h * w).map(|_| rng.random_range(-2.0..2.0)).collect();
+    let label: Vec<i64> = (0..samples * d * h * w).map(|_| rng.random_range(0..3)).collect();
+    (
+        Tensor::from_slice(&image).view([samples, 2, d, h, w]),
+        Tensor::from_slice(&label).view([samples, d, h, w]),
+    )
 }
 
 /// Length of the difference, relative to the length of the values.
