@@ -126,8 +126,9 @@ async fn check_commands(cluster: &Cluster, search: &Search) -> Result<()> {
     let origins: Vec<&str> = derivations.iter().filter_map(|found| found["origin"].as_str()).collect();
     ensure!(origins == ["budget 0.3", "budget 0.5", "budget 0.7", "budget 0.9", "paper rule"], "{origins:?}");
     let digest = derivations[0]["digest"].as_str().context("no digest")?;
+    let weights = ["--initial-weights", "supernet"];
     let retrain = ["job", "retrain", digest, "--search", &search.id, "--seed", "7", "--wait"];
-    let retrained = cluster.cakes(&retrain).await?;
+    let retrained = cluster.cakes(&[&retrain[..], &weights].concat()).await?;
     ensure!(retrained.code == Some(0) && retrained.stdout.contains("top-1"), "{retrained:?}");
     Ok(())
 }

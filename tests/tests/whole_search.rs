@@ -17,7 +17,9 @@ fn a_search_ends_with_a_front_of_retrained_architectures() {
 
 async fn whole(cluster: &Cluster) -> Result<()> {
     let file = cluster.folder().join("search.json");
-    std::fs::write(&file, tiny("whole", SHORT, SHORT).to_string())?;
+    let mut described = tiny("whole", SHORT, SHORT);
+    described["search"]["retrain"]["supernet_weights"] = true.into();
+    std::fs::write(&file, described.to_string())?;
     let submitted = cluster
         .cakes(&["search", "submit", "--wait", "-o", "json", file.to_str().unwrap_or_default()])
         .await?;
@@ -31,7 +33,7 @@ async fn whole(cluster: &Cluster) -> Result<()> {
     ensure!(search.jobs.iter().all(|job| job.state() == JobState::Succeeded), "{}", show(&search));
 
     // Parameters counted from the modules are those of the cost model.
-    let plan = api.submit(&tiny("whole", SHORT, SHORT)).await?.plan.context("no plan")?;
+    let plan = api.submit(&described).await?.plan.context("no plan")?;
     let supernet = cakes_tests::api::supernet(&search)?;
     let counted = supernet.result.as_ref().context("no result")?.param_count;
     ensure!(counted == plan.supernet_cost.context("no cost")?.param_count, "supernet: {counted}");
@@ -43,6 +45,9 @@ async fn whole(cluster: &Cluster) -> Result<()> {
             (architecture.cost.context("no cost")?, job.result.clone().context("no result")?);
         ensure!(result.param_count == cost.param_count, "{}: {result:?}", job.label);
         ensure!(result.mac_count == cost.mac_count, "{}: {result:?}", job.label);
+        // Each has the supernet's weights, the baselines too.
+        let log = cluster.cakes(&["job", "logs", &job.id]).await?;
+        ensure!(log.stdout.contains("weights of a cost-priority supernet behind step 8"), "{log:?}");
     }
 
     // One job for each architecture, although two budgets ask for the same one.

@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
 use crate::app::{Context, Shutdown};
-use crate::attempt::{Attempt, Effect, Event, Failure, Outcome, Terms};
+use crate::attempt::{Attempt, Effect, Event, Failure, Outcome, StoredCheckpoint, Terms};
 use crate::calls::Calls;
 use crate::clock::Now;
 use crate::process::kill_marked;
@@ -166,6 +166,7 @@ fn launch(context: &Context, granted: &Granted, folder: &Path, device: &v1::Devi
         out: folder.join("out"),
         data_root: context.config.data_root.clone(),
         resume: granted.resume.is_some().then(|| folder.join("resume")),
+        supernet: granted.supernet.is_some().then(|| folder.join("supernet")),
         device: device.name.clone(),
         threads: context.config.threads,
         loader_threads: context.config.loader_threads,
@@ -175,13 +176,19 @@ fn launch(context: &Context, granted: &Granted, folder: &Path, device: &v1::Devi
     }
 }
 
-/// Fetches the checkpoint, writes the job and starts the trainer.
+/// Fetches the checkpoints, writes the job and starts the trainer.
 async fn prepare(granted: Granted, registration: Registration, launch: Launch) -> Result<Trainer, Failure> {
+    let artifacts = &registration.artifacts;
+    let fetch = async |what: &str, stored: &StoredCheckpoint, target: &Path| {
+        artifacts.download(stored, target).await.map_err(|error| {
+            Failure::infrastructure(format!("{what} of step {} cannot be used: {error}", stored.step))
+        })
+    };
     if let (Some(stored), Some(target)) = (&granted.resume, &launch.resume) {
-        let fetched = registration.artifacts.download(stored, target).await;
-        fetched.map_err(|error| {
-            Failure::infrastructure(format!("checkpoint of step {} cannot be used: {error}", stored.step))
-        })?;
+        fetch("checkpoint", stored, target).await?;
+    }
+    if let (Some(stored), Some(target)) = (&granted.supernet, &launch.supernet) {
+        fetch("the supernet's checkpoint, which the training starts from,", stored, target).await?;
     }
     let unwritable = |error| Failure::infrastructure(format!("{}: {error}", launch.spec.display()));
     tokio::fs::write(&launch.spec, &granted.job_json).await.map_err(unwritable)?;

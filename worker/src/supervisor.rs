@@ -39,6 +39,8 @@ pub struct Launch {
     pub out: PathBuf,
     pub data_root: PathBuf,
     pub resume: Option<PathBuf>,
+    /// A checkpoint of the supernet that the job starts from.
+    pub supernet: Option<PathBuf>,
     pub device: String,
     pub threads: Option<u32>,
     pub loader_threads: Option<u16>,
@@ -61,6 +63,9 @@ impl Launch {
         option("--device", Path::new(&self.device));
         if let Some(resume) = &self.resume {
             option("--resume", resume);
+        }
+        if let Some(supernet) = &self.supernet {
+            option("--supernet", supernet);
         }
         if let Some(threads) = self.threads {
             option("--threads", Path::new(&threads.to_string()));

@@ -22,6 +22,8 @@ pub struct Granted {
     /// The same where this daemon understands it; only estimates depend on it.
     pub job: Option<TrainerJob>,
     pub resume: Option<StoredCheckpoint>,
+    /// Of the supernet that a fresh start takes its weights from.
+    pub supernet: Option<StoredCheckpoint>,
     pub artifact_prefix: Path,
     pub offer_ttl: Duration,
 }
@@ -44,6 +46,7 @@ impl TryFrom<v1::Grant> for Granted {
             job: serde_json::from_str(&grant.trainer_job_json).ok(),
             job_json: grant.trainer_job_json,
             resume: grant.resume_from.map(stored_from_wire),
+            supernet: grant.start_from.map(stored_from_wire),
             artifact_prefix: Path::parse(grant.artifact_prefix).map_err(InvalidGrant::Prefix)?,
             offer_ttl: Duration::from_millis(grant.offer_ttl_ms),
         })

@@ -75,6 +75,30 @@ async fn a_job_goes_on_from_a_stored_checkpoint_and_not_from_a_damaged_one() {
 }
 
 #[tokio::test]
+async fn a_job_starts_from_the_checkpoint_of_its_supernet_and_not_without_it() {
+    let bench = Bench::new().await;
+    let _daemon = bench.daemon(&[]);
+    bench.grant(&json!([["ready"], ["train", 5], ["save"], ["complete"]]), None);
+    let first = bench.coordinator.until("completion", |seen| seen.completions.first().cloned()).await;
+    let supernet = first.checkpoint.unwrap();
+
+    let acts = json!([["ready"], ["train", 2], ["save"], ["complete"]]);
+    let heir = bench.grant_with(&acts, None, Some(supernet.clone()));
+    let second = bench.coordinator.until("completion", |seen| seen.completions.get(1).cloned()).await;
+    assert_eq!(second.checkpoint.unwrap().step, 2, "its steps are its own");
+    let log = bench.coordinator.seen().log(&heir);
+    assert!(log.contains(&"weights of step 5".to_owned()), "{log:?}");
+
+    std::fs::remove_dir_all(bench.artifacts().join(&supernet.key)).unwrap();
+    let orphan = bench.grant_with(&acts, None, Some(supernet.clone()));
+    let failure = bench.coordinator.until_failed(&orphan).await;
+    assert_eq!(failure.failure_class(), FailureClass::Infrastructure);
+    for part in ["the supernet's checkpoint", "of step 5", &supernet.key] {
+        assert!(failure.message.contains(part), "{}", failure.message);
+    }
+}
+
+#[tokio::test]
 async fn a_lost_lease_ends_the_trainer_and_its_children_within_two_seconds() {
     let bench = Bench::new().await;
     let job = bench.grant(&json!([["child"], ["ready"], ["train", 10_000, 0.02]]), None);

@@ -1,7 +1,9 @@
 //! Which retrainings can start from the weights of their search's supernet.
 
-use super::{InitialWeights, SearchSpec, Violations};
+use super::{InitialWeights, InvalidSpec, SearchSpec, Violation, Violations};
+use crate::architecture::Architecture;
 use crate::identity::{IdentityError, check_kernels};
+use crate::job::{Task, TrainerJob};
 
 /// A supernet is trained before there is one.
 pub(super) fn check_supernet(weights: &InitialWeights, field: &str, found: &mut Violations) {
@@ -21,12 +23,7 @@ pub(super) fn check(spec: &SearchSpec, found: &mut Violations) {
         let Some(architecture) = baseline.architecture(&spec.backbone, &spec.supernet.kernels) else {
             continue;
         };
-        let fits = if architecture.backbone() == &spec.backbone {
-            check_kernels(&architecture, &spec.supernet.kernels)
-        } else {
-            Err(IdentityError::Backbone)
-        };
-        if let Err(problem) = fits {
+        if let Err(problem) = fits(spec, &architecture) {
             found.require(false, "baselines", || {
                 format!(
                     "{} cannot start from the supernet: {problem}; leave it out, or retrain from other weights",
@@ -35,6 +32,24 @@ pub(super) fn check(spec: &SearchSpec, found: &mut Violations) {
             });
         }
     }
+}
+
+/// A single retraining of a search's kind.
+pub(super) fn check_retrain(spec: &SearchSpec, job: &TrainerJob) -> Result<(), InvalidSpec> {
+    let (Task::Retrain { architecture }, InitialWeights::Supernet) = (&job.task, &job.initial_weights) else {
+        return Ok(());
+    };
+    fits(spec, architecture).map_err(|problem| {
+        let problem = format!("the architecture cannot start from the supernet: {problem}");
+        InvalidSpec(vec![Violation { field: "initial_weights".to_owned(), problem }])
+    })
+}
+
+fn fits(spec: &SearchSpec, architecture: &Architecture) -> Result<(), IdentityError> {
+    if architecture.backbone() != &spec.backbone {
+        return Err(IdentityError::Backbone);
+    }
+    check_kernels(architecture, &spec.supernet.kernels)
 }
 
 #[cfg(test)]

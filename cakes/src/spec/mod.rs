@@ -276,6 +276,20 @@ impl CheckedSearch {
         }
     }
 
+    /// Whether retrainings wait for the supernet and start from its weights.
+    pub fn retrains_start_from_supernet(&self) -> bool {
+        self.0.retrain.initial_weights == InitialWeights::Supernet
+    }
+
+    /// Checks a retraining that is like those of the search but not one of them.
+    ///
+    /// # Errors
+    /// All violations, not only the first.
+    pub fn check_retrain(&self, job: &TrainerJob) -> Result<(), InvalidSpec> {
+        job.check()?;
+        inheritance::check_retrain(&self.0, job)
+    }
+
     /// Baselines that were asked for, with their architectures; [`Baseline::Random`]
     /// has none before something is derived.
     pub fn baselines(&self) -> Vec<(Baseline, Architecture)> {

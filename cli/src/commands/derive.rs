@@ -186,7 +186,7 @@ pub async fn derive(
     let mut jobs = Vec::new();
     for digest in digests {
         for seed in &arguments.seed {
-            jobs.push(super::job::submit_retrain(client, digest, &search_id, *seed).await?);
+            jobs.push(super::job::submit_retrain(client, digest, &search_id, *seed, None).await?);
         }
     }
     output::print(global.output, &Retrained { derived: response, jobs }, |retrained| {

@@ -76,9 +76,30 @@ pub struct RetrainArguments {
     /// Everything random follows from it.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// What to start from, instead of what the search says.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    initial_weights: Option<InitialWeightsName>,
     /// Follow the job until it has ended; the exit code says how.
     #[arg(long)]
     wait: bool,
+}
+
+/// What a retraining starts from, as people type it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum InitialWeightsName {
+    /// Random weights that follow from the seed.
+    Random,
+    /// Those that the search's supernet ended with, channel by channel.
+    Supernet,
+}
+
+impl From<InitialWeightsName> for v1::InitialWeights {
+    fn from(name: InitialWeightsName) -> Self {
+        match name {
+            InitialWeightsName::Random => v1::InitialWeights::Random,
+            InitialWeightsName::Supernet => v1::InitialWeights::Supernet,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -138,8 +159,10 @@ pub async fn run(global: &GlobalArguments, command: JobCommand) -> Result<Outcom
         JobCommand::Watch(JobId { id }) => return Box::pin(watch::job(global, &client, id)).await,
         JobCommand::Logs(LogsArguments { id, follow }) => return follow::logs(&client, id, follow).await,
         JobCommand::Explain(JobId { id }) => return explain(global, &client, id).await,
-        JobCommand::Retrain(RetrainArguments { digest, search, seed, wait }) => {
-            let job = submit_retrain(&client, &digest, &search, seed).await?;
+        JobCommand::Retrain(arguments) => {
+            let RetrainArguments { digest, search, seed, initial_weights, wait } = arguments;
+            let weights = initial_weights.map(v1::InitialWeights::from);
+            let job = submit_retrain(&client, &digest, &search, seed, weights).await?;
             if wait {
                 output::note(&format!("job {} submitted", job.id));
                 return Box::pin(watch::job(global, &client, job.id)).await;
@@ -166,7 +189,8 @@ pub async fn run(global: &GlobalArguments, command: JobCommand) -> Result<Outcom
     Ok(Outcome::Done)
 }
 
-/// Queues the retraining of an architecture outside its search's plan.
+/// Queues the retraining of an architecture outside its search's plan; without
+/// `initial_weights` it starts from what the search says.
 ///
 /// # Errors
 /// The coordinator is away or refuses.
@@ -175,6 +199,7 @@ pub(super) async fn submit_retrain(
     digest: &str,
     search_id: &str,
     seed: u64,
+    initial_weights: Option<v1::InitialWeights>,
 ) -> Result<v1::Job, CommandError> {
     let request = v1::SubmitRetrainRequest {
         request_id: Uuid::new_v4().to_string(),
@@ -182,6 +207,7 @@ pub(super) async fn submit_retrain(
         search_id: search_id.to_owned(),
         training: None,
         seed,
+        initial_weights: initial_weights.unwrap_or_default().into(),
     };
     rpc!(client, jobs.submit_retrain, "JobService/SubmitRetrain", request)
 }

@@ -246,7 +246,7 @@ pub fn architecture_count_max(search: &CheckedSearch) -> usize {
 /// What to do next.
 ///
 /// Baselines need no scores: they are queued at once and fill workers while the
-/// supernet trains.
+/// supernet trains, unless they start from its weights.
 pub fn plan(snapshot: &SearchSnapshot) -> Vec<Step> {
     if snapshot.closed {
         return Vec::new();
@@ -260,7 +260,9 @@ pub fn plan(snapshot: &SearchSnapshot) -> Vec<Step> {
         steps.push(Step::EnqueueSupernet);
     }
     let (records, problems) = missing_architectures(snapshot);
-    let retrains = missing_retrains(snapshot, &records);
+    let waits = snapshot.search.retrains_start_from_supernet()
+        && snapshot.supernet_state() != Some(JobState::Succeeded);
+    let retrains = if waits { Vec::new() } else { missing_retrains(snapshot, &records) };
     steps.extend(records.into_iter().map(|derived| Step::Record(Box::new(derived))));
     steps.extend(retrains);
     if snapshot.state == SearchState::Searching && snapshot.supernet_state() == Some(JobState::Succeeded) {

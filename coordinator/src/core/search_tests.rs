@@ -143,6 +143,29 @@ fn baselines_are_queued_beside_the_supernet_and_the_rest_after_it() {
 fn a_random_network_costs_what_its_derived_one_costs_and_is_the_same_for_whoever_plans() {
     let mut snapshot = empty(search(&[0.5], &[1]));
     apply_all(&mut snapshot);
+#[test]
+fn what_starts_from_the_supernet_waits_for_it() {
+    let from_supernet = |search: CheckedSearch| {
+        let mut spec = search.spec().clone();
+        spec.retrain.initial_weights = InitialWeights::Supernet;
+        CheckedSearch::new(spec).unwrap()
+    };
+    let mut snapshot = empty(from_supernet(search(&[0.5], &[1])));
+    apply_all(&mut snapshot);
+    assert_eq!(snapshot.jobs.len(), 1, "the supernet alone");
+    assert_eq!(plan(&snapshot), []);
+    let mut failed = snapshot.clone();
+    end(&mut failed, 0, JobState::Failed);
+    let steps = plan(&failed);
+    assert!(matches!(&steps[..], [Step::Finish { state: SearchState::Failed, .. }]), "{steps:?}");
+
+    end(&mut snapshot, 0, JobState::Succeeded);
+    apply_all(&mut snapshot);
+    for label in ["baseline c3d seed 1", "budget 0.5 seed 1", "random like budget 0.5 seed 1"] {
+        assert!(snapshot.jobs.iter().any(|job| job.label == label), "{label}");
+    }
+}
+
     end(&mut snapshot, 0, JobState::Succeeded);
     let records = |snapshot: &SearchSnapshot| -> Vec<Derived> {
         let steps = plan(snapshot).into_iter();

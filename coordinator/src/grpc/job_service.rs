@@ -1,6 +1,6 @@
 //! Jobs, their logs and their curves.
 
-use cakes::spec::Violation;
+use cakes::spec::{InitialWeights, Violation};
 use cakes_proto::convert::training_from_wire;
 use cakes_proto::ids::JobId;
 use cakes_proto::v1;
@@ -52,6 +52,7 @@ impl JobService for Api {
             digest: lookup::architecture(pool, "architecture_digest", &request.architecture_digest).await?,
             search,
             training,
+            initial_weights: initial_weights(request.initial_weights)?,
             seed: request.seed,
         };
         let id = self
@@ -181,6 +182,16 @@ impl Api {
     /// The job as it is now.
     async fn answer(&self, id: JobId) -> Result<Response<v1::Job>, Status> {
         Ok(Response::new(wire::job(jobs::get(self.reader(), id).await?)))
+    }
+}
+
+/// None for those of the search.
+fn initial_weights(wire: i32) -> Result<Option<InitialWeights>, Status> {
+    match v1::InitialWeights::try_from(wire) {
+        Ok(v1::InitialWeights::Unspecified) => Ok(None),
+        Ok(v1::InitialWeights::Random) => Ok(Some(InitialWeights::Random)),
+        Ok(v1::InitialWeights::Supernet) => Ok(Some(InitialWeights::Supernet)),
+        Err(_) => Err(invalid_field("initial_weights", format!("{wire} is nothing to start from"))),
     }
 }
 

@@ -63,14 +63,16 @@ pub(super) fn device(field: &str, wire: Option<v1::Device>) -> Result<Device, St
 }
 
 pub(super) fn grant(grant: Grant, policy: &Policy) -> v1::Grant {
+    let reference = |checkpoint: CheckpointRef| v1::CheckpointReference {
+        key: checkpoint.key,
+        step: checkpoint.step.unsigned_abs(),
+        manifest_sha256: checkpoint.manifest_sha256,
+    };
     v1::Grant {
         token: Some(grant.token.into()),
         trainer_job_json: grant.trainer_job_json,
-        resume_from: grant.resume_from.map(|checkpoint| v1::CheckpointReference {
-            key: checkpoint.key,
-            step: checkpoint.step.unsigned_abs(),
-            manifest_sha256: checkpoint.manifest_sha256,
-        }),
+        resume_from: grant.resume_from.map(reference),
+        start_from: grant.start_from.map(reference),
         artifact_prefix: grant.artifact_prefix,
         offer_ttl_ms: milliseconds(policy.offer_ttl),
     }

@@ -159,10 +159,11 @@ async fn more_architectures_are_derived_and_retrained_on_request(pool: PgPool) {
     assert_eq!(derived[0].origins, ["budget 0.45"]);
     assert!(derived[0].cost.as_ref().unwrap().mac_fraction <= 0.45);
 
+    let search_id = search.id;
     let request = v1::SubmitRetrainRequest {
         request_id: "again".to_owned(),
         architecture_digest: derived[0].digest.clone(),
-        search_id: search.id.clone(),
+        search_id: search_id.clone(),
         seed: u64::MAX,
         ..v1::SubmitRetrainRequest::default()
     };
@@ -176,12 +177,23 @@ async fn more_architectures_are_derived_and_retrained_on_request(pool: PgPool) {
         v1::Training { optimizer: Some(v1::training::Optimizer::Sgd(sgd)), ..v1::Training::default() };
     let wrong = v1::SubmitRetrainRequest {
         architecture_digest: derived[0].digest[..8].to_owned(),
-        search_id: search.id,
+        search_id: search_id.clone(),
         training: Some(training),
         ..v1::SubmitRetrainRequest::default()
     };
     let status = refused(service.jobs().submit_retrain(wrong).await, Code::InvalidArgument);
     assert_eq!(fields(&status), ["training.sgd.learning_rate"]);
+
+    let request = v1::SubmitRetrainRequest {
+        architecture_digest: first.architecture_digest,
+        search_id: search_id.clone(),
+        initial_weights: v1::InitialWeights::Supernet.into(),
+        ..v1::SubmitRetrainRequest::default()
+    };
+    service.jobs().submit_retrain(request.clone()).await.unwrap();
+    let wrong = v1::SubmitRetrainRequest { initial_weights: 9, ..request };
+    let status = refused(service.jobs().submit_retrain(wrong).await, Code::InvalidArgument);
+    assert_eq!(fields(&status), ["initial_weights"]);
 }
 
 #[sqlx::test(migrator = "MIGRATIONS")]

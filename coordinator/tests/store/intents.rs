@@ -1,9 +1,11 @@
-use cakes::spec::TrainingSpec;
+use std::collections::BTreeMap;
+
+use cakes::spec::{InitialWeights, TrainingSpec};
 use cakes_coordinator::store::jobs::{self, Retrain};
 use cakes_coordinator::store::{Error, PgPool};
 use cakes_proto::ids::JobId;
 
-use crate::support::{count, finish, small_search, state, submit, worker};
+use crate::support::{checkpoint_of, count, finish, small_search, state, submit, worker};
 
 #[sqlx::test(migrations = "../migrations")]
 async fn a_paused_job_leaves_the_queue_until_it_is_resumed(pool: PgPool) {
@@ -55,6 +57,7 @@ async fn a_retraining_can_be_submitted_alone_and_once(pool: PgPool) {
         digest: digest.parse().unwrap(),
         search,
         training: None,
+        initial_weights: None,
         seed: 9,
     };
     let (one, two) = tokio::join!(jobs::submit_retrain(&pool, &wish), jobs::submit_retrain(&pool, &wish));
@@ -72,4 +75,35 @@ async fn a_retraining_can_be_submitted_alone_and_once(pool: PgPool) {
     let unknown = Retrain { request_id: None, digest: "0".repeat(64).parse().unwrap(), ..wish };
     let refused = jobs::submit_retrain(&pool, &unknown).await.unwrap_err();
     assert!(matches!(refused, Error::NotFound { kind: "architecture", .. }));
+}
+
+/// What the search says stays, unless another wish is given.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_single_retraining_starts_from_the_supernet_once_that_has_succeeded(pool: PgPool) {
+    let search = small_search();
+    let id = submit(&pool, &search).await;
+    let digest: String =
+        sqlx::query_scalar("select digest from architecture").fetch_one(&pool).await.unwrap();
+    let wish = Retrain {
+        request_id: None,
+        digest: digest.parse().unwrap(),
+        search: id,
+        training: None,
+        initial_weights: Some(InitialWeights::Supernet),
+        seed: 9,
+    };
+    let refused = jobs::submit_retrain(&pool, &wish).await.unwrap_err();
+    assert!(matches!(&refused, Error::Refused(why) if why.contains("is queued; wait")), "{refused:?}");
+
+    let worker = worker(&pool, "a").await;
+    let supernet = worker.begin(&pool).await;
+    finish(&pool, &supernet, &search).await;
+    let heir = jobs::submit_retrain(&pool, &wish).await.unwrap();
+    let random = jobs::submit_retrain(&pool, &Retrain { initial_weights: None, ..wish }).await.unwrap();
+    let mut starts = BTreeMap::new();
+    while let Some(grant) = worker.acquire(&pool).await {
+        starts.insert(grant.token.job, grant.start_from);
+    }
+    assert_eq!(starts[&heir], Some(checkpoint_of(&supernet, 10)));
+    assert_eq!(starts[&random], None);
 }

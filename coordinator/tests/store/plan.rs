@@ -6,8 +6,8 @@ use cakes_coordinator::store::read::latency::latency;
 use cakes_coordinator::store::{Error, PgPool, jobs, searches};
 
 use crate::support::{
-    count, finish, let_leases_run_out, open_connections, picture, search_of, search_state, small_search,
-    submit, worker,
+    checkpoint_of, count, finish, from_supernet, let_leases_run_out, open_connections, picture, save,
+    search_of, search_state, small_search, submit, worker,
 };
 
 #[sqlx::test(migrations = "../migrations")]
@@ -34,6 +34,32 @@ async fn a_search_goes_from_supernet_to_retrained_networks_and_ends(pool: PgPool
     let within =
         "select count(*) from search_architecture where origin = 'budget 0.5' and mac_fraction <= 0.5";
     assert_eq!(count(&pool, within).await, 1);
+}
+
+/// With the supernet's last checkpoint, as long as they have none of their own.
+#[sqlx::test(migrations = "../migrations")]
+async fn retrainings_are_handed_the_weights_of_their_supernet(pool: PgPool) {
+    let search = from_supernet(&small_search());
+    let id = submit(&pool, &search).await;
+    let worker = worker(&pool, "a").await;
+    let supernet = worker.begin(&pool).await;
+    assert_eq!(supernet.start_from, None);
+    assert_eq!(worker.acquire(&pool).await, None, "the baseline waits too");
+    save(&pool, &supernet, 5).await;
+    finish(&pool, &supernet, &search).await;
+    searches::advance(&pool, id).await.unwrap();
+
+    let retrain = worker.begin(&pool).await;
+    let last = checkpoint_of(&supernet, 10);
+    assert_eq!((&retrain.start_from, &retrain.resume_from), (&Some(last.clone()), &None));
+    save(&pool, &retrain, 3).await;
+    fail(&pool, &Policy::default(), retrain.token, FailureClass::Lost, "gone").await.unwrap();
+    sqlx::query("update job set run_after = null").execute(&pool).await.unwrap();
+    let grants = [worker.acquire(&pool).await.unwrap(), worker.acquire(&pool).await.unwrap()];
+    let (resumed, fresh): (Vec<_>, Vec<_>) =
+        grants.into_iter().partition(|grant| grant.token.job == retrain.token.job);
+    assert_eq!((&resumed[0].start_from, resumed[0].resume_from.as_ref().unwrap().step), (&None, 3));
+    assert_eq!((&fresh[0].start_from, &fresh[0].resume_from), (&Some(last), &None));
 }
 
 #[sqlx::test(migrations = "../migrations")]

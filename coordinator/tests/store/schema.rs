@@ -24,6 +24,8 @@ async fn impossible_rows_cannot_be_written(pool: PgPool) {
     refused(&pool, second_attempt, "attempt_one_live").await;
     refused(&pool, "update job set state = 'succeeded'", "job_check").await;
     refused(&pool, "update job set state = 'done'", "job_state_check").await;
+    let own = "update job set supernet_job_id = id where kind = 'supernet'";
+    refused(&pool, own, "job_supernet_check").await;
     refused(&pool, "update search set state = 'succeeded'", "search_check").await;
     refused(&pool, "update attempt set state = 'ended'", "attempt_check").await;
     let no_table =

@@ -57,6 +57,13 @@ pub fn search_of(budgets: &[f64], seeds: &[u64]) -> CheckedSearch {
 
 /// One budget, one seed: a supernet, a baseline, later one retraining.
 pub fn small_search() -> CheckedSearch {
+/// The same, retrained from its supernet's weights.
+pub fn from_supernet(search: &CheckedSearch) -> CheckedSearch {
+    let mut spec = search.spec().clone();
+    spec.retrain.initial_weights = InitialWeights::Supernet;
+    CheckedSearch::new(spec).unwrap()
+}
+
     search_of(&[0.5], &[1])
 }
 

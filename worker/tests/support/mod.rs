@@ -47,11 +47,22 @@ impl Bench {
 
     /// Queues a job; its id.
     pub fn grant(&self, acts: &Value, resume_from: Option<v1::CheckpointReference>) -> String {
+        self.grant_with(acts, resume_from, None)
+    }
+
+    /// Queues a job that may start from a supernet's checkpoint; its id.
+    pub fn grant_with(
+        &self,
+        acts: &Value,
+        resume_from: Option<v1::CheckpointReference>,
+        start_from: Option<v1::CheckpointReference>,
+    ) -> String {
         let job_id = uuid::Uuid::new_v4().to_string();
         self.coordinator.seen().grants.push_back(v1::Grant {
             token: Some(v1::LeaseToken { job_id: job_id.clone(), epoch: 2, nonce: "ab".repeat(16) }),
             trainer_job_json: json!({ "acts": acts }).to_string(),
             resume_from,
+            start_from,
             artifact_prefix: format!("{job_id}/2-abababab"),
             offer_ttl_ms: 15_000,
         });

@@ -19,7 +19,7 @@ import time
 parser = argparse.ArgumentParser()
 parser.add_argument("command", choices=["attempt"])
 parser.add_argument("spec", type=pathlib.Path)
-for option in ["--out", "--data-root", "--resume", "--cache-dir"]:
+for option in ["--out", "--data-root", "--resume", "--supernet", "--cache-dir"]:
     parser.add_argument(option, type=pathlib.Path)
 for option in ["--device", "--threads", "--loader-threads", "--cache-limit-gib"]:
     parser.add_argument(option)
@@ -55,8 +55,10 @@ class Trainer:
         self.step = 0
         if arguments.resume:
             self.step = json.loads((arguments.resume / "manifest.json").read_text())["step"]
+        if arguments.supernet:
+            log((arguments.supernet / "weights.safetensors").read_text())
 
-    def ready(self, total=100, protocol=1):
+    def ready(self, total=100, protocol=2):
         send({"phase": "loading_data"})
         send({"phase": "building"})
         send({"ready": {

@@ -36,6 +36,8 @@ pub struct Grant {
     pub trainer_job_json: String,
     /// `None` for a fresh start.
     pub resume_from: Option<CheckpointRef>,
+    /// The final checkpoint of the supernet that a fresh start takes its weights from.
+    pub start_from: Option<CheckpointRef>,
     /// Where this attempt alone may write in the artifact store.
     pub artifact_prefix: String,
 }
@@ -190,10 +192,16 @@ async fn insert_lease(
 async fn read_grant(connection: &mut PgConnection, token: LeaseToken) -> Result<Grant, Error> {
     let row = sqlx::query!(
         r#"select job.trainer_job::text as "trainer_job!",
-               checkpoint.key as "key?", checkpoint.step as "step?", checkpoint.manifest_sha256 as "manifest?"
+               attempt.resume_epoch,
+               own.key as "key?", own.step as "step?", own.manifest_sha256 as "manifest?",
+               supernet.key as "supernet_key?", supernet.step as "supernet_step?",
+               supernet.manifest_sha256 as "supernet_manifest?"
            from attempt join job on job.id = attempt.job_id
-           left join checkpoint on checkpoint.job_id = attempt.job_id
-               and checkpoint.epoch = attempt.resume_epoch and checkpoint.step = attempt.resume_step
+           left join checkpoint as own on own.job_id = attempt.job_id
+               and own.epoch = attempt.resume_epoch and own.step = attempt.resume_step
+           left join result on result.job_id = job.supernet_job_id
+           left join checkpoint as supernet on supernet.job_id = result.job_id
+               and supernet.epoch = result.checkpoint_epoch and supernet.step = result.checkpoint_step
            where attempt.job_id = $1 and attempt.epoch = $2"#,
         token.job.0,
         token.epoch
@@ -201,12 +209,17 @@ async fn read_grant(connection: &mut PgConnection, token: LeaseToken) -> Result<
     .fetch_one(connection)
     .await
     .map_err(failed("read a granted job"))?;
-    let resume_from = match (row.key, row.step, row.manifest) {
-        (Some(key), Some(step), Some(manifest_sha256)) => Some(CheckpointRef { key, step, manifest_sha256 }),
-        _ => None,
-    };
-    let artifact_prefix = artifact_prefix(token);
-    Ok(Grant { token, trainer_job_json: row.trainer_job, resume_from, artifact_prefix })
+    let reference =
+        |key, step, manifest| Some(CheckpointRef { key: key?, step: step?, manifest_sha256: manifest? });
+    let supernet = reference(row.supernet_key, row.supernet_step, row.supernet_manifest);
+    Ok(Grant {
+        token,
+        trainer_job_json: row.trainer_job,
+        resume_from: reference(row.key, row.step, row.manifest),
+        // Its own checkpoint holds what it has made of them.
+        start_from: supernet.filter(|_| row.resume_epoch.is_none()),
+        artifact_prefix: artifact_prefix(token),
+    })
 }
 
 fn fresh_nonce() -> Result<Nonce, Error> {

@@ -17,6 +17,8 @@ pub(in crate::store) struct NewJob<'a> {
     /// `None` for a supernet.
     pub architecture: Option<ArchitectureDigest>,
     pub trainer_job: &'a TrainerJob,
+    /// The search whose supernet the training starts from, for one that does.
+    pub supernet_of: Option<SearchId>,
     /// The client's request id with the hash of its content.
     pub request: Option<(&'a str, &'a [u8; 32])>,
 }
@@ -45,8 +47,9 @@ pub(in crate::store) async fn enqueue(
     // S9: the request id is unique.
     let inserted = sqlx::query!(
         "insert into job (id, search_id, kind, label, priority, architecture_digest, seed, trainer_job,
-             step_count, memory_mib, request_id, request_hash)
-         values ($1, $2, $3, $4, $5, $6, $7::text::numeric, $8, $9, $10, $11, $12)
+             step_count, memory_mib, request_id, request_hash, supernet_job_id)
+         values ($1, $2, $3, $4, $5, $6, $7::text::numeric, $8, $9, $10, $11, $12,
+             (select id from job where search_id = $13 and kind = 'supernet'))
          on conflict do nothing",
         id.0,
         new.search.map(|search| search.0),
@@ -59,7 +62,8 @@ pub(in crate::store) async fn enqueue(
         steps,
         memory_mib,
         new.request.map(|(id, _)| id),
-        new.request.map(|(_, hash)| &hash[..])
+        new.request.map(|(_, hash)| &hash[..]),
+        new.supernet_of.map(|search| search.0)
     )
     .execute(&mut *connection)
     .await

@@ -2,7 +2,7 @@
 
 use cakes::architecture::{Architecture, ArchitectureDigest};
 use cakes::job::TrainerJob;
-use cakes::spec::{CheckedSearch, TrainingSpec};
+use cakes::spec::{CheckedSearch, InitialWeights, TrainingSpec};
 use cakes_proto::ids::{JobId, SearchId};
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
@@ -24,6 +24,8 @@ pub struct Retrain {
     pub search: SearchId,
     /// `None` for that of the search.
     pub training: Option<TrainingSpec>,
+    /// `None` for those of the search.
+    pub initial_weights: Option<InitialWeights>,
     pub seed: u64,
 }
 
@@ -31,7 +33,8 @@ pub struct Retrain {
 ///
 /// # Errors
 /// Search or architecture are unknown or do not fit each other, the training is
-/// invalid, or the request id was used for something else.
+/// invalid, the supernet that it starts from is not there yet, or the request id was
+/// used for something else.
 #[instrument(skip_all, fields(search = %retrain.search, digest = %retrain.digest), err(level = "debug"))]
 pub async fn submit_retrain(pool: &PgPool, retrain: &Retrain) -> Result<JobId, Error> {
     check_request_id(retrain.request_id.as_deref())?;
@@ -39,6 +42,10 @@ pub async fn submit_retrain(pool: &PgPool, retrain: &Retrain) -> Result<JobId, E
     let search = read_spec(&mut transaction, retrain.search).await?;
     let architecture = read_architecture(&mut transaction, retrain.digest).await?;
     let trainer_job = trainer_job(&search, architecture, retrain)?;
+    let starts_from_supernet = trainer_job.initial_weights == InitialWeights::Supernet;
+    if starts_from_supernet {
+        refuse_before_supernet(&mut transaction, retrain.search).await?;
+    }
     let hash = content_hash(retrain);
     let digits = retrain.digest.to_string();
     let new = NewJob {
@@ -46,6 +53,7 @@ pub async fn submit_retrain(pool: &PgPool, retrain: &Retrain) -> Result<JobId, E
         label: &format!("retrain {} seed {}", &digits[..12], retrain.seed),
         architecture: Some(retrain.digest),
         trainer_job: &trainer_job,
+        supernet_of: starts_from_supernet.then_some(retrain.search),
         request: retrain.request_id.as_deref().map(|id| (id, &hash)),
     };
     let id = match enqueue(&mut transaction, &new).await? {
@@ -66,8 +74,27 @@ fn trainer_job(
     if let Some(training) = &retrain.training {
         job.training = training.clone();
     }
-    job.check().map_err(Error::InvalidSpec)?;
+    if let Some(weights) = &retrain.initial_weights {
+        job.initial_weights = weights.clone();
+    }
+    search.check_retrain(&job).map_err(Error::InvalidSpec)?;
     Ok(job)
+}
+
+async fn refuse_before_supernet(connection: &mut PgConnection, search: SearchId) -> Result<(), Error> {
+    let state =
+        sqlx::query_scalar!("select state from job where search_id = $1 and kind = 'supernet'", search.0)
+            .fetch_optional(connection)
+            .await
+            .map_err(failed("look for a supernet"))?;
+    match state.as_deref() {
+        Some("succeeded") => Ok(()),
+        state => Err(Error::Refused(format!(
+            "the supernet of search {search}, whose weights the retraining starts from, is {}; wait until it has \
+             succeeded, or start from other weights",
+            state.unwrap_or("not queued yet")
+        ))),
+    }
 }
 
 /// The job of an earlier request with the same id.
@@ -89,7 +116,13 @@ async fn first_job(
 }
 
 fn content_hash(retrain: &Retrain) -> [u8; 32] {
-    let content = (retrain.digest.to_string(), retrain.search, &retrain.training, retrain.seed);
+    let content = (
+        retrain.digest.to_string(),
+        retrain.search,
+        &retrain.training,
+        &retrain.initial_weights,
+        retrain.seed,
+    );
     // Plain data into memory cannot fail.
     Sha256::digest(serde_json::to_vec(&content).unwrap_or_default()).into()
 }

@@ -66,6 +66,7 @@ async fn apply(
                 label: "supernet",
                 architecture: None,
                 trainer_job: &search.supernet_job(),
+                supernet_of: None,
                 request: None,
             };
             enqueue(connection, &new).await.map(drop)
@@ -81,6 +82,7 @@ async fn apply(
                 label,
                 architecture: Some(*digest),
                 trainer_job: &search.retrain_job(architecture, *seed),
+                supernet_of: search.retrains_start_from_supernet().then_some(id),
                 request: None,
             };
             enqueue(connection, &new).await.map(drop)
