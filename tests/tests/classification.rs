@@ -3,10 +3,12 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use cakes::derive::ChannelCosts;
+use cakes_proto::convert::{latency_from_wire, search_from_wire};
 use cakes_proto::v1::{
-    Architecture, FrontEntry, JobKind, ListMetricsRequest, ListSearchesRequest, ParetoFront, Search,
-    SearchState,
+    Architecture, FrontEntry, JobKind, LatencyTable, ListMetricsRequest, ListSearchesRequest, ParetoFront,
+    Search, SearchState,
 };
 use cakes_tests::api::show;
 use cakes_tests::{Cluster, Options, scenario};
@@ -125,11 +127,41 @@ async fn check_commands(cluster: &Cluster, search: &Search) -> Result<()> {
     let derivations = found["derivations"].as_array().context("no derivations")?;
     let origins: Vec<&str> = derivations.iter().filter_map(|found| found["origin"].as_str()).collect();
     ensure!(origins == ["budget 0.3", "budget 0.5", "budget 0.7", "budget 0.9", "paper rule"], "{origins:?}");
+    let predicted = |found: &Value| found["predicted_latency_ms"].as_f64().is_some_and(|ms| ms > 0.0);
+    ensure!(derivations.iter().all(predicted), "{derivations:?}");
+    by_time(cluster, search).await?;
     let digest = derivations[0]["digest"].as_str().context("no digest")?;
     let weights = ["--initial-weights", "supernet"];
     let retrain = ["job", "retrain", digest, "--search", &search.id, "--seed", "7", "--wait"];
     let retrained = cluster.cakes(&[&retrain[..], &weights].concat()).await?;
     ensure!(retrained.code == Some(0) && retrained.stdout.contains("top-1"), "{retrained:?}");
+    Ok(())
+}
+
+/// The supernet's trainer measured times, from which architectures are derived, the same
+/// each time.
+async fn by_time(cluster: &Cluster, search: &Search) -> Result<()> {
+    let shown = cluster.cakes(&["search", "latency", &search.id, "-o", "json"]).await?;
+    ensure!(shown.code == Some(0), "{shown:?}");
+    let wire: LatencyTable = serde_json::from_str(&shown.stdout)?;
+    let table = latency_from_wire(wire).map_err(|error| anyhow!("{error}"))?;
+    let described = search_from_wire(search.spec.clone())?;
+    let spec = described.spec();
+    let costs = ChannelCosts::measured(&spec.backbone, &spec.supernet.kernels, &table)?;
+    let lightest = costs.lightest(&spec.supernet.kernels) as f64 / table.reference_ns as f64;
+    // A network that takes no time but for its calls may have nothing within its whole.
+    let budget = format!("{}", (lightest + 0.05).min(1.0));
+    let derive = ["search", "derive", &search.id, "--budget", &budget, "--measure", "latency", "-o", "json"];
+    let first = cluster.cakes(&derive).await?;
+    if lightest > 1.0 {
+        ensure!(first.code != Some(0) && first.stderr.contains("lightest"), "{lightest}: {first:?}");
+        return Ok(());
+    }
+    ensure!(first.code == Some(0), "{first:?}");
+    ensure!(cluster.cakes(&derive).await?.stdout == first.stdout, "derived twice and not alike");
+    let found: Value = serde_json::from_str(&first.stdout)?;
+    let fraction = found["derivations"][0]["latency_fraction"].as_f64().context("no fraction")?;
+    ensure!(fraction <= lightest + 0.05 && fraction >= lightest, "{fraction} {lightest}");
     Ok(())
 }
 

@@ -22,7 +22,7 @@ mod relaxed;
 pub mod stability;
 
 pub use costs::ChannelCosts;
-pub use latency::{LatencyTable, LayerLatency, LayerTimes};
+pub use latency::{LatencyTable, LayerLatency, LayerTimes, NetworkTime};
 pub use random::random_like;
 pub use stability::Stability;
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use cakes::backbone::SearchableLayer;
 use cakes::cost::cost;
-use cakes::derive::{LatencyTable, LayerTimes};
+use cakes::derive::{LatencyTable, LayerLatency};
 use cakes::frame::{ClassificationQuality, Quality, SegmentationQuality};
 use cakes::job::{Task, TrainerJob};
 use cakes::kernel::Kernel;
@@ -292,20 +293,18 @@ fn scores(job: &TrainerJob) -> Option<ChannelScores> {
     Some(ChannelScores::new(backbone.clone(), kernels.clone(), layers.collect()).unwrap())
 }
 
-/// Times that are half of what the kernels' multiply-accumulates say and half a call.
+/// Times of which a part rises with the taps of a kernel; 1 ms for the all-`3x3x3` network.
 fn latency(job: &TrainerJob) -> Option<LatencyTable> {
-    let Task::Supernet { backbone, kernels, .. } = &job.task else { return None };
-    let layers = backbone.searchable_layers().into_iter().map(|layer| LayerTimes {
+    let Task::Supernet { backbone, .. } = &job.task else { return None };
+    let known = backbone.searchable_layers();
+    let channels: u64 = known.iter().map(|layer| u64::from(layer.channels)).sum();
+    let price = |kernel: Kernel| (kernel, 800_000 * (9 + u64::from(kernel.taps())) / 36 / channels);
+    let row = |layer: SearchableLayer| LayerLatency {
         layer: layer.name,
-        channels: layer.channels,
-        uniform_ns: Kernel::ALL
-            .into_iter()
-            .map(|kernel| (kernel, 1_000 * (27 + u64::from(kernel.taps()))))
-            .collect(),
-        even_ns: 36_000,
-    });
-    let layers: Vec<LayerTimes> = layers.collect();
-    Some(LatencyTable::from_times(kernels, 1_000_000, &layers))
+        channel_ns: Kernel::ALL.into_iter().map(price).collect(),
+    };
+    let layers = known.into_iter().map(row).collect();
+    Some(LatencyTable { fixed_ns: 200_000, reference_ns: 1_000_000, layers })
 }
 
 /// Fields that a refused request names.

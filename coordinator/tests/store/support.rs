@@ -1,7 +1,9 @@
 //! A small search, a worker of few words, and questions to the tables.
 
+use std::collections::BTreeMap;
+
 use cakes::backbone::{Backbone, EncoderDecoder};
-use cakes::derive::{LatencyTable, LayerTimes};
+use cakes::derive::{LatencyTable, LayerLatency};
 use cakes::frame::{ClassificationQuality, Quality, SegmentationQuality};
 use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::SearchMode;
@@ -55,8 +57,6 @@ pub fn search_of(budgets: &[f64], seeds: &[u64]) -> CheckedSearch {
     CheckedSearch::new(spec).unwrap()
 }
 
-/// One budget, one seed: a supernet, a baseline, later one retraining.
-pub fn small_search() -> CheckedSearch {
 /// The same, retrained from its supernet's weights.
 pub fn from_supernet(search: &CheckedSearch) -> CheckedSearch {
     let mut spec = search.spec().clone();
@@ -64,6 +64,8 @@ pub fn from_supernet(search: &CheckedSearch) -> CheckedSearch {
     CheckedSearch::new(spec).unwrap()
 }
 
+/// One budget, one seed: a supernet, a baseline, later one retraining.
+pub fn small_search() -> CheckedSearch {
     search_of(&[0.5], &[1])
 }
 
@@ -83,18 +85,20 @@ pub fn scores(search: &CheckedSearch) -> ChannelScores {
 }
 
 /// Times of the supernet of these scores, which rise with taps more slowly than MACs:
-/// a layer takes 1 ms and another for every nine taps of its kernel, and so does
-/// everything else together.
+/// a channel takes 9 µs and one for every tap of its kernel.
 pub fn times(scores: &ChannelScores) -> LatencyTable {
-    let time_ns = |kernel: Kernel| 1_000_000 * (9 + u64::from(kernel.taps())) / 9;
-    let layers = scores.backbone().searchable_layers().into_iter().map(|layer| LayerTimes {
-        layer: layer.name,
-        channels: layer.channels,
-        uniform_ns: Kernel::ALL.into_iter().map(|kernel| (kernel, time_ns(kernel))).collect(),
-        even_ns: 1_000_000,
-    });
-    let layers: Vec<LayerTimes> = layers.collect();
-    LatencyTable::from_times(scores.kernels(), 4_000_000 * (layers.len() as u64 + 1), &layers)
+    let channel_ns: BTreeMap<Kernel, u64> =
+        Kernel::ALL.into_iter().map(|kernel| (kernel, 1000 * (9 + u64::from(kernel.taps())))).collect();
+    let known = scores.backbone().searchable_layers();
+    let channels: u64 = known.iter().map(|layer| u64::from(layer.channels)).sum();
+    LatencyTable {
+        fixed_ns: 100_000,
+        reference_ns: 100_000 + 36_000 * channels,
+        layers: known
+            .into_iter()
+            .map(|layer| LayerLatency { layer: layer.name, channel_ns: channel_ns.clone() })
+            .collect(),
+    }
 }
 
 pub async fn submit(pool: &PgPool, search: &CheckedSearch) -> SearchId {

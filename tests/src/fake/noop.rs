@@ -1,8 +1,9 @@
 //! What a training would hand in, without the training.
 
 use anyhow::{Context, Result};
+use cakes::backbone::SearchableLayer;
 use cakes::cost::cost;
-use cakes::derive::{LatencyTable, LayerTimes};
+use cakes::derive::{LatencyTable, LayerLatency};
 use cakes::frame::{ClassificationQuality, Quality, SegmentationQuality};
 use cakes::job::{Task, TrainerJob};
 use cakes::kernel::Kernel;
@@ -89,13 +90,14 @@ fn scores(job: &TrainerJob) -> Result<Option<ChannelScores>> {
 
 /// Times that rise with the taps of a kernel.
 fn latency(job: &TrainerJob) -> Option<LatencyTable> {
-    let Task::Supernet { backbone, kernels, .. } = &job.task else { return None };
-    let time_ns = |kernel: Kernel| 10_000 * (9 + u64::from(kernel.taps()));
-    let layers = backbone.searchable_layers().into_iter().map(|layer| LayerTimes {
+    let Task::Supernet { backbone, .. } = &job.task else { return None };
+    let price = |kernel: Kernel| (kernel, 1000 * (9 + u64::from(kernel.taps())));
+    let row = |layer: SearchableLayer| LayerLatency {
         layer: layer.name,
-        channels: layer.channels,
-        uniform_ns: Kernel::ALL.into_iter().map(|kernel| (kernel, time_ns(kernel))).collect(),
-        even_ns: 180_000,
-    });
-    Some(LatencyTable::from_times(kernels, 20_000_000, &layers.collect::<Vec<_>>()))
+        channel_ns: Kernel::ALL.into_iter().map(price).collect(),
+    };
+    let known = backbone.searchable_layers();
+    let channels: u64 = known.iter().map(|layer| u64::from(layer.channels)).sum();
+    let layers = known.into_iter().map(row).collect();
+    Some(LatencyTable { fixed_ns: 100_000, reference_ns: 100_000 + 36_000 * channels, layers })
 }

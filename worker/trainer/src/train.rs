@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use cakes::backbone::Backbone;
 use cakes::cost::cost;
-use cakes::derive::derive_per_layer;
+use cakes::derive::{LatencyTable, derive_per_layer};
 use cakes::frame::{Phase, Quality, Summary, TRAINER_PROTOCOL, TrainerEvent};
 use cakes::job::{Task, TrainerJob};
+use cakes::kernel::KernelSet;
 use tch::Device;
 
 use crate::TrainerError;
@@ -18,12 +20,13 @@ use crate::evaluate::{Windows, latency_ms, validate};
 use crate::loss::{classification_loss, segmentation_loss};
 use crate::nets::{MaskSeed, Net, Numbers, Statistics};
 use crate::optim::{Optimizer, Step};
+use crate::profile::latency_table;
 use crate::report::Reporter;
 use crate::throughput::Throughput;
+use crate::weights::Sources;
 use crate::{checkpoint, classify, device, weights};
 
 /// Where a job runs and what it may touch.
-use crate::weights::Sources;
 #[derive(Debug)]
 pub struct Surroundings<'a> {
     pub device: Device,
@@ -32,11 +35,11 @@ pub struct Surroundings<'a> {
     pub folder: &'a Path,
     /// A checkpoint to go on from.
     pub resume: Option<PathBuf>,
+    /// A checkpoint of the supernet that the job starts from.
+    pub supernet: Option<PathBuf>,
     /// Set to make the job save and stop after its current step.
     pub stop: &'a AtomicBool,
 }
-    /// A checkpoint of the supernet that the job starts from.
-    pub supernet: Option<PathBuf>,
 
 /// How a job that did not fail ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,12 +53,12 @@ pub enum Ending {
 /// little memory.
 const VALIDATION_BATCH_MIN: u32 = 4;
 
-/// Runs a job to its end.
-///
-/// # Errors
 /// Training batches that a child's statistics are taken from before a validation.
 const CALIBRATION_BATCHES: u64 = 16;
 
+/// Runs a job to its end.
+///
+/// # Errors
 /// Everything that ends it badly, with its class.
 pub fn run(
     job: &TrainerJob,
@@ -238,10 +241,10 @@ impl Training<'_> {
         self.phase(Phase::Validating)?;
         let stop = self.around.stop;
         let keep_going = |_| !stop.load(Ordering::Relaxed);
+        let trained = self.recalibrate()?;
         let quality = match &self.data {
             JobData::Cases(cases) => {
                 let stride = self.job.task.backbone().total_stride();
-        let trained = self.recalibrate()?;
                 let windows = Windows { patch: self.job.patch, stride };
                 validate(&mut self.net, &cases.validation, windows, keep_going)?
             }
@@ -251,18 +254,15 @@ impl Training<'_> {
                 classify::validate(&mut self.net, samples, size, threads, keep_going)?
             }
         };
-        if let Some(quality) = &quality {
-            self.reporter.report(&TrainerEvent::Validation { step, epoch, quality: quality.clone() })?;
-        }
         if let Some(trained) = trained {
             self.net.restore_statistics(&trained)?;
+        }
+        if let Some(quality) = &quality {
+            self.reporter.report(&TrainerEvent::Validation { step, epoch, quality: quality.clone() })?;
         }
         Ok(quality)
     }
 
-    fn save(&mut self, step: u64) -> Result<(), TrainerError> {
-        if self.saved_step == Some(step) {
-            return Ok(());
     /// Gives a supernet whose steps run other children the statistics of the child
     /// that validation runs, from the first batches of the training; returns those of
     /// the training, which validation must not change.
@@ -273,13 +273,19 @@ impl Training<'_> {
         let mut draws = self.net.best_draw()?;
         // As the statistics are computed in training mode, dropouts drop.
         draws.masks = Some(MaskSeed { seed: self.job.seed, step: 0 });
-        let device = self.around.device;
+        let Surroundings { device, stop, .. } = *self.around;
         let count = CALIBRATION_BATCHES.min(self.job.training.steps_total());
         let mut batches = self.data.batches(self.job, 0..count, self.around.data.loader_threads);
-        let images = (0..count).map(|_| Ok(batches.take_next()?.images.f_to(device)?));
+        // Who asks for a stop gets no validation either.
+        let images = (0..count)
+            .take_while(|_| !stop.load(Ordering::Relaxed))
+            .map(|_| Ok(batches.take_next()?.images.f_to(device)?));
         self.net.recalibrate(&draws, images).map(Some)
     }
 
+    fn save(&mut self, step: u64) -> Result<(), TrainerError> {
+        if self.saved_step == Some(step) {
+            return Ok(());
         }
         self.phase(Phase::SavingCheckpoint)?;
         let saved = checkpoint::save(
@@ -304,6 +310,10 @@ impl Training<'_> {
             Task::Supernet { backbone, kernels, .. } => {
                 let scores = self.net.scores(backbone, kernels)?;
                 self.reporter.report(&TrainerEvent::Scores(Box::new(scores)))?;
+                let Some(table) = self.latency_table(backbone, kernels)? else {
+                    return Ok(Ending::Stopped);
+                };
+                self.reporter.report(&TrainerEvent::Latency(Box::new(table)))?;
                 None
             }
             Task::Retrain { .. } => {
@@ -323,6 +333,25 @@ impl Training<'_> {
             train_duration_s: self.start.elapsed().as_secs_f64(),
         }))?;
         Ok(Ending::Completed)
+    }
+
+    /// None if the job was asked to stop meanwhile; its last checkpoint is written.
+    fn latency_table(
+        &mut self,
+        backbone: &Backbone,
+        kernels: &KernelSet,
+    ) -> Result<Option<LatencyTable>, TrainerError> {
+        let Training { job, around, reporter, .. } = self;
+        let build = |network, extent| {
+            let net = Net::new(network, extent, job.seed, around.device)?;
+            Ok(net.with_numbers(Numbers::of(&job.training)))
+        };
+        // Each question is a sign of progress.
+        let goes_on = || {
+            reporter.report(&TrainerEvent::Phase(Phase::MeasuringLatency))?;
+            Ok(!around.stop.load(Ordering::Relaxed))
+        };
+        latency_table(backbone, kernels, job.patch, build, goes_on)
     }
 
     fn phase(&mut self, phase: Phase) -> Result<(), TrainerError> {

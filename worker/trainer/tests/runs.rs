@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cakes::architecture::Architecture;
 use cakes::backbone::{Backbone, EncoderDecoder};
+use cakes::derive::ChannelCosts;
 use cakes::frame::{FailureClass, Quality, TrainerEvent};
 use cakes::job::{Task, TrainerJob};
 use cakes::kernel::{Kernel, KernelSet};
@@ -74,7 +75,8 @@ fn run_in(
     resume: Option<PathBuf>,
     sections: Option<u64>,
 ) -> Result<Finished, TrainerError> {
-    run_job(folder, Path::new("."), job, Manner { resume, stop_in_section: sections, loader_threads: 1 })
+    let manner = Manner { resume, stop_in_section: sections, loader_threads: 1, ..Manner::default() };
+    run_job(folder, Path::new("."), job, manner)
 }
 
 #[test]
@@ -90,6 +92,11 @@ fn a_supernet_reports_its_course_and_ends_with_scores() {
     let scores = position(|event| matches!(event, TrainerEvent::Scores(_)));
     let checkpoint = position(|event| matches!(event, TrainerEvent::Checkpoint { step: 6, .. }));
     assert!(ready < checkpoint && checkpoint < scores && scores + 1 < events.len());
+    let latency = position(|event| matches!(event, TrainerEvent::Latency(_)));
+    let TrainerEvent::Latency(table) = &events[latency] else { unreachable!() };
+    assert!(scores < latency && latency + 1 < events.len());
+    let costs = ChannelCosts::measured(&backbone(), &KernelSet::volumetric(), table).unwrap();
+    assert!(costs.lightest(&KernelSet::volumetric()) > 0 && costs.reference() > 0);
     let validated: Vec<u64> = events
         .iter()
         .filter_map(|event| match event {
