@@ -18,13 +18,14 @@ use cakes_trainer::evaluate::{Windows, validate};
 use cakes_trainer::loss::segmentation_loss;
 use cakes_trainer::nets::{Draws, Engine, Net, Use};
 use cakes_trainer::optim::{Optimizer, Step};
+use common::judge::{Trial, methods_are_exact};
 use common::{
-    EXTENT, architectures, backbone, batch, difference, net, net_for, residual_networks, samples, supernet,
+    EXTENT, architectures, backbone, batch, batch_of, net, net_for, residual_networks, samples, supernet,
     supernet_of,
 };
 use ndarray::{Array3, Array4};
 use proptest::prelude::*;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 const ENGINES: [Engine; 2] = [Engine::Direct, Engine::Torch];
 const MODES: [SearchMode; 2] = [SearchMode::CostPriority, SearchMode::PerformancePriority];
@@ -148,24 +149,15 @@ fn odd_extents_come_out_as_described_and_both_engines_agree_on_them() {
     let (images, _) = batch(extent);
     for pool in [Pool::Max, Pool::Average] {
         let network = odd_network(pool);
-        let shapes = network.shapes(extent).unwrap();
-        let [direct, torch] = ENGINES.map(|engine| {
-            let mut net = Net::new(network.clone(), extent, 3, Device::Cpu).unwrap().with_engine(engine);
-            assert_eq!(net.param_count(), cost(&network, extent).unwrap().param_count);
-            let (loss, gradients) = net
-                .gradients(&images, &net.draw(1, 2).unwrap(), |output| {
-                    let shape = shapes.last().unwrap();
-                    let [d, h, w] = shape.extent.map(i64::from);
-                    assert_eq!(output.size(), [2, i64::from(shape.channels), d, h, w]);
-                    Ok((output * output).sum(Kind::Float))
-                })
-                .unwrap();
-            (loss, gradients)
+        let net = Net::new(network.clone(), extent, 3, Device::Cpu).unwrap();
+        assert_eq!(net.param_count(), cost(&network, extent).unwrap().param_count);
+        methods_are_exact(&Trial {
+            network: &network,
+            extent,
+            images: &|seed| batch_of(extent, 2, seed).0,
+            loss: &|output| Ok((output * output).sum(output.kind())),
+            deep: false,
         });
-        assert!((direct.0 - torch.0).abs() < 1e-4 * torch.0.abs(), "{} {}", direct.0, torch.0);
-        for (name, gradient) in &direct.1 {
-            assert!(difference(gradient, &torch.1[name]) < 1e-3, "{pool:?} {name}");
-        }
     }
     // Each layer's output, cut off behind it.
     for last in 1..odd_network(Pool::Max).nodes.len() {

@@ -172,13 +172,17 @@ fn every_rule() -> [OptimizerSpec; 3] {
 }
 
 /// Parameters and state of an optimizer after some steps of a supernet, one gradient
-/// missing in each.
+/// missing in each. Before, both are set in place, as by a checkpoint.
 fn after_steps(
     mode: SearchMode,
     make: impl Fn(&Net) -> Optimizer,
 ) -> std::collections::BTreeMap<String, Tensor> {
     let mut net = net(supernet(mode), Engine::Direct);
     let mut optimizer = make(&net);
+    let first = optimizer.state().find(|(name, _)| name == "first.head.weight").unwrap().1;
+    for (restored, value) in [(&net.params()["head.weight"].tensor, 0.25), (first, 1e-3)] {
+        let _ = tch::no_grad(|| restored.shallow_clone().fill_(value));
+    }
     for index in 0..4 {
         let draws = net.draw(1, index).unwrap();
         let mut gradients = gradients(&net, index);

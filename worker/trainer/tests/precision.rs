@@ -34,6 +34,7 @@ fn for_each_network(check: impl Fn(&Trial<'_>)) {
             extent: EXTENT,
             images: &|seed| batch_of(EXTENT, 2, seed).0,
             loss: &|output| segmentation_loss(output, &labels),
+            deep: false,
         });
         for (backbone, extent) in residual_networks(MiddleLayer::Searchable).into_iter().take(2) {
             let (_, labels) = samples(&backbone, extent);
@@ -42,6 +43,7 @@ fn for_each_network(check: impl Fn(&Trial<'_>)) {
                 extent,
                 images: &|seed| samples_of(&backbone, extent, seed).0,
                 loss: &|output| classification_loss(output, &labels),
+                deep: true,
             });
         }
     }

@@ -193,6 +193,23 @@ impl Net {
     /// # Errors
     /// libtorch fails, or a draw is missing.
     pub fn forward(&mut self, x: &Tensor, purpose: Use<'_>) -> Result<Tensor, TrainerError> {
+        let output = self.run(x, purpose, false)?.pop().flatten();
+        let output = output.ok_or_else(|| TrainerError::User("the network is empty".into()))?;
+        // The loss is float32 whatever the layers are.
+        widened(&output)
+    }
+
+    /// Runs the network and returns what each node wrote; with [`Engine::Direct`] a
+    /// norm may have done the work of the nodes behind it.
+    ///
+    /// # Errors
+    /// As [`Net::forward`].
+    pub fn outputs(&mut self, x: &Tensor, purpose: Use<'_>) -> Result<Vec<Tensor>, TrainerError> {
+        Ok(self.run(x, purpose, true)?.into_iter().flatten().collect())
+    }
+
+    /// Outputs by node; without `keep` those that some node still reads, and the last.
+    fn run(&mut self, x: &Tensor, purpose: Use<'_>, keep: bool) -> Result<Vec<Option<Tensor>>, TrainerError> {
         let mut count = ConvCount::default();
         let mut left = self.readers.clone();
         let mut outputs: Vec<Option<Tensor>> = Vec::with_capacity(self.network.nodes.len());
@@ -208,17 +225,14 @@ impl Net {
             for NodeId(input) in &node.inputs {
                 left[*input] -= 1;
                 // Without gradients this frees the memory of what nobody reads any more.
-                if left[*input] == 0 {
+                if left[*input] == 0 && !keep {
                     outputs[*input] = None;
                 }
             }
             outputs.push(Some(output));
         }
         self.count = count;
-        let output = outputs.pop().flatten();
-        let output = output.ok_or_else(|| TrainerError::User("the network is empty".into()))?;
-        // The loss is float32 whatever the layers are.
-        widened(&output)
+        Ok(outputs)
     }
 
     pub(super) fn param(&self, name: &str) -> Result<&Tensor, TrainerError> {

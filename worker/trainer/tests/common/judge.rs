@@ -28,6 +28,9 @@ pub struct Trial<'a> {
     /// Images that follow from a seed.
     pub images: &'a dyn Fn(u64) -> Tensor,
     pub loss: &'a dyn Fn(&Tensor) -> Result<Tensor, TrainerError>,
+    /// Many norms one behind the other, over few values: there rounding grows, also in
+    /// float32 through libtorch, which is what is asked for then.
+    pub deep: bool,
 }
 
 /// Loss, every gradient, running statistics and the output of evaluation; what was
@@ -72,8 +75,8 @@ pub fn methods_are_exact(trial: &Trial<'_>) {
 pub type Maker<'a> = &'a dyn Fn(&Network) -> Net;
 
 /// What a network in float32 computes is what libtorch computes in float64, to
-/// [`TOLERANCE`]; or, where float32 through libtorch is not as near in a deep network,
-/// to thrice its distance. Gradients alone are excused at a kink.
+/// [`TOLERANCE`]; in a deep one to thrice the distance of float32 through libtorch,
+/// where that is more. Only gradients are excused, and only at a kink.
 pub fn is_exact(trial: &Trial<'_>, who: &str, make: Maker<'_>) {
     const BATCHES: u64 = 12;
     let torch: Maker<'_> = &|network| net_for(network.clone(), trial.extent, Engine::Torch);
@@ -85,17 +88,19 @@ pub fn is_exact(trial: &Trial<'_>, who: &str, make: Maker<'_>) {
         if values.1 <= TOLERANCE && gradient.1 <= TOLERANCE {
             return;
         }
-        let [torch_values, torch_gradient] = judged(torch);
         let near = |found: &(String, f64), torch: &(String, f64)| {
-            let allowed = (3.0 * torch.1).max(TOLERANCE);
+            let allowed = if trial.deep { (3.0 * torch.1).max(TOLERANCE) } else { TOLERANCE };
+            let distance = found.1;
             assert!(
-                found.1 <= allowed,
+                distance <= allowed,
                 "{who}, batch {seed}: {found:?}; float32 through libtorch: {torch:?}"
             );
         };
-        eprintln!("JUDGE {who} {seed} {values:?} {torch_values:?} {gradient:?} {torch_gradient:?}");
+        let [torch_values, torch_gradient] = judged(torch);
         near(&values, &torch_values);
-        if !rounds_over_a_kink(trial, &images, make) && !rounds_over_a_kink(trial, &images, torch) {
+        let kink = |make| rounds_over_a_kink(trial, &images, make);
+        let is_excused = kink(make) || (trial.deep && kink(torch));
+        if !is_excused {
             near(&gradient, &torch_gradient);
             return;
         }
@@ -109,7 +114,8 @@ fn farthest(found: &Outcome, exact: &Outcome) -> [(String, f64); 2] {
     assert_eq!(found.tensors.keys().collect::<Vec<_>>(), exact.tensors.keys().collect::<Vec<_>>());
     let longest = exact.tensors.iter().filter(|(name, _)| name.starts_with("gradient"));
     let longest = longest.map(|(_, tensor)| length(tensor)).fold(0.0, f64::max);
-    let loss = ("loss".to_owned(), (found.loss - exact.loss).abs() / exact.loss.abs());
+    // Near zero it is a difference of larger numbers.
+    let loss = ("loss".to_owned(), (found.loss - exact.loss).abs() / exact.loss.abs().max(1.0));
     let tensors = exact.tensors.iter().map(|(name, value)| {
         let scale = match name.rsplit_once("running_mean") {
             // A mean is as exact as the values are that it is of.
@@ -135,33 +141,36 @@ pub fn kind(net: &Net) -> Kind {
     net.params().values().next().map_or(Kind::Float, |param| param.tensor.kind())
 }
 
-/// Whether a ReLU or a maximum decides otherwise in float32 than in float64, between
-/// values so near to each other that rounding may be the reason.
-pub fn rounds_over_a_kink(trial: &Trial<'_>, images: &Tensor, make: Maker<'_>) -> bool {
+/// Whether rounding may be the reason that a ReLU or a maximum decides otherwise in
+/// float32 than in float64.
+fn rounds_over_a_kink(trial: &Trial<'_>, images: &Tensor, make: Maker<'_>) -> bool {
     const NEAR: f64 = 1e-4;
-    trial.network.nodes.iter().any(|node| {
-        if !matches!(node.op, Op::Relu | Op::Pool { kind: Pool::Max, .. }) {
-            return false;
-        }
-        let read = Network { nodes: trial.network.nodes[..=node.inputs[0].0].to_vec() };
-        let exact = read_by(reference(&Trial { network: &read, ..*trial }), images);
-        let found = read_by(make(&read), images).to_kind(Kind::Double);
+    let farthest = farthest_kink(trial, images, make);
+    farthest > 0.0 && farthest < NEAR
+}
+
+/// How far from the kink a ReLU or a maximum decides otherwise in float32 than in
+/// float64, relative to the values that it reads; 0 if none does.
+pub fn farthest_kink(trial: &Trial<'_>, images: &Tensor, make: Maker<'_>) -> f64 {
+    let _no_grad = tch::no_grad_guard();
+    let mut reference = reference(trial);
+    let draws = reference.draw(1, 2).unwrap();
+    let exact = reference.outputs(&images.to_kind(Kind::Double), Use::Train(&draws)).unwrap();
+    let decide = |op: &Op| matches!(op, Op::Relu | Op::Pool { kind: Pool::Max, .. });
+    let distances = trial.network.nodes.iter().filter(|node| decide(&node.op)).map(|node| {
+        let exact = &exact[node.inputs[0].0];
+        // Cut off there, nothing is done in one pass with what follows.
+        let mut cut = make(&Network { nodes: trial.network.nodes[..=node.inputs[0].0].to_vec() });
+        let found = cut.forward(images, Use::Train(&draws)).unwrap().to_kind(Kind::Double);
         let lead = match node.op {
             Op::Pool { size, stride, padding, .. } => {
-                lead(&exact, &found, [size, stride, padding].map(|axes| axes.map(i64::from)))
+                lead(exact, &found, [size, stride, padding].map(|axes| axes.map(i64::from)))
             }
             _ => exact.abs().masked_fill(&exact.gt(0.0).eq_tensor(&found.gt(0.0)), 0.0),
         };
-        let most = lead.max().double_value(&[]);
-        most > 0.0 && most < NEAR * exact.square().mean(Kind::Double).sqrt().double_value(&[])
-    })
-}
-
-/// The output of a network in training.
-fn read_by(mut net: Net, images: &Tensor) -> Tensor {
-    let draws = net.draw(1, 2).unwrap();
-    let images = images.to_kind(kind(&net));
-    tch::no_grad(|| net.forward(&images, Use::Train(&draws))).unwrap()
+        lead.max().double_value(&[]) / exact.square().mean(Kind::Double).sqrt().double_value(&[])
+    });
+    distances.fold(0.0, f64::max)
 }
 
 /// By how much the largest value of a window is above the one that `found` chooses.

@@ -69,12 +69,20 @@ pub fn residual_networks(middle: MiddleLayer) -> Vec<(Backbone, Extent)> {
         .into_iter()
         .flat_map(|depth| {
             [
-                (video(depth, middle), [5, 37, 29]),
-                (volume(depth, VolumeStem::Compact, middle), [9, 11, 10]),
+                (video(depth, middle), [4, 69, 37]),
+                (volume(depth, VolumeStem::Compact, middle), [17, 19, 18]),
                 (volume(depth, VolumeStem::Wide, middle), [33, 29, 35]),
             ]
         })
         .collect()
+}
+
+/// All of them but the one whose last norm sees a dozen values: over so few, rounding
+/// grows from norm to norm.
+pub fn well_conditioned(middle: MiddleLayer) -> Vec<(Backbone, Extent)> {
+    let mut networks = residual_networks(middle);
+    networks.truncate(5);
+    networks
 }
 
 /// Images of three samples and their classes, of four.
