@@ -187,11 +187,12 @@ async fn budgets_of_latency_are_met_by_the_measured_times(pool: PgPool) {
     for ((_, derived), budget) in first.iter().zip(&wish.budgets) {
         let latency = derived.latency.unwrap();
         assert!(latency.fraction <= *budget && latency.fraction > budget - 0.02, "{budget}: {latency:?}");
-        // A layer of one tap takes more than a quarter of the time.
-        assert!(derived.mac_fraction < latency.fraction, "{derived:?}");
     }
     let counted = searches::Wish { measure: Some(CostMeasure::Mac), ..wish.clone() };
-    assert_eq!(searches::derive(&pool, id, &counted).await.unwrap()[0].1.origin, "budget 0.5 of MACs");
+    let by_macs = searches::derive(&pool, id, &counted).await.unwrap()[0].1.clone();
+    assert_eq!(by_macs.origin, "budget 0.5 of MACs");
+    // Half the MACs are not half the time.
+    assert!(by_macs.mac_fraction <= 0.5 && by_macs.latency.unwrap().fraction > 0.51, "{by_macs:?}");
     let beyond = searches::Wish { budgets: vec![0.3], ..wish.clone() };
     let refused = searches::derive(&pool, id, &beyond).await.unwrap_err().to_string();
     assert!(refused.contains("below the lightest architecture"), "{refused}");

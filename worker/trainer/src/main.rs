@@ -60,7 +60,7 @@ Examples:
   cakes-trainer run job.json --out runs/copy --resume runs/c3d/checkpoints/step-000000500
 
 Ctrl-C saves a checkpoint behind the current step and ends. The results are
-OUT/summary.json and, for a supernet, OUT/scores.json.
+OUT/summary.json and, for a supernet, OUT/scores.json and OUT/latency.json.
 
 Exit codes: 0 done or stopped as asked, 1 failed, 2 the job, the data or the command is wrong.";
 
