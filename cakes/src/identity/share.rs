@@ -112,11 +112,12 @@ mod tests {
             let gains: Vec<Vec<i64>> =
                 values.chunks(12).take(sizes.len()).map(|chunk| chunk[..count].to_vec()).collect();
             let groups = share_out(&gains, &sizes);
-            prop_assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), sizes.clone());
+            prop_assert!(groups.iter().map(Vec::len).eq(sizes.iter().copied()));
             let mut all: Vec<u32> = groups.concat();
             all.sort_unstable();
             prop_assert_eq!(all, (0..count as u32).collect::<Vec<_>>());
-            prop_assert_eq!(total(&gains, &groups), best(&gains, &mut sizes.clone(), 0));
+            let mut left = sizes;
+            prop_assert_eq!(total(&gains, &groups), best(&gains, &mut left, 0));
         }
     }
 

@@ -100,7 +100,7 @@ proptest! {
 }
 
 /// A plain network of two channels, whose first layer has these scores.
-fn first_layer(first: Vec<Vec<f32>>, counts: [(Kernel, u32); 2], mode: SearchMode) -> Vec<u32> {
+fn first_layer(first: [[f32; 2]; 2], counts: [(Kernel, u32); 2], mode: SearchMode) -> Vec<u32> {
     let Backbone::EncoderDecoder(config) = encoder_decoder(BlockKind::Plain, Vec::new()) else { panic!() };
     let backbone = Backbone::EncoderDecoder(EncoderDecoder { base_width: 2, ..config });
     let kernels = KernelSet::new([Kernel::K333, Kernel::K133]).unwrap();
@@ -110,7 +110,10 @@ fn first_layer(first: Vec<Vec<f32>>, counts: [(Kernel, u32); 2], mode: SearchMod
     let architecture = Architecture::new(backbone.clone(), allocations).unwrap();
     let layers = backbone.searchable_layers().into_iter().enumerate().map(|(index, layer)| {
         let even = vec![vec![1.0; layer.channels as usize]; 2];
-        LayerScores { layer: layer.name, scores: if index == 0 { first.clone() } else { even } }
+        LayerScores {
+            layer: layer.name,
+            scores: if index == 0 { first.map(Vec::from).to_vec() } else { even },
+        }
     });
     let scores = ChannelScores::new(backbone, kernels, layers.collect()).unwrap();
     let identity = ChannelIdentity::new(&architecture, &scores, mode).unwrap();
@@ -122,16 +125,16 @@ fn first_layer(first: Vec<Vec<f32>>, counts: [(Kernel, u32); 2], mode: SearchMod
 fn a_channel_has_the_kernel_that_scores_most_with_all_others() {
     let counts = [(Kernel::K333, 1), (Kernel::K133, 1)];
     let mode = SearchMode::PerformancePriority;
-    assert_eq!(first_layer(vec![vec![0.1, 0.5], vec![0.4, 0.1]], counts, mode), [1, 0]);
+    assert_eq!(first_layer([[0.1, 0.5], [0.4, 0.1]], counts, mode), [1, 0]);
     // Channel 0 is the better one for both, but 1 has nothing else to offer.
-    assert_eq!(first_layer(vec![vec![0.9, 0.8], vec![0.5, 0.1]], counts, mode), [1, 0]);
+    assert_eq!(first_layer([[0.9, 0.8], [0.5, 0.1]], counts, mode), [1, 0]);
 }
 
 #[test]
 fn where_candidates_are_summed_a_channel_may_be_kept_twice() {
     let counts = [(Kernel::K333, 1), (Kernel::K133, 1)];
-    let scores = vec![vec![0.9, 0.0], vec![0.5, 0.1]];
-    assert_eq!(first_layer(scores.clone(), counts, SearchMode::CostPriority), [0, 0]);
+    let scores = [[0.9, 0.0], [0.5, 0.1]];
+    assert_eq!(first_layer(scores, counts, SearchMode::CostPriority), [0, 0]);
     assert_eq!(first_layer(scores, counts, SearchMode::PerformancePriority), [0, 1]);
 }
 

@@ -27,7 +27,8 @@ pub enum JobCommand {
     Logs(LogsArguments),
     /// Train an architecture that a search has recorded, as the search trains.
     #[command(
-        after_help = "Example:\n  cakes job retrain 4650aa08568a --search 0198f3a2-7c1e --seed 3 --wait"
+        after_help = "Examples:\n  cakes job retrain 4650aa08568a --search 0198f3a2-7c1e --seed 3 --wait\n  \
+                      cakes job retrain 4650aa08568a --search 0198f3a2-7c1e --initial-weights supernet"
     )]
     Retrain(RetrainArguments),
     /// Say why a job is where it is.

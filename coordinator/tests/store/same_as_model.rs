@@ -38,7 +38,7 @@ use deeds::{Deed, any_deed, tour};
 /// A deed with all its details, and the grant that it speaks for.
 #[derive(Clone, Debug)]
 enum Step {
-    Call(Call, Option<Grant>),
+    Call(Call, Option<Box<Grant>>),
     RunOut,
     Sweep,
     Schedule(u8, Schedule),
@@ -110,7 +110,7 @@ impl Scene {
         let incarnation =
             |worker: u8| self.model.workers[usize::from(worker)].map_or(1, |row| row.incarnation);
         let of_grant = |age: u8, call: &dyn Fn(Token) -> Call| {
-            granted(age).map(|(token, grant)| Step::Call(call(token), Some(grant)))
+            granted(age).map(|(token, grant)| Step::Call(call(token), Some(Box::new(grant))))
         };
         let of_job = |call: Call| Some(Step::Call(call, None));
         match *deed {
@@ -161,7 +161,7 @@ impl Scene {
                 let incarnation = incarnation(worker).saturating_sub(u8::from(late)).max(1);
                 let token = found.as_ref().map(|(token, _)| *token);
                 let call = Call::Reconcile { worker, incarnation, token };
-                Some(Step::Call(call, found.map(|(_, grant)| grant)))
+                Some(Step::Call(call, found.map(|(_, grant)| Box::new(grant))))
             }
             Deed::Schedule { worker, schedule } => Some(Step::Schedule(worker, schedule)),
         }
@@ -190,7 +190,7 @@ impl Scene {
                 };
             }
             Step::Call(call, grant) => {
-                let answered = self.call(call, grant.as_ref()).await;
+                let answered = self.call(call, grant.as_deref()).await;
                 return Ok((None, Some(answered.or_else(refusal)?)));
             }
         }

@@ -288,7 +288,7 @@ pub fn load(
 
 /// What a checkpoint says of itself.
 fn open(directory: &Path) -> Result<Manifest, TrainerError> {
-    let wrong = |problem: String| damaged(directory, problem);
+    let wrong = |problem: String| TrainerError::Checkpoint(format!("{}: {problem}", directory.display()));
     let text =
         fs::read(directory.join(MANIFEST)).map_err(|error| wrong(format!("no {MANIFEST}: {error}")))?;
     let manifest: Manifest =
@@ -299,12 +299,8 @@ fn open(directory: &Path) -> Result<Manifest, TrainerError> {
     }
 }
 
-fn damaged(directory: &Path, problem: String) -> TrainerError {
-    TrainerError::Checkpoint(format!("{}: {problem}", directory.display()))
-}
-
 fn check_files(directory: &Path, manifest: &Manifest, names: &[&str]) -> Result<(), TrainerError> {
-    let wrong = |problem: String| damaged(directory, problem);
+    let wrong = |problem: String| TrainerError::Checkpoint(format!("{}: {problem}", directory.display()));
     for name in names {
         let expected = manifest.files.iter().find(|file| file.name == *name);
         let expected = expected.ok_or_else(|| wrong(format!("{MANIFEST} does not list {name}")))?;

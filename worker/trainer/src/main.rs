@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cakes::frame::{FailureClass, TrainerCommand, TrainerEvent, decode};
 use cakes::job::TrainerJob;
-use cakes::spec::DatasetSpec;
+use cakes::spec::{DatasetSpec, InitialWeights};
 use cakes_trainer::bench::{self, BenchArguments};
 use cakes_trainer::data::DataOptions;
 use cakes_trainer::folder::{self, Resume};
@@ -217,6 +217,12 @@ fn prepare_and_run(
         let mut job = read_job(&arguments.spec)?;
         change(&mut job)?;
         job.check().map_err(|error| TrainerError::User(format!("{}: {error}", arguments.spec.display())))?;
+        if arguments.supernet.is_some() && job.initial_weights != InitialWeights::Supernet {
+            return Err(TrainerError::User(format!(
+                "--supernet: {} starts from other weights; say \"initial_weights\": \"supernet\" there",
+                arguments.spec.display()
+            )));
+        }
         device::keep_freed_memory();
         device::load_cuda(job.training.precision);
         device::use_threads(arguments.threads)?;
