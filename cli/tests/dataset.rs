@@ -4,6 +4,8 @@
 mod support;
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 use support::cakes;
@@ -29,4 +31,46 @@ fn dataset_check_names_unreadable_clips_and_tolerates_as_asked() {
     fs::write(list, "clip one 0\n").unwrap();
     let wrong = cakes(&["dataset", "check", list]);
     assert_eq!(wrong.code, Some(1), "{}{}", wrong.stdout, wrong.stderr);
+}
+
+/// An array in NumPy's format, version 1.
+fn write_npy(path: &Path, shape: &str, values: &[u8]) {
+    let mut header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}");
+    while (header.len() + 11) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut file = b"\x93NUMPY\x01\x00".to_vec();
+    file.extend((header.len() as u16).to_le_bytes());
+    file.extend(header.as_bytes());
+    file.extend(values);
+    fs::write(path, file).unwrap();
+}
+
+/// A look at a data set is no training: nothing of it is kept.
+#[test]
+fn dataset_check_leaves_nothing_behind() {
+    let folder = tempdir().unwrap();
+    let [data, cache, scratch] = ["data", "cache", "scratch"].map(|name| folder.path().join(name));
+    for made in [&data, &cache, &scratch] {
+        fs::create_dir(made).unwrap();
+    }
+    for part in ["train", "val"] {
+        write_npy(&data.join(format!("{part}_images.npy")), "(2, 4, 4, 4)", &[7; 128]);
+        write_npy(&data.join(format!("{part}_labels.npy")), "(2, 1)", &[0, 1]);
+    }
+    let check = |scratch: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cakes"));
+        command.args(["dataset", "check"]).arg(&data).env("TMPDIR", scratch);
+        command.env("XDG_CACHE_HOME", &cache).output().unwrap()
+    };
+    let output = check(&scratch);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains('4'));
+    for kept in [&cache, &scratch] {
+        assert_eq!(fs::read_dir(kept).unwrap().count(), 0, "{}", kept.display());
+    }
+    let output = check(&folder.path().join("nowhere"));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("TMPDIR"));
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use cakes_data::DataError;
 use cakes_data::check::{Report, SampleOptions, SampleReport, check_folder, check_samples, is_sample_set};
+use cakes_data::samples::CacheOptions;
 use clap::Subcommand;
 use indicatif::ProgressBar;
 
@@ -19,8 +20,9 @@ pub enum DatasetCommand {
     /// Reads every file of a folder in the layout of the Medical Segmentation
     /// Decathlon; every array of an .npz archive or a folder of .npy files; every
     /// clip of a folder with a folder of video files per class, or of a list with
-    /// FILE CLASS or FOLDER FRAMES CLASS in a line. Video needs FFmpeg. Exit code 1
-    /// if training would refuse a file, 2 if there is no data set at all.
+    /// FILE CLASS or FOLDER FRAMES CLASS in a line. Video needs FFmpeg. Arrays are
+    /// decoded into a temporary folder (below TMPDIR), which is removed at the end.
+    /// Exit code 1 if training would refuse a file, 2 if there is no data set at all.
     #[command(after_help = EXAMPLES)]
     Check {
         /// A folder, an .npz archive or a list; a list's clips lie beside it.
@@ -46,8 +48,13 @@ const EXAMPLES: &str = "Examples:
 pub fn run(global: &GlobalArguments, command: &DatasetCommand) -> Result<Outcome, CommandError> {
     let DatasetCommand::Check { path, tolerate, pattern } = command;
     let has_errors = if is_sample_set(path) {
-        let options =
-            SampleOptions { tolerate: *tolerate, pattern: pattern.clone(), ..SampleOptions::default() };
+        // A training keeps what it decoded, a look at the data leaves nothing behind.
+        let scratch = tempfile::tempdir().map_err(|error| {
+            let folder = std::env::temp_dir();
+            CommandError::invalid(format!("{}: {error}; set TMPDIR to another folder", folder.display()))
+        })?;
+        let cache = CacheOptions { dir: Some(scratch.path().to_owned()), ..CacheOptions::default() };
+        let options = SampleOptions { tolerate: *tolerate, pattern: pattern.clone(), cache };
         let report = with_bar("samples", |progress| check_samples(path, &options, progress))?;
         output::print(global.output, &report, SampleReport::to_string)?;
         report.has_errors()
