@@ -40,6 +40,7 @@ fn trainer(subcommand: &str, root: &Path, job: &Value) -> Command {
     fs::write(&spec, job.to_string()).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_cakes-trainer"));
     command.arg(subcommand).arg(spec).args(["--threads", "1", "--out"]).arg(root.join("out"));
+    command.arg("--cache-dir").arg(root.join("cache"));
     command
 }
 
@@ -225,4 +226,77 @@ fn a_person_gets_lines_and_files_and_is_told_how_to_go_on() {
     assert_eq!(resumed.status.code(), Some(0), "{}", String::from_utf8_lossy(&resumed.stderr));
     let help = Command::new(env!("CARGO_BIN_EXE_cakes-trainer")).args(["run", "--help"]).output().unwrap();
     assert!(String::from_utf8_lossy(&help.stdout).contains("Examples:"));
+}
+
+/// How the layers of a finished run were computed, and its weights.
+fn methods_and_weights(out: &Path) -> (Value, Vec<u8>) {
+    let checkpoint = out.join("checkpoints/step-000000004");
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(checkpoint.join("manifest.json")).unwrap()).unwrap();
+    (manifest["methods"].clone(), fs::read(checkpoint.join("weights.safetensors")).unwrap())
+}
+
+/// Runs the job in a folder of its own, without anything that was measured before.
+fn run_by(root: &Path, name: &str, job: &Value, methods: Option<&Path>) -> (Value, Vec<u8>) {
+    let folder = root.join(name);
+    fs::create_dir(&folder).unwrap();
+    let mut command = trainer("run", &folder, job);
+    if let Some(file) = methods {
+        command.arg("--methods").arg(file);
+    }
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    methods_and_weights(&folder.join("out"))
+}
+
+/// The methods of one run are given to another one: all of them, also those that no
+/// machine would choose, and the bits are the same.
+#[test]
+fn a_run_with_the_methods_of_another_one_ends_with_the_same_bits() {
+    let (root, job, _) = sound();
+    let (measured, _) = run_by(root.path(), "measured", &job, None);
+    let list = |method: &dyn Fn(&str, &str) -> &'static str| {
+        let listed = measured.as_object().unwrap().iter();
+        let listed = listed.map(|(what, found)| (what.clone(), json!(method(what, found.as_str().unwrap()))));
+        listed.collect::<serde_json::Map<_, _>>()
+    };
+    let all = [
+        ("rows", list(&|_, _| "rows")),
+        ("blocked", list(&|_, _| "blocked")),
+        ("other", list(&|_, found| if found == "rows" { "blocked" } else { "rows" })),
+    ];
+    for (name, methods) in all {
+        assert!(methods.len() > 6, "{methods:?}");
+        let file = root.path().join(format!("{name}.json"));
+        fs::write(&file, json!({"methods": methods}).to_string()).unwrap();
+        let first = run_by(root.path(), name, &job, Some(&file));
+        assert_eq!(first.0, json!(methods), "{name}");
+        let manifest = root.path().join(name).join("out/checkpoints/step-000000004/manifest.json");
+        let again = run_by(root.path(), &format!("{name} again"), &job, Some(&manifest));
+        assert!(again == first, "{name}");
+    }
+}
+
+#[test]
+fn a_file_without_methods_is_named_with_the_remedy() {
+    let (root, job, _) = sound();
+    let other = root.path().join("other.json");
+    let refused = |file: &Path| {
+        let output = trainer("run", root.path(), &job).arg("--methods").arg(file).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(message.contains(&format!("--methods {}", file.display())), "{message}");
+        assert!(message.contains("manifest.json of a checkpoint"), "{message}");
+        message
+    };
+    assert!(refused(&root.path().join("none.json")).contains("No such file"));
+    for (text, problem) in [
+        ("{", "EOF"),
+        (r#"{"format": 1}"#, "missing field `methods`"),
+        (r#"{"methods": {"cpu": "slowly"}}"#, "unknown variant `slowly`"),
+    ] {
+        fs::write(&other, text).unwrap();
+        let message = refused(&other);
+        assert!(message.contains(problem), "{message}");
+    }
 }
