@@ -108,9 +108,6 @@ impl Trainer {
             .args(launch.arguments())
             .current_dir(&launch.folder)
             .env(MARK, &launch.folder)
-            // Threads that wait for each other sleep: spinning ones take the
-            // cores from the trainer of the next slot.
-            .env("OMP_WAIT_POLICY", "PASSIVE")
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -93,7 +93,7 @@ fn service(what: &str, arguments: &ServiceArguments) -> Result<()> {
 fn train(train: &TrainArguments) -> Result<()> {
     process::run(process::cargo().args(["build", "--quiet", "--package", "cakes-trainer"]))?;
     let mut bench = std::process::Command::new(programs().join("cakes-trainer"));
-    bench.arg("bench").env("OMP_WAIT_POLICY", "PASSIVE");
+    bench.arg("bench");
     bench.args(train.config.iter().flat_map(|name| ["--config", name]));
     bench.args(train.mode.iter().flat_map(|name| ["--mode", name]));
     bench.args(train.rounds.map(|rounds| format!("--rounds={rounds}")));

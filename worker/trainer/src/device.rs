@@ -29,17 +29,21 @@ pub fn load_cuda(precision: Precision) {
     }
 }
 
-/// Uses `threads` CPU threads, or all cores. Must run before the first tensor.
+/// Uses `threads` CPU threads, or all cores. Must run before the first tensor, on
+/// the thread that trains: it becomes one of them, so that a layer begins without
+/// waking it up elsewhere.
 ///
 /// # Errors
 /// The threads cannot be started.
 pub fn use_threads(threads: Option<usize>) -> Result<(), TrainerError> {
+    let failed = |error| TrainerError::io("cannot start threads", std::io::Error::other(error));
     let all = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = threads.unwrap_or_else(all).max(1);
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global()
-        .map_err(|error| TrainerError::io("cannot start threads", std::io::Error::other(error)))?;
+    // Threads that read samples share the global pool: it never waits for this one.
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(failed)?;
+    let own = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build();
+    // For as long as the process runs.
+    std::mem::forget(own.map_err(failed)?);
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     tch::set_num_interop_threads(1);
     Ok(())

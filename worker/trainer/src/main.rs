@@ -3,6 +3,7 @@
 use std::io::{BufWriter, Read};
 use std::num::NonZeroU16;
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -45,7 +46,7 @@ Examples:
   cakes-trainer bench --config unet_32 --mode derived --rounds 11
   cakes-trainer bench --config hippocampus --threads 1 --fast-only
 
-Set OMP_WAIT_POLICY=PASSIVE, as the worker does. The last line is JSON.
+The last line is JSON.
 
 Exit codes: 0 done, 1 failed, 2 the command is wrong.";
 
@@ -125,6 +126,7 @@ struct JobArguments {
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
+    wait_without_spinning();
     let outcome = match Arguments::parse().command {
         Command::Run(arguments) => run_for_person(&arguments),
         Command::Attempt(arguments) => run_for_daemon(&arguments),
@@ -135,6 +137,20 @@ fn main() -> ExitCode {
         Err(error) if error.class() == FailureClass::User => ExitCode::from(2),
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Starts this process again with libgomp told so, if nobody has told it: threads
+/// that spin behind every operation of libtorch take the cores from the engine's
+/// threads, and from the trainer of the next slot. It listens only as it begins.
+fn wait_without_spinning() {
+    const POLICY: &str = "OMP_WAIT_POLICY";
+    if std::env::var_os(POLICY).is_some() {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    // Returns only if it fails: then this process is slower, not wrong.
+    let _ =
+        std::process::Command::new(program).args(std::env::args_os().skip(1)).env(POLICY, "PASSIVE").exec();
 }
 
 fn run_bench(arguments: &BenchArguments) -> ExitCode {

@@ -5,6 +5,7 @@
 //! is taken in a process of its own for each network and path.
 
 mod cases;
+mod plain;
 mod table;
 
 use std::process::{Command, Stdio};
@@ -12,12 +13,16 @@ use std::time::Instant;
 
 use cases::{Config, Mode, name};
 use clap::{Args, ValueEnum};
+use plain::PlainSgd;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::nets::{Engine, Net};
 use crate::optim::{Optimizer, Step};
 use crate::{TrainerError, device};
+
+/// Of every step.
+const LEARNING_RATE: f64 = 0.01;
 
 /// Measures whole training steps of the reference path and of the fast path.
 #[derive(Args, Debug)]
@@ -213,7 +218,13 @@ impl Times {
 struct Subject {
     config: Config,
     net: Net,
-    optimizer: Optimizer,
+    stepper: Stepper,
+}
+
+/// What moves the parameters.
+enum Stepper {
+    Reference(PlainSgd),
+    Fast(Box<Optimizer>),
 }
 
 impl Subject {
@@ -224,12 +235,16 @@ impl Subject {
         };
         let net = Net::new(config.network(mode)?, config.batch().1, 1, Device::Cpu)?.with_engine(engine);
         let sgd = cakes::spec::OptimizerSpec::Sgd {
-            learning_rate: 0.01,
-            momentum: 0.9,
+            learning_rate: LEARNING_RATE,
+            momentum: PlainSgd::MOMENTUM,
             nesterov: true,
-            weight_decay: 1e-4,
+            weight_decay: PlainSgd::WEIGHT_DECAY,
         };
-        Ok(Subject { config, optimizer: Optimizer::new(sgd, &net)?, net })
+        let stepper = match path {
+            Path::Reference => Stepper::Reference(PlainSgd::default()),
+            Path::Fast => Stepper::Fast(Box::new(Optimizer::new(sgd, &net)?)),
+        };
+        Ok(Subject { config, stepper, net })
     }
 
     /// Trains one step; returns its milliseconds by the clock and of the
@@ -243,8 +258,19 @@ impl Subject {
         if !loss.is_finite() {
             return Err(TrainerError::Numeric(format!("the loss of step {index} is {loss}")));
         }
-        let step = Step { index, learning_rate: 0.01, clip_norm: 1.0, l1_strength: 1e-4, draws: &draws };
-        self.optimizer.step(&mut self.net, &gradients, step)?;
+        match &mut self.stepper {
+            Stepper::Reference(sgd) => sgd.step(&mut self.net, gradients, LEARNING_RATE)?,
+            Stepper::Fast(optimizer) => {
+                let step = Step {
+                    index,
+                    learning_rate: LEARNING_RATE,
+                    clip_norm: PlainSgd::CLIP_NORM,
+                    l1_strength: PlainSgd::L1_STRENGTH,
+                    draws: &draws,
+                };
+                optimizer.step(&mut self.net, &gradients, step)?;
+            }
+        }
         let cpu = device::cpu_time().saturating_sub(cpu_start);
         Ok((start.elapsed().as_secs_f64() * 1e3, cpu.as_secs_f64() * 1e3))
     }

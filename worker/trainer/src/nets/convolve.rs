@@ -5,7 +5,7 @@ use cakes::kernel::Kernel;
 use cakes::network::{Conv, ConvKernels, SearchMode};
 use tch::Tensor;
 
-use super::direct::conv::{Convolution, Epilogue};
+use super::direct::conv::{Branch, Convolution, Epilogue};
 use super::direct::host;
 use super::matrix::Pointwise;
 use super::methods::{Method, Methods};
@@ -41,21 +41,30 @@ impl Layer<'_> {
         })
     }
 
-    /// Of every branch's rows in use: `[rows in use, C_in, kD, kH, kW]`.
-    pub fn weight_gradients(&self, gradient: &Tensor) -> Result<Vec<Vec<f32>>, TrainerError> {
-        self.compute("weight gradient", |method| match (method, self.pointwise()) {
-            (Method::Matrix, Some(pointwise)) => {
-                Ok(vec![host::values(&pointwise.weight_gradient(self.x, gradient)?)?.to_vec()])
+    /// Of every branch's weight: `[rows, C_in, kD, kH, kW]`.
+    pub fn weight_gradients(&self, gradient: &Tensor) -> Result<Vec<Tensor>, TrainerError> {
+        let convolution = &self.convolution;
+        self.compute("weight gradient", |method| {
+            if let (Method::Matrix, Some(pointwise)) = (method, self.pointwise()) {
+                return Ok(vec![pointwise.weight_gradient(self.x, gradient)?]);
             }
-            (Method::Blocked, _) => {
-                let (x, gradient) = (host::values(self.x)?, host::values(gradient)?);
-                Ok(self.convolution.weight_gradients_blocked(x, gradient))
-            }
-            _ => {
-                let (x, gradient) = (host::values(self.x)?, host::values(gradient)?);
-                Ok(self.convolution.weight_gradients(x, gradient))
-            }
+            let (x, gradient) = (host::values(self.x)?, host::values(gradient)?);
+            host::written_all(&self.weight_shapes(), |out| match method {
+                Method::Blocked => convolution.weight_gradients_blocked(x, gradient, out),
+                _ => convolution.weight_gradients(x, gradient, out),
+            })
         })
+    }
+
+    /// With whether every row is in use.
+    fn weight_shapes(&self) -> Vec<([i64; 5], bool)> {
+        let shape = |branch: &Branch<'_>| {
+            let [d, h, w] = branch.kernel.size().map(i64::from);
+            let length = self.convolution.inputs * branch.kernel.taps() as usize;
+            let rows = branch.weight.len() / length;
+            ([rows as i64, self.convolution.inputs as i64, d, h, w], branch.rows.len() == rows)
+        };
+        self.convolution.branches.iter().map(shape).collect()
     }
 
     /// Of the shape of the input.

@@ -7,6 +7,7 @@
 use cakes::Extent;
 use cakes::kernel::Kernel;
 use cakes::network::{Conv, ConvKernels, Op, SearchMode};
+use rayon::prelude::*;
 use tch::Tensor;
 
 use super::convolve::Layer;
@@ -47,6 +48,10 @@ impl Net {
             Op::Norm { .. } if purpose.trains() => Ok(self.direct_norm(index, inputs[0], purpose)?.0),
             // Done by the convolution before it.
             Op::Norm { .. } if self.is_behind_conv(index) => Ok(inputs[0].shallow_clone()),
+            Op::Add => add(inputs, self.relu_behind_sum(index).is_some()),
+            Op::Relu if self.relu_behind_sum(self.producer(index)) == Some(index) => {
+                Ok(inputs[0].shallow_clone())
+            }
             // Done by the norm before it, or with it.
             Op::Relu if self.is_done_with_norm(index, purpose) => Ok(inputs[0].shallow_clone()),
             Op::Fold { .. } if purpose.trains() && self.folded_by(index).is_some() => {
@@ -86,6 +91,14 @@ impl Net {
     pub(super) fn relu_behind(&self, index: usize) -> Option<usize> {
         let is_norm = matches!(self.network.nodes[index].op, Op::Norm { .. });
         let reader = self.only_reader(index).filter(|_| is_norm)?;
+        matches!(self.network.nodes[reader].op, Op::Relu).then_some(reader)
+    }
+
+    /// The ReLU that alone reads sum `index`, and is done with it: its gradient
+    /// passes where the result is above zero, which is where the sum was.
+    fn relu_behind_sum(&self, index: usize) -> Option<usize> {
+        let is_sum = matches!(self.network.nodes[index].op, Op::Add);
+        let reader = self.only_reader(index).filter(|_| is_sum)?;
         matches!(self.network.nodes[reader].op, Op::Relu).then_some(reader)
     }
 
@@ -313,6 +326,28 @@ impl Features {
 /// The kernel of a window that is one.
 pub(super) fn kernel_of(window: Extent) -> Option<Kernel> {
     Kernel::ALL.into_iter().find(|kernel| kernel.size() == window)
+}
+
+/// A sum, with the ReLU behind it.
+fn add(terms: &[&Tensor], relu: bool) -> Result<Tensor, TrainerError> {
+    let shape = terms[0].size();
+    // Values of one task, which stay in a near cache.
+    const CHUNK: usize = 1 << 12;
+    let terms = terms.iter().map(|term| host::values(term)).collect::<Result<Vec<_>, _>>()?;
+    host::written(&shape, |out| {
+        out.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
+            let length = out.len();
+            let mut own = terms.iter().map(|values| &values[chunk * CHUNK..][..length]);
+            out.copy_from_slice(own.next().unwrap_or_default());
+            for term in own {
+                out.iter_mut().zip(term).for_each(|(sum, value)| *sum += value);
+            }
+            if relu {
+                // What is not a number stays what it is.
+                out.iter_mut().for_each(|sum| *sum = if *sum < 0.0 { 0.0 } else { *sum });
+            }
+        });
+    })
 }
 
 fn up_sample(x: &Tensor, factor: [usize; 3]) -> Result<Tensor, TrainerError> {

@@ -26,14 +26,14 @@ impl Pointwise<'_> {
         products(&weight, &read, [samples, weight.size()[0], d, h, w])
     }
 
-    /// `[C_out, C_in]`, summed over samples and positions.
+    /// `[C_out, C_in, 1, 1, 1]`, summed over samples and positions.
     pub fn weight_gradient(&self, x: &Tensor, gradient: &Tensor) -> Result<Tensor, TrainerError> {
         let (read, arrived) = (self.read(x)?.f_flatten(2, -1)?, gradient.f_flatten(2, -1)?);
         let mut sum = Tensor::f_zeros_like(&self.matrix()?)?;
         for sample in 0..read.size()[0] {
             let _ = sum.f_addmm_(&arrived.f_get(sample)?, &read.f_get(sample)?.f_tr()?)?;
         }
-        Ok(sum)
+        Ok(sum.f_view(self.weight.size().as_slice())?)
     }
 
     /// Of the shape of `x`.

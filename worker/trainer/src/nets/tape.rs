@@ -10,7 +10,6 @@ use cakes::Extent;
 use cakes::network::{Conv, ConvKernels, NodeId, Op, Pool};
 use tch::Tensor;
 
-use super::direct::conv::Row;
 use super::direct::host;
 use super::direct::norm::{self, Moments};
 use super::direct_ops::{kernel_of, up_sample_gradient};
@@ -24,12 +23,15 @@ use crate::TrainerError;
 pub type Gradients = BTreeMap<String, Tensor>;
 
 /// What a forward pass leaves for the way back.
+#[derive(Default)]
 struct Tape {
     outputs: Vec<Option<Tensor>>,
     /// Of the batch, by the position of the norm.
     moments: BTreeMap<usize, Moments>,
     /// Convolutions that libtorch computed, by their positions.
     windows: BTreeMap<usize, WindowPass>,
+    /// Where each value of a pool of greatest values came from, by its position.
+    places: BTreeMap<usize, Tensor>,
 }
 
 /// A convolution whose gradients libtorch knows.
@@ -73,7 +75,7 @@ impl Net {
     fn record(&mut self, x: &Tensor, draws: &Draws) -> Result<Tape, TrainerError> {
         let purpose = Use::Train(draws);
         let mut count = ConvCount::default();
-        let mut tape = Tape { outputs: Vec::new(), moments: BTreeMap::new(), windows: BTreeMap::new() };
+        let mut tape = Tape::default();
         for (index, node) in self.network.nodes.iter().enumerate() {
             let inputs = inputs_of(node, &tape.outputs)?;
             let output = match &node.op {
@@ -90,6 +92,13 @@ impl Net {
                     count.add(&pass.weight, &pass.output);
                     let output = self.window_epilogue(index, pass.output.f_detach()?, purpose)?;
                     tape.windows.insert(index, pass);
+                    output
+                }
+                Op::Pool { kind: Pool::Max, size, stride, padding } => {
+                    let [size, stride, padding] = [size, stride, padding].map(|values| values.map(i64::from));
+                    let (output, places) =
+                        inputs[0].f_max_pool3d_with_indices(size, stride, padding, [1; 3], false)?;
+                    tape.places.insert(index, places);
                     output
                 }
                 _ => self.run_direct(index, &inputs, purpose, &mut count)?,
@@ -166,7 +175,17 @@ impl Net {
             Op::Relu => vec![x.f_threshold_backward(gradient, 0.0)?],
             Op::Pool { kind, size, stride, padding } => {
                 let [size, stride, padding] = [size, stride, padding].map(|values| values.map(i64::from));
-                vec![pool_gradient(*kind, size, stride, padding, x, gradient)?]
+                vec![match (kind, tape.places.get(&index)) {
+                    (Pool::Max, Some(places)) => x.f_max_pool3d_with_indices_backward(
+                        gradient, size, stride, padding, [1; 3], false, places,
+                    )?,
+                    (Pool::Max, None) => {
+                        return Err(TrainerError::Report(format!("pool '{}' was not recorded", node.name)));
+                    }
+                    (Pool::Average, _) => {
+                        x.f_avg_pool3d_backward(gradient, size, stride, padding, false, false, None)?
+                    }
+                }]
             }
             Op::Mean { axes } => {
                 let (from, to) = (shape_of(gradient)?, shape_of(x)?);
@@ -216,19 +235,12 @@ impl Net {
         let Op::Conv(conv) = &node.op else { return Ok(x.shallow_clone()) };
         let layer = self.layer(&node.name, conv, x, Use::Train(draws))?;
         let weights = layer.weight_gradients(gradient)?;
-        for (branch, rows) in layer.convolution.branches.iter().zip(weights) {
+        for (branch, weight) in layer.convolution.branches.iter().zip(weights) {
             let name = match &conv.kernels {
                 ConvKernels::Uniform(_) | ConvKernels::Window(_) => format!("{}.weight", node.name),
                 _ => format!("{}.{}.weight", node.name, branch.kernel),
             };
-            let shape = self.param(&name)?.size();
-            let length = rows.len() / branch.rows.len().max(1);
-            let full = host::filled(&shape, |full| {
-                for (Row { row, .. }, values) in branch.rows.iter().zip(rows.chunks_exact(length.max(1))) {
-                    full[row * length..(row + 1) * length].copy_from_slice(values);
-                }
-            })?;
-            gradients.insert(name, full);
+            gradients.insert(name, weight);
         }
         bias_gradient(&node.name, conv, gradient, gradients)?;
         if node.inputs[0].0 == 0 {
@@ -324,21 +336,4 @@ fn bias_gradient(
         gradients.insert(format!("{name}.bias"), per_channel);
     }
     Ok(())
-}
-
-fn pool_gradient(
-    kind: Pool,
-    size: [i64; 3],
-    stride: [i64; 3],
-    padding: [i64; 3],
-    x: &Tensor,
-    gradient: &Tensor,
-) -> Result<Tensor, TrainerError> {
-    Ok(match kind {
-        Pool::Max => {
-            let (_, places) = x.f_max_pool3d_with_indices(size, stride, padding, [1; 3], false)?;
-            x.f_max_pool3d_with_indices_backward(gradient, size, stride, padding, [1; 3], false, &places)?
-        }
-        Pool::Average => x.f_avg_pool3d_backward(gradient, size, stride, padding, false, false, None)?,
-    })
 }

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::conv::{Branch, Convolution, Epilogue, Row};
 use super::geometry::{Geometry, taps};
+use super::shared::Shared;
 use super::simd::{LANES, Processor};
 use super::tiles::{ROWS_MAX, Segment, Tile, VECTORS_MAX};
 
@@ -18,6 +19,9 @@ const WIDTH: usize = 16;
 
 /// Positions of one task, a multiple of every tile's.
 const TASK_POSITIONS: usize = 96;
+
+/// Taps of one task of a weight gradient: tasks should be more than threads.
+const TASK_TAPS: usize = 9;
 
 /// Products of a chunk of sums, whose weights should stay in the nearest cache.
 const CHUNK_PRODUCTS: usize = 256;
@@ -310,7 +314,7 @@ impl Convolution<'_> {
     }
 
     /// [`Convolution::weight_gradients`] with channels side by side.
-    pub fn weight_gradients_blocked(&self, x: &[f32], gradient: &[f32]) -> Vec<Vec<f32>> {
+    pub fn weight_gradients_blocked(&self, x: &[f32], gradient: &[f32], out: &mut [&mut [f32]]) {
         let geometry = &self.geometry;
         let source = Blocked::of_all(x, self.inputs, geometry.input);
         let mut places = Vec::new();
@@ -318,66 +322,50 @@ impl Convolution<'_> {
             let read = std::array::from_fn(|axis| position[axis] * geometry.stride[axis]);
             places.push(source.place(read));
         });
-        self.branches
-            .iter()
-            .map(|branch| self.branch_gradient_blocked(branch, &source, &places, gradient))
-            .collect()
+        let groups: Vec<Group<'_>> = self.branches.iter().enumerate().flat_map(groups_of).collect();
+        let arrived: Vec<Vec<f32>> =
+            groups.par_iter().map(|group| self.side_by_side(group.rows, gradient)).collect();
+        let mut tasks = Vec::new();
+        for (group, arrived) in groups.iter().zip(&arrived) {
+            for block in &source.blocks {
+                for (part, taps) in group.taps.chunks(TASK_TAPS).enumerate() {
+                    tasks.push(TapTask { group, arrived, block, taps, first_tap: part * TASK_TAPS });
+                }
+            }
+        }
+        // The longest first, so that no thread is left with one at the end.
+        tasks.sort_by_key(|task| {
+            std::cmp::Reverse(task.taps.len() * task.group.rows.len() * task.block.width)
+        });
+        let out: Vec<Shared<'_>> = out.iter_mut().map(|out| Shared::new(out)).collect();
+        tasks.into_par_iter().for_each(|task| {
+            let sums = self.tap_sums(&task, &source, &places);
+            self.store_taps(&task, &sums, &out[task.group.branch]);
+        });
     }
 
-    fn branch_gradient_blocked(
-        &self,
-        branch: &Branch<'_>,
-        source: &Blocked,
-        places: &[usize],
-        gradient: &[f32],
-    ) -> Vec<f32> {
-        let taps = taps(branch.kernel);
-        let groups: Vec<&[Row]> = groups(&branch.rows);
-        let arrived: Vec<Vec<f32>> =
-            groups.par_iter().map(|rows| self.side_by_side(rows, gradient)).collect();
-        // Tasks of a third of the taps where there are few: they should be more than threads.
-        let parts = if groups.len() * source.blocks.len() < 16 && taps.len() > 3 { 3 } else { 1 };
-        let tap_lists: Vec<&[[usize; 3]]> = taps.chunks(taps.len() / parts).collect();
-        let mut tasks = Vec::new();
-        for (rows, arrived) in groups.iter().zip(&arrived) {
-            for block in &source.blocks {
-                for list in &tap_lists {
-                    tasks.push((rows.len(), arrived, block, *list));
-                }
-            }
-        }
-        let sums: Vec<Vec<f32>> = tasks
-            .into_par_iter()
-            .map(|(rows, arrived, block, taps)| self.tap_sums(rows, arrived, source, block, places, taps))
-            .collect();
-        let mut sums = sums.into_iter();
-        let mut result = vec![0.0; branch.rows.len() * self.inputs * taps.len()];
+    /// Puts sums, `[tap][row][channel of the block]`, where they belong in the gradient of a weight.
+    fn store_taps(&self, task: &TapTask<'_>, sums: &[f32], out: &Shared<'_>) {
+        let TapTask { group, block, .. } = task;
+        let (taps, own_taps) = (group.taps.len(), task.taps.len());
+        let places: Vec<usize> = (0..own_taps).map(|tap| tap * group.rows.len() * block.width).collect();
         let processor = Processor::detect();
-        let mut first_row = 0;
-        for rows in groups {
-            for block in &source.blocks {
-                let mut first_tap = 0;
-                for list in &tap_lists {
-                    let Some(sums) = sums.next() else { break };
-                    let places: Vec<usize> =
-                        (0..list.len()).map(|tap| tap * rows.len() * block.width).collect();
-                    for row in 0..rows.len() {
-                        let base =
-                            ((first_row + row) * self.inputs + block.channels[0]) * taps.len() + first_tap;
-                        for first in (0..block.channels.len()).step_by(LANES) {
-                            let last = (first + LANES).min(block.channels.len());
-                            let targets: Vec<usize> =
-                                (first..last).map(|channel| base + channel * taps.len()).collect();
-                            let sums = &sums[row * block.width + first..];
-                            processor.separate(sums, &places, &targets, &mut result);
-                        }
+        let mut turned = [0.0; LANES * TASK_TAPS];
+        for (index, Row { row, .. }) in group.rows.iter().enumerate() {
+            for (part, channels) in block.channels.chunks(LANES).enumerate() {
+                let targets: Vec<usize> = (0..channels.len()).map(|lane| lane * own_taps).collect();
+                let sums = &sums[index * block.width + part * LANES..];
+                processor.separate(sums, &places, &targets, &mut turned);
+                for (channel, values) in channels.iter().zip(turned.chunks_exact(own_taps)) {
+                    let start = (row * self.inputs + channel) * taps + task.first_tap;
+                    #[allow(unsafe_code)]
+                    // SAFETY: a row, a channel and a tap are in one task only.
+                    unsafe {
+                        out.write(start, values);
                     }
-                    first_tap += list.len();
                 }
             }
-            first_row += rows.len();
         }
-        result
     }
 
     /// `[sample][position][row]`
@@ -396,23 +384,16 @@ impl Convolution<'_> {
     }
 
     /// `[tap][row][channel of the block]`, summed over samples and positions.
-    fn tap_sums(
-        &self,
-        rows: usize,
-        arrived: &[f32],
-        source: &Blocked,
-        block: &Block,
-        places: &[usize],
-        taps: &[[usize; 3]],
-    ) -> Vec<f32> {
+    fn tap_sums(&self, task: &TapTask<'_>, source: &Blocked, places: &[usize]) -> Vec<f32> {
+        let (rows, block) = (task.group.rows.len(), task.block);
         let processor = Processor::detect();
-        let mut sums = vec![0.0; taps.len() * rows * block.width];
+        let mut sums = vec![0.0; task.taps.len() * rows * block.width];
         for sample in 0..self.samples {
             let x = &source.values[sample * source.sample + block.start..];
-            let arrived = &arrived[sample * places.len() * rows..];
+            let arrived = &task.arrived[sample * places.len() * rows..];
             for (places, arrived) in places.chunks(TASK_POSITIONS).zip(arrived.chunks(TASK_POSITIONS * rows))
             {
-                for (tap, sums) in taps.iter().zip(sums.chunks_exact_mut(rows * block.width)) {
+                for (tap, sums) in task.taps.iter().zip(sums.chunks_exact_mut(rows * block.width)) {
                     let shift = source.place(*tap) * block.width;
                     processor.outer(&x[shift..], places, block.width, arrived, rows, sums);
                 }
@@ -420,6 +401,37 @@ impl Convolution<'_> {
         }
         sums
     }
+}
+
+/// Rows of a branch whose gradients are summed together.
+struct Group<'a> {
+    branch: usize,
+    rows: &'a [Row],
+    taps: Vec<[usize; 3]>,
+}
+
+/// The gradient of a group's weights for one block of inputs at some taps.
+struct TapTask<'a> {
+    group: &'a Group<'a>,
+    /// What arrived at the group's channels: `[sample][position][row]`.
+    arrived: &'a [f32],
+    block: &'a Block,
+    taps: &'a [[usize; 3]],
+    /// Of `taps`, among the group's.
+    first_tap: usize,
+}
+
+/// As few groups as there can be, of about equal length.
+fn groups_of<'a>((index, branch): (usize, &'a Branch<'_>)) -> Vec<Group<'a>> {
+    let rows = &branch.rows;
+    let count = rows.len().div_ceil(ROWS_MAX);
+    let cut = |group: usize| rows.len() * group / count;
+    let group = |number: usize| Group {
+        branch: index,
+        rows: &rows[cut(number)..cut(number + 1)],
+        taps: taps(branch.kernel),
+    };
+    (0..count).map(group).collect()
 }
 
 /// Positions with the taps that reach them.
@@ -469,34 +481,6 @@ fn pieces<T>(mut list: &[T]) -> Vec<&[T]> {
     pieces
 }
 
-/// Cuts a list in as few groups as there can be, of about equal length.
-fn groups<T>(list: &[T]) -> Vec<&[T]> {
-    let count = list.len().div_ceil(ROWS_MAX);
-    (0..count).map(|index| &list[list.len() * index / count..list.len() * (index + 1) / count]).collect()
-}
-
-/// A result that tasks write side by side.
-struct Shared(*mut f32);
-
-#[allow(unsafe_code)]
-// SAFETY: tasks write to values of their own, see `run`.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// # Safety
-    /// The `volume` values from `start` on must lie inside, and no other task may
-    /// write to these targets of them.
-    #[allow(unsafe_code)]
-    #[inline(always)]
-    unsafe fn write(&self, start: usize, volume: usize, targets: &[usize], values: &[f32]) {
-        for (target, value) in targets.iter().zip(values) {
-            assert!(*target < volume);
-            // SAFETY: the same contract, and inside as checked.
-            unsafe { self.0.add(start + target).write(*value) }
-        }
-    }
-}
-
 /// # Shapes
 /// `out`: `[samples, channels, volume]`.
 fn run(
@@ -509,7 +493,7 @@ fn run(
     out: &mut [f32],
 ) {
     assert_eq!(out.len(), samples * channels * volume);
-    let shared = Shared(out.as_mut_ptr());
+    let shared = Shared::new(out);
     let mut tasks = Vec::new();
     for sample in 0..samples {
         for work in works {
@@ -540,7 +524,7 @@ fn run(
                 // SAFETY: a target lies in its volume; each pair of channel and
                 // target is in one task only.
                 unsafe {
-                    shared.write((sample * channels + channel) * volume, volume, targets, row);
+                    shared.scatter((sample * channels + channel) * volume, targets, row);
                 }
             }
         }

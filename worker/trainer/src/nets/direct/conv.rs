@@ -6,6 +6,7 @@ use cakes::kernel::Kernel;
 use rayon::prelude::*;
 
 use super::geometry::{Geometry, pad_inputs, pad_outputs, taps};
+use super::shared::Shared;
 use super::simd::{CHANNELS_MAX, Gather, OFFSETS_MAX, OVERSHOOT, Processor, Sums};
 
 /// Output channels that one kernel computes.
@@ -62,6 +63,9 @@ const TASK_OUTPUTS: usize = 1 << 14;
 /// read should stay in a near cache.
 const SOURCES: usize = 216;
 
+/// Offsets of one task of a weight gradient: its sums should stay in a near cache.
+const TASK_OFFSETS_MAX: usize = 216;
+
 /// Channels that share their loads, with what is to be computed for them.
 struct Group {
     channels: Vec<usize>,
@@ -75,6 +79,15 @@ struct Part {
     offsets: Vec<usize>,
     /// `[offset][channel of the group]`
     weights: Vec<f32>,
+}
+
+/// The gradient of some rows' weights at some offsets.
+struct SumsTask<'a> {
+    branch: usize,
+    rows: &'a [Row],
+    offsets: &'a [usize],
+    /// Of `offsets`, among the branch's.
+    first_offset: usize,
 }
 
 /// The volume that a gather writes.
@@ -168,49 +181,49 @@ impl Convolution<'_> {
         part
     }
 
-    /// The gradient of every branch's rows in use: `[rows in use, C_in, kD, kH, kW]`.
+    /// The gradient of every branch's weight: its rows in use are written.
     ///
     /// Which task sums what does not depend on the number of threads, so
     /// neither does the result.
-    pub fn weight_gradients(&self, x: &[f32], gradient: &[f32]) -> Vec<Vec<f32>> {
+    ///
+    /// # Shapes
+    /// `out`: of each branch as its weight, `[rows, C_in, kD, kH, kW]`.
+    pub fn weight_gradients(&self, x: &[f32], gradient: &[f32], out: &mut [&mut [f32]]) {
         let padded = (pad_inputs(x, &self.geometry), pad_outputs(gradient, &self.geometry));
-        self.branches.iter().map(|branch| self.branch_gradient(branch, &padded)).collect()
-    }
-
-    fn branch_gradient(&self, branch: &Branch<'_>, padded: &(Vec<f32>, Vec<f32>)) -> Vec<f32> {
-        // Offsets of one task: its sums should stay in a near cache.
-        const TASK_OFFSETS_MAX: usize = 216;
-        let offsets = self.input_offsets(branch.kernel);
-        let chunks = offsets.len().div_ceil(TASK_OFFSETS_MAX);
-        let task_offsets = offsets.len().div_ceil(chunks).next_multiple_of(OFFSETS_MAX);
-        let chunks = offsets.len().div_ceil(task_offsets);
-        let mut gradient = vec![0.0; branch.rows.len() * offsets.len()];
-        let tasks: Vec<(&[Row], &[usize])> = balanced(&branch.rows)
-            .flat_map(|rows| offsets.chunks(task_offsets).map(move |offsets| (rows, offsets)))
-            .collect();
-        let sums: Vec<Vec<Sums>> =
-            tasks.par_iter().map(|(rows, offsets)| self.weight_sums(rows, offsets, padded)).collect();
-        let mut first_row = 0;
-        for (task, ((rows, own_offsets), sums)) in tasks.iter().zip(&sums).enumerate() {
-            let first = task % chunks * task_offsets;
-            for index in 0..own_offsets.len() {
-                let sums = &sums[index / OFFSETS_MAX];
-                for row in 0..rows.len() {
-                    gradient[(first_row + row) * offsets.len() + first + index] =
-                        sums[row][index % OFFSETS_MAX].iter().sum();
+        let offsets: Vec<Vec<usize>> =
+            self.branches.iter().map(|branch| self.input_offsets(branch.kernel)).collect();
+        let mut tasks = Vec::new();
+        for (index, (branch, offsets)) in self.branches.iter().zip(&offsets).enumerate() {
+            let chunks = offsets.len().div_ceil(TASK_OFFSETS_MAX);
+            let length = offsets.len().div_ceil(chunks).next_multiple_of(OFFSETS_MAX);
+            for rows in balanced(&branch.rows) {
+                for (chunk, offsets) in offsets.chunks(length).enumerate() {
+                    tasks.push(SumsTask { branch: index, rows, offsets, first_offset: chunk * length });
                 }
             }
-            if task % chunks + 1 == chunks {
-                first_row += rows.len();
-            }
         }
-        gradient
+        // The longest first, so that no thread is left with one at the end.
+        tasks.sort_by_key(|task| std::cmp::Reverse(task.rows.len() * task.offsets.len()));
+        let out: Vec<Shared<'_>> = out.iter_mut().map(|out| Shared::new(out)).collect();
+        tasks.into_par_iter().for_each(|task| {
+            let sums = self.weight_sums(&task, &padded);
+            for (index, Row { row, .. }) in task.rows.iter().enumerate() {
+                let of = |offset: usize| -> f32 {
+                    sums[offset / OFFSETS_MAX][index][offset % OFFSETS_MAX].iter().sum()
+                };
+                let values: Vec<f32> = (0..task.offsets.len()).map(of).collect();
+                #[allow(unsafe_code)]
+                // SAFETY: a row and an offset are in one task only.
+                unsafe {
+                    out[task.branch].write(row * offsets[task.branch].len() + task.first_offset, &values);
+                }
+            }
+        });
     }
 
     fn weight_sums(
         &self,
-        rows: &[Row],
-        offsets: &[usize],
+        SumsTask { rows, offsets, .. }: &SumsTask<'_>,
         (x, gradient): &(Vec<f32>, Vec<f32>),
     ) -> Vec<Sums> {
         let geometry = &self.geometry;
@@ -223,7 +236,7 @@ impl Convolution<'_> {
             for plane in 0..geometry.output[0] {
                 let place = plane * geometry.plane();
                 let mut left: [&[f32]; CHANNELS_MAX] = [&[]; CHANNELS_MAX];
-                for (slot, Row { channel, .. }) in left.iter_mut().zip(rows) {
+                for (slot, Row { channel, .. }) in left.iter_mut().zip(*rows) {
                     let volume = (sample * self.outputs + channel) * geometry.volume();
                     *slot = &gradient[volume + corner + place..];
                 }

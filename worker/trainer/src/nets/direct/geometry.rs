@@ -82,11 +82,22 @@ pub fn taps(kernel: Kernel) -> Vec<[usize; 3]> {
 pub fn pad_inputs(x: &[f32], geometry: &Geometry) -> Vec<f32> {
     let [d, h, w] = geometry.input;
     let (from, to) = (d * h * w, geometry.channel());
-    let mut padded = vec![0.0; x.len() / from * to + SLACK];
-    padded
-        .par_chunks_exact_mut(to)
-        .zip(x.par_chunks_exact(from))
-        .for_each(|(padded, x)| pad_input(x, padded, geometry));
+    let length = x.len() / from * to;
+    let mut padded = Vec::with_capacity(length + SLACK);
+    let (own, slack) = padded.spare_capacity_mut()[..length + SLACK].split_at_mut(length);
+    slack.iter_mut().for_each(|value| _ = value.write(0.0));
+    own.par_chunks_exact_mut(to).zip(x.par_chunks_exact(from)).for_each(|(own, x)| {
+        // Border and all, while the channel lies in a near cache.
+        own.iter_mut().for_each(|value| _ = value.write(0.0));
+        #[allow(unsafe_code)]
+        // SAFETY: every value was just written.
+        pad_input(x, unsafe { own.assume_init_mut() }, geometry);
+    });
+    #[allow(unsafe_code)]
+    // SAFETY: the chunks are whole and cover all of `own`, the rest is `slack`.
+    unsafe {
+        padded.set_len(length + SLACK);
+    }
     padded
 }
 
@@ -103,11 +114,23 @@ fn pad_input(x: &[f32], padded: &mut [f32], geometry: &Geometry) {
             // Column `c` of this part is column `c · sw + start - 1` of the input.
             let skip = usize::from(start == 0);
             let values = &values[(skip * sw + start - 1).min(width)..];
-            if sw == 1 {
-                target[skip..skip + values.len()].copy_from_slice(values);
-            } else {
-                for (target, value) in target[skip..].iter_mut().zip(values.iter().step_by(sw)) {
-                    *target = *value;
+            match sw {
+                1 => target[skip..skip + values.len()].copy_from_slice(values),
+                // What the compiler turns into shuffles.
+                2 => {
+                    let (pairs, last) = values.as_chunks::<2>();
+                    let target = &mut target[skip..];
+                    for (target, [value, _]) in target.iter_mut().zip(pairs) {
+                        *target = *value;
+                    }
+                    if let [value] = last {
+                        target[pairs.len()] = *value;
+                    }
+                }
+                _ => {
+                    for (target, value) in target[skip..].iter_mut().zip(values.iter().step_by(sw)) {
+                        *target = *value;
+                    }
                 }
             }
         }

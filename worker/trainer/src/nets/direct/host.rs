@@ -33,6 +33,34 @@ pub fn written(shape: &[i64], write: impl FnOnce(&mut [f32])) -> Result<Tensor, 
     fill_tensor(Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?, write)
 }
 
+/// New tensors of these shapes, each with whether `write` writes every value of
+/// it; of the others it finds zeros.
+///
+/// # Errors
+/// Memory is exhausted.
+pub fn written_all(
+    shapes: &[([i64; 5], bool)],
+    write: impl FnOnce(&mut [&mut [f32]]),
+) -> Result<Vec<Tensor>, TrainerError> {
+    let options = (Kind::Float, Device::Cpu);
+    let new = |(shape, whole): &([i64; 5], bool)| match whole {
+        true => Tensor::f_empty(shape, options),
+        false => Tensor::f_zeros(shape, options),
+    };
+    let tensors = shapes.iter().map(new).collect::<Result<Vec<Tensor>, _>>()?;
+    tensors.iter().try_for_each(check)?;
+    let own = |tensor: &Tensor| {
+        let (first, length) = (tensor.data_ptr().cast::<f32>(), tensor.numel());
+        #[allow(unsafe_code)]
+        // SAFETY: as above, nobody else knows the new tensors, and no two share values.
+        unsafe {
+            std::slice::from_raw_parts_mut(first, length)
+        }
+    };
+    write(&mut tensors.iter().map(own).collect::<Vec<_>>());
+    Ok(tensors)
+}
+
 fn fill_tensor(tensor: Tensor, fill: impl FnOnce(&mut [f32])) -> Result<Tensor, TrainerError> {
     check(&tensor)?;
     #[allow(unsafe_code)]

@@ -26,7 +26,7 @@
 //! | [`conv`] | the three passes of a convolution |
 //! | [`norm`] | batch normalisation, with its ReLU |
 //! | [`resize`] | trilinear up-sampling |
-//! | [`host`] | tensors as slices |
+//! | [`host`], `shared` | tensors as slices, and slices that tasks write side by side |
 
 mod blocked;
 pub mod conv;
@@ -34,6 +34,7 @@ pub mod geometry;
 pub mod host;
 pub mod norm;
 pub mod resize;
+mod shared;
 mod simd;
 mod tiles;
 mod turn;
