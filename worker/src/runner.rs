@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
 use crate::app::{Context, Shutdown};
-use crate::attempt::{Attempt, Effect, Event, Failure, Outcome, StoredCheckpoint, Terms};
+use crate::attempt::{Attempt, Effect, Event, Failure, Outcome, Terms};
 use crate::calls::Calls;
 use crate::clock::Now;
 use crate::process::kill_marked;
@@ -179,16 +179,21 @@ fn launch(context: &Context, granted: &Granted, folder: &Path, device: &v1::Devi
 /// Fetches the checkpoints, writes the job and starts the trainer.
 async fn prepare(granted: Granted, registration: Registration, launch: Launch) -> Result<Trainer, Failure> {
     let artifacts = &registration.artifacts;
-    let fetch = async |what: &str, stored: &StoredCheckpoint, target: &Path| {
-        artifacts.download(stored, target).await.map_err(|error| {
-            Failure::infrastructure(format!("{what} of step {} cannot be used: {error}", stored.step))
-        })
-    };
     if let (Some(stored), Some(target)) = (&granted.resume, &launch.resume) {
-        fetch("checkpoint", stored, target).await?;
+        let fetched = artifacts.download(stored, target).await;
+        fetched.map_err(|error| {
+            Failure::infrastructure(format!("checkpoint of step {} cannot be used: {error}", stored.step))
+        })?;
     }
     if let (Some(stored), Some(target)) = (&granted.supernet, &launch.supernet) {
-        fetch("the supernet's checkpoint, which the training starts from,", stored, target).await?;
+        let fetched = artifacts.download(stored, target).await;
+        fetched.map_err(|error| {
+            Failure::infrastructure(format!(
+                "the supernet's checkpoint of step {}, which the training starts from, cannot be used: {error}; \
+                 put it back, or search again",
+                stored.step
+            ))
+        })?;
     }
     let unwritable = |error| Failure::infrastructure(format!("{}: {error}", launch.spec.display()));
     tokio::fs::write(&launch.spec, &granted.job_json).await.map_err(unwritable)?;

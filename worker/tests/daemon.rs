@@ -93,7 +93,7 @@ async fn a_job_starts_from_the_checkpoint_of_its_supernet_and_not_without_it() {
     let orphan = bench.grant_with(&acts, None, Some(supernet.clone()));
     let failure = bench.coordinator.until_failed(&orphan).await;
     assert_eq!(failure.failure_class(), FailureClass::Infrastructure);
-    for part in ["the supernet's checkpoint", "of step 5", &supernet.key] {
+    for part in ["the supernet's checkpoint of step 5", "search again", &supernet.key] {
         assert!(failure.message.contains(part), "{}", failure.message);
     }
 }

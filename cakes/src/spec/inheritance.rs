@@ -55,7 +55,7 @@ fn fits(spec: &SearchSpec, architecture: &Architecture) -> Result<(), IdentityEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::KernelSet;
+    use crate::kernel::{Kernel, KernelSet};
     use crate::spec::CheckedSearch;
     use crate::spec::tests::{problems, small_search};
 
@@ -79,6 +79,12 @@ mod tests {
             problems(|spec| spec.supernet.initial_weights = InitialWeights::Supernet),
             ["supernet.initial_weights"]
         );
+        let alone = |kernels: &[Kernel]| {
+            let architecture = Architecture::even(checked.spec().backbone.clone(), kernels).unwrap();
+            checked.check_retrain(&checked.retrain_job(architecture, 1))
+        };
+        assert_eq!(alone(&[Kernel::K333, Kernel::K113]), Ok(()));
+        assert_eq!(alone(&[Kernel::K111]).unwrap_err().0[0].field, "initial_weights");
         let mut job = checked.supernet_job();
         job.initial_weights = InitialWeights::Supernet;
         assert_eq!(job.check().unwrap_err().0[0].field, "initial_weights");

@@ -326,6 +326,19 @@ mod tests {
     }
 
     #[test]
+    fn retrainings_start_from_one_thing() {
+        let with = |retrain: &str| {
+            parse(&SHORTEST.replacen("\"name\"", &format!("\"retrain\": {retrain}, \"name\""), 1)).search
+        };
+        let search = search_from_wire(with(r#"{"supernet_weights": true}"#)).unwrap();
+        assert!(search.retrains_start_from_supernet());
+        assert_eq!(search_from_wire(Some(search_to_wire(search.spec()))).unwrap(), search);
+        let both = with(r#"{"supernet_weights": true, "imagenet_weights": "r18.safetensors"}"#);
+        let InvalidSpec(found) = search_from_wire(both).unwrap_err();
+        assert_eq!(found[0].field, "retrain.supernet_weights");
+    }
+
+    #[test]
     fn misspelt_keys_are_refused_with_their_name() {
         let json = SHORTEST.replace("\"name\"", "\"nmae\"");
         let error = serde_json::from_str::<v1::SubmitSearchRequest>(&json).unwrap_err().to_string();
