@@ -340,6 +340,22 @@ mod tests {
         assert!((training.learning_rate(39) - base * 0.01).abs() < 1e-12);
     }
 
+    /// Checkpoints and results of jobs from before these choices stay theirs.
+    #[test]
+    fn numbers_and_layout_are_written_only_where_they_are_chosen() {
+        let mut training = TrainingSpec::default();
+        let plain = serde_json::to_value(&training).unwrap();
+        assert!(plain.get("precision").is_none() && plain.get("memory_format").is_none());
+        assert_eq!(serde_json::from_value::<TrainingSpec>(plain).unwrap(), training);
+        (training.precision, training.memory_format) = (Precision::Bf16, MemoryFormat::ChannelsLast);
+        let chosen = serde_json::to_value(&training).unwrap();
+        assert_eq!(
+            (&chosen["precision"], &chosen["memory_format"]),
+            (&"bf16".into(), &"channels_last".into())
+        );
+        assert_eq!(serde_json::from_value::<TrainingSpec>(chosen).unwrap(), training);
+    }
+
     #[test]
     fn the_last_epoch_always_validates_and_saves() {
         let training = TrainingSpec {

@@ -92,7 +92,7 @@ fn residual_networks_of_every_form() {
 #[test]
 fn residual_supernets() {
     for mode in MODES {
-        for (backbone, extent) in well_conditioned(MiddleLayer::Searchable) {
+        for (backbone, extent) in well_conditioned(MiddleLayer::Searchable).into_iter().take(4) {
             engines_agree_on(&backbone, &supernet_of(&backbone, mode), extent);
         }
     }
