@@ -126,7 +126,7 @@ proptest! {
 #[test]
 fn gradients_are_the_same_bits_with_any_number_of_threads() {
     let network = supernet(SearchMode::CostPriority);
-    for method in [Method::Rows, Method::Blocked] {
+    for method in [Method::Rows, Method::Blocked, Method::Pieces] {
         let train = || {
             let (images, labels) = batch(EXTENT);
             let loss = |output: &Tensor| segmentation_loss(output, &labels);

@@ -7,6 +7,7 @@ use tch::Tensor;
 
 use super::direct::conv::{Branch, Convolution, Epilogue};
 use super::direct::host;
+use super::direct::product::Product;
 use super::matrix::Pointwise;
 use super::methods::{Method, Methods};
 use super::torch_ops::shape_of;
@@ -30,6 +31,10 @@ impl Layer<'_> {
         let shape = [convolution.samples as i64, convolution.outputs as i64, d, h, w];
         self.compute("forward", |method| match (method, self.pointwise()) {
             (Method::Matrix, Some(pointwise)) => finish(pointwise.forward(self.x)?, epilogue),
+            (Method::Pieces, _) => {
+                let (product, x) = (self.product()?, host::values(self.x)?);
+                host::written(&shape, |out| product.forward(x, epilogue, out))
+            }
             (Method::Blocked, _) => {
                 let x = host::values(self.x)?;
                 host::written(&shape, |out| convolution.forward_blocked(x, epilogue, out))
@@ -49,6 +54,11 @@ impl Layer<'_> {
                 return Ok(vec![pointwise.weight_gradient(self.x, gradient)?]);
             }
             let (x, gradient) = (host::values(self.x)?, host::values(gradient)?);
+            if method == Method::Pieces {
+                let (product, (shape, _)) = (self.product()?, self.weight_shapes()[0]);
+                let weight = host::written(&shape, |out| product.weight_gradient(x, gradient, out))?;
+                return Ok(vec![weight]);
+            }
             host::written_all(&self.weight_shapes(), |out| match method {
                 Method::Blocked => convolution.weight_gradients_blocked(x, gradient, out),
                 _ => convolution.weight_gradients(x, gradient, out),
@@ -73,6 +83,10 @@ impl Layer<'_> {
         let shape = self.x.size();
         self.compute("input gradient", |method| match (method, self.pointwise()) {
             (Method::Matrix, Some(pointwise)) => pointwise.input_gradient(self.x, gradient),
+            (Method::Pieces, _) => {
+                let (product, gradient) = (self.product()?, host::values(gradient)?);
+                host::written(&shape, |out| product.input_gradient(gradient, out))
+            }
             (Method::Blocked, _) => {
                 let gradient = host::values(gradient)?;
                 host::written(&shape, |out| convolution.input_gradient_blocked(gradient, out))
@@ -94,12 +108,17 @@ impl Layer<'_> {
         Some(Pointwise { weight, stride: self.convolution.geometry.stride })
     }
 
+    fn product(&self) -> Result<Product<'_>, TrainerError> {
+        let none = || TrainerError::Report("a convolution of several taps is no product".into());
+        self.convolution.product().ok_or_else(none)
+    }
+
     fn compute<T>(
         &self,
         pass: &str,
         with: impl FnMut(Method) -> Result<T, TrainerError>,
     ) -> Result<T, TrainerError> {
-        const ALL: [Method; 3] = [Method::Rows, Method::Blocked, Method::Matrix];
+        const ALL: [Method; 4] = [Method::Rows, Method::Blocked, Method::Matrix, Method::Pieces];
         let candidates = if self.pointwise().is_some() { &ALL[..] } else { &ALL[..2] };
         self.methods.compute(&self.what(pass), candidates, with)
     }

@@ -16,7 +16,7 @@ use tch::{Kind, Tensor};
 use super::net_for;
 
 /// Every way to compute a convolution in host memory.
-pub const METHODS: [Method; 3] = [Method::Rows, Method::Blocked, Method::Matrix];
+pub const METHODS: [Method; 4] = [Method::Rows, Method::Blocked, Method::Matrix, Method::Pieces];
 
 /// How far float32 may be from float64, relative to the length of a tensor.
 pub const TOLERANCE: f64 = 1e-5;

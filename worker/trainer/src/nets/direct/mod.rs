@@ -24,6 +24,7 @@
 //! | `blocked` | the same passes with channels side by side, for wide layers on small volumes |
 //! | `tiles`, `turn` | their inner loops, and matrices turned over |
 //! | [`conv`] | the three passes of a convolution |
+//! | [`product`] | the passes of one whose kernel has a single tap |
 //! | [`norm`] | batch normalisation, with its ReLU |
 //! | [`resize`] | trilinear up-sampling |
 //! | [`host`], `shared` | tensors as slices, and slices that tasks write side by side |
@@ -33,6 +34,7 @@ pub mod conv;
 pub mod geometry;
 pub mod host;
 pub mod norm;
+pub mod product;
 pub mod resize;
 mod shared;
 mod simd;
