@@ -1,11 +1,14 @@
 //! What wrong input and an absent server get.
 
+#[path = "support/npy.rs"]
+mod npy;
 mod support;
 
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 
+use npy::write_npy;
 use serde_json::{Value, json};
 use support::{Ran, cakes, write_dataset};
 use tempfile::tempdir;
@@ -102,17 +105,6 @@ fn a_data_set_that_is_here_is_compared_with_the_search() {
     file["search"]["dataset"] = json!({"folder": {"path": "/nowhere/at/all"}});
     let ran = submit(folder.path(), &file);
     assert!(ran.stderr.contains("is not on this machine"), "{}", ran.stderr);
-}
-
-/// A NumPy array of bytes, format 1.0.
-fn write_npy(path: &Path, shape: &str, values: &[u8]) {
-    let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}");
-    let header = format!("{header:<117}\n");
-    let mut file = b"\x93NUMPY\x01\x00".to_vec();
-    file.extend((header.len() as u16).to_le_bytes());
-    file.extend(header.as_bytes());
-    file.extend(values);
-    fs::write(path, file).unwrap();
 }
 
 #[test]

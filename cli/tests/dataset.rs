@@ -1,5 +1,7 @@
 //! `cakes dataset check` on samples with one class each.
 
+#[path = "support/npy.rs"]
+mod npy;
 #[allow(dead_code, reason = "shared with tests that write volumes")]
 mod support;
 
@@ -7,6 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use npy::write_npy;
 use serde_json::Value;
 use support::cakes;
 use tempfile::tempdir;
@@ -33,20 +36,6 @@ fn dataset_check_names_unreadable_clips_and_tolerates_as_asked() {
     assert_eq!(wrong.code, Some(1), "{}{}", wrong.stdout, wrong.stderr);
 }
 
-/// An array in NumPy's format, version 1.
-fn write_npy(path: &Path, shape: &str, values: &[u8]) {
-    let mut header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}");
-    while (header.len() + 11) % 64 != 0 {
-        header.push(' ');
-    }
-    header.push('\n');
-    let mut file = b"\x93NUMPY\x01\x00".to_vec();
-    file.extend((header.len() as u16).to_le_bytes());
-    file.extend(header.as_bytes());
-    file.extend(values);
-    fs::write(path, file).unwrap();
-}
-
 /// A look at a data set is no training: nothing of it is kept.
 #[test]
 fn dataset_check_leaves_nothing_behind() {
@@ -66,11 +55,19 @@ fn dataset_check_leaves_nothing_behind() {
     };
     let output = check(&scratch);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(String::from_utf8_lossy(&output.stdout).contains('4'));
     for kept in [&cache, &scratch] {
         assert_eq!(fs::read_dir(kept).unwrap().count(), 0, "{}", kept.display());
     }
     let output = check(&folder.path().join("nowhere"));
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("TMPDIR"));
+}
+
+#[test]
+fn dataset_check_of_a_folder_around_an_archive_names_the_archive() {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("adrenal.npz"), "").unwrap();
+    let ran = cakes(&["dataset", "check", folder.path().to_str().unwrap()]);
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("give the file") && ran.stderr.contains("adrenal.npz"), "{}", ran.stderr);
 }

@@ -79,9 +79,18 @@ impl MsdFolder {
         }
         let path = root.join("dataset.json");
         if !path.is_file() {
-            let empty = std::fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none());
-            let state = if empty { "is empty" } else { "has no dataset.json" };
-            return Err(DataError::file(root, format!("{state}; {expected}")));
+            let mut files = std::fs::read_dir(root)
+                .map_err(|error| DataError::io(root, error))?
+                .filter_map(|entry| entry.ok().map(|entry| entry.path()));
+            let Some(first) = files.next() else {
+                return Err(DataError::file(root, format!("is empty; {expected}")));
+            };
+            let is_archive = |file: &PathBuf| file.extension().is_some_and(|ending| ending == "npz");
+            let archive = std::iter::once(first).chain(files).filter(is_archive).min();
+            let hint =
+                archive.map(|archive| format!("; if you mean arrays, give the file {}", archive.display()));
+            let hint = hint.unwrap_or_default();
+            return Err(DataError::file(root, format!("has no dataset.json; {expected}{hint}")));
         }
         let text = std::fs::read_to_string(&path).map_err(|error| DataError::io(&path, error))?;
         let json: DatasetJson = serde_json::from_str(&text)

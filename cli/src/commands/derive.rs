@@ -3,7 +3,7 @@
 use cakes::derive::ChannelCosts;
 use cakes::kernel::KernelSet;
 use cakes::spec::CostMeasure;
-use cakes_proto::convert::{latency_from_wire, search_from_wire};
+use cakes_proto::convert::{latency_from_wire, measure_to_wire, search_from_wire};
 use cakes_proto::v1;
 use chrono::Utc;
 use clap::Args;
@@ -56,16 +56,6 @@ pub enum MeasureName {
     Param,
     /// Time for one patch, as it was measured when the supernet had been trained.
     Latency,
-}
-
-impl From<MeasureName> for v1::CostMeasure {
-    fn from(name: MeasureName) -> Self {
-        match name {
-            MeasureName::Mac => v1::CostMeasure::Mac,
-            MeasureName::Param => v1::CostMeasure::Param,
-            MeasureName::Latency => v1::CostMeasure::Latency,
-        }
-    }
 }
 
 impl From<MeasureName> for CostMeasure {
@@ -170,7 +160,7 @@ pub async fn derive(
         id: search_id.clone(),
         budgets,
         unconstrained: arguments.unconstrained,
-        measure: arguments.measure.map(v1::CostMeasure::from).unwrap_or_default().into(),
+        measure: arguments.measure.map(|name| measure_to_wire(name.into())).unwrap_or_default().into(),
         count_multiple: arguments.multiple,
     };
     let response = rpc!(client, searches.derive_architectures, "SearchService/DeriveArchitectures", request)?;

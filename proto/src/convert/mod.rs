@@ -14,7 +14,7 @@ pub use architecture::{
 pub use from_wire::{in_wire_terms, measure_if_given, search_from_wire, training_from_wire};
 pub use latency::{latency_from_wire, latency_to_wire};
 pub use quality::{classification_to_wire, quality_from_wire, quality_to_wire};
-pub use to_wire::search_to_wire;
+pub use to_wire::{measure_to_wire, search_to_wire};
 
 use cakes::spec::Violation;
 

@@ -27,13 +27,17 @@ pub fn search_to_wire(spec: &SearchSpec) -> v1::SearchSpec {
             imagenet_weights: weights_to_wire(&spec.retrain.initial_weights),
             supernet_weights: spec.retrain.initial_weights == InitialWeights::Supernet,
         }),
-        budget_measure: match spec.budget_measure {
-            CostMeasure::Mac => v1::CostMeasure::Mac,
-            CostMeasure::Param => v1::CostMeasure::Param,
-            CostMeasure::Latency => v1::CostMeasure::Latency,
-        }
-        .into(),
+        budget_measure: measure_to_wire(spec.budget_measure).into(),
         count_multiple: Some(spec.count_multiple),
+    }
+}
+
+/// A measure of a network's cost.
+pub fn measure_to_wire(measure: CostMeasure) -> v1::CostMeasure {
+    match measure {
+        CostMeasure::Mac => v1::CostMeasure::Mac,
+        CostMeasure::Param => v1::CostMeasure::Param,
+        CostMeasure::Latency => v1::CostMeasure::Latency,
     }
 }
 

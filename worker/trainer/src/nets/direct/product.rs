@@ -211,3 +211,62 @@ fn for_each_row(geometry: &Geometry, mut visit: impl FnMut(usize, usize)) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nets::direct::conv::{Branch, Row};
+
+    fn whole_numbers(count: usize, step: usize) -> Vec<f32> {
+        (0..count).map(|index| ((index * step) % 7) as f32 - 3.0).collect()
+    }
+
+    /// Wider and longer than one piece, with stride; sums of whole numbers are exact in
+    /// any order.
+    #[test]
+    fn a_result_of_several_pieces_is_what_one_sum_for_each_value_gives() {
+        let (samples, inputs, outputs) = (2, PIECE_MIN + 3, PIECE_CHANNELS + 5);
+        for stride in [[1; 3], [1, 2, 2]] {
+            let geometry = Geometry::new([3, 27, 29], stride);
+            let (whole, read): (usize, usize) =
+                (geometry.input.iter().product(), geometry.output.iter().product());
+            assert!(read > PIECE_POSITIONS);
+            let weight = whole_numbers(outputs * inputs, 3);
+            let x = whole_numbers(samples * inputs * whole, 5);
+            let gradient = whole_numbers(samples * outputs * read, 2);
+            let rows = (0..outputs).map(|row| Row { row, channel: row }).collect();
+            let branches = vec![Branch { kernel: Kernel::K111, weight: &weight, rows }];
+            let convolution = Convolution { geometry, samples, inputs, outputs, branches };
+            let product = convolution.product().unwrap();
+
+            let mut found = vec![f32::NAN; gradient.len()];
+            product.forward(&x, None, &mut found);
+            let mut of_x = vec![f32::NAN; x.len()];
+            product.input_gradient(&gradient, &mut of_x);
+            let mut of_weight = vec![f32::NAN; weight.len()];
+            product.weight_gradient(&x, &gradient, &mut of_weight);
+
+            let mut expected = vec![0.0; gradient.len()];
+            let mut expected_of_x = vec![0.0; x.len()];
+            let mut expected_of_weight = vec![0.0; weight.len()];
+            let [_, rows, columns] = geometry.output;
+            for sample in 0..samples {
+                for place in 0..read {
+                    let [d, h, w] = [place / (rows * columns), place / columns % rows, place % columns];
+                    let from = (d * stride[0] * 27 + h * stride[1]) * 29 + w * stride[2];
+                    for output in 0..outputs {
+                        let there = (sample * outputs + output) * read + place;
+                        for input in 0..inputs {
+                            let here = (sample * inputs + input) * whole + from;
+                            let tap = output * inputs + input;
+                            expected[there] += weight[tap] * x[here];
+                            expected_of_x[here] += weight[tap] * gradient[there];
+                            expected_of_weight[tap] += x[here] * gradient[there];
+                        }
+                    }
+                }
+            }
+            assert!(found == expected && of_x == expected_of_x && of_weight == expected_of_weight);
+        }
+    }
+}
