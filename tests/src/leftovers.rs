@@ -44,6 +44,8 @@ pub fn kill_all(processes: &[Process]) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     #[test]
@@ -53,7 +55,13 @@ mod tests {
         let pids = || -> Vec<i32> {
             processes("this one", folder.path()).into_iter().map(|process| process.pid).collect()
         };
-        assert_eq!(pids(), [child.id() as i32]);
+        // The kernel lets a parent go on a moment before the child's environment
+        // can be read.
+        let limit = Instant::now() + Duration::from_secs(10);
+        while pids() != [child.id() as i32] {
+            assert!(Instant::now() < limit, "{:?} is not {}", pids(), child.id());
+            std::thread::sleep(Duration::from_millis(1));
+        }
         assert!(processes("another", folder.path()).is_empty());
         kill_all(&processes("this one", folder.path()));
         child.wait().unwrap();

@@ -63,6 +63,16 @@ impl Methods {
         &self,
         what: &str,
         candidates: &[Method],
+        with: impl FnMut(Method) -> Result<T, TrainerError>,
+    ) -> Result<T, TrainerError> {
+        self.compute_on(&MACHINE, what, candidates, with)
+    }
+
+    fn compute_on<T>(
+        &self,
+        machine: &Machine,
+        what: &str,
+        candidates: &[Method],
         mut with: impl FnMut(Method) -> Result<T, TrainerError>,
     ) -> Result<T, TrainerError> {
         if let [single] = candidates {
@@ -75,9 +85,9 @@ impl Methods {
         if let Some(method) = known {
             return with(method);
         }
-        let method = match MACHINE.find(what).filter(|method| candidates.contains(method)) {
+        let method = match machine.find(what).filter(|method| candidates.contains(method)) {
             Some(method) => method,
-            None => MACHINE.remember(what, fastest(candidates, &mut with)?),
+            None => machine.remember(what, fastest(candidates, &mut with)?),
         };
         lock(&self.own).insert(what.to_owned(), method);
         with(method)
@@ -105,8 +115,7 @@ fn fastest<T>(
 /// What this machine has measured.
 struct Machine(Mutex<Memory>);
 
-static MACHINE: Machine =
-    Machine(Mutex::new(Memory { given: Table::new(), table: Table::new(), file: None }));
+static MACHINE: Machine = Machine::new();
 
 struct Memory {
     /// By a person, for every job of this process.
@@ -126,10 +135,7 @@ struct Stored {
 /// Remembers what is measured in `folder`, for other processes on this machine.
 /// A file that cannot be read or written is done without.
 pub fn remember_in(folder: &Path) {
-    let mut memory = lock(&MACHINE.0);
-    memory.file = fs::create_dir_all(folder).is_ok().then(|| folder.join("methods.json"));
-    let stored = memory.file.as_deref().map_or_else(Table::new, read);
-    memory.table.extend(stored);
+    MACHINE.remember_in(folder);
 }
 
 /// Takes the methods that a checkpoint's manifest, or the file of a machine, lists.
@@ -154,6 +160,17 @@ pub fn repeat_from(file: &Path) -> Result<(), TrainerError> {
 }
 
 impl Machine {
+    const fn new() -> Self {
+        Machine(Mutex::new(Memory { given: Table::new(), table: Table::new(), file: None }))
+    }
+
+    fn remember_in(&self, folder: &Path) {
+        let mut memory = lock(&self.0);
+        memory.file = fs::create_dir_all(folder).is_ok().then(|| folder.join("methods.json"));
+        let stored = memory.file.as_deref().map_or_else(Table::new, read);
+        memory.table.extend(stored);
+    }
+
     fn find(&self, what: &str) -> Option<Method> {
         let memory = lock(&self.0);
         memory.given.get(what).or_else(|| memory.table.get(what)).copied()
@@ -229,23 +246,37 @@ mod tests {
     #[test]
     fn a_choice_is_measured_once_and_then_the_same_for_every_job_of_the_machine() {
         let folder = tempfile::tempdir().unwrap();
-        remember_in(folder.path());
+        // One of its own: the process's is written by whatever else computes.
+        let machine = Machine::new();
+        machine.remember_in(folder.path());
         let both = [Method::Rows, Method::Blocked];
         let first = Methods::default();
-        assert_eq!(first.compute("a test", &both, slow_unless(Method::Blocked)).unwrap(), Method::Blocked);
+        assert_eq!(
+            first.compute_on(&machine, "a test", &both, slow_unless(Method::Blocked)).unwrap(),
+            Method::Blocked
+        );
         // Were it measured again, the other one would win.
         let second = Methods::default();
-        assert_eq!(second.compute("a test", &both, slow_unless(Method::Rows)).unwrap(), Method::Blocked);
+        assert_eq!(
+            second.compute_on(&machine, "a test", &both, slow_unless(Method::Rows)).unwrap(),
+            Method::Blocked
+        );
         assert_eq!(read(&folder.path().join("methods.json"))["a test"], Method::Blocked);
         // What comes with a job is stronger.
         let resumed = Methods::default();
         resumed.adopt(Table::from([("a test".to_owned(), Method::Rows)]));
-        assert_eq!(resumed.compute("a test", &both, slow_unless(Method::Blocked)).unwrap(), Method::Rows);
+        assert_eq!(
+            resumed.compute_on(&machine, "a test", &both, slow_unless(Method::Blocked)).unwrap(),
+            Method::Rows
+        );
         assert_eq!(resumed.table().len(), 1);
         // Another process was faster to remember.
         write(&folder.path().join("methods.json"), &Table::from([("another".to_owned(), Method::Rows)]));
         let late = Methods::default();
-        assert_eq!(late.compute("another", &both, slow_unless(Method::Blocked)).unwrap(), Method::Rows);
+        assert_eq!(
+            late.compute_on(&machine, "another", &both, slow_unless(Method::Blocked)).unwrap(),
+            Method::Rows
+        );
     }
 
     #[test]
