@@ -11,7 +11,7 @@ use crate::derive::LatencyTable;
 use crate::scores::ChannelScores;
 
 /// Number of this protocol; trainer and daemon refuse each other otherwise.
-pub const TRAINER_PROTOCOL: u32 = 2;
+pub const TRAINER_PROTOCOL: u32 = 3;
 
 /// Longest accepted frame, in bytes. Scores of a large supernet take about one
 /// megabyte.
@@ -50,7 +50,17 @@ pub enum TrainerEvent {
     /// Whole-volume validation after an epoch.
     Validation { step: u64, epoch: u64, quality: Quality },
     /// A checkpoint stands complete in `directory`.
-    Checkpoint { step: u64, directory: String, manifest_sha256: String, bytes: u64 },
+    /// Later steps may have been reported before.
+    Checkpoint {
+        step: u64,
+        directory: String,
+        manifest_sha256: String,
+        bytes: u64,
+        /// Time for which it held the training.
+        stall_s: f64,
+        /// Time from the first copied tensor until it stood on disk.
+        save_s: f64,
+    },
     /// The scores at the end of a search.
     Scores(Box<ChannelScores>),
     /// What a channel of each kernel takes on this device, at the end of a search.

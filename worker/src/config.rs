@@ -14,6 +14,7 @@ use tonic::transport::Endpoint;
 
 use crate::attempt::{Patience, SectionLimits};
 use crate::devices::DeviceChoice;
+use crate::process::machine_memory_mib;
 use crate::telemetry::LogFormat;
 
 const EXAMPLES: &str = "\
@@ -84,6 +85,18 @@ pub struct Flags {
     #[arg(long, env = "CAKES_CACHE_LIMIT_GIB", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     cache_limit_gib: Option<u64>,
+
+    /// Most memory that a trainer may take, in MiB; one that takes more is killed [default: nine tenths
+    /// of this machine's].
+    #[arg(long, env = "CAKES_MEMORY_LIMIT_MIB", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_limit_mib: Option<u64>,
+
+    /// Mean time between failures of this machine: a job that does not say how often it saves does so
+    /// every sqrt(2 * this * the time of a save) [default: 1day].
+    #[arg(long, env = "CAKES_MTBF", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    mtbf: Option<Duration>,
 
     /// Longest time for reading the data [default: 30m].
     #[arg(long, env = "CAKES_LOADING_LIMIT", value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -171,6 +184,10 @@ struct Settings {
     #[serde(default)]
     cache_dir: Option<PathBuf>,
     cache_limit_gib: u64,
+    #[serde(default)]
+    memory_limit_mib: Option<u64>,
+    #[serde(with = "humantime_serde")]
+    mtbf: Duration,
     #[serde(with = "humantime_serde")]
     loading_limit: Duration,
     #[serde(with = "humantime_serde")]
@@ -213,6 +230,8 @@ impl Default for Settings {
             loader_threads: None,
             cache_dir: None,
             cache_limit_gib: 50,
+            memory_limit_mib: None,
+            mtbf: minutes(24 * 60),
             loading_limit: minutes(30),
             building_limit: minutes(10),
             step_limit: minutes(10),
@@ -248,6 +267,7 @@ pub struct Config {
     /// Absolute.
     pub cache_dir: PathBuf,
     pub cache_limit_gib: u64,
+    pub mean_time_between_failures: Duration,
     pub patience: Patience,
     pub shutdown_limit: Duration,
     pub log_level: String,
@@ -333,8 +353,10 @@ impl Config {
             cache_dir: std::path::absolute(&cache_dir)
                 .map_err(|error| wrong("cache_dir", format!("{}: {error}", cache_dir.display())))?,
             cache_limit_gib: settings.cache_limit_gib,
+            mean_time_between_failures: positive("mtbf", settings.mtbf)?,
             patience: Patience {
                 limits,
+                memory_mib_max: memory_limit_mib(settings.memory_limit_mib)?,
                 stop_grace: settings.stop_grace,
                 cancel_grace: settings.cancel_grace,
                 exit_grace: EXIT_GRACE,
@@ -345,6 +367,15 @@ impl Config {
             log_level: settings.log_level,
             log_format: settings.log_format,
         })
+    }
+}
+
+/// The limit, or what leaves the rest of the machine alive.
+fn memory_limit_mib(limit: Option<u64>) -> Result<u64, ConfigError> {
+    match limit {
+        Some(0) => Err(wrong("memory_limit_mib", "must be 1 or more; leave it out for most of the machine")),
+        Some(limit) => Ok(limit),
+        None => Ok(machine_memory_mib().map_or(u64::MAX, |mib| mib / 10 * 9)),
     }
 }
 
@@ -418,70 +449,4 @@ fn find_trainer(given: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Loads `flags` over a file with `toml`; the trainer is this test program.
-    fn load(flags: &[&str], toml: &str) -> Result<Config, String> {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("worker.toml");
-        let own = std::env::current_exe().unwrap();
-        std::fs::write(&file, format!("trainer = {own:?}\n{toml}")).unwrap();
-        let always = ["cakes-worker", "--config", file.to_str().unwrap()];
-        let flags = Flags::try_parse_from(always.iter().chain(flags)).map_err(|error| error.to_string())?;
-        Config::load(&flags).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        let file = "id = \"from-file\"\nstep_limit = \"90s\"\nhold = \"1m\"";
-        let config = load(&["--step-limit", "5s"], file).unwrap();
-        assert_eq!(config.id.as_str(), "from-file");
-        assert_eq!(config.patience.limits.step, Duration::from_secs(5));
-        assert_eq!(config.patience.hold, minutes(1));
-        assert_eq!(config.patience.limits.loading, minutes(30));
-        assert_eq!(config.devices, DeviceChoice::Auto);
-    }
-
-    #[test]
-    fn decoded_samples_are_kept_below_the_work_folder_unless_it_is_said_where() {
-        let config = load(&["--work-dir", "some/where"], "").unwrap();
-        assert!(config.cache_dir.is_absolute() && config.cache_dir.ends_with("some/where/cache"));
-        let config = load(&["--cache-limit-gib", "7"], "cache_dir = \"/fast/cache\"").unwrap();
-        assert_eq!((config.cache_dir.as_path(), config.cache_limit_gib), (Path::new("/fast/cache"), 7));
-    }
-
-    #[test]
-    fn an_unknown_key_is_refused_by_name() {
-        let error = load(&[], "step_limt = \"90s\"").unwrap_err();
-        assert!(error.contains("step_limt") && error.contains("step_limit"), "{error}");
-    }
-
-    #[test]
-    fn wrong_values_name_their_setting() {
-        for (setting, flags, file) in [
-            ("id", &["--id", "../x"][..], ""),
-            ("server", &["--server", "coordinator:7550"], ""),
-            ("devices", &["--devices", "gpu"], ""),
-            ("threads", &["--threads", "0"], ""),
-            ("loader_threads", &["--loader-threads", "0"], ""),
-            ("cache_limit_gib", &[], "cache_limit_gib = 0"),
-            ("self_fence", &["--self-fence", "1.5"], ""),
-            ("step-limit", &["--step-limit", "soon"], ""),
-            ("step_limit", &["--step-limit", "0s"], ""),
-            ("data_root", &["--data-root", "/no/such/folder"], ""),
-            ("trainer", &["--trainer", "/no/such/trainer"], ""),
-            ("hold", &[], "hold = 3"),
-            ("log-format", &["--log-format", "xml"], ""),
-        ] {
-            let error = load(flags, file).unwrap_err();
-            assert!(error.contains(setting), "{setting}: {error}");
-        }
-    }
-
-    #[test]
-    fn several_coordinators_may_be_named() {
-        let config = load(&["--server", "http://a:7550, http://b:7550", "--id", "w"], "").unwrap();
-        assert_eq!(config.other_servers.len(), 1);
-    }
-}
+mod tests;

@@ -58,6 +58,24 @@ pub fn kill_marked(folder: &Path) -> (usize, usize) {
     (count, found.len())
 }
 
+/// Memory of a process that no file stands for, in MiB; none when it is gone. What is
+/// mapped from files the kernel takes back when it needs to.
+pub fn memory_mib(pid: Pid) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some((kib(&status, "RssAnon:")? + kib(&status, "RssShmem:")?) / 1024)
+}
+
+/// Memory of this machine, in MiB.
+pub fn machine_memory_mib() -> Option<u64> {
+    let memory = std::fs::read_to_string("/proc/meminfo").ok()?;
+    Some(kib(&memory, "MemTotal:")? / 1024)
+}
+
+/// The value of a line `Name:   123 kB`.
+fn kib(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse().ok())
+}
+
 /// How often the kernel has killed for memory since the machine started.
 pub fn oom_kills() -> u64 {
     let counters = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();

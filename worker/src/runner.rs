@@ -94,7 +94,10 @@ impl Runner {
                     draining = true;
                     Event::Drain { deadline: shutdown.deadline() }
                 }
-                _ = ticks.tick() => Event::Tick,
+                _ = ticks.tick() => match self.trainer.as_ref().and_then(Trainer::memory_mib) {
+                    Some(mib) => Event::Memory { mib },
+                    None => Event::Tick,
+                },
             };
             for effect in self.attempt.handle(event, Now::read()) {
                 self.carry_out(effect).await;
@@ -172,6 +175,7 @@ fn launch(context: &Context, granted: &Granted, folder: &Path, device: &v1::Devi
         loader_threads: context.config.loader_threads,
         cache_dir: context.config.cache_dir.clone(),
         cache_limit_gib: context.config.cache_limit_gib,
+        mean_time_between_failures: context.config.mean_time_between_failures,
         folder: folder.to_owned(),
     }
 }

@@ -21,7 +21,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::Instant;
 
 use crate::attempt::{Event, Exit};
-use crate::process::{MARK, kill_marked, oom_kills};
+use crate::process::{MARK, kill_marked, memory_mib, oom_kills};
 
 /// Longer lines of the log are cut into pieces of this size.
 const LINE_BYTES_MAX: usize = 4096;
@@ -47,6 +47,8 @@ pub struct Launch {
     /// Where decoded samples are kept, and how much of them.
     pub cache_dir: PathBuf,
     pub cache_limit_gib: u64,
+    /// Of this machine; decides how often a job saves that does not say it.
+    pub mean_time_between_failures: Duration,
     /// The attempt's folder: working directory and mark.
     pub folder: PathBuf,
 }
@@ -75,6 +77,7 @@ impl Launch {
         }
         option("--cache-dir", &self.cache_dir);
         option("--cache-limit-gib", Path::new(&self.cache_limit_gib.to_string()));
+        option("--mtbf-s", Path::new(&self.mean_time_between_failures.as_secs().to_string()));
         arguments
     }
 }
@@ -210,6 +213,14 @@ impl Trainer {
             self.last_lines.pop_front();
         }
         self.last_lines.push_back(line.to_owned());
+    }
+
+    /// Memory that the trainer takes, in MiB; none once it is gone.
+    pub fn memory_mib(&self) -> Option<u64> {
+        if self.ended.is_some() {
+            return None;
+        }
+        memory_mib(self.group)
     }
 
     /// Asks for a checkpoint and an exit. A trainer that is gone needs no asking.

@@ -138,9 +138,10 @@ async fn a_cancelled_job_is_saved_and_a_deaf_trainer_killed() {
 #[tokio::test]
 async fn every_bad_end_of_a_trainer_has_its_class_and_leaves_the_slot_free() {
     let bench = Bench::new().await;
-    let _daemon = bench.daemon(&["--step-limit", "700ms"]);
+    let _daemon = bench.daemon(&["--step-limit", "700ms", "--memory-limit-mib", "300"]);
     for (act, class, text) in [
         (json!(["hang"]), FailureClass::Infrastructure, "--step-limit"),
+        (json!(["leak"]), FailureClass::Resource, "--memory-limit-mib"),
         (json!(["garbage"]), FailureClass::Infrastructure, "protocol"),
         (json!(["oversized"]), FailureClass::Infrastructure, "longer than the limit"),
         (json!(["signal", 6]), FailureClass::Infrastructure, "SIGABRT"),

@@ -21,8 +21,14 @@ pub struct TrainingSpec {
     pub gradient_clip_norm: f64,
     /// Epochs between whole-volume validations; the last epoch always validates.
     pub validate_every_epochs: u32,
-    /// Epochs between checkpoints; the last epoch always saves one.
-    pub checkpoint_every_epochs: u32,
+    /// Epochs between checkpoints. Without it and without `checkpoint_every_steps` the
+    /// machine decides, by how often it fails and how long a checkpoint takes. The last
+    /// step always saves one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every_epochs: Option<u32>,
+    /// Steps between checkpoints, instead of epochs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every_steps: Option<u32>,
     pub augmentation: Augmentation,
     #[serde(default, skip_serializing_if = "is_default")]
     pub precision: Precision,
@@ -148,7 +154,8 @@ impl Default for TrainingSpec {
             schedule: Schedule::Polynomial { power: 0.9 },
             gradient_clip_norm: 12.0,
             validate_every_epochs: 5,
-            checkpoint_every_epochs: 1,
+            checkpoint_every_epochs: None,
+            checkpoint_every_steps: None,
             augmentation: Augmentation::default(),
             precision: Precision::default(),
             memory_format: MemoryFormat::default(),
@@ -218,10 +225,17 @@ impl TrainingSpec {
         epoch == u64::from(self.epochs) || epoch.is_multiple_of(u64::from(self.validate_every_epochs.max(1)))
     }
 
-    /// Whether a checkpoint follows epoch `epoch`, counted from 1.
-    pub fn saves_after(&self, epoch: u64) -> bool {
-        epoch == u64::from(self.epochs)
-            || epoch.is_multiple_of(u64::from(self.checkpoint_every_epochs.max(1)))
+    /// Steps between two checkpoints; none where the machine decides.
+    pub fn checkpoint_interval_steps(&self) -> Option<u64> {
+        let epoch = u64::from(self.steps_per_epoch);
+        let epochs = self.checkpoint_every_epochs.map(|epochs| u64::from(epochs) * epoch);
+        self.checkpoint_every_steps.map(u64::from).or(epochs)
+    }
+
+    /// Whether the job asks for a checkpoint behind step `step`, counted from 1.
+    pub fn saves_after(&self, step: u64) -> bool {
+        let interval = self.checkpoint_interval_steps();
+        step == self.steps_total() || interval.is_some_and(|steps| step.is_multiple_of(steps.max(1)))
     }
 }
 
@@ -236,7 +250,16 @@ pub(super) fn check(training: &TrainingSpec, path: &str, found: &mut Violations)
     count(training.steps_per_epoch, 1, 100_000, "steps_per_epoch");
     count(training.batch_size, 1, 4096, "batch_size");
     count(training.validate_every_epochs, 1, 100_000, "validate_every_epochs");
-    count(training.checkpoint_every_epochs, 1, 100_000, "checkpoint_every_epochs");
+    if let Some(epochs) = training.checkpoint_every_epochs {
+        count(epochs, 1, 100_000, "checkpoint_every_epochs");
+    }
+    if let Some(steps) = training.checkpoint_every_steps {
+        count(steps, 1, 10_000_000, "checkpoint_every_steps");
+    }
+    let both = training.checkpoint_every_epochs.and(training.checkpoint_every_steps).is_some();
+    found.require(!both, &at("checkpoint_every_steps"), || {
+        "says what checkpoint_every_epochs says, too; leave one of them out".to_owned()
+    });
     found.require(u64::from(training.warmup_steps) <= training.steps_total(), &at("warmup_steps"), || {
         format!(
             "{} steps of warm-up are more than the whole training of {}",
@@ -358,15 +381,41 @@ mod tests {
 
     #[test]
     fn the_last_epoch_always_validates_and_saves() {
-        let training = TrainingSpec {
+        let mut training = TrainingSpec {
             epochs: 7,
+            steps_per_epoch: 2,
             validate_every_epochs: 5,
-            checkpoint_every_epochs: 3,
+            checkpoint_every_epochs: Some(3),
             ..TrainingSpec::default()
         };
         let validated: Vec<u64> = (1..=7).filter(|epoch| training.validates_after(*epoch)).collect();
-        let saved: Vec<u64> = (1..=7).filter(|epoch| training.saves_after(*epoch)).collect();
-        assert_eq!((validated, saved), (vec![5, 7], vec![3, 6, 7]));
+        assert_eq!(validated, [5, 7]);
+        let saved = |training: &TrainingSpec| -> Vec<u64> {
+            (1..=14).filter(|step| training.saves_after(*step)).collect()
+        };
+        assert_eq!(saved(&training), [6, 12, 14]);
+        (training.checkpoint_every_epochs, training.checkpoint_every_steps) = (None, Some(5));
+        assert_eq!(saved(&training), [5, 10, 14]);
+        training.checkpoint_every_steps = None;
+        assert_eq!((saved(&training), training.checkpoint_interval_steps()), (vec![14], None));
+    }
+
+    #[test]
+    fn checkpoints_are_counted_in_epochs_or_in_steps() {
+        let violations = |epochs, steps| {
+            let training = TrainingSpec {
+                checkpoint_every_epochs: epochs,
+                checkpoint_every_steps: steps,
+                ..TrainingSpec::default()
+            };
+            let mut found = Violations(Vec::new());
+            check(&training, "training", &mut found);
+            found.0.into_iter().map(|violation| violation.field).collect::<Vec<_>>()
+        };
+        assert_eq!(violations(None, Some(10_000_000)), [""; 0]);
+        assert_eq!(violations(Some(0), None), ["training.checkpoint_every_epochs"]);
+        assert_eq!(violations(None, Some(0)), ["training.checkpoint_every_steps"]);
+        assert_eq!(violations(Some(1), Some(1)), ["training.checkpoint_every_steps"]);
     }
 
     proptest! {

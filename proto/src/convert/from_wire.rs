@@ -236,7 +236,8 @@ pub fn training_from_wire(wire: v1::Training, is_video: bool) -> Result<Training
         schedule: wire.schedule.map_or(default.schedule, schedule_from_wire),
         gradient_clip_norm: wire.gradient_clip_norm.unwrap_or(default.gradient_clip_norm),
         validate_every_epochs: wire.validate_every_epochs.unwrap_or(default.validate_every_epochs),
-        checkpoint_every_epochs: wire.checkpoint_every_epochs.unwrap_or(default.checkpoint_every_epochs),
+        checkpoint_every_epochs: wire.checkpoint_every_epochs,
+        checkpoint_every_steps: wire.checkpoint_every_steps,
         augmentation: augmentation_from_wire(wire.augmentation.unwrap_or_default(), is_video),
         precision: match v1::Precision::try_from(wire.precision) {
             Ok(v1::Precision::Float32 | v1::Precision::Unspecified) => Precision::Float32,

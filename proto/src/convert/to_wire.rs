@@ -75,7 +75,8 @@ fn training_to_wire(training: &TrainingSpec) -> v1::Training {
         schedule: Some(schedule_to_wire(&training.schedule)),
         gradient_clip_norm: Some(training.gradient_clip_norm),
         validate_every_epochs: Some(training.validate_every_epochs),
-        checkpoint_every_epochs: Some(training.checkpoint_every_epochs),
+        checkpoint_every_epochs: training.checkpoint_every_epochs,
+        checkpoint_every_steps: training.checkpoint_every_steps,
         augmentation: Some(augmentation_to_wire(&training.augmentation)),
         precision: match training.precision {
             Precision::Float32 => v1::Precision::Float32,

@@ -44,6 +44,8 @@ pub enum Event {
     Concluded,
     /// The daemon is to end.
     Drain { deadline: Duration },
+    /// The trainer takes so much memory.
+    Memory { mib: u64 },
     /// Time passed.
     Tick,
 }

@@ -54,6 +54,8 @@ use crate::outbox::{Outbox, SeqError};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Patience {
     pub limits: SectionLimits,
+    /// A trainer that takes more is killed.
+    pub memory_mib_max: u64,
     /// For a trainer that was asked to save and exit.
     pub stop_grace: Duration,
     /// For a trainer whose job was cancelled.
@@ -285,6 +287,7 @@ impl Attempt {
             }
             Event::Concluded => self.concluded(),
             Event::Drain { deadline } => self.drain(deadline, now, effects),
+            Event::Memory { mib } => self.takes_memory(mib, now, effects),
             Event::Tick => {}
         }
     }

@@ -26,6 +26,7 @@ fn patience() -> Patience {
             checkpoint: limit,
             latency: limit,
         },
+        memory_mib_max: 1000,
         stop_grace: Duration::from_secs(20),
         cancel_grace: Duration::from_secs(5),
         exit_grace: Duration::from_secs(5),
@@ -122,6 +123,8 @@ fn checkpoint(step: u64) -> TrainerEvent {
         directory: format!("/w/out/checkpoints/step-{step:09}"),
         manifest_sha256: "aa".into(),
         bytes: 10,
+        stall_s: 0.01,
+        save_s: 0.5,
     }
 }
 
@@ -255,6 +258,18 @@ fn a_trainer_that_stands_still_is_killed_for_its_machine() {
 }
 
 #[test]
+fn a_trainer_that_leaks_is_killed_and_its_job_needs_too_much() {
+    let mut bench = Bench::training();
+    bench.trainer(step(1));
+    assert!(!bench.says(Event::Memory { mib: 1000 }).contains(&Effect::Kill));
+    assert!(bench.says(Event::Memory { mib: 1001 }).contains(&Effect::Kill));
+    bench.says(exit(9));
+    let failure = failure(bench.conclusion());
+    assert_eq!(failure.class, FailureClass::Resource);
+    assert!(failure.message.contains("1001 MiB"), "{}", failure.message);
+}
+
+#[test]
 fn without_contact_training_stops_at_three_quarters_of_the_lease() {
     let mut bench = Bench::training();
     bench.trainer(step(1));
@@ -299,6 +314,8 @@ fn a_trainer_that_breaks_the_protocol_is_killed() {
         directory: "/etc".into(),
         manifest_sha256: String::new(),
         bytes: 0,
+        stall_s: 0.01,
+        save_s: 0.5,
     };
     let repeated = checkpoint(0);
     for event in [step(5), outside, repeated] {

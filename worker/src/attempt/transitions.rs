@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cakes::frame::{Quality, Summary, TRAINER_PROTOCOL, TrainerEvent};
-use cakes_proto::v1::MetricPoint;
+use cakes_proto::v1::{FailureClass, MetricPoint};
 
 use super::event::class_to_wire;
 use super::exit::classify;
@@ -77,12 +77,15 @@ impl Attempt {
                 self.progress.validated(quality);
                 self.section.progressed(at);
             }
-            TrainerEvent::Checkpoint { step, directory, manifest_sha256, bytes } => {
+            TrainerEvent::Checkpoint { step, directory, manifest_sha256, bytes, stall_s, save_s } => {
                 let directory = PathBuf::from(directory);
                 if let Err(problem) = self.check_checkpoint(step, &directory) {
                     return self.bad_frame(&problem, now, effects);
                 }
                 self.section.progressed(at);
+                let values =
+                    [("train/checkpoint_stall_seconds", stall_s), ("train/checkpoint_save_seconds", save_s)];
+                self.metric(step, values.map(|(name, value)| (name.to_owned(), value)).into(), now);
                 let checkpoint = LocalCheckpoint { step, directory, manifest_sha256, bytes };
                 effects.extend(self.uploads.add(checkpoint, at).map(Effect::RemoveLocal));
             }
@@ -155,6 +158,20 @@ impl Attempt {
         let failure =
             Failure::infrastructure(format!("the trainer does not keep to the protocol: {problem}"));
         self.leave(Ending::Fail(failure), now);
+        self.kill(effects);
+    }
+
+    /// Ends a trainer that leaks before the kernel looks for somebody to kill.
+    pub(super) fn takes_memory(&mut self, mib: u64, now: Now, effects: &mut Vec<Effect>) {
+        let limit = self.patience.memory_mib_max;
+        if mib <= limit || !matches!(self.state, State::Running | State::Stopping { .. }) {
+            return;
+        }
+        let message = format!(
+            "the trainer took {mib} MiB of memory, more than {limit}, and was killed; use a smaller patch or batch, \
+             a larger machine, or raise --memory-limit-mib"
+        );
+        self.leave(Ending::Fail(Failure::new(FailureClass::Resource, message)), now);
         self.kill(effects);
     }
 

@@ -21,7 +21,7 @@ parser.add_argument("command", choices=["attempt"])
 parser.add_argument("spec", type=pathlib.Path)
 for option in ["--out", "--data-root", "--resume", "--supernet", "--cache-dir"]:
     parser.add_argument(option, type=pathlib.Path)
-for option in ["--device", "--threads", "--loader-threads", "--cache-limit-gib"]:
+for option in ["--device", "--threads", "--loader-threads", "--cache-limit-gib", "--mtbf-s"]:
     parser.add_argument(option)
 arguments = parser.parse_args()
 
@@ -58,7 +58,7 @@ class Trainer:
         if arguments.supernet:
             log((arguments.supernet / "weights.safetensors").read_text())
 
-    def ready(self, total=100, protocol=2):
+    def ready(self, total=100, protocol=3):
         send({"phase": "loading_data"})
         send({"phase": "building"})
         send({"ready": {
@@ -96,6 +96,7 @@ class Trainer:
         send({"checkpoint": {
             "step": self.step, "directory": str(folder),
             "manifest_sha256": hashlib.sha256(manifest).hexdigest(), "bytes": len(weights) + len(manifest),
+            "stall_s": 0.01, "save_s": 0.5,
         }})
         send({"phase": "training"})
 
@@ -114,6 +115,14 @@ class Trainer:
         sys.exit(1)
 
     def hang(self):
+        time.sleep(600)
+
+    def leak(self):
+        """Sixteen MiB more and more, but never the whole machine."""
+        taken = []
+        for _ in range(128):
+            taken.append(b"x" * (16 << 20))
+            time.sleep(0.01)
         time.sleep(600)
 
     def deaf(self):

@@ -8,6 +8,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use cakes::frame::{FailureClass, TrainerCommand, TrainerEvent, decode};
 use cakes::job::TrainerJob;
@@ -117,6 +118,10 @@ struct JobArguments {
     /// Most that decoded samples may take on disk, in GiB.
     #[arg(long, value_name = "N", default_value_t = 50)]
     cache_limit_gib: u64,
+    /// Mean time between failures of this machine, in seconds. A job that does not say
+    /// how often it saves does so every sqrt(2 * this * the time of a save).
+    #[arg(long, value_name = "N", default_value_t = 86_400)]
+    mtbf_s: u64,
     /// A checkpoint's manifest.json: computes every layer as that job did, to repeat it bit by bit.
     #[arg(long, value_name = "FILE")]
     methods: Option<PathBuf>,
@@ -254,6 +259,7 @@ fn prepare_and_run(
             folder: &arguments.out,
             resume,
             supernet: arguments.supernet.clone(),
+            mean_time_between_failures: Duration::from_secs(arguments.mtbf_s),
             stop: &STOP,
         };
         run(&job, &around, reporter)

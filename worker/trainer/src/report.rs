@@ -138,8 +138,12 @@ impl Reporter for Lines<'_> {
             TrainerEvent::Validation { epoch, quality, .. } => {
                 self.line(&format!("epoch {epoch}: {}", readable_quality(quality)));
             }
-            TrainerEvent::Checkpoint { directory, bytes, .. } => {
-                self.line(&format!("saved {directory} ({:.1} MB)", *bytes as f64 / 1e6));
+            TrainerEvent::Checkpoint { directory, bytes, stall_s, save_s, .. } => {
+                self.line(&format!(
+                    "saved {directory} ({:.1} MB in {save_s:.2} s, training held for {:.0} ms)",
+                    *bytes as f64 / 1e6,
+                    stall_s * 1e3
+                ));
             }
             TrainerEvent::Scores(scores) => self.write("scores.json", scores)?,
             TrainerEvent::Latency(table) => self.write("latency.json", table)?,

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cakes::backbone::Backbone;
 use cakes::cost::cost;
@@ -14,6 +14,9 @@ use cakes::kernel::KernelSet;
 use tch::Device;
 
 use crate::TrainerError;
+use crate::checkpoint::interval::Interval;
+use crate::checkpoint::saver::{Finished, Saver};
+use crate::checkpoint::write::Place;
 use crate::checkpoint::{EarlyStop, Progress};
 use crate::data::{Ahead, Batch, DataOptions, JobData, load};
 use crate::evaluate::{Windows, latency_ms, validate};
@@ -37,6 +40,8 @@ pub struct Surroundings<'a> {
     pub resume: Option<PathBuf>,
     /// A checkpoint of the supernet that the job starts from.
     pub supernet: Option<PathBuf>,
+    /// Of this machine; decides how often a job saves that does not say it.
+    pub mean_time_between_failures: Duration,
     /// Set to make the job save and stop after its current step.
     pub stop: &'a AtomicBool,
 }
@@ -101,7 +106,9 @@ pub fn run(
         data,
         early_stop: progress.early_stop,
         start: Instant::now(),
-        saved_step: (first > 0).then_some(first),
+        saver: Saver::new(Place::new(around.folder.join("checkpoints"), job)),
+        interval: Interval::new(around.mean_time_between_failures),
+        snapshot: (first, Instant::now()),
     }
     .run(first)
 }
@@ -115,11 +122,25 @@ struct Training<'a> {
     data: JobData,
     early_stop: Option<EarlyStop>,
     start: Instant,
-    saved_step: Option<u64>,
+    saver: Saver,
+    interval: Interval,
+    /// Step of the last one, 0 for none, and when it was taken.
+    snapshot: (u64, Instant),
 }
 
 impl Training<'_> {
     fn run(mut self, first: u64) -> Result<Ending, TrainerError> {
+        let ending = self.train(first);
+        if ending.is_err()
+            && let Ok(finished) = self.saver.wait()
+        {
+            // Sound, however the training ended. What ended it is told, not this.
+            let _ = self.report_saved(finished);
+        }
+        ending
+    }
+
+    fn train(&mut self, first: u64) -> Result<Ending, TrainerError> {
         let training = &self.job.training;
         let (total, per_epoch) = (training.steps_total(), u64::from(training.steps_per_epoch));
         let mut batches = self.data.batches(self.job, first..total, self.around.data.loader_threads);
@@ -143,15 +164,15 @@ impl Training<'_> {
                 if quality.is_some() {
                     self.observe_architecture(done)?;
                 }
-                if training.saves_after(epoch) {
-                    self.save(done)?;
-                }
+            }
+            let waited = self.save_if_due(done)?;
+            if epoch_ends || waited {
                 self.phase(Phase::Training)?;
                 throughput.restart();
             }
             let ends = done == total || self.is_settled();
             if self.around.stop.load(Ordering::Relaxed) && !ends {
-                self.save(done)?;
+                self.save_and_wait(done)?;
                 return Ok(Ending::Stopped);
             }
         }
@@ -162,7 +183,7 @@ impl Training<'_> {
         match quality {
             Some(quality) => self.finish(done, quality),
             None => {
-                self.save(done)?;
+                self.save_and_wait(done)?;
                 Ok(Ending::Stopped)
             }
         }
@@ -283,29 +304,64 @@ impl Training<'_> {
         self.net.recalibrate(&draws, images).map(Some)
     }
 
-    fn save(&mut self, step: u64) -> Result<(), TrainerError> {
-        if self.saved_step == Some(step) {
-            return Ok(());
+    /// Begins a checkpoint behind `step` if it is time for one, and reports one that
+    /// has been written meanwhile. Whether the training waited for the one before.
+    fn save_if_due(&mut self, step: u64) -> Result<bool, TrainerError> {
+        let training = &self.job.training;
+        let is_due = match training.checkpoint_interval_steps() {
+            Some(_) => training.saves_after(step),
+            None => self.snapshot.1.elapsed() >= self.interval.length(),
+        };
+        if is_due && step < training.steps_total() {
+            return self.save(step);
         }
+        let finished = self.saver.take_finished()?;
+        self.report_saved(finished)?;
+        Ok(false)
+    }
+
+    /// Begins a checkpoint behind `step`. One save is under way at most: whoever asks
+    /// for the next before it has ended gets both, and waits; whether it did.
+    fn save(&mut self, step: u64) -> Result<bool, TrainerError> {
+        let finished = self.saver.take_finished()?;
+        self.report_saved(finished)?;
+        if self.snapshot.0 == step && step > 0 {
+            return Ok(false);
+        }
+        let waits = self.saver.is_busy();
+        if waits {
+            self.phase(Phase::SavingCheckpoint)?;
+        }
+        let progress = Progress { step, early_stop: self.early_stop.clone() };
+        let before = self.saver.begin(progress, &self.net, &self.optimizer)?;
+        self.snapshot = (step, Instant::now());
+        self.report_saved(before)?;
+        Ok(waits)
+    }
+
+    /// A checkpoint behind `step` that stands on disk.
+    fn save_and_wait(&mut self, step: u64) -> Result<(), TrainerError> {
         self.phase(Phase::SavingCheckpoint)?;
-        let saved = checkpoint::save(
-            &self.around.folder.join("checkpoints"),
-            &Progress { step, early_stop: self.early_stop.clone() },
-            self.job,
-            &self.net,
-            &self.optimizer,
-        )?;
-        self.saved_step = Some(step);
+        self.save(step)?;
+        let finished = self.saver.wait()?;
+        self.report_saved(finished)
+    }
+
+    fn report_saved(&mut self, finished: Option<Finished>) -> Result<(), TrainerError> {
+        let Some(Finished { step, saved, stall, save }) = finished else { return Ok(()) };
+        self.interval.measured(save, stall);
         self.reporter.report(&TrainerEvent::Checkpoint {
             step,
             directory: saved.directory.display().to_string(),
             manifest_sha256: saved.manifest_sha256,
             bytes: saved.bytes,
+            stall_s: stall.as_secs_f64(),
+            save_s: save.as_secs_f64(),
         })
     }
 
     fn finish(&mut self, step: u64, quality: Quality) -> Result<Ending, TrainerError> {
-        self.save(step)?;
+        self.save_and_wait(step)?;
         let latency_ms = match &self.job.task {
             Task::Supernet { backbone, kernels, .. } => {
                 let scores = self.net.scores(backbone, kernels)?;

@@ -14,7 +14,9 @@ use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::{NodeId, SearchMode};
 use cakes::spec::{ArrayKind, InitialWeights};
 use cakes_trainer::TrainerError;
-use cakes_trainer::checkpoint::{self, Progress};
+use cakes_trainer::checkpoint::Progress;
+use cakes_trainer::checkpoint::snapshot::Snapshot;
+use cakes_trainer::checkpoint::write::Place;
 use cakes_trainer::nets::{Draws, Engine, LayerDraw, Net, Use};
 use cakes_trainer::optim::Optimizer;
 use cakes_trainer::weights::{Sources, start_from};
@@ -91,7 +93,8 @@ fn save(folder: &TempDir, task: &Task, net: &Net) -> PathBuf {
     let optimizer = Optimizer::new(adam_w(), net).unwrap();
     let progress = Progress { step: 7, early_stop: None };
     let job = bars_job(task.clone(), ArrayKind::Volume, 1);
-    checkpoint::save(folder.path(), &progress, &job, net, &optimizer).unwrap().directory
+    let snapshot = Snapshot::take(progress, net, &optimizer, None).unwrap();
+    Place::new(folder.path().to_owned(), &job).write(&snapshot).unwrap().directory
 }
 
 /// The network of an architecture with the weights of a supernet's checkpoint.

@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cakes::architecture::Architecture;
 use cakes::backbone::{Backbone, EncoderDecoder};
@@ -60,7 +61,7 @@ fn job(task: Task, optimizer: OptimizerSpec) -> TrainerJob {
             warmup_steps: 2,
             schedule: Schedule::Cosine { final_fraction: 0.1 },
             validate_every_epochs: 2,
-            checkpoint_every_epochs: 2,
+            checkpoint_every_epochs: Some(2),
             ..TrainingSpec::default()
         },
         initial_weights: InitialWeights::Random,
@@ -277,13 +278,55 @@ fn a_loss_that_is_not_finite_fails_and_leaves_the_last_checkpoint() {
     job.training.gradient_clip_norm = 0.0;
     job.training.schedule = Schedule::Constant {};
     job.training.validate_every_epochs = 200;
-    job.training.checkpoint_every_epochs = 1;
+    job.training.checkpoint_every_epochs = Some(1);
     let Err(error) = run_in(folder.path(), &job, None, None) else { panic!("must fail") };
     assert_eq!(error.class(), FailureClass::Numeric, "{error}");
     assert!(error.to_string().contains("lower learning rate"), "{error}");
     for tensor in Tensor::read_safetensors(newest(folder.path()).join("weights.safetensors")).unwrap() {
         assert!(tensor.1.isfinite().all().int64_value(&[]) != 0, "{}", tensor.0);
     }
+}
+
+/// Steps of the checkpoints that a job reports, each with the time that it took.
+fn saved_steps(events: &[TrainerEvent]) -> Vec<u64> {
+    let saved = events.iter().filter_map(|event| match event {
+        TrainerEvent::Checkpoint { step, stall_s, save_s, .. } => {
+            assert!(*stall_s > 0.0 && *save_s > 0.0, "{event:?}");
+            Some(*step)
+        }
+        _ => None,
+    });
+    saved.collect()
+}
+
+#[test]
+fn a_job_saves_as_often_as_it_says_or_as_its_machine_fails() {
+    let mut job = job(supernet(SearchMode::CostPriority), adam_w());
+    let run = |job: &TrainerJob, mean_time_between_failures| {
+        let folder = TempDir::new().unwrap();
+        let manner = Manner { loader_threads: 1, mean_time_between_failures, ..Manner::default() };
+        saved_steps(&run_job(folder.path(), Path::new("."), job, manner).unwrap().events)
+    };
+    assert_eq!(run(&job, Some(Duration::ZERO)), [4, 6]);
+    (job.training.checkpoint_every_epochs, job.training.checkpoint_every_steps) = (None, Some(1));
+    assert_eq!(run(&job, None), [1, 2, 3, 4, 5, 6]);
+    job.training.checkpoint_every_steps = None;
+    assert_eq!(run(&job, Some(Duration::MAX)), [6]);
+    // Nothing is known of the time of a save before the first one.
+    let often = run(&job, Some(Duration::ZERO));
+    assert!(often.starts_with(&[1]) && often.ends_with(&[6]), "{often:?}");
+}
+
+#[test]
+fn a_save_that_fails_ends_the_training_although_it_goes_on_beside_it() {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("checkpoints"), "").unwrap();
+    let mut job = job(supernet(SearchMode::CostPriority), adam_w());
+    (job.training.epochs, job.training.steps_per_epoch) = (1, 100_000);
+    (job.training.checkpoint_every_epochs, job.training.checkpoint_every_steps) = (None, Some(2));
+    let Err(error) = run_in(folder.path(), &job, None, None) else { panic!("must fail") };
+    assert_eq!(error.class(), FailureClass::Infrastructure, "{error}");
+    assert!(error.to_string().contains("cannot write a checkpoint"), "{error}");
 }
 
 #[test]

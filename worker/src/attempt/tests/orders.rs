@@ -16,6 +16,7 @@ fn any_event() -> impl Strategy<Value = (u64, Happening)> {
         Just(Happening::Completed),
         Just(Happening::Failed),
         Just(Happening::BadFrame),
+        Just(Happening::Leak),
         Just(Happening::Log),
         Just(Happening::Exit),
         Just(Happening::ReportAnswered),
@@ -45,6 +46,7 @@ enum Happening {
     Completed,
     Failed,
     BadFrame,
+    Leak,
     Log,
     Exit,
     ReportAnswered,
@@ -152,6 +154,7 @@ impl World {
             Happening::Failed => {
                 trainer(TrainerEvent::Failed { class: TrainerClass::User, message: "no data".into() })
             }
+            Happening::Leak if self.child => Some(Event::Memory { mib: 1001 }),
             Happening::BadFrame if self.child => Some(Event::BadFrame("garbage".into())),
             Happening::Log if self.child => Some(Event::Log("line".into())),
             Happening::Exit if self.child => {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use cakes::frame::{Phase, TrainerEvent};
 use cakes::job::{Task, TrainerJob};
@@ -58,6 +59,8 @@ pub struct Manner {
     /// Stops it in that training section, counted from 1.
     pub stop_in_section: Option<u64>,
     pub loader_threads: usize,
+    /// Of the machine; a day without it.
+    pub mean_time_between_failures: Option<Duration>,
 }
 
 /// Runs a job in `folder`, its data looked up below `root`.
@@ -79,6 +82,7 @@ pub fn run_job(
         folder,
         resume: manner.resume,
         supernet: manner.supernet,
+        mean_time_between_failures: manner.mean_time_between_failures.unwrap_or(Duration::from_secs(86_400)),
         stop: &stop,
     };
     let ending = run(job, &around, &mut recorder)?;
@@ -187,7 +191,7 @@ pub fn bars_job(task: Task, kind: ArrayKind, steps: u32) -> TrainerJob {
             warmup_steps: steps.min(2),
             schedule: Schedule::Cosine { final_fraction: 0.1 },
             validate_every_epochs: 1,
-            checkpoint_every_epochs: 1,
+            checkpoint_every_epochs: Some(1),
             augmentation,
             ..TrainingSpec::default()
         },

@@ -10,21 +10,29 @@
 //! A folder is filled under another name, forced to disk and then renamed, so a
 //! folder named `step-…` is always complete. Samples, augmentation and drawn
 //! kernels follow from the job's seed and the step, so no generator needs saving.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`snapshot`] | copies everything, while the training waits |
+//! | [`saver`] | writes the copy beside the training |
+//! | [`write`] | files, hashes, publication |
+//! | [`interval`] | how often, where the job does not say |
 
-use std::borrow::Cow;
+pub mod interval;
+pub mod saver;
+pub mod snapshot;
+pub mod write;
+
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use cakes::derive::Stability;
 use cakes::job::{Task, TrainerJob};
-use safetensors::tensor::View;
-use safetensors::{Dtype, SafeTensorError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::TrainerError;
 use crate::nets::{MethodTable, Net};
@@ -110,136 +118,9 @@ pub fn job_sha256(job: &TrainerJob) -> String {
     hex::encode(Sha256::digest(serde_json::to_vec(job).unwrap_or_default()))
 }
 
-/// Writes a checkpoint into a new folder below `parent`.
-///
-/// # Errors
-/// A weight is not finite, or the disk fails or is full; nothing is left behind.
-pub fn save(
-    parent: &Path,
-    progress: &Progress,
-    job: &TrainerJob,
-    net: &Net,
-    optimizer: &Optimizer,
-) -> Result<Saved, TrainerError> {
-    check_finite(net)?;
-    let failed = |error| write_error(parent, error);
-    fs::create_dir_all(parent).map_err(failed)?;
-    let temporary = tempfile::Builder::new().prefix(".saving-").tempdir_in(parent).map_err(failed)?;
-    let weights: Vec<(&str, &Tensor)> = net.state().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    write(parent, &temporary.path().join(WEIGHTS), weights)?;
-    let state: Vec<(String, &Tensor)> = optimizer.state().collect();
-    write(parent, &temporary.path().join(OPTIMIZER), state)?;
-    let files = [WEIGHTS, OPTIMIZER]
-        .map(|name| describe(temporary.path(), name))
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()?;
-    let manifest = Manifest {
-        format: 1,
-        step: progress.step,
-        early_stop: progress.early_stop.clone(),
-        job_sha256: job_sha256(job),
-        task: Some(job.task.clone()),
-        libtorch: libtorch_version().to_owned(),
-        device: crate::device::name(net.device()),
-        methods: net.methods().table(),
-        files,
-    };
-    let text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
-    fs::write(temporary.path().join(MANIFEST), &text).map_err(failed)?;
-    for name in [WEIGHTS, OPTIMIZER, MANIFEST] {
-        File::open(temporary.path().join(name)).and_then(|file| file.sync_all()).map_err(failed)?;
-    }
-    let directory = parent.join(format!("step-{:09}", progress.step));
-    // A run that was killed behind the rename wrote the same step before.
-    if directory.exists() {
-        fs::remove_dir_all(&directory).map_err(failed)?;
-    }
-    fs::rename(temporary.keep(), &directory).map_err(failed)?;
-    File::open(parent).and_then(|folder| folder.sync_all()).map_err(failed)?;
-    let bytes = manifest.files.iter().map(|file| file.bytes).sum::<u64>() + text.len() as u64;
-    Ok(Saved { directory, manifest_sha256: hex::encode(Sha256::digest(&text)), bytes })
-}
-
 /// The version of libtorch that the bindings were made for.
 pub fn libtorch_version() -> &'static str {
     "2.11.0"
-}
-
-fn check_finite(net: &Net) -> Result<(), TrainerError> {
-    for (name, tensor) in net.state() {
-        let finite = tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
-        if !finite {
-            return Err(TrainerError::Numeric(format!(
-                "'{name}' holds values that are not finite; try a lower learning rate"
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// Why a checkpoint could not be written, and what helps.
-fn write_error(parent: &Path, error: std::io::Error) -> TrainerError {
-    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    let folder = parent.display();
-    TrainerError::io(
-        match error.kind() {
-            StorageFull | QuotaExceeded => format!(
-                "cannot write a checkpoint: the disk that holds {folder} is full; free space on it, then go on from the last checkpoint"
-            ),
-            FileTooLarge => format!(
-                "cannot write a checkpoint: files below {folder} may not be so large; raise the limit (ulimit -f), then go on from the last checkpoint"
-            ),
-            _ => format!("cannot write a checkpoint below {folder}"),
-        },
-        error,
-    )
-}
-
-/// A tensor in host memory, as safetensors wants it.
-struct Values {
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-impl View for Values {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
-}
-
-impl Values {
-    fn of(tensor: &Tensor) -> Result<Self, TrainerError> {
-        let tensor =
-            tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
-        let mut bytes = vec![0; tensor.numel() * size_of::<f32>()];
-        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-        Ok(Values { shape: tensor.size().into_iter().map(|size| size as usize).collect(), bytes })
-    }
-}
-
-fn write<S: AsRef<str> + Ord + Display>(
-    parent: &Path,
-    path: &Path,
-    tensors: Vec<(S, &Tensor)>,
-) -> Result<(), TrainerError> {
-    let tensors = tensors.into_iter().map(|(name, tensor)| Ok((name, Values::of(tensor)?)));
-    let tensors = tensors.collect::<Result<Vec<_>, TrainerError>>()?;
-    safetensors::serialize_to_file(tensors, None, path).map_err(|error| match error {
-        SafeTensorError::IoError(error) => write_error(parent, error),
-        other => TrainerError::Report(format!("cannot write {}: {other}", path.display())),
-    })
 }
 
 fn describe(folder: &Path, name: &str) -> Result<ManifestFile, TrainerError> {
