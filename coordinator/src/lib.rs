@@ -8,6 +8,7 @@ pub mod config;
 pub mod core;
 pub mod database;
 pub mod grpc;
+mod lane;
 pub mod reconcile;
 pub mod shutdown;
 pub mod store;

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`job`] | where a job goes from here |
 //! | [`retry`] | whether and when a job is tried again |
+//! | [`assign`] | which of several workers gets which job |
 //! | [`lease`] | how long a lease lasts, whether late ones are taken |
 //! | [`search`] | what a search does next |
 //! | [`memory`] | how much memory a training needs |
@@ -13,6 +14,7 @@
 
 mod text;
 
+pub mod assign;
 pub mod explain;
 pub mod job;
 pub mod lease;

@@ -2,13 +2,15 @@
 //! call the store, convert the answer.
 //!
 //! Writes are detached from their caller: tonic drops a handler when its client
-//! goes away or its time is up, and a transaction must not end there.
+//! goes away or its time is up, and a transaction must not end there. What workers
+//! call often shares transactions ([`lanes`]).
 
 mod architecture_service;
 mod fleet_service;
 mod front;
 mod health;
 mod job_service;
+mod lanes;
 mod listener;
 mod lookup;
 mod paging;
@@ -32,9 +34,11 @@ pub use server::{ServeError, serve};
 pub use status::ERROR_DOMAIN;
 
 use crate::core::lease::Policy;
+use crate::lane::Lane;
 use crate::reconcile::Bell;
 use crate::shutdown::Shutdown;
 use crate::store::{self, PgPool, Pools};
+use lanes::{Reports, Turns, Wishes};
 use stream::Streams;
 
 /// What the services need. Cheap to clone: each service has one.
@@ -47,6 +51,9 @@ pub struct Api {
     bell: Bell,
     writes: TaskTracker,
     streams: Streams,
+    reports: Lane<Reports>,
+    turns: Lane<Turns>,
+    wishes: Lane<Wishes>,
 }
 
 /// What an operator can set about the API.
@@ -64,7 +71,15 @@ impl Api {
     /// to plan, and are among the tasks that `shutdown` waits for.
     pub fn new(pools: Pools, settings: Settings, bell: Bell, shutdown: &Shutdown) -> Self {
         let Settings { policy, report_interval, artifact_url } = settings;
+        let (reports, turns, wishes) = (
+            Reports { pool: pools.renewals.clone(), policy },
+            Turns { pool: pools.turnover.clone() },
+            Wishes { pool: pools.turnover.clone(), policy },
+        );
         Api {
+            reports: Lane::new(&reports, &shutdown.tasks),
+            turns: Lane::new(&turns, &shutdown.tasks),
+            wishes: Lane::new(&wishes, &shutdown.tasks),
             pools,
             policy,
             report_interval,
@@ -106,23 +121,12 @@ impl Api {
         .await
     }
 
-    /// As [`Api::write`], over connections that are kept for renewals of leases:
-    /// a burst of other requests must not make workers look dead.
-    async fn renew<T, W, F>(&self, write: W) -> Result<T, Status>
-    where
-        W: FnOnce(PgPool) -> F,
-        F: Future<Output = Result<T, store::Error>> + Send + 'static,
-        T: Send + 'static,
-    {
-        self.detach(write(self.pools.renewals.clone())).await
-    }
-
     async fn detach<T, F>(&self, write: F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, store::Error>> + Send + 'static,
         T: Send + 'static,
     {
-        match self.writes.spawn(write).await {
+        match self.writes.spawn(store::limited(write)).await {
             Ok(written) => Ok(written?),
             Err(panicked) => Err(status::internal(&panicked)),
         }

@@ -113,6 +113,11 @@ pub(super) fn too_many_streams(limit: usize) -> Status {
     )
 }
 
+/// More calls than can be served now.
+pub(super) fn busy(what: &dyn Display) -> Status {
+    with_reason(Code::ResourceExhausted, what.to_string(), "BUSY", [])
+}
+
 /// A defect: details go to the log, the caller gets their id.
 pub(super) fn internal(what: &dyn Display) -> Status {
     let id = uuid::Uuid::new_v4();

@@ -10,6 +10,7 @@ use super::status::{invalid_field, other_protocol};
 use super::{Api, lookup, values, worker_wire};
 use crate::core::lease::Desired;
 use crate::core::lease::Verdict;
+use crate::store::attempts::{Deed, Saved, Turn, Turned};
 use crate::store::{attempts, workers};
 
 /// When a worker that got nothing asks again.
@@ -59,21 +60,18 @@ impl WorkerService for Api {
             request_id: worker_wire::uuid("request_id", &request.request_id)?,
             device: worker_wire::device("device", request.device)?,
         };
-        let policy = self.policy;
-        let grant = self
-            .write(move |pool| async move { attempts::acquire(&pool, &policy, &acquisition).await })
-            .await?;
+        let grant = self.wishes.call(acquisition).await?;
         Ok(Response::new(v1::AcquireResponse {
-            grant: grant.map(|grant| worker_wire::grant(grant, &policy)),
+            grant: grant.map(|grant| worker_wire::grant(grant, &self.policy)),
             retry_after_ms: ACQUIRE_RETRY_MS,
         }))
     }
 
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
         let token = token(request.into_inner().token)?;
-        let policy = self.policy;
-        self.write(move |pool| async move { attempts::start(&pool, &policy, token).await }).await?;
-        Ok(Response::new(v1::StartResponse { lease_ttl_ms: worker_wire::milliseconds(policy.lease_ttl) }))
+        let lease_ttl = self.policy.lease_ttl;
+        self.turns.call(Turn { token, deed: Deed::Start { lease_ttl } }).await?;
+        Ok(Response::new(v1::StartResponse { lease_ttl_ms: worker_wire::milliseconds(lease_ttl) }))
     }
 
     async fn report(
@@ -81,9 +79,7 @@ impl WorkerService for Api {
         request: Request<v1::ReportRequest>,
     ) -> Result<Response<v1::ReportResponse>, Status> {
         let report = worker_wire::report(request.into_inner())?;
-        let policy = self.policy;
-        let receipt =
-            self.renew(move |pool| async move { attempts::report(&pool, &policy, &report).await }).await?;
+        let receipt = self.reports.call(report).await?;
         let desired = match receipt.desired {
             Desired::Run => v1::DesiredState::Run,
             Desired::Cancel => v1::DesiredState::Cancel,
@@ -91,7 +87,7 @@ impl WorkerService for Api {
         };
         Ok(Response::new(v1::ReportResponse {
             ack_seq: receipt.ack_seq.unsigned_abs(),
-            lease_ttl_ms: worker_wire::milliseconds(policy.lease_ttl),
+            lease_ttl_ms: worker_wire::milliseconds(self.policy.lease_ttl),
             desired: desired.into(),
         }))
     }
@@ -104,10 +100,7 @@ impl WorkerService for Api {
         let token = token(wire)?;
         let checkpoint = worker_wire::checkpoint(checkpoint)?;
         let bytes = values::signed("bytes", bytes)?;
-        self.write(
-            move |pool| async move { attempts::commit_checkpoint(&pool, token, &checkpoint, bytes).await },
-        )
-        .await?;
+        self.turns.call(Turn { token, deed: Deed::Commit(Saved { checkpoint, bytes }) }).await?;
         Ok(Response::new(v1::CommitCheckpointResponse {}))
     }
 
@@ -117,15 +110,21 @@ impl WorkerService for Api {
     ) -> Result<Response<v1::CompleteResponse>, Status> {
         let request = request.into_inner();
         let token = token(request.token)?;
+        let checkpoint = worker_wire::checkpoint(request.checkpoint)?;
         let completion = attempts::Completion {
             last_seq: values::signed("last_seq", request.last_seq)?,
-            checkpoint: worker_wire::checkpoint(request.checkpoint)?,
+            checkpoint,
             outcome: worker_wire::outcome(request.result)?,
             scores: of_a_supernet("scores_json", &request.scores_json)?,
             latency: of_a_supernet("latency_json", &request.latency_json)?,
+            saved: None,
         };
-        self.write_then_plan(move |pool| async move { attempts::complete(&pool, token, &completion).await })
-            .await?;
+        let turned = self.turns.call(Turn { token, deed: Deed::Complete(Box::new(completion)) }).await;
+        // A job of no search leaves nothing to plan.
+        if !matches!(turned, Ok(Turned { search: None })) {
+            self.bell.ring();
+        }
+        turned?;
         Ok(Response::new(v1::CompleteResponse {}))
     }
 

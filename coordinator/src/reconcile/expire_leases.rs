@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Bell, PERIOD};
 use crate::core::lease::{Policy, Sweep, SweepAction, sweep_action};
-use crate::store::{Error, PgPool, attempts};
+use crate::store::{Error, PgPool, attempts, limited};
 
 /// Looks at all leases at every tick until stopped.
 pub(super) async fn run(pool: PgPool, policy: Policy, bell: Bell, stop: CancellationToken) {
@@ -19,7 +19,7 @@ pub(super) async fn run(pool: PgPool, policy: Policy, bell: Bell, stop: Cancella
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        match sweeper.sweep().await {
+        match limited(sweeper.sweep()).await {
             Ok(0) => {}
             // Searches whose job has just failed for good may have ended.
             Ok(_) => bell.ring(),

@@ -8,7 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{Connection, PgPool};
 use tracing::instrument;
 
-use super::error::Error;
+use super::error::{Error, failed};
 
 /// Connections to the database, apart by purpose: slow lists must not keep
 /// leases from being renewed.
@@ -18,6 +18,8 @@ pub struct Pools {
     pub control: PgPool,
     /// For reports, which renew leases.
     pub renewals: PgPool,
+    /// For grants, starts, checkpoints and results.
+    pub turnover: PgPool,
 }
 
 impl Pools {
@@ -25,12 +27,14 @@ impl Pools {
     pub async fn close(&self) {
         self.control.close().await;
         self.renewals.close().await;
+        self.turnover.close().await;
     }
 }
 
-/// Most connections of each pool.
+/// Most connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolSizes {
+    /// Half of them are for the turnover.
     pub control: u32,
     pub renewals: u32,
 }
@@ -43,9 +47,27 @@ impl Default for PoolSizes {
 
 /// How long a call waits for a connection before it is told to try later.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take to say that it is there.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that was in use so recently is believed to be there.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+/// Longest time of a whole transaction as its caller sees it. Longer than any limit
+/// of the server, so it only ends what the server does not answer to any more.
+const TRANSACTION_LIMIT: Duration = Duration::from_secs(20);
 /// The server ends what takes longer, and what a vanished coordinator left open.
 const SESSION_LIMITS: [(&str, &str); 3] =
     [("statement_timeout", "15s"), ("lock_timeout", "10s"), ("idle_in_transaction_session_timeout", "30s")];
+
+/// Statements that many calls share are planned once per connection, along the
+/// indexes: a plan must not depend on how many rows there were when it was made.
+const PLANNED_ONCE: [(&str, &str); 6] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("enable_bitmapscan", "off"),
+    ("jit", "off"),
+];
 
 /// Connects, and applies the migrations that are missing.
 ///
@@ -59,11 +81,55 @@ pub async fn connect(url: &str, sizes: PoolSizes) -> Result<Pools, Error> {
         .application_name("cakes-coordinator");
     migrate(&options).await?;
     let options = options.options(SESSION_LIMITS);
-    let pool = |size: u32| {
-        let pool = PgPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE_TIMEOUT);
-        pool.connect_lazy_with(options.clone())
-    };
-    Ok(Pools { control: pool(sizes.control), renewals: pool(sizes.renewals) })
+    let planned_once = options.clone().options(PLANNED_ONCE);
+    let pool = |size: u32, options: &PgConnectOptions| pool_options(size).connect_lazy_with(options.clone());
+    let turnover = (sizes.control / 2).max(1);
+    Ok(Pools {
+        control: pool(sizes.control.saturating_sub(turnover).max(1), &options),
+        renewals: pool(sizes.renewals, &planned_once),
+        turnover: pool(turnover, &planned_once),
+    })
+}
+
+/// A pool that gives up connections whose other end has gone without a word. The
+/// tests of sqlx itself would wait for an answer as long as the system keeps the
+/// socket, and hold the connection's place meanwhile.
+fn pool_options(size: u32) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(size)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .before_acquire(|connection, about| {
+            Box::pin(async move {
+                match about.idle_for < TRUSTED_FOR {
+                    true => Ok(true),
+                    false => answers(connection).await,
+                }
+            })
+        })
+        // Whoever used it may have been cancelled in the middle.
+        .after_release(|connection, _| Box::pin(answers(connection)))
+}
+
+/// Waits for what is done in the database, but not for ever: a server that has gone
+/// without a word does not answer, and its socket tells nothing for a quarter of an
+/// hour. Whether it was done is open then.
+///
+/// # Errors
+/// Those of `work`, or time is up.
+pub async fn limited<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(TRANSACTION_LIMIT, work).await {
+        Ok(done) => done,
+        Err(_) => Err(failed("wait for the database")(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
+    }
+}
+
+/// An error if the connection is silent.
+async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    match tokio::time::timeout(PING_TIMEOUT, connection.ping()).await {
+        Ok(answer) => answer.map(|()| true),
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
 }
 
 /// Over a connection of its own, without limits: a migration may take long.

@@ -1,5 +1,7 @@
 //! What can go wrong between a decision and its row.
 
+use std::sync::Arc;
+
 use cakes::spec::InvalidSpec;
 use cakes_proto::ids::JobId;
 
@@ -61,7 +63,7 @@ pub enum Error {
         /// The operation: "store a report".
         doing: &'static str,
         #[source]
-        source: sqlx::Error,
+        source: Arc<sqlx::Error>,
     },
 }
 
@@ -69,10 +71,27 @@ impl Error {
     /// Whether the same call may succeed a little later.
     pub fn is_unavailable(&self) -> bool {
         match self {
-            Error::Database { source, .. } | Error::Connect { source } => is_transient(source),
+            Error::Database { source, .. } => is_transient(source),
+            Error::Connect { source } => is_transient(source),
             _ => false,
         }
     }
+
+    /// The same for somebody else, if the database does not answer: then it is
+    /// nobody's own fault.
+    pub(crate) fn for_all(&self) -> Option<Error> {
+        match self {
+            Error::Database { doing, source } if is_transient(source) && !gave_way(source) => {
+                Some(Error::Database { doing, source: source.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether a transaction had to give way to another one.
+fn gave_way(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code.starts_with("40"))
 }
 
 /// Lost connections, full pools, servers that stop or have no room, and
@@ -95,7 +114,7 @@ fn is_transient(error: &sqlx::Error) -> bool {
 
 /// Names the operation that failed.
 pub(super) fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> Error {
-    move |source| Error::Database { doing, source }
+    move |source| Error::Database { doing, source: Arc::new(source) }
 }
 
 /// A stored value that its type refuses.

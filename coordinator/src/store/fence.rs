@@ -4,6 +4,7 @@ use cakes_proto::ids::{LeaseToken, WorkerId};
 use sqlx::PgConnection;
 
 use super::error::{Error, corrupt, failed};
+use crate::core::UnknownName;
 use crate::core::job::EndReason;
 
 /// Where an attempt is in its life.
@@ -14,14 +15,26 @@ pub(super) enum Life {
     Ended(EndReason),
 }
 
+impl Life {
+    /// From its columns.
+    ///
+    /// # Errors
+    /// The end has an unknown name.
+    pub(super) fn of(state: &str, end_reason: Option<&str>) -> Result<Self, UnknownName> {
+        match state {
+            "offered" => Ok(Life::Offered),
+            "running" => Ok(Life::Running),
+            _ => Ok(Life::Ended(end_reason.unwrap_or_default().parse()?)),
+        }
+    }
+}
+
 /// An attempt's row, locked until the transaction ends.
 #[derive(Clone, Debug)]
 pub(super) struct Attempt {
     pub life: Life,
     pub worker: WorkerId,
-    pub device: String,
     pub last_step: i64,
-    pub last_seq: i64,
 }
 
 /// Locks the attempt of a token, whether it lives or has ended.
@@ -31,7 +44,7 @@ pub(super) struct Attempt {
 pub(super) async fn attempt(connection: &mut PgConnection, token: LeaseToken) -> Result<Attempt, Error> {
     // S3: the epoch and the nonce of a grant, in the transaction of the write.
     let row = sqlx::query!(
-        "select state, worker_id, device, last_step, last_seq, end_reason from attempt
+        "select state, worker_id, last_step, end_reason from attempt
          where job_id = $1 and epoch = $2 and nonce = $3
          for no key update",
         token.job.0,
@@ -43,25 +56,9 @@ pub(super) async fn attempt(connection: &mut PgConnection, token: LeaseToken) ->
     .map_err(failed("check a lease"))?;
     let Some(row) = row else { return Err(lost(connection, token).await?) };
     let what = || format!("attempt {} of job {}", token.epoch, token.job);
-    let life = match (row.state.as_str(), row.end_reason) {
-        ("offered", _) => Life::Offered,
-        ("running", _) => Life::Running,
-        (_, end) => Life::Ended(end.unwrap_or_default().parse().map_err(|error| corrupt(what(), &error))?),
-    };
+    let life = Life::of(&row.state, row.end_reason.as_deref()).map_err(|error| corrupt(what(), &error))?;
     let worker = row.worker_id.parse().map_err(|error| corrupt(what(), &error))?;
-    Ok(Attempt { life, worker, device: row.device, last_step: row.last_step, last_seq: row.last_seq })
-}
-
-/// Locks the attempt of a token, which must live.
-///
-/// # Errors
-/// The token is not the current one.
-pub(super) async fn live_attempt(connection: &mut PgConnection, token: LeaseToken) -> Result<Attempt, Error> {
-    let found = attempt(connection, token).await?;
-    match found.life {
-        Life::Ended(_) => Err(lost(connection, token).await?),
-        Life::Offered | Life::Running => Ok(found),
-    }
+    Ok(Attempt { life, worker, last_step: row.last_step })
 }
 
 /// The refusal of a token that is not current.

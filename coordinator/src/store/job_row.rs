@@ -1,5 +1,6 @@
 //! A job's row under its lock, and the one statement that moves it.
 
+use cakes::spec::TaskKind;
 use cakes_proto::ids::{JobId, SearchId, WorkerId};
 use serde_json::json;
 use sqlx::PgConnection;
@@ -8,6 +9,14 @@ use super::error::{Error, corrupt, failed};
 use super::event::{self, Event};
 use crate::core::job::{JobState, Transition};
 use crate::core::retry::{AVOID_WORKER_FOR, Counters};
+
+/// The name in the database.
+pub(super) fn task_name(task: TaskKind) -> &'static str {
+    match task {
+        TaskKind::Segmentation => "segmentation",
+        TaskKind::Classification => "classification",
+    }
+}
 
 /// What moves of a job are decided from; its row is locked until the
 /// transaction ends.

@@ -28,7 +28,7 @@ pub mod read;
 pub mod searches;
 pub mod workers;
 
-pub use connect::{PoolSizes, Pools, connect};
+pub use connect::{PoolSizes, Pools, connect, limited};
 pub use error::Error;
 pub use sqlx::PgPool;
 

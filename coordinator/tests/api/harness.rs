@@ -42,7 +42,7 @@ impl Service {
     pub async fn start(pool: PgPool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let pools = Pools { control: pool.clone(), renewals: pool };
+        let pools = Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool };
         let (shutdown, bell, policy) = (Shutdown::default(), Bell::new(), Policy::default());
         reconcile::spawn(&pools, policy, &bell, &shutdown.stop, &shutdown.tasks);
         let settings = grpc::Settings {

@@ -4,10 +4,11 @@ use cakes::job::{Task, TrainerJob};
 use cakes_coordinator::core::lease::Policy;
 use cakes_coordinator::core::retry::FailureClass;
 use cakes_coordinator::core::worker::{Device, Schedule};
-use cakes_coordinator::store::attempts::{acquire, fail};
+use cakes_coordinator::store::attempts::{Answers, Grant, acquire, acquire_together, fail};
 use cakes_coordinator::store::{Error, PgPool, workers};
+use uuid::Uuid;
 
-use crate::support::{count, cpu, open_connections, search_of, small_search, state, submit, worker};
+use crate::support::{Worker, count, cpu, open_connections, search_of, small_search, state, submit, worker};
 
 #[sqlx::test(migrations = "../migrations")]
 async fn concurrent_workers_get_each_job_once(pool: PgPool) {
@@ -91,4 +92,47 @@ async fn after_a_fault_of_a_machine_the_job_goes_elsewhere(pool: PgPool) {
     assert_ne!(broken.acquire(&pool).await.unwrap().token.job, grant.token.job);
     let again = sound.acquire(&pool).await.unwrap().token;
     assert_eq!((again.job, again.epoch), (grant.token.job, 2));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn workers_that_ask_together_get_what_they_would_get_one_after_the_other(pool: PgPool) {
+    submit(&pool, &search_of(&[0.5], &[1, 2, 3])).await;
+    let old = worker(&pool, "restarted").await;
+    let mut fleet = Vec::new();
+    for name in ["restarted", "cordoned", "small", "shy", "a", "b", "late"] {
+        fleet.push(worker(&pool, name).await);
+    }
+    workers::schedule(&pool, &fleet[1].id, Schedule::Cordoned).await.unwrap();
+    let order: Vec<Uuid> = sqlx::query_scalar("select id from job order by priority desc, position")
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+    let memory = "update job set memory_mib = case when id = $1 then 5 else 50 end,
+        avoid_worker_id = case when id = $2 then 'shy' end,
+        avoid_until = case when id = $2 then clock_timestamp() + interval '1 hour' end";
+    sqlx::query(memory).bind(order[3]).bind(order[0]).execute(&pool).await.unwrap();
+
+    let mut wishes: Vec<_> = fleet.iter().map(Worker::wish).collect();
+    wishes[2].device.memory_mib = 10;
+    wishes.push(wishes[4].clone());
+    wishes.push(old.wish());
+    let together = async || acquire_together(&pool, &Policy::default(), &wishes).await.unwrap();
+    let got = |answers: &Answers<Option<Grant>>, place: usize| match &answers[place] {
+        Some(Ok(grant)) => grant.as_ref().map(|grant| grant.token.job.0),
+        other => panic!("wish {place}: {other:?}"),
+    };
+    let first = together().await;
+    let expected = [Some(order[0]), None, Some(order[3]), Some(order[1]), Some(order[2]), None, None];
+    for (place, expected) in expected.into_iter().enumerate() {
+        assert_eq!(got(&first, place), expected, "{}", fleet[place].id);
+    }
+    assert!(first[7].is_none(), "an equal request is made alone");
+    assert!(matches!(first[8], Some(Err(Error::StaleIncarnation { current: 2 }))));
+    assert_eq!(count(&pool, "select count(*) from attempt_lease").await, 4);
+
+    let again = together().await;
+    let grants = |answers: Answers<Option<Grant>>| -> Vec<_> {
+        answers.into_iter().take(7).map(|answer| answer.unwrap().unwrap()).collect()
+    };
+    assert_eq!(grants(again), grants(first), "a repetition gets the first grants");
 }

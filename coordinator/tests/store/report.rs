@@ -1,11 +1,13 @@
-use cakes_coordinator::core::lease::Desired;
+use cakes_coordinator::core::lease::{Desired, Policy};
 use cakes_coordinator::core::worker::Schedule;
-use cakes_coordinator::store::attempts::{Entry, Report};
+use cakes_coordinator::store::attempts::{Entry, Report, report_together};
 use cakes_coordinator::store::{Error, PgPool, jobs, workers};
 use cakes_proto::ids::{LeaseToken, Nonce};
 use chrono::Utc;
 
-use crate::support::{count, let_leases_run_out, picture, report_of, small_search, submit, tell, worker};
+use crate::support::{
+    count, let_leases_run_out, picture, report_of, search_of, small_search, submit, tell, worker,
+};
 
 #[sqlx::test(migrations = "../migrations")]
 async fn the_same_report_twice_is_stored_once_and_renews_both_times(pool: PgPool) {
@@ -111,4 +113,38 @@ async fn watchers_see_progress_in_the_revision(pool: PgPool) {
         assert!(now > last, "{now} after {last}");
         last = now;
     }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn reports_that_share_a_transaction_do_not_wait_for_a_row_that_somebody_holds(pool: PgPool) {
+    submit(&pool, &search_of(&[0.5], &[1, 2])).await;
+    let mut tokens = Vec::new();
+    for name in ["a", "b", "c"] {
+        tokens.push(worker(&pool, name).await.begin(&pool).await.token);
+    }
+    let gone = LeaseToken { nonce: Nonce([7; 16]), ..tokens[2] };
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query("select from attempt where job_id = $1 for update")
+        .bind(tokens[0].job.0)
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    let reports: Vec<Report> = tokens
+        .iter()
+        .chain([&gone])
+        .map(|token| report_of(*token, 1, 2, 1))
+        .chain([report_of(tokens[1], 3, 1, 2)])
+        .collect();
+    let answers = report_together(&pool, &Policy::default(), &reports).await.unwrap();
+    let stored = |place: usize| match &answers[place] {
+        Some(Ok(receipt)) => Some(receipt.ack_seq),
+        None => None,
+        other => panic!("report {place}: {other:?}"),
+    };
+    assert_eq!([0, 1, 2, 3, 4].map(stored), [None, Some(2), Some(2), None, None]);
+    assert_eq!(count(&pool, "select count(*) from metric").await, 2 * 2 * 2, "two keys of two entries each");
+    drop(holder);
+    assert_eq!(tell(&pool, &reports[0]).await.unwrap().ack_seq, 2);
+    assert!(matches!(tell(&pool, &reports[3]).await, Err(Error::LeaseLost { current_epoch: 1 })));
+    assert_eq!(tell(&pool, &reports[4]).await.unwrap().ack_seq, 3);
 }

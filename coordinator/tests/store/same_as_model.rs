@@ -13,8 +13,8 @@ use cakes_coordinator::core::lease::{Desired, Policy};
 use cakes_coordinator::core::retry::Budgets;
 use cakes_coordinator::core::worker::Schedule;
 use cakes_coordinator::store::attempts::{
-    Acquisition, Entry, Grant, Report, acquire, commit_checkpoint, complete, expire_leases, extend_leases,
-    fail, reconcile, report, start,
+    Acquisition, Completion, Entry, Grant, Report, acquire, commit_checkpoint, complete, expire_leases,
+    extend_leases, fail, reconcile, report, start,
 };
 use cakes_coordinator::store::workers::{Registration, register, schedule};
 use cakes_coordinator::store::{Error, PgPool, jobs, searches};
@@ -32,6 +32,7 @@ use crate::support::{
 
 mod deeds;
 mod rows;
+mod together;
 
 use deeds::{Deed, any_deed, tour};
 
@@ -231,10 +232,7 @@ impl Scene {
                 commit_checkpoint(pool, granted().token, &checkpoint, 1).await?;
             }
             Call::Complete { last_seq, checkpoint, .. } => {
-                let of = self.grants.iter().find(|grant| grant.token.epoch == i64::from(checkpoint.epoch));
-                let named = checkpoint_of(of.unwrap_or(granted()), i64::from(checkpoint.step));
-                let mut done = completion(named, Some(scores(&self.search)));
-                done.last_seq = i64::from(last_seq);
+                let done = self.completion(granted(), last_seq, checkpoint);
                 complete(pool, granted().token, &done).await?;
             }
             Call::Fail { class, .. } => fail(pool, policy, granted().token, class, "it broke").await?,
@@ -246,6 +244,14 @@ impl Scene {
             Call::Acquire { .. } | Call::Submit { .. } | Call::Expire { .. } => unreachable!(),
         }
         Ok(Answer::Done)
+    }
+
+    /// What an attempt hands in that names a checkpoint.
+    fn completion(&self, grant: &Grant, last_seq: u8, checkpoint: Checkpoint) -> Completion {
+        let of = self.grants.iter().find(|grant| grant.token.epoch == i64::from(checkpoint.epoch));
+        let named = checkpoint_of(of.unwrap_or(grant), i64::from(checkpoint.step));
+        let done = completion(named, Some(scores(&self.search)));
+        Completion { last_seq: i64::from(last_seq), ..done }
     }
 
     /// Runs a step on the model's rows. `seen`: what Postgres answered.

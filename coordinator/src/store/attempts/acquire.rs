@@ -1,21 +1,26 @@
-//! Grants a waiting job to a worker that asks.
+//! Grants waiting jobs to workers that ask.
+//!
+//! ```text
+//! lock workers ─► earlier grants of the same requests ─► take the front of the queue
+//!              ─► assign ─► write grants ─► commit
+//! ```
 
-use cakes_proto::ids::{JobId, LeaseToken, Nonce, SearchId, WorkerId};
+use std::collections::BTreeSet;
+use std::slice;
+
+use cakes_proto::ids::{JobId, LeaseToken, Nonce, WorkerId};
 use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 use uuid::Uuid;
 
+use super::grant_rows::{self, GrantRow, Grants};
+use super::together::{Answers, Locks, only};
 use super::{CheckpointRef, artifact_prefix};
-use crate::core::job::{JobEvent, JobState, transition};
+use crate::core::assign::{Candidate, Wish, assign};
 use crate::core::lease::Policy;
 use crate::core::worker::{Device, Schedule};
 use crate::store::error::{Error, corrupt, failed};
-use crate::store::event::{self, Event};
-use crate::store::text::storable;
-use crate::store::workers::lock_current;
-
-/// Longest stored name of a device, in bytes.
-const DEVICE_BYTES_MAX: usize = 200;
+use crate::store::workers::{self, Current};
 
 /// A worker's wish for a job.
 #[derive(Clone, Debug)]
@@ -49,177 +54,178 @@ pub struct Grant {
 /// The caller is not the current start of its daemon.
 #[instrument(skip_all, fields(worker = %wish.worker, device = wish.device.name), err(level = "debug"))]
 pub async fn acquire(pool: &PgPool, policy: &Policy, wish: &Acquisition) -> Result<Option<Grant>, Error> {
-    let mut transaction = pool.begin().await.map_err(failed("begin a grant"))?;
-    let schedule = lock_current(&mut transaction, &wish.worker, wish.incarnation).await?;
-    let granted = match earlier_grant(&mut transaction, wish).await? {
-        Some(earlier) => earlier,
-        None if schedule == Schedule::Ready => claim(&mut transaction, policy, wish).await?,
-        None => None,
-    };
-    let grant = match granted {
-        Some(token) => Some(read_grant(&mut transaction, token).await?),
-        None => None,
-    };
-    transaction.commit().await.map_err(failed("commit a grant"))?;
-    Ok(grant)
+    let answers = perform(pool, policy, slice::from_ref(wish), Locks::Wait).await?;
+    only(answers).unwrap_or(Err(Error::StaleIncarnation { current: 0 }))
 }
 
-/// The grant of the same request; `Some(None)` if it has ended since.
-async fn earlier_grant(
-    connection: &mut PgConnection,
-    wish: &Acquisition,
-) -> Result<Option<Option<LeaseToken>>, Error> {
-    let row = sqlx::query!(
-        "select job_id, epoch, nonce, state from attempt
-         where worker_id = $1 and incarnation = $2 and acquire_request_id = $3",
-        wish.worker.as_str(),
-        wish.incarnation,
-        wish.request_id
-    )
-    .fetch_optional(connection)
-    .await
-    .map_err(failed("look for an earlier grant"))?;
-    let Some(row) = row else { return Ok(None) };
-    if row.state == "ended" {
-        return Ok(Some(None));
+/// The same for many workers in one transaction.
+///
+/// # Errors
+/// The database fails; nothing is granted.
+#[instrument(skip_all, fields(count = wishes.len()), err(level = "debug"))]
+pub async fn acquire_together(
+    pool: &PgPool,
+    policy: &Policy,
+    wishes: &[Acquisition],
+) -> Result<Answers<Option<Grant>>, Error> {
+    perform(pool, policy, wishes, Locks::PassOver).await
+}
+
+async fn perform(
+    pool: &PgPool,
+    policy: &Policy,
+    wishes: &[Acquisition],
+    locks: Locks,
+) -> Result<Answers<Option<Grant>>, Error> {
+    let mut transaction = pool.begin().await.map_err(failed("begin grants"))?;
+    let mut batch = Batch { wishes, answers: wishes.iter().map(|_| None).collect(), free: Vec::new() };
+    batch.check_workers(&mut transaction, locks).await?;
+    batch.find_earlier(&mut transaction).await?;
+    batch.grant(&mut transaction, policy).await?;
+    transaction.commit().await.map_err(failed("commit grants"))?;
+    Ok(batch.answers)
+}
+
+/// Wishes, and what each is told.
+struct Batch<'a> {
+    wishes: &'a [Acquisition],
+    answers: Answers<Option<Grant>>,
+    /// Places of wishes that may be granted.
+    free: Vec<usize>,
+}
+
+impl Batch<'_> {
+    /// Refuses older starts. Of equal requests only the first is looked at.
+    async fn check_workers(&mut self, connection: &mut PgConnection, locks: Locks) -> Result<(), Error> {
+        let ids: BTreeSet<&str> = self.wishes.iter().map(|wish| wish.worker.as_str()).collect();
+        let ids: Vec<&str> = ids.into_iter().collect();
+        let known = workers::lock_all(connection, &ids, locks).await?;
+        let mut seen = BTreeSet::new();
+        for (place, wish) in self.wishes.iter().enumerate() {
+            let found = known.get(&wish.worker);
+            self.answers[place] = match found {
+                None if locks == Locks::PassOver => continue,
+                None => Some(Err(Error::StaleIncarnation { current: 0 })),
+                Some(Current { incarnation, .. }) if *incarnation != wish.incarnation => {
+                    Some(Err(Error::StaleIncarnation { current: *incarnation }))
+                }
+                Some(current) => {
+                    if seen.insert((&wish.worker, wish.request_id)) {
+                        self.free.push(place);
+                        // Who is to take nothing gets it, unless it was granted before.
+                        (current.schedule != Schedule::Ready).then_some(Ok(None))
+                    } else {
+                        None
+                    }
+                }
+            };
+        }
+        Ok(())
     }
-    let nonce = nonce_from(&row.nonce)?;
-    Ok(Some(Some(LeaseToken { job: JobId(row.job_id), epoch: row.epoch, nonce })))
+
+    /// Answers repeated requests like the first time; those whose grant has ended
+    /// get nothing.
+    async fn find_earlier(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
+        let asked = self.free.iter().map(|place| &self.wishes[*place]);
+        let earlier = grant_rows::earlier(connection, asked).await?;
+        for row in earlier {
+            let of_row = |place: &usize| {
+                let wish = &self.wishes[*place];
+                wish.worker.as_str() == row.worker_id && wish.request_id == row.request
+            };
+            let Some(index) = self.free.iter().position(of_row) else { continue };
+            let place = self.free.swap_remove(index);
+            let grant = if row.state == "ended" {
+                None
+            } else {
+                let token =
+                    LeaseToken { job: JobId(row.job_id), epoch: row.epoch, nonce: nonce_from(&row.nonce)? };
+                let row = grant_rows::read(connection, token).await?;
+                Some(grant(token, row))
+            };
+            self.answers[place] = Some(Ok(grant));
+        }
+        self.free.sort_unstable();
+        self.free.retain(|place| self.answers[*place].is_none());
+        Ok(())
+    }
+
+    async fn grant(&mut self, connection: &mut PgConnection, policy: &Policy) -> Result<(), Error> {
+        let mut grants = Grants::default();
+        let mut granted = Vec::new();
+        for (place, job) in self.take(connection).await? {
+            let wish = &self.wishes[place];
+            let token = LeaseToken { job: JobId(job.id), epoch: job.epoch + 1, nonce: fresh_nonce()? };
+            grants.add(token, wish, &job);
+            granted.push((place, token));
+        }
+        let mut rows = grants.write(connection, policy).await?;
+        for (place, token) in granted {
+            let row = rows.remove(&token.job.0);
+            let row =
+                row.ok_or_else(|| corrupt(format!("the locked row of job {}", token.job), &"it is gone"))?;
+            self.answers[place] = Some(Ok(Some(grant(token, row))));
+        }
+        let left: Vec<usize> =
+            self.free.iter().copied().filter(|place| self.answers[*place].is_none()).collect();
+        for place in left {
+            self.answers[place] = Some(Ok(None));
+        }
+        let alive = self.wishes.iter().zip(&self.answers);
+        let alive: BTreeSet<&str> = alive
+            .filter(|(_, answer)| matches!(answer, Some(Ok(_))))
+            .map(|(wish, _)| wish.worker.as_str())
+            .collect();
+        workers::see(connection, &alive.into_iter().collect::<Vec<_>>()).await
+    }
+
+    /// Takes jobs from the front of the queue: one per wish, as far as they go.
+    async fn take(&self, connection: &mut PgConnection) -> Result<Vec<(usize, Candidate)>, Error> {
+        let wishes: Vec<Wish> = self.free.iter().map(|place| self.wish(*place)).collect();
+        let Some(most_mib) = wishes.iter().map(|wish| wish.memory_mib).max() else { return Ok(Vec::new()) };
+        let limit = i64::try_from(wishes.len()).unwrap_or(i64::MAX);
+        let front = grant_rows::claim(connection, most_mib, None, limit, &[]).await?;
+        let is_all = front.len() < wishes.len();
+        let chosen = assign(&wishes, &front);
+        let mut taken: Vec<Uuid> = chosen.iter().flatten().map(|index| front[*index].id).collect();
+        let mut found = Vec::new();
+        for (index, wish) in wishes.iter().enumerate() {
+            let job = match chosen[index] {
+                Some(chosen) => Some(front[chosen].clone()),
+                None if is_all => None,
+                // What fits it stands farther behind.
+                None => {
+                    let next =
+                        grant_rows::claim(connection, wish.memory_mib, Some(wish.worker), 1, &taken).await?;
+                    next.into_iter().next()
+                }
+            };
+            if let Some(job) = job {
+                taken.push(job.id);
+                found.push((self.free[index], job));
+            }
+        }
+        Ok(found)
+    }
+
+    fn wish(&self, place: usize) -> Wish<'_> {
+        let Acquisition { worker, device, .. } = &self.wishes[place];
+        Wish { worker: worker.as_str(), memory_mib: i64::try_from(device.memory_mib).unwrap_or(i64::MAX) }
+    }
 }
 
-/// Takes the first waiting job, in one statement, past rows that others hold.
-/// The state is written out in it: a generic plan for a parameter could not use
-/// the index of waiting jobs.
-async fn claim(
-    connection: &mut PgConnection,
-    policy: &Policy,
-    wish: &Acquisition,
-) -> Result<Option<LeaseToken>, Error> {
-    let leased = transition(JobState::Queued, &JobEvent::Grant)?.next;
-    // S1 S2: only a queued job, and its epoch grows with it.
-    let row = sqlx::query!(
-        "with candidate as (
-             select id from job
-             where state = 'queued'
-                 and (run_after is null or run_after <= clock_timestamp())
-                 and (avoid_until is null or avoid_worker_id <> $1 or avoid_until <= clock_timestamp())
-                 and memory_mib <= $2
-             order by priority desc, position
-             limit 1
-             for no key update skip locked
-         )
-         update job set state = $3, epoch = job.epoch + 1, run_after = null, revision = job.revision + 1
-         from candidate where job.id = candidate.id and job.state = 'queued'
-         returning job.id, job.epoch, job.search_id, job.checkpoint_epoch, job.checkpoint_step",
-        wish.worker.as_str(),
-        i64::try_from(wish.device.memory_mib).unwrap_or(i64::MAX),
-        leased.as_str()
-    )
-    .fetch_optional(&mut *connection)
-    .await
-    .map_err(failed("claim a job"))?;
-    let Some(row) = row else { return Ok(None) };
-    let token = LeaseToken { job: JobId(row.id), epoch: row.epoch, nonce: fresh_nonce()? };
-    insert_attempt(connection, token, wish, row.checkpoint_epoch, row.checkpoint_step).await?;
-    insert_lease(connection, token, policy).await?;
-    event::record(
-        connection,
-        Event {
-            kind: "job_leased",
-            search: row.search_id.map(SearchId),
-            job: Some(token.job),
-            epoch: Some(token.epoch),
-            worker: Some(&wish.worker),
-            body: Some(serde_json::json!({
-                "device": storable(&wish.device.name, DEVICE_BYTES_MAX),
-                "resume_step": row.checkpoint_step.unwrap_or(0),
-            })),
-        },
-    )
-    .await?;
-    Ok(Some(token))
-}
-
-async fn insert_attempt(
-    connection: &mut PgConnection,
-    token: LeaseToken,
-    wish: &Acquisition,
-    resume_epoch: Option<i64>,
-    resume_step: Option<i64>,
-) -> Result<(), Error> {
-    // S8: from the checkpoint that the job names.
-    sqlx::query!(
-        "insert into attempt
-             (job_id, epoch, nonce, worker_id, incarnation, device, acquire_request_id, resume_epoch,
-              resume_step, last_step)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)",
-        token.job.0,
-        token.epoch,
-        &token.nonce.0[..],
-        wish.worker.as_str(),
-        wish.incarnation,
-        storable(&wish.device.name, DEVICE_BYTES_MAX),
-        wish.request_id,
-        resume_epoch,
-        resume_step.unwrap_or(0)
-    )
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(failed("record an attempt"))
-}
-
-async fn insert_lease(
-    connection: &mut PgConnection,
-    token: LeaseToken,
-    policy: &Policy,
-) -> Result<(), Error> {
-    // S13: in the transaction of the attempt; it goes with the attempt's end.
-    sqlx::query!(
-        "insert into attempt_lease (job_id, epoch, deadline)
-         values ($1, $2, clock_timestamp() + make_interval(secs => $3))",
-        token.job.0,
-        token.epoch,
-        policy.offer_ttl.as_secs_f64()
-    )
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(failed("record a lease"))
-}
-
-/// What the worker needs for a granted token.
-async fn read_grant(connection: &mut PgConnection, token: LeaseToken) -> Result<Grant, Error> {
-    let row = sqlx::query!(
-        r#"select job.trainer_job::text as "trainer_job!",
-               attempt.resume_epoch,
-               own.key as "key?", own.step as "step?", own.manifest_sha256 as "manifest?",
-               supernet.key as "supernet_key?", supernet.step as "supernet_step?",
-               supernet.manifest_sha256 as "supernet_manifest?"
-           from attempt join job on job.id = attempt.job_id
-           left join checkpoint as own on own.job_id = attempt.job_id
-               and own.epoch = attempt.resume_epoch and own.step = attempt.resume_step
-           left join result on result.job_id = job.supernet_job_id
-           left join checkpoint as supernet on supernet.job_id = result.job_id
-               and supernet.epoch = result.checkpoint_epoch and supernet.step = result.checkpoint_step
-           where attempt.job_id = $1 and attempt.epoch = $2"#,
-        token.job.0,
-        token.epoch
-    )
-    .fetch_one(connection)
-    .await
-    .map_err(failed("read a granted job"))?;
+fn grant(token: LeaseToken, row: GrantRow) -> Grant {
     let reference =
         |key, step, manifest| Some(CheckpointRef { key: key?, step: step?, manifest_sha256: manifest? });
     let supernet = reference(row.supernet_key, row.supernet_step, row.supernet_manifest);
-    Ok(Grant {
+    Grant {
         token,
         trainer_job_json: row.trainer_job,
-        resume_from: reference(row.key, row.step, row.manifest),
         // Its own checkpoint holds what it has made of them.
-        start_from: supernet.filter(|_| row.resume_epoch.is_none()),
+        start_from: supernet.filter(|_| row.key.is_none()),
+        resume_from: reference(row.key, row.step, row.manifest),
         artifact_prefix: artifact_prefix(token),
-    })
+    }
 }
 
 fn fresh_nonce() -> Result<Nonce, Error> {

@@ -1,37 +1,43 @@
 //! Makes an uploaded checkpoint the one to resume from.
 
-use cakes_proto::ids::LeaseToken;
-use sqlx::{PgConnection, PgPool};
-use tracing::instrument;
+use std::collections::BTreeSet;
 
+use cakes_proto::ids::LeaseToken;
+use sqlx::types::Uuid;
+use sqlx::{PgConnection, PgPool};
+
+use super::turn::{Decision, Deed, Effects, Turn, turn};
+use super::turn_rows::Turning;
 use super::{CheckpointRef, artifact_prefix};
 use crate::store::error::{Error, failed};
-use crate::store::fence;
-use crate::store::job_row;
+use crate::store::fence::Life;
+
+/// A checkpoint that was uploaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    pub checkpoint: CheckpointRef,
+    /// Size of all its files.
+    pub bytes: i64,
+}
 
 /// Records the checkpoint. A repetition changes nothing.
 ///
 /// # Errors
 /// The token is not the current one, the key lies outside the attempt's prefix,
 /// or another checkpoint of the same step was committed before.
-#[instrument(skip_all, fields(job = %token.job, epoch = token.epoch, step = checkpoint.step), err(level = "debug"))]
 pub async fn commit_checkpoint(
     pool: &PgPool,
     token: LeaseToken,
     checkpoint: &CheckpointRef,
     bytes: i64,
 ) -> Result<(), Error> {
-    check(token, checkpoint, bytes)?;
-    let mut transaction = pool.begin().await.map_err(failed("begin a checkpoint"))?;
-    job_row::lock(&mut transaction, token.job).await?;
-    fence::live_attempt(&mut transaction, token).await?;
-    if insert(&mut transaction, token, checkpoint, bytes).await? {
-        raise(&mut transaction, token, checkpoint.step).await?;
-    }
-    transaction.commit().await.map_err(failed("commit a checkpoint"))
+    let deed = Deed::Commit(Saved { checkpoint: checkpoint.clone(), bytes });
+    turn(pool, &Turn { token, deed }).await.map(drop)
 }
 
-fn check(token: LeaseToken, checkpoint: &CheckpointRef, bytes: i64) -> Result<(), Error> {
+/// What can be told of a checkpoint without the database.
+pub(super) fn check(token: LeaseToken, saved: &Saved) -> Result<(), Error> {
+    let Saved { checkpoint, bytes } = saved;
     let invalid = |field, problem: String| Err(Error::InvalidArgument { field, problem });
     let prefix = artifact_prefix(token);
     let name = checkpoint.key.strip_prefix(&prefix).and_then(|rest| rest.strip_prefix('/'));
@@ -58,37 +64,77 @@ fn check(token: LeaseToken, checkpoint: &CheckpointRef, bytes: i64) -> Result<()
     if checkpoint.step < 1 {
         return invalid("checkpoint.step", "must be 1 or more".to_owned());
     }
-    if bytes < 0 {
+    if *bytes < 0 {
         return invalid("bytes", "must not be negative".to_owned());
     }
     Ok(())
 }
 
-/// Whether the row is new; an equal one may stand there already.
-async fn insert(
+pub(super) fn decide(row: &Turning) -> Decision {
+    match row.life {
+        Life::Ended(_) => Decision::Lost,
+        Life::Offered | Life::Running => Decision::Write(Effects { saves: true, ..Effects::default() }),
+    }
+}
+
+/// Stores checkpoints of different jobs, and lets each job go on from its one if
+/// that is farther. Jobs that have another one of that step, or of that key, are
+/// given back with the refusal.
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    saved: &[(LeaseToken, &Saved)],
+) -> Result<Vec<(Uuid, Error)>, Error> {
+    let column = |of: fn(&(LeaseToken, &Saved)) -> i64| -> Vec<i64> { saved.iter().map(of).collect() };
+    let text = |of: fn(&Saved) -> &str| -> Vec<String> {
+        saved.iter().map(|(_, saved)| of(saved).to_owned()).collect()
+    };
+    let jobs: Vec<Uuid> = saved.iter().map(|(token, _)| token.job.0).collect();
+    // S11: a key belongs to one attempt, and a row to one key. S8: never back.
+    let stored = sqlx::query_scalar!(
+        r#"with stored as (
+               insert into checkpoint (job_id, epoch, step, key, manifest_sha256, bytes)
+               select * from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::bigint[])
+               on conflict do nothing
+               returning job_id, epoch, step
+           ), raised as (
+               update job set checkpoint_epoch = stored.epoch, checkpoint_step = stored.step,
+                   revision = revision + 1
+               from stored
+               where job.id = stored.job_id and job.epoch = stored.epoch
+                   and (checkpoint_step is null or checkpoint_step < stored.step)
+           )
+           select job_id as "job!" from stored"#,
+        &jobs,
+        &column(|(token, _)| token.epoch),
+        &column(|(_, saved)| saved.checkpoint.step),
+        &text(|saved| &saved.checkpoint.key),
+        &text(|saved| &saved.checkpoint.manifest_sha256),
+        &column(|(_, saved)| saved.bytes)
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(failed("record checkpoints"))?;
+    let stored: BTreeSet<Uuid> = stored.into_iter().collect();
+    let mut refused = Vec::new();
+    for (token, saved) in saved.iter().filter(|(token, _)| !stored.contains(&token.job.0)) {
+        if !is_stored(connection, *token, &saved.checkpoint).await? {
+            let problem = format!(
+                "another checkpoint of step {} or with the same key was committed before",
+                saved.checkpoint.step
+            );
+            refused.push((token.job.0, Error::Refused(problem)));
+        }
+    }
+    Ok(refused)
+}
+
+/// Whether an equal one is there already.
+async fn is_stored(
     connection: &mut PgConnection,
     token: LeaseToken,
     checkpoint: &CheckpointRef,
-    bytes: i64,
 ) -> Result<bool, Error> {
-    // S11: a key belongs to one attempt, and a row to one key.
-    let inserted = sqlx::query!(
-        "insert into checkpoint (job_id, epoch, step, key, manifest_sha256, bytes)
-         values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
-        token.job.0,
-        token.epoch,
-        checkpoint.step,
-        checkpoint.key,
-        checkpoint.manifest_sha256,
-        bytes
-    )
-    .execute(&mut *connection)
-    .await
-    .map_err(failed("record a checkpoint"))?;
-    if inserted.rows_affected() == 1 {
-        return Ok(true);
-    }
-    let equal = sqlx::query_scalar!(
+    sqlx::query_scalar!(
         r#"select exists (
                select from checkpoint where job_id = $1 and epoch = $2 and step = $3
                    and key = $4 and manifest_sha256 = $5
@@ -101,28 +147,5 @@ async fn insert(
     )
     .fetch_one(connection)
     .await
-    .map_err(failed("compare a checkpoint"))?;
-    if equal {
-        return Ok(false);
-    }
-    Err(Error::Refused(format!(
-        "another checkpoint of step {} or with the same key was committed before",
-        checkpoint.step
-    )))
-}
-
-/// The next attempt goes on from the farthest checkpoint.
-async fn raise(connection: &mut PgConnection, token: LeaseToken, step: i64) -> Result<(), Error> {
-    // S8: never back.
-    sqlx::query!(
-        "update job set checkpoint_epoch = $2, checkpoint_step = $3, revision = revision + 1
-         where id = $1 and epoch = $2 and (checkpoint_step is null or checkpoint_step < $3)",
-        token.job.0,
-        token.epoch,
-        step
-    )
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(failed("raise the checkpoint of a job"))
+    .map_err(failed("compare a checkpoint"))
 }

@@ -1,5 +1,7 @@
 //! Ends a job with its result.
 
+use std::collections::BTreeSet;
+
 use cakes::backbone::Backbone;
 use cakes::derive::{ChannelCosts, LatencyTable};
 use cakes::frame::Quality;
@@ -7,19 +9,21 @@ use cakes::job::{Task, TrainerJob};
 use cakes::kernel::KernelSet;
 use cakes::scores::ChannelScores;
 use cakes::spec::TaskKind;
-use cakes_proto::ids::LeaseToken;
+use cakes_proto::ids::{JobId, LeaseToken};
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use sqlx::types::Uuid;
 use sqlx::{PgConnection, PgPool};
-use tracing::instrument;
 
 use super::CheckpointRef;
-use super::end::end_attempt;
-use crate::core::job::{EndReason, JobEvent, JobState, transition};
+use super::commit_checkpoint::{self, Saved};
+use super::turn::{Decision, Deed, Effects, Turn, turn};
+use super::turn_rows::Turning;
+use crate::core::job::{EndReason, JobEvent, JobKind, JobState, transition};
 use crate::store::error::{Error, corrupt, failed};
-use crate::store::fence::{self, Attempt, Life};
-use crate::store::job_row::{self, Move};
+use crate::store::fence::Life;
+use crate::store::job_row::task_name;
 use crate::store::quality::QualityColumns;
 
 /// What a worker hands in at the end.
@@ -27,13 +31,15 @@ use crate::store::quality::QualityColumns;
 pub struct Completion {
     /// Number of the last entry that was reported.
     pub last_seq: i64,
-    /// Committed before, by this attempt or by an earlier one.
+    /// Committed before, by this attempt or by an earlier one, or with the result.
     pub checkpoint: CheckpointRef,
     pub outcome: Outcome,
     /// Of a supernet.
     pub scores: Option<ChannelScores>,
     /// Of a supernet.
     pub latency: Option<LatencyTable>,
+    /// The checkpoint, where it is committed with the result and was not before.
+    pub saved: Option<Saved>,
 }
 
 /// What a finished job leaves behind.
@@ -54,31 +60,64 @@ pub struct Outcome {
 /// The token is not the current one, entries or the checkpoint are missing,
 /// quality, scores or times do not fit the job, another result is recorded, or the job was
 /// cancelled first: then the attempt is ended as cancelled.
-#[instrument(skip_all, fields(job = %token.job, epoch = token.epoch), err(level = "debug"))]
 pub async fn complete(pool: &PgPool, token: LeaseToken, completion: &Completion) -> Result<(), Error> {
+    let deed = Deed::Complete(Box::new(completion.clone()));
+    turn(pool, &Turn { token, deed }).await.map(drop)
+}
+
+/// What is worked out of a completion before any row is locked.
+pub(super) struct Content {
+    pub hash: [u8; 32],
+    columns: QualityColumns,
+}
+
+/// What can be told of a completion without the database.
+pub(super) fn check(token: LeaseToken, completion: &Completion) -> Result<Content, Error> {
     check_numbers(&completion.outcome)?;
-    let hash = content_hash(completion);
-    let mut transaction = pool.begin().await.map_err(failed("begin a completion"))?;
-    let job = job_row::lock(&mut transaction, token.job).await?;
-    let attempt = fence::attempt(&mut transaction, token).await?;
-    if let Life::Ended(end) = attempt.life {
-        return repeated(&mut transaction, token, end, &hash).await;
+    if let Some(saved) = &completion.saved {
+        commit_checkpoint::check(token, saved)?;
+        if saved.checkpoint != completion.checkpoint {
+            let problem = "is not the one that is committed with it".to_owned();
+            return Err(Error::InvalidArgument { field: "checkpoint", problem });
+        }
     }
-    let moved = transition(job.state, &JobEvent::Complete)?;
-    let succeeded = moved.next == JobState::Succeeded;
-    if succeeded {
-        check_last_seq(completion.last_seq, &attempt)?;
-        insert_result(&mut transaction, token, completion, &attempt, &hash).await?;
-        let trained = read_trainer_job(&mut transaction, token).await?;
-        check_task(&trained, &completion.outcome.quality)?;
-        insert_findings(&mut transaction, token, &trained, completion).await?;
+    Ok(Content { hash: content_hash(completion), columns: QualityColumns::of(&completion.outcome.quality)? })
+}
+
+pub(super) fn decide(row: &Turning, completion: &Completion) -> Decision {
+    match row.life {
+        Life::Ended(EndReason::Succeeded) => return Decision::Compare,
+        Life::Ended(EndReason::Cancelled) => return Decision::Refuse(cancelled(row)),
+        Life::Ended(_) => return Decision::Lost,
+        Life::Offered | Life::Running => {}
     }
-    end_attempt(&mut transaction, token, moved.ends_attempt.unwrap_or(EndReason::Succeeded), None).await?;
-    let (kind, reason) = if succeeded { ("job_succeeded", Some("")) } else { ("job_cancelled", None) };
-    let change = Move { kind, moved: &moved, reason, counters: job.counters, avoid: None };
-    job_row::apply(&mut transaction, &job, change).await?;
-    transaction.commit().await.map_err(failed("commit a completion"))?;
-    if succeeded { Ok(()) } else { Err(Error::JobCancelled { job: token.job }) }
+    let moved = match transition(row.state, &JobEvent::Complete) {
+        Ok(moved) => moved,
+        Err(error) => return Decision::Refuse(error.into()),
+    };
+    if moved.next != JobState::Succeeded {
+        return Decision::Write(Effects {
+            moved: Some(("job_cancelled", moved)),
+            refusal: Some(cancelled(row)),
+            ..Effects::default()
+        });
+    }
+    let checked = check_last_seq(completion.last_seq, row.last_seq)
+        .and_then(|()| check_task(&row.task, &completion.outcome.quality))
+        .and_then(|()| if row.kind == JobKind::Supernet.as_str() { Ok(()) } else { no_findings(completion) });
+    match checked {
+        Err(error) => Decision::Refuse(error),
+        Ok(()) => Decision::Write(Effects {
+            saves: completion.saved.is_some(),
+            succeeds: true,
+            moved: Some(("job_succeeded", moved)),
+            ..Effects::default()
+        }),
+    }
+}
+
+fn cancelled(row: &Turning) -> Error {
+    Error::JobCancelled { job: JobId(row.job) }
 }
 
 fn check_numbers(outcome: &Outcome) -> Result<(), Error> {
@@ -107,91 +146,148 @@ fn figures(quality: &Quality) -> Vec<f64> {
     }
 }
 
-fn check_last_seq(last_seq: i64, attempt: &Attempt) -> Result<(), Error> {
-    match last_seq.cmp(&attempt.last_seq) {
+fn check_last_seq(last_seq: i64, stored: i64) -> Result<(), Error> {
+    match last_seq.cmp(&stored) {
         std::cmp::Ordering::Equal => Ok(()),
-        std::cmp::Ordering::Greater => Err(Error::OutOfRange { ack_seq: attempt.last_seq }),
+        std::cmp::Ordering::Greater => Err(Error::OutOfRange { ack_seq: stored }),
         std::cmp::Ordering::Less => Err(Error::InvalidArgument {
             field: "last_seq",
-            problem: format!("{} entries are stored, which is more", attempt.last_seq),
+            problem: format!("{stored} entries are stored, which is more"),
         }),
     }
 }
 
-/// Answers a completion of an attempt that has ended.
-async fn repeated(
+/// A network that classifies is not measured by Dice.
+fn check_task(task: &str, quality: &Quality) -> Result<(), Error> {
+    let of = match quality {
+        Quality::Segmentation(_) => TaskKind::Segmentation,
+        Quality::Classification(_) => TaskKind::Classification,
+    };
+    if task == task_name(of) {
+        return Ok(());
+    }
+    let problem = format!("{} is no measure of what the job trained", quality.metric());
+    Err(Error::InvalidArgument { field: "result.quality_metric", problem })
+}
+
+/// Answers a completion of an attempt that has succeeded.
+pub(super) async fn compare(
     connection: &mut PgConnection,
     token: LeaseToken,
-    end: EndReason,
-    hash: &[u8; 32],
-) -> Result<(), Error> {
-    match end {
-        EndReason::Succeeded => {
-            let stored =
-                sqlx::query_scalar!("select content_hash from result where job_id = $1", token.job.0)
-                    .fetch_one(connection)
-                    .await
-                    .map_err(failed("compare a result"))?;
-            if stored == hash {
-                return Ok(());
-            }
-            Err(Error::Refused("another result of this job is recorded".to_owned()))
-        }
-        EndReason::Cancelled => Err(Error::JobCancelled { job: token.job }),
-        _ => Err(fence::lost(connection, token).await?),
+    hash: Option<[u8; 32]>,
+) -> Result<Result<(), Error>, Error> {
+    let stored = sqlx::query_scalar!("select content_hash from result where job_id = $1", token.job.0)
+        .fetch_one(connection)
+        .await
+        .map_err(failed("compare a result"))?;
+    let same = hash.is_some_and(|hash| stored == hash);
+    Ok(if same { Ok(()) } else { Err(Error::Refused("another result of this job is recorded".to_owned())) })
+}
+
+/// A row of results; the database reads it from JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct ResultRow<'a> {
+    pub job_id: Uuid,
+    epoch: i64,
+    last_seq: i64,
+    /// As the database writes bytes: `\x00ff`.
+    content_hash: String,
+    key: &'a str,
+    step: i64,
+    manifest_sha256: &'a str,
+    quality: f64,
+    quality_metric: &'static str,
+    mean_dice: Option<f64>,
+    dice_per_class: Option<&'a [f64]>,
+    case_count: Option<i64>,
+    classification: Option<&'a Value>,
+    param_count: i64,
+    mac_count: i64,
+    latency_ms: Option<f64>,
+    peak_memory_mib: f64,
+    train_duration_s: f64,
+    device: &'a str,
+}
+
+pub(super) fn result_row<'a>(
+    token: LeaseToken,
+    row: &'a Turning,
+    completion: &'a Completion,
+    content: &'a Content,
+) -> ResultRow<'a> {
+    let Completion { checkpoint, outcome, .. } = completion;
+    let Content { hash, columns } = content;
+    ResultRow {
+        job_id: token.job.0,
+        epoch: token.epoch,
+        last_seq: completion.last_seq,
+        content_hash: format!("\\x{}", hex::encode(hash)),
+        key: &checkpoint.key,
+        step: checkpoint.step,
+        manifest_sha256: &checkpoint.manifest_sha256,
+        quality: outcome.quality.value(),
+        quality_metric: outcome.quality.metric(),
+        mean_dice: columns.mean_dice,
+        dice_per_class: columns.dice_per_class.as_deref(),
+        case_count: columns.case_count,
+        classification: columns.classification.as_ref(),
+        param_count: outcome.param_count,
+        mac_count: outcome.mac_count,
+        latency_ms: outcome.latency_ms,
+        peak_memory_mib: outcome.peak_memory_mib,
+        train_duration_s: outcome.train_duration_s,
+        device: &row.device,
     }
 }
 
-async fn insert_result(
+/// Records results whose checkpoint is committed; of which jobs.
+pub(super) async fn insert_results(
     connection: &mut PgConnection,
-    token: LeaseToken,
-    completion: &Completion,
-    attempt: &Attempt,
-    hash: &[u8; 32],
-) -> Result<(), Error> {
-    let Completion { checkpoint, outcome, .. } = completion;
-    let checkpoint_epoch = sqlx::query_scalar!(
-        "select epoch from checkpoint where job_id = $1 and key = $2 and step = $3 and manifest_sha256 = $4",
-        token.job.0,
-        checkpoint.key,
-        checkpoint.step,
-        checkpoint.manifest_sha256
-    )
-    .fetch_optional(&mut *connection)
-    .await
-    .map_err(failed("look for the final checkpoint"))?
-    .ok_or_else(|| Error::Refused("the final checkpoint is not committed; commit it first".to_owned()))?;
-    let columns = QualityColumns::of(&outcome.quality)?;
+    rows: &[ResultRow<'_>],
+) -> Result<BTreeSet<Uuid>, Error> {
+    let rows = serde_json::to_value(rows).map_err(|error| corrupt("results", &error))?;
     // S7: the primary key is the job, and the foreign key a committed checkpoint.
-    sqlx::query!(
+    let recorded = sqlx::query_scalar!(
         "insert into result
              (job_id, epoch, last_seq, content_hash, checkpoint_epoch, checkpoint_step, quality,
               quality_metric, mean_dice, dice_per_class, case_count, classification, param_count, mac_count,
               latency_ms, peak_memory_mib, train_duration_s, device)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
-        token.job.0,
-        token.epoch,
-        completion.last_seq,
-        &hash[..],
-        checkpoint_epoch,
-        checkpoint.step,
-        outcome.quality.value(),
-        outcome.quality.metric(),
-        columns.mean_dice,
-        columns.dice_per_class.as_deref(),
-        columns.case_count,
-        columns.classification,
-        outcome.param_count,
-        outcome.mac_count,
-        outcome.latency_ms,
-        outcome.peak_memory_mib,
-        outcome.train_duration_s,
-        attempt.device
+         select row.job_id, row.epoch, row.last_seq, row.content_hash, checkpoint.epoch, checkpoint.step,
+              row.quality, row.quality_metric, row.mean_dice, row.dice_per_class, row.case_count,
+              row.classification, row.param_count, row.mac_count, row.latency_ms, row.peak_memory_mib,
+              row.train_duration_s, row.device
+         from jsonb_to_recordset($1) as row (
+             job_id uuid, epoch bigint, last_seq bigint, content_hash bytea, key text, step bigint,
+             manifest_sha256 text, quality float8, quality_metric text, mean_dice float8,
+             dice_per_class float8[], case_count bigint, classification jsonb, param_count bigint,
+             mac_count bigint, latency_ms float8, peak_memory_mib float8, train_duration_s float8, device text)
+         join checkpoint on checkpoint.job_id = row.job_id and checkpoint.key = row.key
+             and checkpoint.step = row.step and checkpoint.manifest_sha256 = row.manifest_sha256
+         returning job_id",
+        rows
     )
-    .execute(connection)
+    .fetch_all(connection)
     .await
-    .map(drop)
-    .map_err(failed("record a result"))
+    .map_err(failed("record results"))?;
+    Ok(recorded.into_iter().collect())
+}
+
+/// Whether scores and times are of the supernet that the job trained; a
+/// retraining has none.
+pub(super) async fn check_findings(
+    connection: &mut PgConnection,
+    token: LeaseToken,
+    row: &Turning,
+    completion: &Completion,
+) -> Result<Result<(), Error>, Error> {
+    if row.kind != JobKind::Supernet.as_str() {
+        return Ok(Ok(()));
+    }
+    let job = read_trainer_job(connection, token).await?;
+    let Task::Supernet { backbone, kernels, .. } = &job.task else {
+        return Err(corrupt(format!("the trainer's job of job {}", token.job), &"it is no supernet's"));
+    };
+    Ok(findings(backbone, kernels, completion).map(drop))
 }
 
 async fn read_trainer_job(connection: &mut PgConnection, token: LeaseToken) -> Result<TrainerJob, Error> {
@@ -203,31 +299,13 @@ async fn read_trainer_job(connection: &mut PgConnection, token: LeaseToken) -> R
         .map_err(|error| corrupt(format!("the trainer's job of job {}", token.job), &error))
 }
 
-/// A network that classifies is not measured by Dice.
-fn check_task(job: &TrainerJob, quality: &Quality) -> Result<(), Error> {
-    let task = job.task.backbone().task();
-    if matches!(
-        (task, quality),
-        (TaskKind::Segmentation, Quality::Segmentation(_))
-            | (TaskKind::Classification, Quality::Classification(_))
-    ) {
-        return Ok(());
-    }
-    let problem = format!("{} is no measure of what the job trained", quality.metric());
-    Err(Error::InvalidArgument { field: "result.quality_metric", problem })
-}
-
-/// Scores and times belong to supernets, and to the supernet that the job trained.
-async fn insert_findings(
+/// Records scores and times, which were checked; a retraining has none.
+pub(super) async fn insert_findings(
     connection: &mut PgConnection,
     token: LeaseToken,
-    job: &TrainerJob,
     completion: &Completion,
 ) -> Result<(), Error> {
-    let (scores, latency) = match &job.task {
-        Task::Retrain { .. } => return no_findings(completion),
-        Task::Supernet { backbone, kernels, .. } => findings(backbone, kernels, completion)?,
-    };
+    let (Some(scores), Some(latency)) = (&completion.scores, &completion.latency) else { return Ok(()) };
     let json = |value: serde_json::Result<Value>| value.map_err(|error| corrupt("findings", &error));
     sqlx::query!(
         "insert into supernet_scores (job_id, scores, latency) values ($1, $2, $3)",
@@ -272,7 +350,7 @@ fn findings<'a>(
 }
 
 fn content_hash(completion: &Completion) -> [u8; 32] {
-    let Completion { last_seq, checkpoint, outcome, scores, latency } = completion;
+    let Completion { last_seq, checkpoint, outcome, scores, latency, saved: _ } = completion;
     let content = (last_seq, &checkpoint.key, &checkpoint.manifest_sha256, outcome, scores, latency);
     // Plain data into memory cannot fail.
     Sha256::digest(serde_json::to_vec(&content).unwrap_or_default()).into()

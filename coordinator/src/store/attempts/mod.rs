@@ -6,18 +6,26 @@ mod complete;
 mod end;
 mod expire;
 mod fail;
+mod grant_rows;
 mod reconcile;
 mod report;
+mod report_rows;
 mod start;
+mod together;
+mod turn;
+mod turn_rows;
 
-pub use acquire::{Acquisition, Grant, acquire};
-pub use commit_checkpoint::commit_checkpoint;
+pub use acquire::{Acquisition, Grant, acquire, acquire_together};
+pub use commit_checkpoint::{Saved, commit_checkpoint};
 pub use complete::{Completion, Outcome, complete};
 pub use expire::{clock, expire_leases, extend_leases};
 pub use fail::fail;
 pub use reconcile::reconcile;
-pub use report::{Entry, Progress, Receipt, Report, Validated, report};
+pub use report::{Entry, Progress, Receipt, Report, Validated, report, report_together};
 pub use start::start;
+pub use together::Answers;
+pub(super) use together::Locks;
+pub use turn::{Deed, Turn, Turned, turn, turn_together};
 
 use cakes_proto::ids::LeaseToken;
 

@@ -61,7 +61,7 @@ async fn live_attempts(
 ) -> Result<Vec<(LeaseToken, i64)>, Error> {
     let rows = sqlx::query!(
         "select job_id, epoch, nonce, incarnation from attempt
-         where worker_id = $1 and state <> 'ended' order by job_id",
+         where worker_id = $1 and end_time is null order by job_id",
         worker.as_str()
     )
     .fetch_all(connection)

@@ -1,20 +1,19 @@
 //! Stores what an attempt reports, and renews its lease.
 
 use std::collections::BTreeSet;
+use std::slice;
 
-use cakes_proto::ids::{LeaseToken, WorkerId};
+use cakes_proto::ids::LeaseToken;
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 
-use crate::core::lease::{Desired, Policy, desired};
-use crate::core::{job, worker};
+use super::report_rows::{self, ReportRows, Reporting};
+use super::together::{Answers, Locks, Tokens, only};
+use crate::core::lease::{Desired, Policy};
 use crate::store::error::{Error, corrupt, failed};
-use crate::store::fence::{self, Attempt, Life};
-use crate::store::text::storable;
+use crate::store::fence;
 
-/// Longest stored log line, in bytes.
-const LINE_BYTES_MAX: usize = 16_384;
 /// Longest key of a metric, in characters; the table checks the same.
 const KEY_LENGTH_MAX: usize = 128;
 
@@ -75,23 +74,107 @@ pub struct Receipt {
 /// The token is not the current one, or entries are missing before the first.
 #[instrument(skip_all, fields(job = %report.token.job, epoch = report.token.epoch), err(level = "debug"))]
 pub async fn report(pool: &PgPool, policy: &Policy, report: &Report) -> Result<Receipt, Error> {
-    check(report)?;
-    let token = report.token;
-    let mut transaction = pool.begin().await.map_err(failed("begin a report"))?;
-    let attempt = fence::live_attempt(&mut transaction, token).await?;
-    if attempt.life == Life::Offered {
-        return Err(Error::Refused("an attempt is started before it reports".to_owned()));
+    let answers = store(pool, policy, slice::from_ref(report), Locks::Wait).await?;
+    only(answers).unwrap_or(Err(Error::LeaseLost { current_epoch: 0 }))
+}
+
+/// The same for many attempts in one transaction.
+///
+/// # Errors
+/// The database fails; nothing is stored.
+#[instrument(skip_all, fields(count = reports.len()), err(level = "debug"))]
+pub async fn report_together(
+    pool: &PgPool,
+    policy: &Policy,
+    reports: &[Report],
+) -> Result<Answers<Receipt>, Error> {
+    store(pool, policy, reports, Locks::PassOver).await
+}
+
+async fn store(
+    pool: &PgPool,
+    policy: &Policy,
+    reports: &[Report],
+    locks: Locks,
+) -> Result<Answers<Receipt>, Error> {
+    let mut answers: Answers<Receipt> = reports.iter().map(|report| check(report).err().map(Err)).collect();
+    let sound = reports.iter().enumerate().filter(|(place, _)| answers[*place].is_none());
+    let tokens = Tokens::of(sound.map(|(place, report)| (place, report.token)));
+    if tokens.is_empty() {
+        return Ok(answers);
     }
-    let ack_seq = store_entries(&mut transaction, report, &attempt).await?;
-    update_attempt(&mut transaction, report, ack_seq).await?;
-    if let Some(progress) = &report.progress {
-        store_progress(&mut transaction, token, progress).await?;
+    let mut transaction = pool.begin().await.map_err(failed("begin reports"))?;
+    let (mut rows, mut receipts) = (ReportRows::default(), Vec::new());
+    for attempt in report_rows::lock(&mut transaction, &tokens, locks).await? {
+        let Some(place) = tokens.place(attempt.job) else { continue };
+        let report = &reports[place];
+        match decide(report, &attempt) {
+            Decision::Store { ack_seq } => {
+                rows.add(report, &attempt, ack_seq);
+                receipts.push((place, ack_seq));
+            }
+            Decision::Refuse(error) => answers[place] = Some(Err(error)),
+            Decision::Lost => {
+                answers[place] = Some(Err(fence::lost(&mut transaction, report.token).await?));
+            }
+        }
     }
-    renew(&mut transaction, token, policy).await?;
-    let desired = read_desired(&mut transaction, token, &attempt.worker).await?;
-    see_worker(&mut transaction, &attempt.worker).await?;
-    transaction.commit().await.map_err(failed("commit a report"))?;
-    Ok(Receipt { ack_seq, desired })
+    if !rows.is_empty() {
+        let wanted = rows.write(&mut transaction, policy).await?;
+        for (place, ack_seq) in receipts {
+            let job = reports[place].token.job;
+            let desired = wanted.get(&job.0).ok_or_else(|| corrupt(format!("job {job}"), &"it is gone"))?;
+            answers[place] = Some(Ok(Receipt { ack_seq, desired: *desired }));
+        }
+    }
+    if locks == Locks::Wait {
+        refuse_rest(&mut transaction, reports, &mut answers).await?;
+    }
+    transaction.commit().await.map_err(failed("commit reports"))?;
+    Ok(answers)
+}
+
+/// Nobody was passed over: who has no answer has no lease.
+async fn refuse_rest(
+    connection: &mut PgConnection,
+    reports: &[Report],
+    answers: &mut Answers<Receipt>,
+) -> Result<(), Error> {
+    for (report, answer) in reports.iter().zip(answers) {
+        if answer.is_none() {
+            *answer = Some(Err(fence::lost(connection, report.token).await?));
+        }
+    }
+    Ok(())
+}
+
+/// What becomes of a report.
+enum Decision {
+    /// Entries are stored up to this number.
+    Store {
+        ack_seq: i64,
+    },
+    Refuse(Error),
+    Lost,
+}
+
+fn decide(report: &Report, attempt: &Reporting) -> Decision {
+    let stored = attempt.last_seq;
+    match attempt.state.as_str() {
+        "ended" => return Decision::Lost,
+        "offered" => {
+            return Decision::Refuse(Error::Refused("an attempt is started before it reports".to_owned()));
+        }
+        _ => {}
+    }
+    if report.entries.is_empty() {
+        return Decision::Store { ack_seq: stored };
+    }
+    if report.first_seq > stored + 1 {
+        return Decision::Refuse(Error::OutOfRange { ack_seq: stored });
+    }
+    let count = i64::try_from(report.entries.len()).unwrap_or(i64::MAX);
+    Decision::Store { ack_seq: stored.max(report.first_seq.saturating_add(count - 1)) }
 }
 
 fn check(report: &Report) -> Result<(), Error> {
@@ -117,205 +200,4 @@ fn check(report: &Report) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
-}
-
-/// Inserts what is new of the batch; the number of the last stored entry.
-async fn store_entries(
-    connection: &mut PgConnection,
-    report: &Report,
-    attempt: &Attempt,
-) -> Result<i64, Error> {
-    let stored = attempt.last_seq;
-    if report.entries.is_empty() {
-        return Ok(stored);
-    }
-    if report.first_seq > stored + 1 {
-        return Err(Error::OutOfRange { ack_seq: stored });
-    }
-    let numbered = (report.first_seq..).zip(&report.entries).filter(|(seq, _)| *seq > stored);
-    let (mut metrics, mut logs, mut ack_seq) = (Metrics::default(), Logs::default(), stored);
-    for (seq, entry) in numbered {
-        ack_seq = seq;
-        match entry {
-            Entry::Metric { step, values, time } => {
-                for (key, value) in values {
-                    metrics.seqs.push(seq);
-                    metrics.keys.push(key.clone());
-                    metrics.steps.push(*step);
-                    metrics.values.push(*value);
-                    metrics.times.push(*time);
-                }
-            }
-            Entry::Log { time, text } => {
-                logs.seqs.push(seq);
-                logs.times.push(*time);
-                logs.texts.push(storable(text, LINE_BYTES_MAX));
-            }
-        }
-    }
-    metrics.insert(connection, report.token).await?;
-    logs.insert(connection, report.token).await?;
-    Ok(ack_seq)
-}
-
-/// Columns of new metric rows.
-#[derive(Default)]
-struct Metrics {
-    seqs: Vec<i64>,
-    keys: Vec<String>,
-    steps: Vec<i64>,
-    values: Vec<f64>,
-    times: Vec<DateTime<Utc>>,
-}
-
-impl Metrics {
-    async fn insert(&self, connection: &mut PgConnection, token: LeaseToken) -> Result<(), Error> {
-        if self.seqs.is_empty() {
-            return Ok(());
-        }
-        // S4: the key holds attempt and number; what is stored is skipped before.
-        sqlx::query!(
-            "insert into metric (job_id, epoch, seq, key, step, value, time)
-             select $1, $2, * from unnest($3::bigint[], $4::text[], $5::bigint[], $6::float8[], $7::timestamptz[])",
-            token.job.0,
-            token.epoch,
-            &self.seqs,
-            &self.keys,
-            &self.steps,
-            &self.values,
-            &self.times
-        )
-        .execute(connection)
-        .await
-        .map(drop)
-        .map_err(failed("store metrics"))
-    }
-}
-
-/// Columns of new log rows.
-#[derive(Default)]
-struct Logs {
-    seqs: Vec<i64>,
-    times: Vec<DateTime<Utc>>,
-    texts: Vec<String>,
-}
-
-impl Logs {
-    async fn insert(&self, connection: &mut PgConnection, token: LeaseToken) -> Result<(), Error> {
-        if self.seqs.is_empty() {
-            return Ok(());
-        }
-        sqlx::query!(
-            "insert into log_line (job_id, epoch, seq, time, text)
-             select $1, $2, * from unnest($3::bigint[], $4::timestamptz[], $5::text[])",
-            token.job.0,
-            token.epoch,
-            &self.seqs,
-            &self.times,
-            &self.texts
-        )
-        .execute(connection)
-        .await
-        .map(drop)
-        .map_err(failed("store log lines"))
-    }
-}
-
-async fn update_attempt(connection: &mut PgConnection, report: &Report, ack_seq: i64) -> Result<(), Error> {
-    let token = report.token;
-    sqlx::query!(
-        "update attempt set last_seq = $3, last_step = greatest(last_step, $4)
-         where job_id = $1 and epoch = $2",
-        token.job.0,
-        token.epoch,
-        ack_seq,
-        report.progress.as_ref().map_or(0, |progress| progress.step)
-    )
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(failed("record how far an attempt is"))
-}
-
-async fn store_progress(
-    connection: &mut PgConnection,
-    token: LeaseToken,
-    progress: &Progress,
-) -> Result<(), Error> {
-    sqlx::query!(
-        "insert into job_progress
-             (job_id, step, step_count, loss, learning_rate, samples_per_s, quality, quality_metric,
-              remaining_s, phase)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-         on conflict (job_id) do update set
-             step = excluded.step, step_count = excluded.step_count, loss = excluded.loss,
-             learning_rate = excluded.learning_rate, samples_per_s = excluded.samples_per_s,
-             quality = excluded.quality, quality_metric = excluded.quality_metric,
-             remaining_s = excluded.remaining_s, phase = excluded.phase,
-             update_time = clock_timestamp(), revision = job_progress.revision + 1",
-        token.job.0,
-        progress.step,
-        progress.step_count,
-        progress.loss,
-        progress.learning_rate,
-        progress.samples_per_s,
-        progress.quality.as_ref().map(|quality| quality.value),
-        progress.quality.as_ref().map(|quality| quality.metric.as_str()),
-        progress.remaining_s,
-        storable(&progress.phase, KEY_LENGTH_MAX)
-    )
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(failed("store the progress of a job"))
-}
-
-async fn renew(connection: &mut PgConnection, token: LeaseToken, policy: &Policy) -> Result<(), Error> {
-    sqlx::query!(
-        "update attempt_lease set deadline = clock_timestamp() + make_interval(secs => $3)
-         where job_id = $1 and epoch = $2",
-        token.job.0,
-        token.epoch,
-        policy.lease_ttl.as_secs_f64()
-    )
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(failed("renew a lease"))
-}
-
-async fn read_desired(
-    connection: &mut PgConnection,
-    token: LeaseToken,
-    worker: &WorkerId,
-) -> Result<Desired, Error> {
-    let row = sqlx::query!(
-        "select job.state, worker.schedule from job, worker where job.id = $1 and worker.id = $2",
-        token.job.0,
-        worker.as_str()
-    )
-    .fetch_one(connection)
-    .await
-    .map_err(failed("read what an attempt is to do"))?;
-    let state: job::JobState =
-        row.state.parse().map_err(|error| corrupt(format!("the state of job {}", token.job), &error))?;
-    let schedule: worker::Schedule =
-        row.schedule.parse().map_err(|error| corrupt(format!("the schedule of worker {worker}"), &error))?;
-    Ok(desired(state, schedule))
-}
-
-/// Notes that the worker lives, at most once a second, and waits for nobody.
-async fn see_worker(connection: &mut PgConnection, worker: &WorkerId) -> Result<(), Error> {
-    sqlx::query!(
-        "update worker set last_seen_time = clock_timestamp()
-         where id in (
-             select id from worker where id = $1 and last_seen_time < clock_timestamp() - interval '1 second'
-             for no key update skip locked
-         )",
-        worker.as_str()
-    )
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(failed("note that a worker lives"))
 }

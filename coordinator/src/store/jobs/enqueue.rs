@@ -9,6 +9,7 @@ use crate::core::job::JobKind;
 use crate::core::memory::job_mib;
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::event::{self, Event};
+use crate::store::job_row::task_name;
 
 /// A job to queue.
 pub(in crate::store) struct NewJob<'a> {
@@ -47,9 +48,9 @@ pub(in crate::store) async fn enqueue(
     // S9: the request id is unique.
     let inserted = sqlx::query!(
         "insert into job (id, search_id, kind, label, priority, architecture_digest, seed, trainer_job,
-             step_count, memory_mib, request_id, request_hash, supernet_job_id)
-         values ($1, $2, $3, $4, $5, $6, $7::text::numeric, $8, $9, $10, $11, $12,
-             (select id from job where search_id = $13 and kind = 'supernet'))
+             step_count, memory_mib, request_id, request_hash, task, supernet_job_id)
+         values ($1, $2, $3, $4, $5, $6, $7::text::numeric, $8, $9, $10, $11, $12, $13,
+             (select id from job where search_id = $14 and kind = 'supernet'))
          on conflict do nothing",
         id.0,
         new.search.map(|search| search.0),
@@ -63,6 +64,7 @@ pub(in crate::store) async fn enqueue(
         memory_mib,
         new.request.map(|(id, _)| id),
         new.request.map(|(_, hash)| &hash[..]),
+        task_name(new.trainer_job.task.backbone().task()),
         new.supernet_of.map(|search| search.0)
     )
     .execute(&mut *connection)

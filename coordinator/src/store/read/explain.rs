@@ -21,13 +21,13 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, lease_ttl: Duration) -> Resul
                extract(epoch from job.run_after - clock_timestamp())::float8 as back_off_s,
                case when job.avoid_until > clock_timestamp() then job.avoid_worker_id end as avoided_worker,
                case when job.state = 'queued' then (
-                   select count(*) from job other where other.state = 'queued'
+                   select count(*) from job other where other.waits
                        and (-other.priority, other.position) <= (-job.priority, job.position)
                ) else 0 end as "queue_position!",
                attempt.worker_id as "worker_id?", attempt.device as "device?",
                extract(epoch from attempt_lease.deadline - clock_timestamp())::float8 as lease_left_s
            from job
-           left join attempt on attempt.job_id = job.id and attempt.state <> 'ended'
+           left join attempt on attempt.job_id = job.id and attempt.end_time is null
            left join attempt_lease on attempt_lease.job_id = job.id
            where job.id = $1"#,
         job.id.0
@@ -59,7 +59,7 @@ fn duration(seconds: f64) -> Duration {
 }
 
 async fn worker_facts(pool: &PgPool, lease_ttl: Duration) -> Result<Vec<WorkerFacts>, Error> {
-    let rows = sqlx::query!("select worker_id, device from attempt where state <> 'ended'")
+    let rows = sqlx::query!("select worker_id, device from attempt where end_time is null")
         .fetch_all(pool)
         .await
         .map_err(failed("read which devices are busy"))?;

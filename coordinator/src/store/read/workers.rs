@@ -37,7 +37,7 @@ pub async fn list(pool: &PgPool, lease_ttl: Duration) -> Result<Vec<WorkerRecord
     let rows = sqlx::query_as!(
         Row,
         r#"select id, schedule, clock_timestamp() - last_seen_time > $1 as "is_lost!", devices, version,
-               array(select job_id from attempt where worker_id = worker.id and state <> 'ended' order by job_id)
+               array(select job_id from attempt where worker_id = worker.id and end_time is null order by job_id)
                    as "jobs!",
                last_seen_time, register_time
            from worker
@@ -60,7 +60,7 @@ pub async fn get(pool: &PgPool, id: &WorkerId, lease_ttl: Duration) -> Result<Wo
     let row = sqlx::query_as!(
         Row,
         r#"select id, schedule, clock_timestamp() - last_seen_time > $1 as "is_lost!", devices, version,
-               array(select job_id from attempt where worker_id = worker.id and state <> 'ended' order by job_id)
+               array(select job_id from attempt where worker_id = worker.id and end_time is null order by job_id)
                    as "jobs!",
                last_seen_time, register_time
            from worker

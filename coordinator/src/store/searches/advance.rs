@@ -12,17 +12,29 @@ use crate::store::error::{Error, corrupt, failed};
 use crate::store::event::{self, Event};
 use crate::store::jobs::{NewJob, enqueue};
 
+/// A search that is not closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenSearch {
+    pub id: SearchId,
+    /// Grows with every change of the search or its jobs, but not with progress.
+    pub revision: i64,
+}
+
 /// Searches that are not closed, oldest first.
 ///
 /// # Errors
 /// The database fails.
 #[instrument(skip_all, err(level = "debug"))]
-pub async fn open(pool: &PgPool) -> Result<Vec<SearchId>, Error> {
-    let ids = sqlx::query_scalar!("select id from search where end_time is null order by create_time")
-        .fetch_all(pool)
-        .await
-        .map_err(failed("list open searches"))?;
-    Ok(ids.into_iter().map(SearchId).collect())
+pub async fn open(pool: &PgPool) -> Result<Vec<OpenSearch>, Error> {
+    let rows = sqlx::query!(
+        r#"select id, search.revision + coalesce(
+               (select sum(job.revision) from job where job.search_id = search.id), 0)::bigint as "revision!"
+           from search where end_time is null order by create_time"#
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(failed("list open searches"))?;
+    Ok(rows.into_iter().map(|row| OpenSearch { id: SearchId(row.id), revision: row.revision }).collect())
 }
 
 /// Plans a search and applies the plan; how many steps that took. Whoever comes

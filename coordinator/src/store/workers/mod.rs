@@ -6,13 +6,23 @@ mod schedule;
 pub use register::{Registration, register};
 pub use schedule::schedule;
 
+use std::collections::BTreeMap;
+
 use cakes_proto::ids::WorkerId;
 use sqlx::PgConnection;
 
+use super::attempts::Locks;
 use super::error::{Error, corrupt, failed};
 use crate::core::worker::Schedule;
 
-/// Locks the worker's row and notes that it lives; its schedule.
+/// What counts of a worker that asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Current {
+    pub incarnation: i64,
+    pub schedule: Schedule,
+}
+
+/// Locks the worker's row and notes that it lives.
 ///
 /// # Errors
 /// `incarnation` is not the current start of the daemon.
@@ -20,21 +30,61 @@ pub(super) async fn lock_current(
     connection: &mut PgConnection,
     worker: &WorkerId,
     incarnation: i64,
-) -> Result<Schedule, Error> {
-    let row = sqlx::query!(
-        "select incarnation, schedule from worker where id = $1 for no key update",
-        worker.as_str()
-    )
-    .fetch_optional(&mut *connection)
-    .await
-    .map_err(failed("lock a worker"))?
-    .ok_or(Error::StaleIncarnation { current: 0 })?;
-    if row.incarnation != incarnation {
-        return Err(Error::StaleIncarnation { current: row.incarnation });
+) -> Result<(), Error> {
+    let known = lock_all(connection, &[worker.as_str()], Locks::Wait).await?;
+    match known.get(worker) {
+        Some(current) if current.incarnation == incarnation => see(connection, &[worker.as_str()]).await,
+        found => Err(Error::StaleIncarnation { current: found.map_or(0, |current| current.incarnation) }),
     }
-    sqlx::query!("update worker set last_seen_time = clock_timestamp() where id = $1", worker.as_str())
+}
+
+/// Locks the rows of workers.
+pub(super) async fn lock_all(
+    connection: &mut PgConnection,
+    ids: &[&str],
+    locks: Locks,
+) -> Result<BTreeMap<WorkerId, Current>, Error> {
+    struct Row {
+        id: String,
+        incarnation: i64,
+        schedule: String,
+    }
+    macro_rules! lock {
+        ($locks:literal) => {
+            sqlx::query_as!(
+                Row,
+                "select id, incarnation, schedule from worker where id = any($1) order by id
+                 for no key update "
+                    + $locks,
+                ids as _
+            )
+            .fetch_all(connection)
+            .await
+        };
+    }
+    let rows = match locks {
+        Locks::Wait => lock!(""),
+        Locks::PassOver => lock!("skip locked"),
+    };
+    rows.map_err(failed("lock workers"))?
+        .into_iter()
+        .map(|row| {
+            let what = || format!("worker {}", row.id);
+            let id = row.id.parse().map_err(|error| corrupt(what(), &error))?;
+            let schedule = row.schedule.parse().map_err(|error| corrupt(what(), &error))?;
+            Ok((id, Current { incarnation: row.incarnation, schedule }))
+        })
+        .collect()
+}
+
+/// Notes that locked workers live.
+pub(super) async fn see(connection: &mut PgConnection, ids: &[&str]) -> Result<(), Error> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!("update worker set last_seen_time = clock_timestamp() where id = any($1)", ids as _)
         .execute(connection)
         .await
-        .map_err(failed("note that a worker lives"))?;
-    row.schedule.parse().map_err(|error| corrupt(format!("the schedule of worker {worker}"), &error))
+        .map(drop)
+        .map_err(failed("note that workers live"))
 }

@@ -1,0 +1,225 @@
+//! The rows of grants: the front of the queue, and what a grant writes.
+
+use std::collections::BTreeMap;
+
+use cakes_proto::ids::LeaseToken;
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+use sqlx::types::Uuid;
+
+use super::acquire::Acquisition;
+use crate::core::assign::Candidate;
+use crate::core::job::{JobEvent, JobState, transition};
+use crate::core::lease::Policy;
+use crate::store::error::{Error, failed};
+use crate::store::text::storable;
+
+/// Longest stored name of a device, in bytes.
+const DEVICE_BYTES_MAX: usize = 200;
+
+/// An attempt that an earlier call with the same request made.
+pub(super) struct Earlier {
+    pub worker_id: String,
+    pub request: Uuid,
+    pub job_id: Uuid,
+    pub epoch: i64,
+    pub nonce: Vec<u8>,
+    pub state: String,
+}
+
+/// Grants of the same requests, ended ones included.
+pub(super) async fn earlier(
+    connection: &mut PgConnection,
+    wishes: impl Iterator<Item = &Acquisition>,
+) -> Result<Vec<Earlier>, Error> {
+    let (mut workers, mut incarnations, mut requests) = (Vec::new(), Vec::new(), Vec::new());
+    for wish in wishes {
+        workers.push(wish.worker.as_str());
+        incarnations.push(wish.incarnation);
+        requests.push(wish.request_id);
+    }
+    if workers.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_as!(
+        Earlier,
+        "select attempt.worker_id, attempt.acquire_request_id as request, attempt.job_id, attempt.epoch,
+             attempt.nonce, attempt.state
+         from unnest($1::text[], $2::bigint[], $3::uuid[]) as wish (worker_id, incarnation, request_id)
+         join attempt on attempt.worker_id = wish.worker_id and attempt.incarnation = wish.incarnation
+             and attempt.acquire_request_id = wish.request_id",
+        &workers as _,
+        &incarnations,
+        &requests
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(failed("look for earlier grants"))
+}
+
+/// Takes jobs from the front of the queue that need at most so much memory, past
+/// rows that others hold. Those that keep away from `worker` are left out.
+pub(super) async fn claim(
+    connection: &mut PgConnection,
+    memory_mib: i64,
+    worker: Option<&str>,
+    limit: i64,
+    except: &[Uuid],
+) -> Result<Vec<Candidate>, Error> {
+    // S1: only a job that waits.
+    sqlx::query_as!(
+        Candidate,
+        r#"select id, epoch, memory_mib,
+               case when avoid_until > clock_timestamp() then avoid_worker_id end as avoids,
+               checkpoint_step as resume_step
+           from job
+           where waits
+               and (run_after is null or run_after <= clock_timestamp())
+               and ($2::text is null or avoid_until is null or avoid_worker_id <> $2
+                   or avoid_until <= clock_timestamp())
+               and memory_mib <= $1
+               and id <> all($4)
+           order by priority desc, position
+           limit $3
+           for no key update skip locked"#,
+        memory_mib,
+        worker,
+        limit,
+        except
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(failed("claim jobs"))
+}
+
+/// What the worker needs of a granted job.
+#[derive(Debug)]
+pub(super) struct GrantRow {
+    pub job: Uuid,
+    pub trainer_job: String,
+    /// Of the checkpoint that the attempt goes on from.
+    pub key: Option<String>,
+    pub step: Option<i64>,
+    pub manifest: Option<String>,
+    /// Of the supernet that the job starts from.
+    pub supernet_key: Option<String>,
+    pub supernet_step: Option<i64>,
+    pub supernet_manifest: Option<String>,
+}
+
+/// The same of an attempt that was granted before.
+pub(super) async fn read(connection: &mut PgConnection, token: LeaseToken) -> Result<GrantRow, Error> {
+    sqlx::query_as!(
+        GrantRow,
+        r#"select job.id as job, job.trainer_job::text as "trainer_job!",
+               own.key as "key?", own.step as "step?", own.manifest_sha256 as "manifest?",
+               supernet.key as "supernet_key?", supernet.step as "supernet_step?",
+               supernet.manifest_sha256 as "supernet_manifest?"
+           from attempt join job on job.id = attempt.job_id
+           left join checkpoint as own on own.job_id = attempt.job_id
+               and own.epoch = attempt.resume_epoch and own.step = attempt.resume_step
+           left join result on result.job_id = job.supernet_job_id
+           left join checkpoint as supernet on supernet.job_id = result.job_id
+               and supernet.epoch = result.checkpoint_epoch and supernet.step = result.checkpoint_step
+           where attempt.job_id = $1 and attempt.epoch = $2"#,
+        token.job.0,
+        token.epoch
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(failed("read a granted job"))
+}
+
+/// Columns of new grants.
+#[derive(Debug, Default)]
+pub(super) struct Grants {
+    jobs: Vec<Uuid>,
+    epochs: Vec<i64>,
+    nonces: Vec<Vec<u8>>,
+    workers: Vec<String>,
+    incarnations: Vec<i64>,
+    devices: Vec<String>,
+    requests: Vec<Uuid>,
+    bodies: Vec<Value>,
+}
+
+impl Grants {
+    pub(super) fn add(&mut self, token: LeaseToken, wish: &Acquisition, job: &Candidate) {
+        let device = storable(&wish.device.name, DEVICE_BYTES_MAX);
+        self.bodies.push(json!({ "device": device, "resume_step": job.resume_step.unwrap_or(0) }));
+        self.jobs.push(token.job.0);
+        self.epochs.push(token.epoch);
+        self.nonces.push(token.nonce.0.to_vec());
+        self.workers.push(wish.worker.as_str().to_owned());
+        self.incarnations.push(wish.incarnation);
+        self.devices.push(device);
+        self.requests.push(wish.request_id);
+    }
+
+    /// Leases the jobs, whose rows are locked; what each worker needs, by job.
+    pub(super) async fn write(
+        &self,
+        connection: &mut PgConnection,
+        policy: &Policy,
+    ) -> Result<BTreeMap<Uuid, GrantRow>, Error> {
+        if self.jobs.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let leased = transition(JobState::Queued, &JobEvent::Grant)?.next;
+        // S1 S2: only a job that waits, and its epoch grows with the grant. S8: from the checkpoint
+        // that the job names. S13: the lease in the transaction of the attempt.
+        let rows = sqlx::query_as!(
+            GrantRow,
+            r#"with chosen as (
+                   select * from unnest($1::uuid[], $2::bigint[], $3::bytea[], $4::text[], $5::bigint[],
+                           $6::text[], $7::uuid[], $8::jsonb[])
+                       as chosen (job_id, epoch, nonce, worker_id, incarnation, device, request_id, body)
+               ), leased as (
+                   update job set state = $9, epoch = chosen.epoch, run_after = null, revision = revision + 1
+                   from chosen
+                   where job.id = chosen.job_id and job.epoch = chosen.epoch - 1 and job.waits
+                   returning job.id, job.search_id, job.supernet_job_id, job.checkpoint_epoch,
+                       job.checkpoint_step
+               ), begun as (
+                   insert into attempt
+                       (job_id, epoch, nonce, worker_id, incarnation, device, acquire_request_id, resume_epoch,
+                        resume_step, last_step)
+                   select leased.id, epoch, nonce, worker_id, incarnation, device, request_id, checkpoint_epoch,
+                       coalesce(checkpoint_step, 0), coalesce(checkpoint_step, 0)
+                   from chosen join leased on leased.id = chosen.job_id
+               ), offered as (
+                   insert into attempt_lease (job_id, epoch, deadline)
+                   select leased.id, epoch, clock_timestamp() + make_interval(secs => $10)
+                   from chosen join leased on leased.id = chosen.job_id
+               ), told as (
+                   insert into event (kind, search_id, job_id, epoch, worker_id, body)
+                   select 'job_leased', search_id, leased.id, epoch, worker_id, body
+                   from chosen join leased on leased.id = chosen.job_id
+               )
+               select leased.id as job, job.trainer_job::text as "trainer_job!",
+                   own.key as "key?", own.step as "step?", own.manifest_sha256 as "manifest?",
+                   supernet.key as "supernet_key?", supernet.step as "supernet_step?",
+                   supernet.manifest_sha256 as "supernet_manifest?"
+               from leased join job on job.id = leased.id
+               left join checkpoint as own on own.job_id = leased.id
+                   and own.epoch = leased.checkpoint_epoch and own.step = leased.checkpoint_step
+               left join result on result.job_id = leased.supernet_job_id
+               left join checkpoint as supernet on supernet.job_id = result.job_id
+                   and supernet.epoch = result.checkpoint_epoch and supernet.step = result.checkpoint_step"#,
+            &self.jobs,
+            &self.epochs,
+            &self.nonces,
+            &self.workers,
+            &self.incarnations,
+            &self.devices,
+            &self.requests,
+            &self.bodies,
+            leased.as_str(),
+            policy.offer_ttl.as_secs_f64()
+        )
+        .fetch_all(connection)
+        .await
+        .map_err(failed("record grants"))?;
+        Ok(rows.into_iter().map(|row| (row.job, row)).collect())
+    }
+}
