@@ -86,6 +86,11 @@ pub struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     cache_limit_gib: Option<u64>,
 
+    /// Free space on the disk of the work folder, in MiB, below which no job is begun [default: 0].
+    #[arg(long, env = "CAKES_DISK_FREE_MIN_MIB", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_free_min_mib: Option<u64>,
+
     /// Most memory that a trainer may take, in MiB; one that takes more is killed [default: nine tenths
     /// of this machine's].
     #[arg(long, env = "CAKES_MEMORY_LIMIT_MIB", value_name = "N")]
@@ -184,6 +189,7 @@ struct Settings {
     #[serde(default)]
     cache_dir: Option<PathBuf>,
     cache_limit_gib: u64,
+    disk_free_min_mib: u64,
     #[serde(default)]
     memory_limit_mib: Option<u64>,
     #[serde(with = "humantime_serde")]
@@ -230,6 +236,7 @@ impl Default for Settings {
             loader_threads: None,
             cache_dir: None,
             cache_limit_gib: 50,
+            disk_free_min_mib: 0,
             memory_limit_mib: None,
             mtbf: minutes(24 * 60),
             loading_limit: minutes(30),
@@ -267,6 +274,7 @@ pub struct Config {
     /// Absolute.
     pub cache_dir: PathBuf,
     pub cache_limit_gib: u64,
+    pub disk_free_min_mib: u64,
     pub mean_time_between_failures: Duration,
     pub patience: Patience,
     pub shutdown_limit: Duration,
@@ -353,6 +361,7 @@ impl Config {
             cache_dir: std::path::absolute(&cache_dir)
                 .map_err(|error| wrong("cache_dir", format!("{}: {error}", cache_dir.display())))?,
             cache_limit_gib: settings.cache_limit_gib,
+            disk_free_min_mib: settings.disk_free_min_mib,
             mean_time_between_failures: positive("mtbf", settings.mtbf)?,
             patience: Patience {
                 limits,

@@ -15,6 +15,8 @@ use crate::{attempt, runner};
 
 /// Between two questions when the coordinator does not say.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks at a disk that is full.
+const FULL_INTERVAL: Duration = Duration::from_secs(2);
 /// For the answer to a question that was asked when the daemon is told to end.
 const LAST_ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
@@ -23,7 +25,18 @@ const LAST_ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// # Errors
 /// The coordinator does not take this daemon any more.
 pub async fn run(context: Arc<Context>, device: v1::Device, shutdown: Shutdown) -> Result<(), SessionError> {
+    let mut is_full = false;
     while !shutdown.is_asked() {
+        // A job that cannot save would only be handed back.
+        let problem = disk_problem(&context);
+        if let Some(problem) = problem.as_ref().filter(|_| !is_full) {
+            warn!("no job is begun until there is space: {problem}");
+        }
+        is_full = problem.is_some();
+        if is_full {
+            pause(&shutdown, FULL_INTERVAL).await;
+            continue;
+        }
         let mut asking = std::pin::pin!(context.session.acquire(&device));
         let acquired = tokio::select! {
             acquired = &mut asking => acquired?,
@@ -43,6 +56,19 @@ pub async fn run(context: Arc<Context>, device: v1::Device, shutdown: Shutdown) 
         }
     }
     Ok(())
+}
+
+/// Why no job should be begun here; none where the disk cannot be asked.
+fn disk_problem(context: &Context) -> Option<String> {
+    let (folder, least_mib) = (context.work.attempts(), context.config.disk_free_min_mib);
+    let disk = nix::sys::statvfs::statvfs(&folder).ok()?;
+    let free_mib = (disk.blocks_available() * disk.fragment_size()) >> 20;
+    (free_mib < least_mib).then(|| {
+        format!(
+            "the disk of {} has {free_mib} MiB left, --disk-free-min-mib asks for {least_mib}",
+            folder.display()
+        )
+    })
 }
 
 async fn attempt_job(context: &Arc<Context>, offer: Offer, device: &v1::Device, shutdown: &Shutdown) {

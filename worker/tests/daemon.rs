@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use cakes_proto::v1::{DesiredState, FailureClass};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use support::Bench;
 use support::coordinator::all_equal;
+use support::{Bench, Daemon};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -327,6 +327,24 @@ async fn without_contact_training_stops_before_the_lease_ends_and_is_handed_back
     let failure = bench.coordinator.until_failed(&job).await;
     assert_eq!(failure.failure_class(), FailureClass::Lost);
     assert!(!bench.coordinator.seen().commits.is_empty(), "its state is stored first");
+}
+
+#[tokio::test]
+async fn a_worker_whose_disk_is_nearly_full_begins_no_job_and_says_why() {
+    let bench = Bench::new().await;
+    bench.grant(&json!([["ready"], ["train", 1], ["save"], ["complete"]]), None);
+    let mut command = bench.command(&["--disk-free-min-mib", "1000000000000"]);
+    let log = bench.attempts().with_file_name("log");
+    std::fs::create_dir_all(log.parent().unwrap()).unwrap();
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let daemon = Daemon::start(&mut command);
+    let told = |_: &Bench| std::fs::read_to_string(&log).unwrap().contains("--disk-free-min-mib asks for");
+    bench.until("the daemon says why", Duration::from_secs(15), told).await;
+    assert!(bench.coordinator.seen().acquires.is_empty());
+    drop(daemon);
+
+    let _daemon = bench.daemon(&[]);
+    bench.coordinator.until("completion", |seen| seen.completions.first().map(|_| ())).await;
 }
 
 #[tokio::test]

@@ -70,10 +70,14 @@ pub struct Coordinator {
 
 impl Coordinator {
     pub async fn start(artifacts: &Path, lease_ttl: Duration) -> Self {
+        Self::start_with_store(url::Url::from_directory_path(artifacts).unwrap().into(), lease_ttl).await
+    }
+
+    pub async fn start_with_store(artifact_url: String, lease_ttl: Duration) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let coordinator = Coordinator {
             seen: Arc::new(Mutex::new(Seen { protocol: WORKER_PROTOCOL, ..Seen::default() })),
-            artifact_url: url::Url::from_directory_path(artifacts).unwrap().into(),
+            artifact_url,
             lease_ttl,
             address: listener.local_addr().unwrap(),
         };

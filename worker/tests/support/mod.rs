@@ -1,4 +1,5 @@
 //! A daemon as a real process between a recording peer and a scripted trainer.
+#![allow(dead_code)] // each test file uses some of it
 
 pub mod coordinator;
 
@@ -30,6 +31,13 @@ impl Bench {
         let artifacts = folder.path().join("artifacts");
         std::fs::create_dir(&artifacts).unwrap();
         Bench { coordinator: Coordinator::start(&artifacts, lease_ttl).await, folder }
+    }
+
+    /// With an artifact store elsewhere.
+    pub async fn with_store(artifact_url: String) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let coordinator = Coordinator::start_with_store(artifact_url, Duration::from_secs(20)).await;
+        Bench { coordinator, folder }
     }
 
     pub fn artifacts(&self) -> PathBuf {
@@ -85,7 +93,7 @@ impl Bench {
     }
 
     pub fn daemon(&self, arguments: &[&str]) -> Daemon {
-        Daemon { child: self.command(arguments).spawn().unwrap() }
+        Daemon::start(&mut self.command(arguments))
     }
 
     /// Waits until a condition of this machine holds.
@@ -120,6 +128,10 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    pub fn start(command: &mut Command) -> Self {
+        Daemon { child: command.spawn().unwrap() }
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }

@@ -118,11 +118,11 @@ class Trainer:
         time.sleep(600)
 
     def leak(self):
-        """Sixteen MiB more and more, but never the whole machine."""
+        """Sixteen MiB more with every step, but never the whole machine."""
         taken = []
         for _ in range(128):
             taken.append(b"x" * (16 << 20))
-            time.sleep(0.01)
+            self.train(1, 0.01)
         time.sleep(600)
 
     def deaf(self):
