@@ -1,7 +1,7 @@
 //! `cakes-trainer`: one training job, for the daemon or for a person.
 
 use std::io::{BufWriter, Read};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::panic::AssertUnwindSafe;
@@ -73,6 +73,9 @@ struct RunArguments {
     /// A checkpoint folder to go on from, or `latest` for the newest below --out.
     #[arg(long, value_name = "DIR|latest")]
     resume: Option<PathBuf>,
+    /// Checkpoints of this run that are kept, the newest ones; 0 for all.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    keep: usize,
     /// Samples that may be unreadable, instead of what the job says; they are left
     /// out and named.
     #[arg(long, value_name = "N")]
@@ -181,7 +184,8 @@ fn run_for_person(arguments: &RunArguments) -> Result<Ending, TrainerError> {
         Some(count) => tolerate(&mut job.dataset, count),
         None => Ok(()),
     };
-    let outcome = prepare_and_run(&arguments.job, change, claim, &mut Lines::new(out));
+    let keep = NonZeroUsize::new(arguments.keep);
+    let outcome = prepare_and_run(&arguments.job, keep, change, claim, &mut Lines::new(out));
     if let Ok(Ending::Stopped) = outcome {
         println!("stopped behind a checkpoint; go on with --resume latest");
     }
@@ -197,7 +201,8 @@ fn run_for_daemon(arguments: &AttemptArguments) -> Result<Ending, TrainerError> 
     std::thread::spawn(obey_daemon);
     let resume = |_: &TrainerJob| Ok(arguments.resume.clone());
     let mut frames = Frames(BufWriter::new(std::fs::File::from(frames)));
-    prepare_and_run(&arguments.job, |_| Ok(()), resume, &mut frames)
+    // The daemon removes what it has stored.
+    prepare_and_run(&arguments.job, None, |_| Ok(()), resume, &mut frames)
 }
 
 /// Overrides how many samples of a data set may be unreadable.
@@ -230,6 +235,7 @@ fn data_options(arguments: &JobArguments) -> DataOptions<'_> {
 /// its file says, `resume` says which checkpoint to go on from.
 fn prepare_and_run(
     arguments: &JobArguments,
+    keep: Option<NonZeroUsize>,
     change: impl FnOnce(&mut TrainerJob) -> Result<(), TrainerError>,
     resume: impl FnOnce(&TrainerJob) -> Result<Option<PathBuf>, TrainerError>,
     reporter: &mut dyn Reporter,
@@ -259,6 +265,7 @@ fn prepare_and_run(
             folder: &arguments.out,
             resume,
             supernet: arguments.supernet.clone(),
+            keep,
             mean_time_between_failures: Duration::from_secs(arguments.mtbf_s),
             stop: &STOP,
         };

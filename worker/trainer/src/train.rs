@@ -1,6 +1,7 @@
 //! The training loop. It decides nothing: lengths, rates, validations and
 //! checkpoints are what the job's specification says.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -40,6 +41,8 @@ pub struct Surroundings<'a> {
     pub resume: Option<PathBuf>,
     /// A checkpoint of the supernet that the job starts from.
     pub supernet: Option<PathBuf>,
+    /// How many of its checkpoints are left behind, the newest ones; all without it.
+    pub keep: Option<NonZeroUsize>,
     /// Of this machine; decides how often a job saves that does not say it.
     pub mean_time_between_failures: Duration,
     /// Set to make the job save and stop after its current step.
@@ -106,7 +109,7 @@ pub fn run(
         data,
         early_stop: progress.early_stop,
         start: Instant::now(),
-        saver: Saver::new(Place::new(around.folder.join("checkpoints"), job)),
+        saver: Saver::new(Place::new(around.folder.join("checkpoints"), job), around.keep),
         interval: Interval::new(around.mean_time_between_failures),
         snapshot: (first, Instant::now()),
     }

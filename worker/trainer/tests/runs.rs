@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -315,6 +316,19 @@ fn a_job_saves_as_often_as_it_says_or_as_its_machine_fails() {
     // Nothing is known of the time of a save before the first one.
     let often = run(&job, Some(Duration::ZERO));
     assert!(often.starts_with(&[1]) && often.ends_with(&[6]), "{often:?}");
+}
+
+#[test]
+fn a_run_leaves_as_many_checkpoints_as_it_is_told() {
+    let folder = TempDir::new().unwrap();
+    let mut job = job(supernet(SearchMode::CostPriority), adam_w());
+    (job.training.checkpoint_every_epochs, job.training.checkpoint_every_steps) = (None, Some(1));
+    let manner = Manner { loader_threads: 1, keep: NonZeroUsize::new(2), ..Manner::default() };
+    run_job(folder.path(), Path::new("."), &job, manner).unwrap();
+    let left = fs::read_dir(folder.path().join("checkpoints")).unwrap();
+    let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort();
+    assert_eq!(left, ["step-000000005", "step-000000006"]);
 }
 
 #[test]

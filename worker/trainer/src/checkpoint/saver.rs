@@ -3,7 +3,10 @@
 //!
 //! One save is under way at most. Who begins another one waits for it first.
 
+use std::collections::VecDeque;
 use std::io;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,6 +21,10 @@ use crate::optim::Optimizer;
 #[derive(Debug)]
 pub struct Saver {
     place: Place,
+    /// How many of its own checkpoints it leaves; all without it.
+    keep: Option<NonZeroUsize>,
+    /// That it wrote and left, oldest first.
+    left: VecDeque<PathBuf>,
     under_way: Option<UnderWay>,
     /// Of the last save, for the memory of the next.
     old: Option<Snapshot>,
@@ -51,9 +58,10 @@ pub struct Finished {
 }
 
 impl Saver {
-    pub fn new(place: Place) -> Self {
+    /// Leaves the newest `keep` of the checkpoints that it writes, or all of them.
+    pub fn new(place: Place, keep: Option<NonZeroUsize>) -> Self {
         place.clear();
-        Saver { place, under_way: None, old: None }
+        Saver { place, keep, left: VecDeque::new(), under_way: None, old: None }
     }
 
     /// Whether a save is under way, or has ended and was not taken.
@@ -76,8 +84,13 @@ impl Saver {
         let start = Instant::now();
         let snapshot = Snapshot::take(progress, net, optimizer, self.old.take())?;
         let (step, place) = (snapshot.step(), self.place.clone());
+        let surplus = self.keep.map_or(0, |keep| (self.left.len() + 1).saturating_sub(keep.get()));
+        let surplus: Vec<PathBuf> = self.left.drain(..surplus).collect();
         let write = move || {
             let outcome = place.write(&snapshot);
+            if outcome.is_ok() {
+                surplus.iter().for_each(|directory| place.remove(directory));
+            }
             Written { outcome, save: start.elapsed(), snapshot }
         };
         let thread = std::thread::Builder::new().name("save-checkpoint".to_owned());
@@ -110,7 +123,9 @@ impl Saver {
             TrainerError::io("cannot write a checkpoint", io::Error::other("the thread that saves panicked"))
         })?;
         self.old = Some(snapshot);
-        Ok(Some(Finished { step, saved: outcome?, stall: stall + start.elapsed(), save }))
+        let saved = outcome?;
+        self.left.push_back(saved.directory.clone());
+        Ok(Some(Finished { step, saved, stall: stall + start.elapsed(), save }))
     }
 }
 

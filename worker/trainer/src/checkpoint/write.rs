@@ -41,6 +41,15 @@ impl Place {
         }
     }
 
+    /// Removes a checkpoint, in one piece for whoever looks.
+    pub(super) fn remove(&self, directory: &Path) {
+        let temporary = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(&self.folder);
+        // What stays costs space, not correctness.
+        if let Ok(temporary) = temporary {
+            let _ = fs::rename(directory, temporary.path().join("old"));
+        }
+    }
+
     /// Writes a checkpoint into a new folder.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -59,6 +60,8 @@ pub struct Manner {
     /// Stops it in that training section, counted from 1.
     pub stop_in_section: Option<u64>,
     pub loader_threads: usize,
+    /// Checkpoints that are left behind; all without it.
+    pub keep: Option<NonZeroUsize>,
     /// Of the machine; a day without it.
     pub mean_time_between_failures: Option<Duration>,
 }
@@ -82,6 +85,7 @@ pub fn run_job(
         folder,
         resume: manner.resume,
         supernet: manner.supernet,
+        keep: manner.keep,
         mean_time_between_failures: manner.mean_time_between_failures.unwrap_or(Duration::from_secs(86_400)),
         stop: &stop,
     };
