@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use url::Url;
 
-use crate::config::Config;
+use crate::config::{Artifacts, Config};
 use crate::core::lease::Policy;
 use crate::database::{DatabaseError, OpenDatabase};
 use crate::grpc::{self, Api, ServeError};
@@ -140,8 +140,12 @@ fn local_address(listener: &TcpListener, address: SocketAddr) -> Result<SocketAd
     listener.local_addr().map_err(|source| AppError::Listen { address, source })
 }
 
-/// Makes the directory of checkpoints and returns its URL for workers.
-fn open_artifacts(path: &Path) -> Result<Url, AppError> {
+/// Makes the directory of checkpoints; the URL of the store for workers.
+fn open_artifacts(artifacts: &Artifacts) -> Result<Url, AppError> {
+    let path = match artifacts {
+        Artifacts::Folder(path) => path,
+        Artifacts::Bucket(url) => return Ok(url.clone()),
+    };
     let unusable = |source| AppError::Artifacts { path: path.to_owned(), source };
     std::fs::create_dir_all(path).map_err(unusable)?;
     let path = path.canonicalize().map_err(unusable)?;

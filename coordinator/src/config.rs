@@ -83,9 +83,10 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     database_connections: Option<u32>,
 
-    /// Directory of checkpoints, which workers must reach under the same path
+    /// Directory of checkpoints, which workers must reach under the same path, or a bucket
+    /// s3://BUCKET/PREFIX, for which each worker has AWS_… variables
     /// [default: artifacts below the data directory]
-    #[arg(long, env = "CAKES_ARTIFACTS", value_name = "DIR")]
+    #[arg(long, env = "CAKES_ARTIFACTS", value_name = "DIR|URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     artifacts: Option<PathBuf>,
 
@@ -135,6 +136,15 @@ pub enum Database {
     Url(String),
 }
 
+/// Where checkpoints are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Artifacts {
+    /// A directory that workers reach under the same path.
+    Folder(PathBuf),
+    /// `s3://BUCKET/PREFIX`; only workers open it.
+    Bucket(Url),
+}
+
 /// All settings, complete and checked.
 #[derive(Clone)]
 pub struct Config {
@@ -142,7 +152,7 @@ pub struct Config {
     pub port_file: Option<PathBuf>,
     pub database: Database,
     pub database_connections: u32,
-    pub artifacts: PathBuf,
+    pub artifacts: Artifacts,
     pub leases: LeaseTimes,
     pub log_format: LogFormat,
     pub log_level: String,
@@ -208,8 +218,8 @@ impl Config {
             None => Database::Private(data_dir()?),
         };
         let artifacts = match settings.artifacts.clone() {
-            Some(dir) => dir,
-            None => data_dir()?.join("artifacts"),
+            Some(place) => check_artifacts(place)?,
+            None => Artifacts::Folder(data_dir()?.join("artifacts")),
         };
         Ok(Config {
             listen: check_listen(&settings)?,
@@ -254,6 +264,22 @@ fn check_url(url: String) -> Result<String, ConfigError> {
         Err(error) => {
             Err(invalid("--database-url", format!("is no URL: {error}; write postgres://user@host/database")))
         }
+    }
+}
+
+/// A directory, or what looks like a URL.
+fn check_artifacts(place: PathBuf) -> Result<Artifacts, ConfigError> {
+    let Some(text) = place.to_str().filter(|text| text.contains("://")) else {
+        return Ok(Artifacts::Folder(place));
+    };
+    match Url::parse(text) {
+        Ok(url) if url.scheme() == "s3" && url.has_host() && url.username().is_empty() => {
+            Ok(Artifacts::Bucket(url))
+        }
+        _ => Err(invalid(
+            "--artifacts",
+            "is neither a directory nor a bucket; write s3://BUCKET/PREFIX, keys are the workers' own",
+        )),
     }
 }
 
@@ -337,7 +363,17 @@ mod tests {
         assert_eq!(config.leases.offer_ttl, Duration::from_secs(5));
         assert_eq!(config.leases.report_interval, REPORT_INTERVAL);
         assert_eq!(config.listen.port(), 1);
-        assert_eq!(config.artifacts, PathBuf::from("/data/artifacts"));
+        assert_eq!(config.artifacts, Artifacts::Folder(PathBuf::from("/data/artifacts")));
+    }
+
+    #[test]
+    fn artifacts_are_a_directory_or_a_bucket() {
+        let bucket = load(&["--artifacts", "s3://bucket/prefix"]).unwrap().artifacts;
+        assert_eq!(bucket, Artifacts::Bucket(Url::parse("s3://bucket/prefix").unwrap()));
+        for wrong in ["gs://bucket", "s3://", "s3://key:secret@bucket"] {
+            let error = load(&["--artifacts", wrong]).unwrap_err();
+            assert!(error.contains("--artifacts") && error.contains("s3://BUCKET"), "{error}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Checkpoints to and from the artifact store.
+//! Checkpoints to and from the artifact store: a folder, or a bucket of S3 or of
+//! whatever speaks like it.
 //!
 //! A checkpoint is a folder whose `manifest.json` lists its files with sizes and
 //! hashes. What leaves the disk is compared with the manifest, and so is what
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -22,6 +24,7 @@ use crate::attempt::{LocalCheckpoint, StoredCheckpoint};
 const MANIFEST: &str = "manifest.json";
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 const FILES_MAX: usize = 64;
+const BUCKET_TIMEOUT: &str = "30 minutes";
 
 /// Why a checkpoint did not get where it should.
 #[derive(Debug, thiserror::Error)]
@@ -65,28 +68,28 @@ struct ManifestFile {
 }
 
 impl Artifacts {
-    /// Opens the store that the coordinator named.
+    /// Opens the store that the coordinator named. A bucket's credentials, region and
+    /// endpoint are this daemon's: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
+    /// `AWS_REGION`, `AWS_ENDPOINT` and their like in its environment.
     ///
     /// # Errors
     /// The URL is of a kind that this daemon cannot use, or its folder is not there.
     pub fn open(url: &str) -> Result<Self, ArtifactError> {
         let wrong = |problem: String| ArtifactError::Url { url: url.to_owned(), problem };
         let parsed = url::Url::parse(url).map_err(|error| wrong(error.to_string()))?;
-        if parsed.scheme() != "file" {
-            return Err(wrong(format!(
-                "this worker uses stores of the kind file://, not {}://",
-                parsed.scheme()
-            )));
-        }
-        let folder = parsed.to_file_path().map_err(|()| wrong("is no path of a folder".to_owned()))?;
-        if !folder.is_dir() {
-            return Err(wrong(format!(
-                "{} is no folder on this machine; mount the coordinator's artifact folder there",
-                folder.display()
-            )));
-        }
-        let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
-        Ok(Artifacts { store: Arc::new(store) })
+        let store: Arc<dyn ObjectStore> = match parsed.scheme() {
+            "file" => {
+                let folder = parsed.to_file_path();
+                folder_store(folder.map_err(|()| wrong("is no path of a folder".to_owned()))?, wrong)?
+            }
+            "s3" => bucket_store(&parsed)?,
+            other => {
+                return Err(wrong(format!(
+                    "this worker uses stores of the kinds file:// and s3://, not {other}://"
+                )));
+            }
+        };
+        Ok(Artifacts { store })
     }
 
     /// Stores a checkpoint below `prefix`, its manifest last.
@@ -184,6 +187,31 @@ impl Artifacts {
         }
         Err(damaged(key, format!("has the hash {found}, the manifest says {}", expected.sha256)))
     }
+}
+
+fn folder_store(
+    folder: PathBuf,
+    wrong: impl Fn(String) -> ArtifactError,
+) -> Result<Arc<dyn ObjectStore>, ArtifactError> {
+    if !folder.is_dir() {
+        return Err(wrong(format!(
+            "{} is no folder on this machine; mount the coordinator's artifact folder there",
+            folder.display()
+        )));
+    }
+    Ok(Arc::new(LocalFileSystem::new_with_prefix(folder)?.with_fsync(true)))
+}
+
+/// A bucket, below the path of `url`.
+fn bucket_store(url: &url::Url) -> Result<Arc<dyn ObjectStore>, ArtifactError> {
+    let from_environment = std::env::vars_os().filter_map(|(name, value)| {
+        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
+        name.starts_with("AWS_").then_some((name, value))
+    });
+    // Of one request, which may carry a gigabyte.
+    let patient = [("timeout".to_owned(), BUCKET_TIMEOUT.to_owned())];
+    let (store, prefix) = object_store::parse_url_opts(url, patient.into_iter().chain(from_environment))?;
+    Ok(Arc::new(PrefixStore::new(store, prefix)))
 }
 
 fn damaged(place: &impl ToString, problem: String) -> ArtifactError {
@@ -324,6 +352,7 @@ mod tests {
     fn a_store_that_is_not_there_is_named() {
         let error = Artifacts::open("file:///no/such/folder").unwrap_err().to_string();
         assert!(error.contains("/no/such/folder") && error.contains("mount"), "{error}");
-        assert!(Artifacts::open("s3://bucket").unwrap_err().to_string().contains("file://"));
+        let error = Artifacts::open("gopher://bucket").unwrap_err().to_string();
+        assert!(error.contains("file:// and s3://"), "{error}");
     }
 }

@@ -93,7 +93,8 @@ impl Coordinator {
 
     /// Waits until `probe` gives a value.
     pub async fn until<T>(&self, what: &str, mut probe: impl FnMut(&Seen) -> Option<T>) -> T {
-        for _ in 0..1000 {
+        // Generous: a bucket's server may be slow on a busy machine.
+        for _ in 0..6000 {
             if let Some(value) = probe(&self.seen()) {
                 return value;
             }

@@ -1,0 +1,110 @@
+//! Checkpoints in a bucket: a real daemon against a server that speaks S3 (`moto_server`,
+//! from the Python package `moto[server]`).
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cakes_proto::v1::FailureClass;
+use serde_json::json;
+use support::{Bench, Daemon};
+
+/// A server with one bucket, ended with this value.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// None where the program is not installed.
+    fn start() -> Option<Self> {
+        // Free a moment ago; nothing else on this machine asks for this very one.
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let mut command = Command::new("moto_server");
+        command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        let server = Server { child, address };
+        let start = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(180), "moto_server does not listen on {address}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        server.ask("PUT", "/cakes", b"");
+        Some(server)
+    }
+
+    /// The body of the answer, which must be one of success.
+    fn ask(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        let length = body.len();
+        // Anybody's signature will do for this server, but none will not.
+        let signature = "AWS4-HMAC-SHA256 Credential=tester/20260101/us-east-1/s3/aws4_request, \
+                         SignedHeaders=host, Signature=0";
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: {signature}\r\n\
+             Content-Length: {length}\r\nConnection: close\r\n\r\n",
+            self.address
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a head");
+        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+        assert!(head.split(' ').nth(1).is_some_and(|code| code == "200"), "{method} {path}: {head}");
+        answer.split_off(end + 4)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn daemon(bench: &Bench, server: &Server) -> Daemon {
+    let mut command = bench.command(&[]);
+    command.env("AWS_ENDPOINT", format!("http://{}", server.address)).env("AWS_ALLOW_HTTP", "true");
+    command.env("AWS_ACCESS_KEY_ID", "worker").env("AWS_SECRET_ACCESS_KEY", "secret");
+    command.env("AWS_REGION", "us-east-1");
+    Daemon::start(&mut command)
+}
+
+#[tokio::test]
+async fn a_bucket_keeps_checkpoints_as_a_folder_does() {
+    let Some(server) = Server::start() else {
+        eprintln!("left out: there is no moto_server; pip install 'moto[server]'");
+        return;
+    };
+    let bench = Bench::with_store("s3://cakes/some/prefix".to_owned()).await;
+    let acts = json!([["ready"], ["train", 5], ["save"], ["complete"]]);
+    let conflicting = bench.grant(&acts, None);
+    let taken = format!("/cakes/some/prefix/{conflicting}/2-abababab/step-000000005/weights.safetensors");
+    server.ask("PUT", &taken, b"of somebody else");
+    let _daemon = daemon(&bench, &server);
+    let failure = bench.coordinator.until_failed(&conflicting).await;
+    assert!(failure.message.contains("nothing is overwritten"), "{}", failure.message);
+    assert_eq!(server.ask("GET", &taken, b""), b"of somebody else");
+
+    bench.grant(&acts, None);
+    let first = bench.coordinator.until("completion", |seen| seen.completions.first().cloned()).await;
+    let checkpoint = first.checkpoint.unwrap();
+    let object = format!("/cakes/some/prefix/{}/weights.safetensors", checkpoint.key);
+    assert_eq!(server.ask("GET", &object, b""), b"weights of step 5");
+
+    let acts = json!([["ready"], ["train", 2], ["save"], ["complete"]]);
+    let resumed = bench.grant(&acts, Some(checkpoint.clone()));
+    bench.coordinator.until("completion", |seen| seen.completions.get(1).cloned()).await;
+    let log = bench.coordinator.seen().log(&resumed);
+    assert!(log.iter().any(|line| line.contains("resumed from step 5")), "{log:?}");
+
+    server.ask("PUT", &object, b"weights of step 6");
+    let damaged = bench.grant(&acts, Some(checkpoint));
+    let failure = bench.coordinator.until_failed(&damaged).await;
+    assert_eq!(failure.failure_class(), FailureClass::Infrastructure);
+    assert!(failure.message.contains("weights.safetensors"), "{}", failure.message);
+}
