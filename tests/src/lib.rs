@@ -13,6 +13,7 @@
 pub mod api;
 pub mod bench;
 pub mod binaries;
+pub mod chaos;
 pub mod cluster;
 pub mod daemon;
 pub mod fake;

@@ -3,12 +3,11 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use crate::{process, root};
+use crate::process;
 
 #[derive(Args)]
 pub struct BenchArguments {
@@ -75,24 +74,18 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
     }
 }
 
-/// Folder of built programs.
-fn programs() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("debug")
-}
-
 /// Becomes the bench, which then gets every signal itself and stops what it started.
 fn service(what: &str, arguments: &ServiceArguments) -> Result<()> {
     let build = ["build", "--quiet", "--package", "cakes-coordinator", "--package", "cakes-tests", "--bins"];
     process::run(process::cargo().args(build))?;
-    let mut bench = std::process::Command::new(programs().join("cakes-bench"));
-    bench.arg(what).args(&arguments.rest).env("TEST_PROGRAMS", programs());
+    let mut bench = std::process::Command::new(process::programs().join("cakes-bench"));
+    bench.arg(what).args(&arguments.rest).env("TEST_PROGRAMS", process::programs());
     Err(bench.exec()).with_context(|| format!("cannot start `{}`", process::show(&bench)))
 }
 
 fn train(train: &TrainArguments) -> Result<()> {
     process::run(process::cargo().args(["build", "--quiet", "--package", "cakes-trainer"]))?;
-    let mut bench = std::process::Command::new(programs().join("cakes-trainer"));
+    let mut bench = std::process::Command::new(process::programs().join("cakes-trainer"));
     bench.arg("bench");
     bench.args(train.config.iter().flat_map(|name| ["--config", name]));
     bench.args(train.mode.iter().flat_map(|name| ["--mode", name]));

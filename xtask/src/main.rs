@@ -4,6 +4,7 @@
 //! anything else can be built.
 
 mod bench;
+mod chaos;
 mod database;
 mod libtorch;
 mod packages;
@@ -40,6 +41,9 @@ enum Command {
     Test(test::TestArguments),
     /// Measures how fast things are.
     Bench(bench::BenchArguments),
+    /// Breaks everything that can break, and looks whether something was lost.
+    #[command(disable_help_flag = true)]
+    Chaos(chaos::ChaosArguments),
     /// Saves in `.sqlx` what Postgres says about the statements in the code.
     Sql(sql::SqlArguments),
 }
@@ -67,6 +71,10 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(arguments) => {
             setup(&libtorch::SetupArguments::default())?;
             bench::run(&arguments)
+        }
+        Command::Chaos(arguments) => {
+            setup(&libtorch::SetupArguments::default())?;
+            chaos::run(&arguments)
         }
         Command::Sql(arguments) => {
             setup(&libtorch::SetupArguments::default())?;

@@ -1,5 +1,6 @@
 //! Running other programs with errors that a person can act on.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -19,6 +20,12 @@ pub fn cargo() -> Command {
         }
     }
     command
+}
+
+/// Folder of built programs.
+pub fn programs() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target.join("debug")
 }
 
 /// Runs a command to its end, its output visible.

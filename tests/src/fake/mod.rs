@@ -7,9 +7,13 @@
 mod noop;
 mod record;
 mod refusal;
+mod request;
+mod servers;
 mod worker;
 
 pub use noop::NoOp;
 pub use record::{Call, Fact, Kind, Recorder, Told, Transcript};
 pub use refusal::Refusal;
-pub use worker::{Attempt, FakeWorker, connect, step_report};
+pub use request::Request;
+pub use servers::{Servers, connect};
+pub use worker::{Attempt, FakeWorker, step_report};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cakes_proto::v1;
 
-use super::Refusal;
+use super::{Refusal, Request};
 
 /// A call of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,6 +92,8 @@ pub enum Fact {
 pub struct Told {
     pub worker: String,
     pub incarnation: u64,
+    /// Number of the coordinator that was asked.
+    pub server: usize,
     /// The attempt that the call was about.
     pub token: Option<v1::LeaseToken>,
     pub call: Call,
@@ -103,6 +105,12 @@ pub struct Told {
 /// Takes note of every answer.
 pub trait Recorder: Send + Sync {
     fn told(&self, told: Told);
+
+    /// A call is about to be made, perhaps several times. `request` makes a copy
+    /// for whoever wants one.
+    fn sent(&self, request: &dyn Fn() -> Request) {
+        let _ = request;
+    }
 }
 
 /// Keeps everything, in the order of the answers.

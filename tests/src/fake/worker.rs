@@ -8,32 +8,21 @@ use cakes_proto::WORKER_PROTOCOL;
 use cakes_proto::v1::report_entry::Entry;
 use cakes_proto::v1::worker_service_client::WorkerServiceClient;
 use cakes_proto::v1::{self, JobProgress, LeaseToken, MetricPoint, ReportEntry};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Response, Status};
 use uuid::Uuid;
 
-use super::{Call, Fact, NoOp, Recorder, Refusal, Told};
+use super::{Call, Fact, NoOp, Recorder, Refusal, Request, Servers, Told};
 
 type Client = WorkerServiceClient<Channel>;
 
-/// As of a real worker.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_LONGEST: Duration = Duration::from_secs(5);
-
-/// A connection for one worker or for several, made at the first call.
-///
-/// # Errors
-/// The address is no URL.
-pub fn connect(url: &str) -> Result<Channel, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(url.to_owned())?;
-    Ok(endpoint.timeout(CALL_TIMEOUT).connect_timeout(CALL_TIMEOUT).tcp_nodelay(true).connect_lazy())
-}
 
 /// A worker that has registered. Cheap to clone: a clone is the same worker.
 #[derive(Clone)]
 pub struct FakeWorker {
-    client: Client,
+    servers: Servers,
     id: String,
     incarnation: u64,
     report_interval: Duration,
@@ -98,13 +87,13 @@ impl FakeWorker {
     /// # Errors
     /// It is refused, or there is no answer.
     pub async fn register(
-        channel: Channel,
+        servers: impl Into<Servers>,
         id: &str,
         patience: Duration,
         recorder: Arc<dyn Recorder>,
     ) -> Result<Self, Refusal> {
         let mut worker = FakeWorker {
-            client: WorkerServiceClient::new(channel),
+            servers: servers.into(),
             id: id.to_owned(),
             incarnation: 0,
             report_interval: Duration::ZERO,
@@ -119,6 +108,7 @@ impl FakeWorker {
             devices: vec![device()],
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
+        worker.recorder.sent(&|| Request::Register(request.clone()));
         let send = |mut client: Client| {
             let request = request.clone();
             async move { client.register(request).await }
@@ -155,6 +145,7 @@ impl FakeWorker {
             request_id: request_id.clone(),
             device: Some(device()),
         };
+        self.recorder.sent(&|| Request::Acquire(request.clone()));
         let send = |mut client: Client| {
             let request = request.clone();
             async move { client.acquire(request).await }
@@ -171,8 +162,10 @@ impl FakeWorker {
     /// # Errors
     /// The lease is lost, or there is no answer.
     pub async fn start(&self, attempt: &Attempt) -> Result<Duration, Refusal> {
+        let request = v1::StartRequest { token: Some(attempt.token.clone()) };
+        self.recorder.sent(&|| Request::Start(request.clone()));
         let send = |mut client: Client| {
-            let request = v1::StartRequest { token: Some(attempt.token.clone()) };
+            let request = request.clone();
             async move { client.start(request).await }
         };
         let ttl = |answer: &v1::StartResponse| Duration::from_millis(answer.lease_ttl_ms);
@@ -200,6 +193,7 @@ impl FakeWorker {
             entries: entries.into_iter().map(|entry| ReportEntry { entry: Some(entry) }).collect(),
             progress: Some(progress),
         };
+        self.recorder.sent(&|| Request::Report(request.clone()));
         let send = |mut client: Client| {
             let request = request.clone();
             async move { client.report(request).await }
@@ -226,12 +220,14 @@ impl FakeWorker {
             manifest_sha256: "ab".repeat(32),
         };
         let call = Call::Commit { key: checkpoint.key.clone(), step };
+        let request = v1::CommitCheckpointRequest {
+            token: Some(attempt.token.clone()),
+            checkpoint: Some(checkpoint.clone()),
+            bytes: 1,
+        };
+        self.recorder.sent(&|| Request::Commit(request.clone()));
         let send = |mut client: Client| {
-            let request = v1::CommitCheckpointRequest {
-                token: Some(attempt.token.clone()),
-                checkpoint: Some(checkpoint.clone()),
-                bytes: 1,
-            };
+            let request = request.clone();
             async move { client.commit_checkpoint(request).await }
         };
         self.call(call, Some(attempt), send, |_| Fact::Committed).await?;
@@ -257,6 +253,7 @@ impl FakeWorker {
             scores_json: outcome.scores_json.clone(),
             latency_json: outcome.latency_json.clone(),
         };
+        self.recorder.sent(&|| Request::Complete(Box::new(request.clone())));
         let send = |mut client: Client| {
             let request = request.clone();
             async move { client.complete(request).await }
@@ -274,12 +271,14 @@ impl FakeWorker {
         class: v1::FailureClass,
         message: &str,
     ) -> Result<(), Refusal> {
+        let request = v1::FailRequest {
+            token: Some(attempt.token.clone()),
+            failure_class: class.into(),
+            message: message.to_owned(),
+        };
+        self.recorder.sent(&|| Request::Fail(request.clone()));
         let send = |mut client: Client| {
-            let request = v1::FailRequest {
-                token: Some(attempt.token.clone()),
-                failure_class: class.into(),
-                message: message.to_owned(),
-            };
+            let request = request.clone();
             async move { client.fail(request).await }
         };
         self.call(Call::Fail { class }, Some(attempt), send, |_| Fact::Failed).await.map(drop)
@@ -295,6 +294,7 @@ impl FakeWorker {
             incarnation: self.incarnation,
             tokens: tokens.clone(),
         };
+        self.recorder.sent(&|| Request::Reconcile(request.clone()));
         let send = |mut client: Client| {
             let request = request.clone();
             async move { client.reconcile(request).await }
@@ -329,10 +329,12 @@ impl FakeWorker {
         let (began, mut pause) = (Instant::now(), PAUSE_FIRST);
         loop {
             let sent_at = Instant::now();
-            let answer = send(self.client.clone()).await.map(Response::into_inner).map_err(Refusal::from);
+            let (server, channel) = self.servers.current();
+            let answer = send(Client::new(channel)).await.map(Response::into_inner).map_err(Refusal::from);
             self.recorder.told(Told {
                 worker: self.id.clone(),
                 incarnation: self.incarnation,
+                server,
                 token: attempt.map(|attempt| attempt.token.clone()),
                 call: call.clone(),
                 sent_at,
@@ -343,6 +345,7 @@ impl FakeWorker {
                 Err(Refusal::Unknown { .. }) if began.elapsed() + pause < self.patience => {}
                 answer => return answer,
             }
+            self.servers.leave(server);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_LONGEST);
         }
