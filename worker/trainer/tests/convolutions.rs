@@ -127,8 +127,9 @@ proptest! {
                 convolution.weight_gradients_blocked(&x_values, &arrived, &mut targets);
             } else {
                 convolution.forward(&x_values, None, &mut output);
-                convolution.input_gradient(&arrived, &mut of_x);
-                convolution.weight_gradients(&x_values, &arrived, &mut targets);
+                let bordered = convolution.bordered(&arrived);
+                convolution.input_gradient(&bordered, &mut of_x);
+                convolution.weight_gradients(&x_values, &bordered, &mut targets);
             }
             prop_assert!(apart(&output, &expected) < TOLERANCE, "output, blocked: {blocked}");
             prop_assert!(apart(&of_x, &x.grad()) < TOLERANCE, "input, blocked: {blocked}");

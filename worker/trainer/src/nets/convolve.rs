@@ -1,6 +1,8 @@
 //! The three passes of a convolution in host memory, each computed in the way
 //! that is the fastest for its shape.
 
+use std::cell::OnceCell;
+
 use cakes::kernel::Kernel;
 use cakes::network::{Conv, ConvKernels, SearchMode};
 use tch::Tensor;
@@ -46,24 +48,9 @@ impl Layer<'_> {
         })
     }
 
-    /// Of every branch's weight: `[rows, C_in, kD, kH, kW]`.
-    pub fn weight_gradients(&self, gradient: &Tensor) -> Result<Vec<Tensor>, TrainerError> {
-        let convolution = &self.convolution;
-        self.compute("weight gradient", |method| {
-            if let (Method::Matrix, Some(pointwise)) = (method, self.pointwise()) {
-                return Ok(vec![pointwise.weight_gradient(self.x, gradient)?]);
-            }
-            let (x, gradient) = (host::values(self.x)?, host::values(gradient)?);
-            if method == Method::Pieces {
-                let (product, (shape, _)) = (self.product()?, self.weight_shapes()[0]);
-                let weight = host::written(&shape, |out| product.weight_gradient(x, gradient, out))?;
-                return Ok(vec![weight]);
-            }
-            host::written_all(&self.weight_shapes(), |out| match method {
-                Method::Blocked => convolution.weight_gradients_blocked(x, gradient, out),
-                _ => convolution.weight_gradients(x, gradient, out),
-            })
-        })
+    /// The way back of `gradient`, which arrived at the output.
+    pub fn back<'a>(&'a self, gradient: &'a Tensor) -> Back<'a> {
+        Back { layer: self, gradient, bordered: OnceCell::new() }
     }
 
     /// With whether every row is in use.
@@ -75,31 +62,6 @@ impl Layer<'_> {
             ([rows as i64, self.convolution.inputs as i64, d, h, w], branch.rows.len() == rows)
         };
         self.convolution.branches.iter().map(shape).collect()
-    }
-
-    /// Of the shape of the input.
-    pub fn input_gradient(&self, gradient: &Tensor) -> Result<Tensor, TrainerError> {
-        let convolution = &self.convolution;
-        let shape = self.x.size();
-        self.compute("input gradient", |method| match (method, self.pointwise()) {
-            (Method::Matrix, Some(pointwise)) => pointwise.input_gradient(self.x, gradient),
-            (Method::Pieces, _) => {
-                let (product, gradient) = (self.product()?, host::values(gradient)?);
-                host::written(&shape, |out| product.input_gradient(gradient, out))
-            }
-            (Method::Blocked, _) => {
-                let gradient = host::values(gradient)?;
-                host::written(&shape, |out| convolution.input_gradient_blocked(gradient, out))
-            }
-            _ => {
-                let gradient = host::values(gradient)?;
-                if convolution.geometry.stride == [1; 3] {
-                    return host::written(&shape, |out| convolution.input_gradient(gradient, out));
-                }
-                // Positions that no tap reaches are left as they are.
-                host::filled(&shape, |out| convolution.input_gradient(gradient, out))
-            }
-        })
     }
 
     fn pointwise(&self) -> Option<Pointwise<'_>> {
@@ -147,6 +109,68 @@ impl Layer<'_> {
         let Convolution { geometry, samples, inputs, .. } = &self.convolution;
         let ([d, h, w], [sd, sh, sw]) = (geometry.input, geometry.stride);
         format!("cpu float32 {pass} {kernels} of {inputs}, {samples}x {d}x{h}x{w} /{sd}x{sh}x{sw}")
+    }
+}
+
+/// Gradients of a convolution.
+pub(super) struct Back<'a> {
+    layer: &'a Layer<'a>,
+    /// `[N, C_out, D, H, W]`
+    gradient: &'a Tensor,
+    /// With a border, which both gradients read.
+    bordered: OnceCell<Vec<f32>>,
+}
+
+impl Back<'_> {
+    /// Of every branch's weight: `[rows, C_in, kD, kH, kW]`.
+    pub fn weight_gradients(&self) -> Result<Vec<Tensor>, TrainerError> {
+        let Back { layer, gradient, .. } = self;
+        let convolution = &layer.convolution;
+        layer.compute("weight gradient", |method| {
+            if let (Method::Matrix, Some(pointwise)) = (method, layer.pointwise()) {
+                return Ok(vec![pointwise.weight_gradient(layer.x, gradient)?]);
+            }
+            let (x, gradient) = (host::values(layer.x)?, host::values(gradient)?);
+            if method == Method::Pieces {
+                let (product, (shape, _)) = (layer.product()?, layer.weight_shapes()[0]);
+                let weight = host::written(&shape, |out| product.weight_gradient(x, gradient, out))?;
+                return Ok(vec![weight]);
+            }
+            host::written_all(&layer.weight_shapes(), |out| match method {
+                Method::Blocked => convolution.weight_gradients_blocked(x, gradient, out),
+                _ => convolution.weight_gradients(x, self.bordered(gradient), out),
+            })
+        })
+    }
+
+    /// Of the shape of the input.
+    pub fn input_gradient(&self) -> Result<Tensor, TrainerError> {
+        let Back { layer, gradient, .. } = self;
+        let convolution = &layer.convolution;
+        let shape = layer.x.size();
+        layer.compute("input gradient", |method| match (method, layer.pointwise()) {
+            (Method::Matrix, Some(pointwise)) => pointwise.input_gradient(layer.x, gradient),
+            (Method::Pieces, _) => {
+                let (product, gradient) = (layer.product()?, host::values(gradient)?);
+                host::written(&shape, |out| product.input_gradient(gradient, out))
+            }
+            (Method::Blocked, _) => {
+                let gradient = host::values(gradient)?;
+                host::written(&shape, |out| convolution.input_gradient_blocked(gradient, out))
+            }
+            _ => {
+                let gradient = self.bordered(host::values(gradient)?);
+                if convolution.geometry.stride == [1; 3] {
+                    return host::written(&shape, |out| convolution.input_gradient(gradient, out));
+                }
+                // Positions that no tap reaches are left as they are.
+                host::filled(&shape, |out| convolution.input_gradient(gradient, out))
+            }
+        })
+    }
+
+    fn bordered(&self, gradient: &[f32]) -> &[f32] {
+        self.bordered.get_or_init(|| self.layer.convolution.bordered(gradient))
     }
 }
 

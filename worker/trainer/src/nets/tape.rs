@@ -234,7 +234,8 @@ impl Net {
         let node = &self.network.nodes[index];
         let Op::Conv(conv) = &node.op else { return Ok(x.shallow_clone()) };
         let layer = self.layer(&node.name, conv, x, Use::Train(draws))?;
-        let weights = layer.weight_gradients(gradient)?;
+        let back = layer.back(gradient);
+        let weights = back.weight_gradients()?;
         for (branch, weight) in layer.convolution.branches.iter().zip(weights) {
             let name = match &conv.kernels {
                 ConvKernels::Uniform(_) | ConvKernels::Window(_) => format!("{}.weight", node.name),
@@ -246,7 +247,7 @@ impl Net {
         if node.inputs[0].0 == 0 {
             return Ok(x.shallow_clone());
         }
-        layer.input_gradient(gradient)
+        back.input_gradient()
     }
 
     fn window_gradients(

@@ -120,6 +120,10 @@ fn farthest(found: &Outcome, exact: &Outcome) -> [(String, f64); 2] {
         let scale = match name.rsplit_once("running_mean") {
             // A mean is as exact as the values are that it is of.
             Some((norm, _)) => length(&exact.tensors[&format!("{norm}running_var")].sqrt()),
+            // A bias gathers one sum over all positions, whose terms may cancel.
+            None if name.starts_with("gradient") && name.ends_with("bias") => {
+                length(value).max(1e-2 * longest)
+            }
             // What a norm takes away again has no gradient but what rounding leaves.
             None if name.starts_with("gradient") => length(value).max(1e-3 * longest),
             None => length(value),

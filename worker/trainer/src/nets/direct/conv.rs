@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::geometry::{Geometry, pad_inputs, pad_outputs, taps};
 use super::shared::Shared;
-use super::simd::{CHANNELS_MAX, Gather, OFFSETS_MAX, OVERSHOOT, Processor, Sums};
+use super::simd::{CHANNELS_MAX, Gather, OVERSHOOT, Processor, Sums, offsets_at_once};
 
 /// Output channels that one kernel computes.
 #[derive(Clone, Debug)]
@@ -130,20 +130,24 @@ impl Convolution<'_> {
         self.gather(&padded, self.inputs * geometry.channel(), &groups, &target, epilogue, out);
     }
 
+    /// What the gradients below read of the output's gradient: all of it, with a border.
+    pub fn bordered(&self, gradient: &[f32]) -> Vec<f32> {
+        pad_outputs(gradient, &self.geometry)
+    }
+
     /// The gradient of the input. With a stride `out` must be zero: positions
     /// that no tap reaches are left as they are.
     ///
     /// # Shapes
-    /// `gradient`: of the output, `out`: of the input.
-    pub fn input_gradient(&self, gradient: &[f32], out: &mut [f32]) {
+    /// `bordered`: from [`Convolution::bordered`], `out`: of the input.
+    pub fn input_gradient(&self, bordered: &[f32], out: &mut [f32]) {
         let geometry = &self.geometry;
-        let padded = pad_outputs(gradient, geometry);
         let channels: Vec<usize> = (0..self.inputs).collect();
         let groups: Vec<Group> = balanced(&channels)
             .map(|channels| Group { channels: channels.to_vec(), parts: self.gradient_parts(channels) })
             .collect();
         let target = Target { channels: self.inputs, extent: geometry.input, step: geometry.stride };
-        self.gather(&padded, self.outputs * geometry.volume(), &groups, &target, None, out);
+        self.gather(bordered, self.outputs * geometry.volume(), &groups, &target, None, out);
     }
 
     /// With stride `s` input positions fall into `s³` classes, each reached by
@@ -187,16 +191,17 @@ impl Convolution<'_> {
     /// neither does the result.
     ///
     /// # Shapes
-    /// `out`: of each branch as its weight, `[rows, C_in, kD, kH, kW]`.
-    pub fn weight_gradients(&self, x: &[f32], gradient: &[f32], out: &mut [&mut [f32]]) {
-        let padded = (pad_inputs(x, &self.geometry), pad_outputs(gradient, &self.geometry));
+    /// `bordered`: from [`Convolution::bordered`], `out`: of each branch as its
+    /// weight, `[rows, C_in, kD, kH, kW]`.
+    pub fn weight_gradients(&self, x: &[f32], bordered: &[f32], out: &mut [&mut [f32]]) {
+        let padded = pad_inputs(x, &self.geometry);
         let offsets: Vec<Vec<usize>> =
             self.branches.iter().map(|branch| self.input_offsets(branch.kernel)).collect();
         let mut tasks = Vec::new();
         for (index, (branch, offsets)) in self.branches.iter().zip(&offsets).enumerate() {
             let chunks = offsets.len().div_ceil(TASK_OFFSETS_MAX);
-            let length = offsets.len().div_ceil(chunks).next_multiple_of(OFFSETS_MAX);
             for rows in balanced(&branch.rows) {
+                let length = offsets.len().div_ceil(chunks).next_multiple_of(offsets_at_once(rows.len()));
                 for (chunk, offsets) in offsets.chunks(length).enumerate() {
                     tasks.push(SumsTask { branch: index, rows, offsets, first_offset: chunk * length });
                 }
@@ -206,10 +211,11 @@ impl Convolution<'_> {
         tasks.sort_by_key(|task| std::cmp::Reverse(task.rows.len() * task.offsets.len()));
         let out: Vec<Shared<'_>> = out.iter_mut().map(|out| Shared::new(out)).collect();
         tasks.into_par_iter().for_each(|task| {
-            let sums = self.weight_sums(&task, &padded);
+            let sums = self.weight_sums(&task, &padded, bordered);
+            let at_once = offsets_at_once(task.rows.len());
             for (index, Row { row, .. }) in task.rows.iter().enumerate() {
                 let of = |offset: usize| -> f32 {
-                    sums[offset / OFFSETS_MAX][index][offset % OFFSETS_MAX].iter().sum()
+                    sums[offset / at_once][index * at_once + offset % at_once].iter().sum()
                 };
                 let values: Vec<f32> = (0..task.offsets.len()).map(of).collect();
                 #[allow(unsafe_code)]
@@ -224,11 +230,13 @@ impl Convolution<'_> {
     fn weight_sums(
         &self,
         SumsTask { rows, offsets, .. }: &SumsTask<'_>,
-        (x, gradient): &(Vec<f32>, Vec<f32>),
+        x: &[f32],
+        gradient: &[f32],
     ) -> Vec<Sums> {
         let geometry = &self.geometry;
         let processor = Processor::detect();
-        let mut sums: Vec<Sums> = vec![Default::default(); offsets.len().div_ceil(OFFSETS_MAX)];
+        let at_once = offsets_at_once(rows.len());
+        let mut sums: Vec<Sums> = vec![Default::default(); offsets.len().div_ceil(at_once)];
         // Within the border of the gradient, where its first value lies.
         let corner = geometry.place([1, 1, 1]);
         for sample in 0..self.samples {
@@ -240,7 +248,7 @@ impl Convolution<'_> {
                     let volume = (sample * self.outputs + channel) * geometry.volume();
                     *slot = &gradient[volume + corner + place..];
                 }
-                for (offsets, sums) in offsets.chunks(OFFSETS_MAX).zip(&mut sums) {
+                for (offsets, sums) in offsets.chunks(at_once).zip(&mut sums) {
                     processor.dot(&left[..rows.len()], &x[place..], offsets, geometry.row(), sums);
                 }
             }

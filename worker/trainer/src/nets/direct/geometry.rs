@@ -1,5 +1,7 @@
 //! Bordered volumes: where a tap lies in memory.
 
+use std::mem::MaybeUninit;
+
 use cakes::kernel::Kernel;
 use rayon::prelude::*;
 
@@ -85,10 +87,13 @@ pub fn pad_inputs(x: &[f32], geometry: &Geometry) -> Vec<f32> {
     let length = x.len() / from * to;
     let mut padded = Vec::with_capacity(length + SLACK);
     let (own, slack) = padded.spare_capacity_mut()[..length + SLACK].split_at_mut(length);
-    slack.iter_mut().for_each(|value| _ = value.write(0.0));
+    zero(slack);
     own.par_chunks_exact_mut(to).zip(x.par_chunks_exact(from)).for_each(|(own, x)| {
+        if geometry.stride == [1; 3] {
+            return border(x, own, geometry);
+        }
         // Border and all, while the channel lies in a near cache.
-        own.iter_mut().for_each(|value| _ = value.write(0.0));
+        zero(own);
         #[allow(unsafe_code)]
         // SAFETY: every value was just written.
         pad_input(x, unsafe { own.assume_init_mut() }, geometry);
@@ -99,6 +104,31 @@ pub fn pad_inputs(x: &[f32], geometry: &Geometry) -> Vec<f32> {
         padded.set_len(length + SLACK);
     }
     padded
+}
+
+fn zero(values: &mut [MaybeUninit<f32>]) {
+    values.fill(MaybeUninit::new(0.0));
+}
+
+/// Writes all of a channel that is not cut in parts, each value once.
+fn border(x: &[f32], padded: &mut [MaybeUninit<f32>], geometry: &Geometry) {
+    let [depth, height, width] = geometry.input;
+    let (row, plane) = (width + 2, (height + 2) * (width + 2));
+    let (front, rest) = padded.split_at_mut(plane);
+    let (planes, back) = rest.split_at_mut(depth * plane);
+    zero(front);
+    zero(back);
+    for (plane, x) in planes.chunks_exact_mut(plane).zip(x.chunks_exact(height * width)) {
+        let (first, rest) = plane.split_at_mut(row);
+        let (rows, last) = rest.split_at_mut(height * row);
+        zero(first);
+        zero(last);
+        for (row, x) in rows.chunks_exact_mut(row).zip(x.chunks_exact(width)) {
+            row[0].write(0.0);
+            row[1..=width].write_copy_of_slice(x);
+            row[width + 1].write(0.0);
+        }
+    }
 }
 
 fn pad_input(x: &[f32], padded: &mut [f32], geometry: &Geometry) {

@@ -5,6 +5,8 @@
 
 use rayon::prelude::*;
 
+use super::simd::Processor;
+
 /// Mean and variance of every channel over a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
@@ -30,7 +32,9 @@ pub struct AffineGradient {
 
 /// Values that are summed in single precision before they go into a double.
 const CHUNK: usize = 2048;
-const LANES: usize = 8;
+
+/// Sums side by side, four vectors of eight: their additions overlap.
+const LANES: usize = 32;
 
 /// Moments of the channels of `x`: `[N, C, ..]`.
 pub fn moments(x: &[f32], channels: usize, volume: usize) -> Moments {
@@ -38,7 +42,8 @@ pub fn moments(x: &[f32], channels: usize, volume: usize) -> Moments {
         .into_par_iter()
         .map(|channel| {
             let values = x.chunks_exact(volume).skip(channel).step_by(channels);
-            moments_of(values.flat_map(|values| values.chunks(CHUNK)))
+            let chunks = values.flat_map(|values| values.chunks(CHUNK));
+            Processor::detect().run(|| moments_of(chunks))
         })
         .unzip();
     Moments { mean, variance }
@@ -46,6 +51,7 @@ pub fn moments(x: &[f32], channels: usize, volume: usize) -> Moments {
 
 /// Joins the moments of chunks (Chan, Golub and LeVeque 1979), each taken
 /// around its own mean, so that a large mean costs no digits.
+#[inline(always)]
 fn moments_of<'a>(chunks: impl Iterator<Item = &'a [f32]>) -> (f32, f32) {
     let (mut count, mut mean, mut squares) = (0.0_f64, 0.0_f64, 0.0_f64);
     for chunk in chunks {
@@ -62,7 +68,7 @@ fn moments_of<'a>(chunks: impl Iterator<Item = &'a [f32]>) -> (f32, f32) {
     (mean as f32, (squares / count.max(1.0)) as f32)
 }
 
-/// A sum in eight interleaved parts, in an order that does not change.
+/// A sum in interleaved parts, in an order that does not change.
 #[inline(always)]
 fn sum(values: &[f32], term: impl Fn(f32) -> f32) -> f64 {
     let (blocks, rest) = values.as_chunks::<LANES>();
@@ -132,15 +138,13 @@ pub fn forward(
             let feature = group * channels + channel;
             let line = Line::new(moments, affine, behind.relu, feature);
             let x = &x[(sample * behind.groups * channels + feature) * volume..][..volume];
-            if group == 0 {
-                for (out, x) in out.iter_mut().zip(x) {
-                    *out = line.at(*x);
+            Processor::detect().run(|| {
+                let pairs = out.iter_mut().zip(x);
+                match group {
+                    0 => pairs.for_each(|(out, x)| *out = line.at(*x)),
+                    _ => pairs.for_each(|(out, x)| *out += line.at(*x)),
                 }
-            } else {
-                for (out, x) in out.iter_mut().zip(x) {
-                    *out += line.at(*x);
-                }
-            }
+            });
         }
     });
 }
@@ -173,7 +177,7 @@ pub fn backward(
             let line = Line::new(moments, affine, behind.relu, feature);
             let own = (0..samples).map(|sample| {
                 let (x, gradient) = pair(sample, feature);
-                gradient_sums(x, gradient, moments.mean[feature], line)
+                Processor::detect().run(|| gradient_sums(x, gradient, moments.mean[feature], line))
             });
             own.fold((0.0, 0.0), |total, (plain, product)| (total.0 + plain, total.1 + product))
         })
@@ -187,9 +191,11 @@ pub fn backward(
         let mean_gradient = (sums[feature].0 / count) as f32;
         let slope = (sums[feature].1 / count) as f32 * inverse * inverse;
         let mean = moments.mean[feature];
-        for ((out, x), gradient) in out.iter_mut().zip(x).zip(gradient) {
-            *out = line.scale * (gradient * line.open(*x) - mean_gradient - (*x - mean) * slope);
-        }
+        Processor::detect().run(|| {
+            for ((out, x), gradient) in out.iter_mut().zip(x).zip(gradient) {
+                *out = line.scale * (gradient * line.open(*x) - mean_gradient - (*x - mean) * slope);
+            }
+        });
     });
     let scale = sums
         .iter()
@@ -199,6 +205,7 @@ pub fn backward(
 }
 
 /// Sums of the gradient and of its product with the distance from the mean.
+#[inline(always)]
 fn gradient_sums(x: &[f32], gradient: &[f32], mean: f32, line: Line) -> (f64, f64) {
     let chunks = x.chunks(CHUNK).zip(gradient.chunks(CHUNK));
     let sums = chunks.map(|(x, gradient)| chunk_sums(x, gradient, mean, line));

@@ -11,14 +11,21 @@ pub const LANES: usize = 8;
 /// Most output channels that share the loads of one inner loop.
 pub const CHANNELS_MAX: usize = 4;
 
-/// Most offsets that share the loads of [`Processor::dot`].
-pub const OFFSETS_MAX: usize = 3;
+/// Vectors of sums at a time: enough for their additions to overlap, and few
+/// enough for the sixteen registers to hold them with what is loaded.
+const SUMS: usize = 12;
 
 /// Values that [`Processor::gather`] may compute beyond the length asked for.
-pub const OVERSHOOT: usize = 64;
+pub const OVERSHOOT: usize = SUMS * LANES;
 
-/// Partial sums of [`Processor::dot`]: channel, offset, lane.
-pub type Sums = [[[f32; LANES]; OFFSETS_MAX]; CHANNELS_MAX];
+/// Partial sums of [`Processor::dot`], `[channel][offset][lane]`, with room for
+/// [`offsets_at_once`] offsets.
+pub type Sums = [[f32; LANES]; SUMS];
+
+/// Offsets that share the loads of [`Processor::dot`].
+pub const fn offsets_at_once(channels: usize) -> usize {
+    SUMS / channels
+}
 
 /// One row of sums over shifted sources, for up to [`CHANNELS_MAX`] channels.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +58,18 @@ impl Processor {
         Processor::Any
     }
 
+    /// Runs loops compiled for what this processor knows: what `work` inlines.
+    #[inline]
+    pub fn run<T>(self, work: impl FnOnce() -> T) -> T {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            // SAFETY: AVX2 was detected.
+            Processor::Avx2 => unsafe { run_avx2(work) },
+            Processor::Any => work(),
+        }
+    }
+
     /// `out[c · pitch + i] = Σ_r weights[r][c] · source[offsets[r] + i]` for `i`
     /// below `length`; up to [`OVERSHOOT`] values behind it are overwritten.
     ///
@@ -75,26 +94,38 @@ impl Processor {
         }
     }
 
-    /// Adds `Σ_i left[c][i] · right[offsets[r] + i]` to `sums[c][r]`, for `i`
-    /// below `length` rounded up to eight.
+    /// Adds `Σ_i left[c][i] · right[offsets[r] + i]` to the sums of channel `c` and
+    /// offset `r`, for `i` below `length` rounded up to eight. Sums of offsets that
+    /// are not there hold anything.
     ///
     /// # Panics
-    /// A slice is too short for what is asked.
+    /// A slice is too short for what is asked, or there is none.
     pub fn dot(self, left: &[&[f32]], right: &[f32], offsets: &[usize], length: usize, sums: &mut Sums) {
         let read = length.next_multiple_of(LANES);
-        assert!(left.len() <= CHANNELS_MAX && offsets.len() <= OFFSETS_MAX);
+        assert!((1..=CHANNELS_MAX).contains(&left.len()));
+        assert!((1..=offsets_at_once(left.len())).contains(&offsets.len()));
         assert!(left.iter().all(|values| read <= values.len()));
         assert!(offsets.iter().all(|offset| *offset + read <= right.len()));
+        // Always as many: the last few are summed again where there are fewer.
+        let mut places = [offsets[0]; SUMS];
+        places[..offsets.len()].copy_from_slice(offsets);
         #[allow(unsafe_code)]
         // SAFETY: no read passes `read` values, checked above; AVX2 was detected.
         unsafe {
             match self {
                 #[cfg(target_arch = "x86_64")]
-                Processor::Avx2 => dot_avx2(left, right, offsets, length, sums),
-                Processor::Any => dot_any::<[f32; LANES]>(left, right, offsets, length, sums),
+                Processor::Avx2 => dot_avx2(left, right, &places, length, sums),
+                Processor::Any => dot_any::<[f32; LANES]>(left, right, &places, length, sums),
             }
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+#[allow(unsafe_code)]
+unsafe fn run_avx2<T>(work: impl FnOnce() -> T) -> T {
+    work()
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -108,14 +139,13 @@ unsafe fn gather_avx2(gather: &Gather<'_>, channels: usize, out: &mut [f32]) {
 #[inline(always)]
 #[allow(unsafe_code)]
 unsafe fn gather_any<V: Vector>(gather: &Gather<'_>, channels: usize, out: &mut [f32]) {
-    // SAFETY: the same contract. There are as many sums at a time as the sixteen
-    // registers hold beside what is loaded, which the compiler does not manage
-    // for four channels of three vectors.
+    // SAFETY: the same contract. Twelve sums at a time are more than the compiler
+    // keeps in registers for four channels.
     unsafe {
         match channels {
-            1 => gather_row::<V, 1, 8>(gather, out),
-            2 => gather_row::<V, 2, 5>(gather, out),
-            3 => gather_row::<V, 3, 3>(gather, out),
+            1 => gather_row::<V, 1, 12>(gather, out),
+            2 => gather_row::<V, 2, 6>(gather, out),
+            3 => gather_row::<V, 3, 4>(gather, out),
             _ => gather_row::<V, 4, 2>(gather, out),
         }
     }
@@ -143,14 +173,30 @@ unsafe fn gather_row<V: Vector, const CHANNELS: usize, const VECTORS: usize>(
             }
             for (offset, weights) in offsets.iter().zip(weights.as_chunks::<CHANNELS>().0) {
                 let place = source.as_ptr().add(*offset + start);
-                let mut values = [V::zero(); VECTORS];
-                for vector in 0..VECTORS {
-                    values[vector] = V::load(place.add(vector * LANES));
-                }
-                for channel in 0..CHANNELS {
-                    let weight = V::splat(weights[channel]);
+                // What is fewer waits in registers, what is more is loaded as it is used.
+                if CHANNELS < VECTORS {
+                    let mut factors = [V::zero(); CHANNELS];
+                    for channel in 0..CHANNELS {
+                        factors[channel] = V::splat(weights[channel]);
+                    }
                     for vector in 0..VECTORS {
-                        sums[channel][vector] = sums[channel][vector].plus_product(weight, values[vector]);
+                        let value = V::load(place.add(vector * LANES));
+                        for channel in 0..CHANNELS {
+                            sums[channel][vector] =
+                                sums[channel][vector].plus_product(factors[channel], value);
+                        }
+                    }
+                } else {
+                    let mut values = [V::zero(); VECTORS];
+                    for vector in 0..VECTORS {
+                        values[vector] = V::load(place.add(vector * LANES));
+                    }
+                    for channel in 0..CHANNELS {
+                        let weight = V::splat(weights[channel]);
+                        for vector in 0..VECTORS {
+                            sums[channel][vector] =
+                                sums[channel][vector].plus_product(weight, values[vector]);
+                        }
                     }
                 }
             }
@@ -167,7 +213,7 @@ unsafe fn gather_row<V: Vector, const CHANNELS: usize, const VECTORS: usize>(
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 #[allow(unsafe_code)]
-unsafe fn dot_avx2(left: &[&[f32]], right: &[f32], offsets: &[usize], length: usize, sums: &mut Sums) {
+unsafe fn dot_avx2(left: &[&[f32]], right: &[f32], offsets: &[usize; SUMS], length: usize, sums: &mut Sums) {
     // SAFETY: the same contract.
     unsafe { dot_any::<std::arch::x86_64::__m256>(left, right, offsets, length, sums) }
 }
@@ -177,25 +223,17 @@ unsafe fn dot_avx2(left: &[&[f32]], right: &[f32], offsets: &[usize], length: us
 unsafe fn dot_any<V: Vector>(
     left: &[&[f32]],
     right: &[f32],
-    offsets: &[usize],
+    offsets: &[usize; SUMS],
     length: usize,
     sums: &mut Sums,
 ) {
     // SAFETY: the same contract.
     unsafe {
-        match (left.len(), offsets.len()) {
-            (1, 1) => dot_block::<V, 1, 1>(left, right, offsets, length, sums),
-            (1, 2) => dot_block::<V, 1, 2>(left, right, offsets, length, sums),
-            (1, _) => dot_block::<V, 1, 3>(left, right, offsets, length, sums),
-            (2, 1) => dot_block::<V, 2, 1>(left, right, offsets, length, sums),
-            (2, 2) => dot_block::<V, 2, 2>(left, right, offsets, length, sums),
-            (2, _) => dot_block::<V, 2, 3>(left, right, offsets, length, sums),
-            (3, 1) => dot_block::<V, 3, 1>(left, right, offsets, length, sums),
-            (3, 2) => dot_block::<V, 3, 2>(left, right, offsets, length, sums),
-            (3, _) => dot_block::<V, 3, 3>(left, right, offsets, length, sums),
-            (_, 1) => dot_block::<V, 4, 1>(left, right, offsets, length, sums),
-            (_, 2) => dot_block::<V, 4, 2>(left, right, offsets, length, sums),
-            _ => dot_block::<V, 4, 3>(left, right, offsets, length, sums),
+        match left.len() {
+            1 => dot_block::<V, 1, { offsets_at_once(1) }>(left, right, offsets, length, sums),
+            2 => dot_block::<V, 2, { offsets_at_once(2) }>(left, right, offsets, length, sums),
+            3 => dot_block::<V, 3, { offsets_at_once(3) }>(left, right, offsets, length, sums),
+            _ => dot_block::<V, 4, { offsets_at_once(4) }>(left, right, offsets, length, sums),
         }
     }
 }
@@ -205,7 +243,7 @@ unsafe fn dot_any<V: Vector>(
 unsafe fn dot_block<V: Vector, const CHANNELS: usize, const OFFSETS: usize>(
     left: &[&[f32]],
     right: &[f32],
-    offsets: &[usize],
+    offsets: &[usize; SUMS],
     length: usize,
     sums: &mut Sums,
 ) {
@@ -219,24 +257,38 @@ unsafe fn dot_block<V: Vector, const CHANNELS: usize, const OFFSETS: usize>(
         for index in 0..OFFSETS {
             places[index] = places[index].add(offsets[index]);
             for channel in 0..CHANNELS {
-                block[channel][index] = V::load(sums[channel][index].as_ptr());
+                block[channel][index] = V::load(sums[channel * OFFSETS + index].as_ptr());
             }
         }
         for start in (0..length).step_by(LANES) {
-            let mut values = [V::zero(); OFFSETS];
-            for index in 0..OFFSETS {
-                values[index] = V::load(places[index].add(start));
-            }
-            for channel in 0..CHANNELS {
-                let factor = V::load(left[channel].add(start));
+            // What is fewer waits in registers, what is more is loaded as it is used.
+            if CHANNELS < OFFSETS {
+                let mut factors = [V::zero(); CHANNELS];
+                for channel in 0..CHANNELS {
+                    factors[channel] = V::load(left[channel].add(start));
+                }
                 for index in 0..OFFSETS {
-                    block[channel][index] = block[channel][index].plus_product(factor, values[index]);
+                    let value = V::load(places[index].add(start));
+                    for channel in 0..CHANNELS {
+                        block[channel][index] = block[channel][index].plus_product(factors[channel], value);
+                    }
+                }
+            } else {
+                let mut values = [V::zero(); OFFSETS];
+                for index in 0..OFFSETS {
+                    values[index] = V::load(places[index].add(start));
+                }
+                for channel in 0..CHANNELS {
+                    let factor = V::load(left[channel].add(start));
+                    for index in 0..OFFSETS {
+                        block[channel][index] = block[channel][index].plus_product(factor, values[index]);
+                    }
                 }
             }
         }
         for channel in 0..CHANNELS {
             for index in 0..OFFSETS {
-                block[channel][index].store(sums[channel][index].as_mut_ptr());
+                block[channel][index].store(sums[channel * OFFSETS + index].as_mut_ptr());
             }
         }
     }
@@ -417,17 +469,18 @@ mod tests {
         // What rounds the length up to eight is zero, as it is in a border.
         rows.iter_mut().for_each(|row| row[length..].fill(0.0));
         let left: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        let offsets = [0, 11, 200];
+        let offsets = [0, 11, 200, 3, 150, 1, 0, 77, 90, 199, 34, 5];
         for processor in [Processor::detect(), Processor::Any] {
             for channels in 1..=CHANNELS_MAX {
-                for count in 1..=OFFSETS_MAX {
+                let at_once = offsets_at_once(channels);
+                for count in 1..=at_once {
                     let mut sums = Sums::default();
                     processor.dot(&left[..channels], &right, &offsets[..count], length, &mut sums);
                     for channel in 0..channels {
                         for index in 0..count {
                             let products =
                                 (0..length).map(|place| left[channel][place] * right[offsets[index] + place]);
-                            let sum: f32 = sums[channel][index].iter().sum();
+                            let sum: f32 = sums[channel * at_once + index].iter().sum();
                             assert_eq!(sum, products.sum::<f32>(), "{processor:?} {channels}x{count}");
                         }
                     }
