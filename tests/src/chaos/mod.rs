@@ -133,6 +133,7 @@ const LANE_PATIENCE: Duration = Duration::from_secs(420);
 const CLIENT_PATIENCE: Duration = Duration::from_secs(120);
 /// Tries of a class whose fault found nothing to break.
 const TRIES: u32 = 6;
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs it all; `tell` gets a line for each thing that happens.
 ///
@@ -305,6 +306,7 @@ async fn run_lane(
         }
         tokio::time::sleep(fault.at.saturating_sub(began.elapsed())).await;
         for attempt in 0..if guaranteed { TRIES } else { 1 } {
+            tokio::time::sleep(RETRY_PAUSE * attempt).await;
             let outcome = Box::pin(inject(chaos, fault.class, fault.seed.wrapping_add(attempt.into()))).await;
             let mut tally = tally.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let row = tally.rows.entry(fault.class).or_default();

@@ -177,13 +177,14 @@ const STORED_WITHIN: Duration = Duration::from_secs(2);
 
 /// F26.
 pub(super) async fn checkpoint_damaged(chaos: &Chaos, random: &mut Random) -> Result<Proof> {
-    let Some((job, epoch, _)) = seen(PATIENCE, async || saved_job(chaos, None).await).await else {
-        return Ok(None);
-    };
-    let mut trainers = (0..chaos.plant.workers.len()).flat_map(|worker| chaos.plant.trainers(worker));
-    let Some(trainer) = trainers.find(|trainer| (trainer.job, trainer.epoch) == (job, epoch)) else {
-        return Ok(None);
-    };
+    let found = seen(PATIENCE, async || {
+        let Some((job, epoch, _)) = saved_job(chaos, None).await? else { return Ok(None) };
+        let mut trainers = (0..chaos.plant.workers.len()).flat_map(|worker| chaos.plant.trainers(worker));
+        Ok(trainers.find(|trainer| (trainer.job, trainer.epoch) == (job, epoch)))
+    })
+    .await;
+    let Some(trainer) = found else { return Ok(None) };
+    let Trainer { job, epoch, .. } = trainer;
     // So that no newer checkpoint follows the damaged one.
     signal(trainer.pid, Signal::SIGSTOP);
     tokio::time::sleep(STORED_WITHIN).await;
