@@ -3,9 +3,12 @@
 //! wait for company.
 //!
 //! ```text
-//!  callers ──► queue ──► 2 servers, each:  take all that waits ─► together ─► answers
-//!   (refused when full)                          └─ passed over ─► alone ─► answer
+//!  callers ──► queue ──► take all that waits ─► together ─► answers
+//!   (refused when full)                           └─ passed over ─► alone ─► answer
 //! ```
+//!
+//! One batch is under way at a time: a second one beside it would make both smaller,
+//! and most of what a small transaction costs does not depend on how many share it.
 //!
 //! A call that has left the queue is carried to its end even if its caller goes
 //! away; one whose caller went away before is dropped, like a message that never
@@ -14,7 +17,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::store::Error;
@@ -27,9 +30,6 @@ pub(crate) trait Calls: Clone + Send + Sync + 'static {
 
     /// Calls that share a transaction at the most, by weight.
     const WEIGHT_MAX: usize;
-
-    /// Transactions under way.
-    const SERVERS: usize;
 
     /// How much work a call is; 1 for a small one.
     fn weight(call: &Self::Call) -> usize;
@@ -66,7 +66,7 @@ struct Waiting<C: Calls> {
     answer: oneshot::Sender<Result<C::Answer, Error>>,
 }
 
-/// The callers' end of a queue. Its servers end with the last clone of it.
+/// The callers' end of a queue. Its server ends with the last clone of it.
 pub(crate) struct Lane<C: Calls> {
     queue: mpsc::Sender<Waiting<C>>,
 }
@@ -78,20 +78,12 @@ impl<C: Calls> Clone for Lane<C> {
 }
 
 impl<C: Calls> Lane<C> {
-    /// A queue with its servers, which are among `tasks`.
+    /// A queue with its server, which is among `tasks`.
     pub(crate) fn new(calls: &C, tasks: &TaskTracker) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-        let waiting = Arc::new(Mutex::new(waiting));
         let alone = Arc::new(Semaphore::new(ALONE_MAX));
-        for _ in 0..C::SERVERS {
-            let server = Server {
-                calls: calls.clone(),
-                waiting: waiting.clone(),
-                alone: alone.clone(),
-                tasks: tasks.clone(),
-            };
-            tasks.spawn(server.run());
-        }
+        let server = Server { calls: calls.clone(), waiting, alone, tasks: tasks.clone() };
+        tasks.spawn(server.run());
         Lane { queue }
     }
 
@@ -108,25 +100,24 @@ impl<C: Calls> Lane<C> {
 
 struct Server<C: Calls> {
     calls: C,
-    waiting: Arc<Mutex<mpsc::Receiver<Waiting<C>>>>,
+    waiting: mpsc::Receiver<Waiting<C>>,
     alone: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
 impl<C: Calls> Server<C> {
-    async fn run(self) {
+    async fn run(mut self) {
         while let Some(batch) = self.next_batch().await {
             self.serve(batch).await;
         }
     }
 
     /// All that waits, but for those who have gone; `None` when nobody can come.
-    async fn next_batch(&self) -> Option<Vec<Waiting<C>>> {
-        let mut waiting = self.waiting.lock().await;
-        let mut batch = vec![waiting.recv().await?];
+    async fn next_batch(&mut self) -> Option<Vec<Waiting<C>>> {
+        let mut batch = vec![self.waiting.recv().await?];
         let mut weight = C::weight(&batch[0].call);
         while weight < C::WEIGHT_MAX {
-            let Ok(next) = waiting.try_recv() else { break };
+            let Ok(next) = self.waiting.try_recv() else { break };
             weight += C::weight(&next.call);
             batch.push(next);
         }

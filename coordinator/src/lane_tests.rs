@@ -16,7 +16,6 @@ impl Calls for Numbers {
     type Call = u32;
     type Answer = u32;
     const WEIGHT_MAX: usize = 4;
-    const SERVERS: usize = 1;
 
     fn weight(_: &u32) -> usize {
         1

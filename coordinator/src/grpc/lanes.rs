@@ -25,7 +25,6 @@ impl Calls for Reports {
     type Call = Report;
     type Answer = Receipt;
     const WEIGHT_MAX: usize = 256;
-    const SERVERS: usize = 2;
 
     fn weight(report: &Report) -> usize {
         1 + report.entries.len() / ENTRIES_PER_WEIGHT
@@ -50,7 +49,6 @@ impl Calls for Turns {
     type Call = Turn;
     type Answer = Turned;
     const WEIGHT_MAX: usize = 64;
-    const SERVERS: usize = 2;
 
     fn weight(_: &Turn) -> usize {
         1
@@ -76,7 +74,6 @@ impl Calls for Wishes {
     type Call = Acquisition;
     type Answer = Option<Grant>;
     const WEIGHT_MAX: usize = 32;
-    const SERVERS: usize = 2;
 
     fn weight(_: &Acquisition) -> usize {
         1
