@@ -371,7 +371,7 @@ mod tests {
         let bucket = load(&["--artifacts", "s3://bucket/prefix"]).unwrap().artifacts;
         assert_eq!(bucket, Artifacts::Bucket(Url::parse("s3://bucket/prefix").unwrap()));
         for wrong in ["gs://bucket", "s3://", "s3://key:secret@bucket"] {
-            let error = load(&["--artifacts", wrong]).unwrap_err();
+            let error = load(&["--artifacts", wrong]).err().unwrap();
             assert!(error.contains("--artifacts") && error.contains("s3://BUCKET"), "{error}");
         }
     }
