@@ -89,7 +89,7 @@ pub(super) async fn insert(
         saved.iter().map(|(_, saved)| of(saved).to_owned()).collect()
     };
     let jobs: Vec<Uuid> = saved.iter().map(|(token, _)| token.job.0).collect();
-    // S11: a key belongs to one attempt, and a row to one key. S8: never back.
+    // S8 S11: never back; a key belongs to one attempt, and a row to one key.
     let stored = sqlx::query_scalar!(
         r#"with stored as (
                insert into checkpoint (job_id, epoch, step, key, manifest_sha256, bytes)

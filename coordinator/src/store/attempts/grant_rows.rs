@@ -166,8 +166,7 @@ impl Grants {
             return Ok(BTreeMap::new());
         }
         let leased = transition(JobState::Queued, &JobEvent::Grant)?.next;
-        // S1 S2: only a job that waits, and its epoch grows with the grant. S8: from the checkpoint
-        // that the job names. S13: the lease in the transaction of the attempt.
+        // S1 S2 S8 S13: only a job that waits; a new epoch; from the job's checkpoint; with a lease.
         let rows = sqlx::query_as!(
             GrantRow,
             r#"with chosen as (

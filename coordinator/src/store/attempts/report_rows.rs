@@ -37,9 +37,9 @@ pub(super) async fn lock(
     tokens: &Tokens,
     locks: Locks,
 ) -> Result<Vec<Reporting>, Error> {
-    // S3: the epoch and the nonce of a grant, in the transaction of the write.
     macro_rules! lock {
         ($locks:literal) => {
+            // S3: the epoch and the nonce of a grant, in the transaction of the write.
             sqlx::query_as!(
                 Reporting,
                 "select attempt.job_id as job, attempt.state, attempt.worker_id as worker, attempt.last_seq

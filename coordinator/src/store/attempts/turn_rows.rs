@@ -49,10 +49,9 @@ pub(super) async fn lock(
     tokens: &Tokens,
     locks: Locks,
 ) -> Result<Vec<Turning>, Error> {
-    // S3: the epoch and the nonce of a grant, in the transaction of the write.
-    // S10: who completes and who cancels wait for each other here.
     macro_rules! lock {
         ($locks:literal) => {
+            // S3 S10: epoch and nonce of a grant; who completes and who cancels wait for each other.
             sqlx::query_as!(
                 Row,
                 "select job.id as job, job.search_id, job.kind, job.task, job.state, job.epoch,
@@ -145,7 +144,7 @@ impl Moves {
         if self.jobs.is_empty() {
             return Ok(());
         }
-        // S6: from the state that the move was decided for. S13: a lease goes with its attempt.
+        // S6 S13: from the state that the move was decided for; a lease goes with its attempt.
         let moved = sqlx::query_scalar!(
             r#"with change as (
                    select * from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
