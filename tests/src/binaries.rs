@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
+use crate::leftovers::MARK;
+
 const PACKAGES: [&str; 4] = ["cakes-coordinator", "cakes-worker", "cakes-trainer", "cakes-cli"];
 
 /// Folder with programs to test as they are, instead of building them.
@@ -19,6 +21,19 @@ pub fn folder() -> Result<&'static Path> {
     static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let built = FOLDER.get_or_init(|| build().map_err(|error| format!("{error:#}")));
     built.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// A program under test, without settings from outside and with the mark of a cluster.
+///
+/// # Errors
+/// It cannot be built.
+pub fn command(program: &str, mark: &str) -> Result<Command> {
+    let mut command = Command::new(folder()?.join(program));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CAKES_")) {
+        command.env_remove(name);
+    }
+    command.env(MARK, mark).env("NO_COLOR", "1");
+    Ok(command)
 }
 
 fn build() -> Result<PathBuf> {

@@ -12,7 +12,7 @@ use cakes_postgres::{ClusterConfig, Durability};
 use nix::sys::signal::Signal;
 
 use crate::daemon::Daemon;
-use crate::leftovers::{self, MARK, Process};
+use crate::leftovers::{self, Process};
 use crate::{Api, binaries};
 
 /// Time in which a daemon must start or stop.
@@ -215,7 +215,7 @@ impl Cluster {
     /// # Errors
     /// The programs do not build.
     pub fn coordinator_command(&self) -> Result<Command> {
-        let mut command = self.command("cakes-coordinator")?;
+        let mut command = binaries::command("cakes-coordinator", &self.mark)?;
         command.arg("--data-dir").arg(self.folder().join("coordinator"));
         command.arg("--artifacts").arg(self.folder().join("artifacts"));
         if self.database.is_some() {
@@ -234,7 +234,7 @@ impl Cluster {
     /// # Errors
     /// It cannot be started.
     pub fn start_worker(&mut self, name: &str) -> Result<()> {
-        let mut command = self.command("cakes-worker")?;
+        let mut command = binaries::command("cakes-worker", &self.mark)?;
         command.arg("--server").arg(self.url()).args(["--id", name, "--devices", "cpu", "--threads", "1"]);
         fs::create_dir_all(self.data_root())?;
         command.arg("--data-root").arg(self.data_root());
@@ -277,7 +277,7 @@ impl Cluster {
     /// # Errors
     /// The programs do not build.
     pub fn cakes_command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = self.command("cakes")?;
+        let mut command = binaries::command("cakes", &self.mark)?;
         command.args(arguments).env("CAKES_SERVER", self.url()).current_dir(self.folder());
         Ok(command)
     }
@@ -344,17 +344,6 @@ impl Cluster {
             std::thread::sleep(Duration::from_millis(50));
         }
         bail!("processes are left: {:#?}", self.processes())
-    }
-
-    /// A program under test, without settings from outside.
-    fn command(&self, program: &str) -> Result<Command> {
-        let mut command = Command::new(binaries::folder()?.join(program));
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CAKES_"))
-        {
-            command.env_remove(name);
-        }
-        command.env(MARK, &self.mark).env("NO_COLOR", "1");
-        Ok(command)
     }
 }
 

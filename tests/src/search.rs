@@ -17,19 +17,21 @@ pub const SHORT: Length = Length { epochs: 2, steps_per_epoch: 4, checkpoint_eve
 /// Some seconds, to interrupt it.
 pub const LONG: Length = Length { epochs: 30, steps_per_epoch: 20, checkpoint_every_epochs: 3 };
 
+/// A training of tiny steps.
+pub fn training(length: Length) -> Value {
+    json!({
+        "epochs": length.epochs,
+        "steps_per_epoch": length.steps_per_epoch,
+        "batch_size": 1,
+        "warmup_steps": 2,
+        "validate_every_epochs": length.epochs,
+        "checkpoint_every_epochs": length.checkpoint_every_epochs,
+    })
+}
+
 /// A search file on tiny phantoms: two budgets that give one architecture, one
 /// that gives another, and all baselines.
 pub fn tiny(name: &str, supernet: Length, retrain: Length) -> Value {
-    let training = |length: Length| {
-        json!({
-            "epochs": length.epochs,
-            "steps_per_epoch": length.steps_per_epoch,
-            "batch_size": 1,
-            "warmup_steps": 2,
-            "validate_every_epochs": length.epochs,
-            "checkpoint_every_epochs": length.checkpoint_every_epochs,
-        })
-    };
     let extent = json!({ "depth": 16, "height": 16, "width": 16 });
     json!({
         "request_id": format!("{name}-request"),

@@ -117,7 +117,6 @@ impl WorkerService for Api {
             outcome: worker_wire::outcome(request.result)?,
             scores: of_a_supernet("scores_json", &request.scores_json)?,
             latency: of_a_supernet("latency_json", &request.latency_json)?,
-            saved: None,
         };
         let turned = self.turns.call(Turn { token, deed: Deed::Complete(Box::new(completion)) }).await;
         // A job of no search leaves nothing to plan.

@@ -27,7 +27,7 @@ use super::proxy::{Proxy, Target};
 use crate::binaries;
 use crate::daemon::Daemon;
 use crate::fake::Servers;
-use crate::leftovers::{self, MARK, Process};
+use crate::leftovers::{self, Process};
 
 /// Time in which a daemon must start or stop.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(60);
@@ -215,7 +215,7 @@ impl Plant {
     /// It cannot be started.
     pub async fn start_worker(&self, number: usize) -> Result<()> {
         let mut worker = self.workers[number].lock().await;
-        let mut command = self.command("cakes-worker")?;
+        let mut command = binaries::command("cakes-worker", &self.mark)?;
         let servers: Vec<String> = self.worker_proxies[worker.number].iter().map(Proxy::url).collect();
         command.arg("--server").arg(servers.join(","));
         let name = worker_name(number);
@@ -295,17 +295,6 @@ impl Plant {
         let path = self.folder().join("trainer");
         fs::write(&path, text)?;
         Ok(fs::set_permissions(&path, Permissions::from_mode(0o755))?)
-    }
-
-    /// A program under test, without settings from outside.
-    fn command(&self, program: &str) -> Result<Command> {
-        let mut command = Command::new(binaries::folder()?.join(program));
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CAKES_"))
-        {
-            command.env_remove(name);
-        }
-        command.env(MARK, &self.mark).env("NO_COLOR", "1");
-        Ok(command)
     }
 
     /// Trainers that run now below a worker's folder.
@@ -415,7 +404,7 @@ impl Coordinator {
     async fn start(&mut self, plant: &Plant) -> Result<()> {
         let port_file = plant.folder().join(format!("port-{}", self.number));
         let _ = fs::remove_file(&port_file);
-        let mut command = plant.command("cakes-coordinator")?;
+        let mut command = binaries::command("cakes-coordinator", &plant.mark)?;
         let database = plant.database_proxies[self.number].address();
         command.arg("--database-url").arg(format!("postgres://postgres@{database}/{DATABASE}"));
         command.arg("--data-dir").arg(plant.folder().join(format!("coordinator-{}", self.number)));

@@ -23,7 +23,7 @@ use super::history::{History, Wish};
 use super::plant::Plant;
 use super::schedule::Random;
 use crate::fake::{FakeWorker, NoOp, Servers};
-use crate::search::{Length, SHORT, tiny};
+use crate::search::{Length, SHORT, tiny, training};
 use crate::until;
 
 /// Patches of one step of a job that only fakes can hold.
@@ -391,17 +391,6 @@ const BIG_MIB: i64 = 100_000;
 
 fn work_length(random: &mut Random) -> Length {
     Length { epochs: 4 + random.below(4) as u32, steps_per_epoch: 10, checkpoint_every_epochs: 1 }
-}
-
-fn training(length: Length) -> serde_json::Value {
-    json!({
-        "epochs": length.epochs,
-        "steps_per_epoch": length.steps_per_epoch,
-        "batch_size": 1,
-        "warmup_steps": 2,
-        "validate_every_epochs": length.epochs,
-        "checkpoint_every_epochs": length.checkpoint_every_epochs,
-    })
 }
 
 fn retrain(

@@ -73,7 +73,7 @@ pub(super) fn check(token: LeaseToken, saved: &Saved) -> Result<(), Error> {
 pub(super) fn decide(row: &Turning) -> Decision {
     match row.life {
         Life::Ended(_) => Decision::Lost,
-        Life::Offered | Life::Running => Decision::Write(Effects { saves: true, ..Effects::default() }),
+        Life::Offered | Life::Running => Decision::Write(Effects::default()),
     }
 }
 

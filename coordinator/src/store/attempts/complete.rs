@@ -17,7 +17,6 @@ use sqlx::types::Uuid;
 use sqlx::{PgConnection, PgPool};
 
 use super::CheckpointRef;
-use super::commit_checkpoint::{self, Saved};
 use super::turn::{Decision, Deed, Effects, Turn, turn};
 use super::turn_rows::Turning;
 use crate::core::job::{EndReason, JobEvent, JobKind, JobState, transition};
@@ -31,15 +30,13 @@ use crate::store::quality::QualityColumns;
 pub struct Completion {
     /// Number of the last entry that was reported.
     pub last_seq: i64,
-    /// Committed before, by this attempt or by an earlier one, or with the result.
+    /// Committed before, by this attempt or by an earlier one.
     pub checkpoint: CheckpointRef,
     pub outcome: Outcome,
     /// Of a supernet.
     pub scores: Option<ChannelScores>,
     /// Of a supernet.
     pub latency: Option<LatencyTable>,
-    /// The checkpoint, where it is committed with the result and was not before.
-    pub saved: Option<Saved>,
 }
 
 /// What a finished job leaves behind.
@@ -72,15 +69,8 @@ pub(super) struct Content {
 }
 
 /// What can be told of a completion without the database.
-pub(super) fn check(token: LeaseToken, completion: &Completion) -> Result<Content, Error> {
+pub(super) fn check(completion: &Completion) -> Result<Content, Error> {
     check_numbers(&completion.outcome)?;
-    if let Some(saved) = &completion.saved {
-        commit_checkpoint::check(token, saved)?;
-        if saved.checkpoint != completion.checkpoint {
-            let problem = "is not the one that is committed with it".to_owned();
-            return Err(Error::InvalidArgument { field: "checkpoint", problem });
-        }
-    }
     Ok(Content { hash: content_hash(completion), columns: QualityColumns::of(&completion.outcome.quality)? })
 }
 
@@ -108,7 +98,6 @@ pub(super) fn decide(row: &Turning, completion: &Completion) -> Decision {
     match checked {
         Err(error) => Decision::Refuse(error),
         Ok(()) => Decision::Write(Effects {
-            saves: completion.saved.is_some(),
             succeeds: true,
             moved: Some(("job_succeeded", moved)),
             ..Effects::default()
@@ -350,7 +339,7 @@ fn findings<'a>(
 }
 
 fn content_hash(completion: &Completion) -> [u8; 32] {
-    let Completion { last_seq, checkpoint, outcome, scores, latency, saved: _ } = completion;
+    let Completion { last_seq, checkpoint, outcome, scores, latency } = completion;
     let content = (last_seq, &checkpoint.key, &checkpoint.manifest_sha256, outcome, scores, latency);
     // Plain data into memory cannot fail.
     Sha256::digest(serde_json::to_vec(&content).unwrap_or_default()).into()

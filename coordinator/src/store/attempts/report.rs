@@ -5,11 +5,11 @@ use std::slice;
 
 use cakes_proto::ids::LeaseToken;
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgPool;
 use tracing::instrument;
 
 use super::report_rows::{self, ReportRows, Reporting};
-use super::together::{Answers, Locks, Tokens, only};
+use super::together::{Answers, Locks, Tokens, only, refuse_rest};
 use crate::core::lease::{Desired, Policy};
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::fence;
@@ -128,24 +128,10 @@ async fn store(
         }
     }
     if locks == Locks::Wait {
-        refuse_rest(&mut transaction, reports, &mut answers).await?;
+        refuse_rest(&mut transaction, reports.iter().map(|report| report.token), &mut answers).await?;
     }
     transaction.commit().await.map_err(failed("commit reports"))?;
     Ok(answers)
-}
-
-/// Nobody was passed over: who has no answer has no lease.
-async fn refuse_rest(
-    connection: &mut PgConnection,
-    reports: &[Report],
-    answers: &mut Answers<Receipt>,
-) -> Result<(), Error> {
-    for (report, answer) in reports.iter().zip(answers) {
-        if answer.is_none() {
-            *answer = Some(Err(fence::lost(connection, report.token).await?));
-        }
-    }
-    Ok(())
 }
 
 /// What becomes of a report.

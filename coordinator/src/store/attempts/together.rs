@@ -8,9 +8,11 @@
 use std::collections::BTreeMap;
 
 use cakes_proto::ids::LeaseToken;
+use sqlx::PgConnection;
 use sqlx::types::Uuid;
 
 use crate::store::error::Error;
+use crate::store::fence;
 
 /// One per call, in their order; `None`: to be made alone.
 pub type Answers<T> = Vec<Option<Result<T, Error>>>;
@@ -26,6 +28,20 @@ pub(in crate::store) enum Locks {
 /// The answer of a transaction with one call, which waits and is never passed over.
 pub(super) fn only<T>(answers: Answers<T>) -> Option<Result<T, Error>> {
     answers.into_iter().next().flatten()
+}
+
+/// Nobody was passed over: who has no answer has no lease.
+pub(super) async fn refuse_rest<T>(
+    connection: &mut PgConnection,
+    tokens: impl Iterator<Item = LeaseToken>,
+    answers: &mut Answers<T>,
+) -> Result<(), Error> {
+    for (token, answer) in tokens.zip(answers) {
+        if answer.is_none() {
+            *answer = Some(Err(fence::lost(connection, token).await?));
+        }
+    }
+    Ok(())
 }
 
 /// Tokens of different jobs as columns, with the place of each among the calls.

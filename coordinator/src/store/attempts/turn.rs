@@ -20,11 +20,10 @@ use tracing::instrument;
 use super::commit_checkpoint::{self, Saved};
 use super::complete::{self, Completion, Content};
 use super::start;
-use super::together::{Answers, Locks, Tokens, only};
+use super::together::{Answers, Locks, Tokens, only, refuse_rest};
 use super::turn_rows::{self, Moves, Turning};
 use crate::core::job::Transition;
 use crate::store::error::{Error, failed};
-use crate::store::fence;
 
 /// A call that moves a job on.
 #[derive(Clone, Debug)]
@@ -66,7 +65,6 @@ pub(super) enum Decision {
 /// Rows to write.
 #[derive(Default)]
 pub(super) struct Effects {
-    pub saves: bool,
     pub succeeds: bool,
     pub moved: Option<(&'static str, Transition)>,
     /// How long the lease lasts from now on.
@@ -109,7 +107,7 @@ async fn perform(pool: &PgPool, turns: &[Turn], locks: Locks) -> Result<Answers<
     }
     batch.write(&mut transaction).await?;
     if locks == Locks::Wait {
-        batch.refuse_rest(&mut transaction).await?;
+        refuse_rest(&mut transaction, turns.iter().map(|turn| turn.token), &mut batch.answers).await?;
     }
     transaction.commit().await.map_err(failed("commit calls of attempts"))?;
     Ok(batch.answers)
@@ -131,7 +129,7 @@ impl<'a> Batch<'a> {
             let checked = match deed {
                 Deed::Start { .. } => Ok(None),
                 Deed::Commit(saved) => commit_checkpoint::check(*token, saved).map(|()| None),
-                Deed::Complete(completion) => complete::check(*token, completion).map(Some),
+                Deed::Complete(completion) => complete::check(completion).map(Some),
             };
             let (content, refusal) = match checked {
                 Ok(content) => (content, None),
@@ -197,15 +195,11 @@ impl<'a> Batch<'a> {
 
     /// Checkpoints; who names another one than was committed before is refused.
     async fn save(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
-        let saving = self.writes.iter().filter(|(_, _, effects)| effects.saves);
-        let saved: Vec<(LeaseToken, &Saved)> = saving
-            .filter_map(|(place, ..)| {
-                let Turn { token, deed } = &self.turns[*place];
-                match deed {
-                    Deed::Start { .. } => None,
-                    Deed::Commit(saved) => Some((*token, saved)),
-                    Deed::Complete(completion) => Some((*token, completion.saved.as_ref()?)),
-                }
+        let deeds = self.writes.iter().map(|(place, ..)| &self.turns[*place]);
+        let saved: Vec<(LeaseToken, &Saved)> = deeds
+            .filter_map(|Turn { token, deed }| match deed {
+                Deed::Commit(saved) => Some((*token, saved)),
+                Deed::Start { .. } | Deed::Complete(_) => None,
             })
             .collect();
         if saved.is_empty() {
@@ -251,15 +245,5 @@ impl<'a> Batch<'a> {
             let (place, ..) = self.writes.swap_remove(index);
             self.answers[place] = Some(Err(error));
         }
-    }
-
-    /// Nobody was passed over: who has no answer has no lease.
-    async fn refuse_rest(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
-        for (turn, answer) in self.turns.iter().zip(&mut self.answers) {
-            if answer.is_none() {
-                *answer = Some(Err(fence::lost(connection, turn.token).await?));
-            }
-        }
-        Ok(())
     }
 }
