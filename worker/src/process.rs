@@ -5,6 +5,7 @@
 //! the mark and should not run is therefore found without any file that a
 //! killed daemon might not have written, and no other process is ever meant.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -42,12 +43,18 @@ fn bears_mark(pid: i32, folder: &Path) -> bool {
 /// Kills every process whose mark lies in `folder` and waits until they are
 /// gone. Returns how many there were, and how many could not be killed.
 pub fn kill_marked(folder: &Path) -> (usize, usize) {
+    let mut seen = HashSet::new();
     let mut found = marked(folder);
-    let count = found.len();
+    let mut looked_in_vain = 0;
     for _ in 0..TRIES {
-        if found.is_empty() {
+        // A process in the middle of exec or fork shows no environment for a moment, so
+        // one look in vain after a kill says nothing yet. None at all is the usual case of
+        // a start without leftovers, and is not waited for.
+        looked_in_vain = if found.is_empty() { looked_in_vain + 1 } else { 0 };
+        if seen.is_empty() && found.is_empty() || looked_in_vain == 3 {
             break;
         }
+        seen.extend(found.iter().copied());
         for pid in &found {
             // One that is gone meanwhile is what is wanted.
             let _ = kill(*pid, Signal::SIGKILL);
@@ -55,7 +62,7 @@ pub fn kill_marked(folder: &Path) -> (usize, usize) {
         std::thread::sleep(PAUSE);
         found = marked(folder);
     }
-    (count, found.len())
+    (seen.len(), found.len())
 }
 
 /// Memory of a process that no file stands for, in MiB; none when it is gone. What is
@@ -99,7 +106,12 @@ mod tests {
             .process_group(0)
             .spawn()
             .unwrap();
-        while marked(folder.path()).len() < 2 {
+        // setsid forks and ends, so that counting alone could count it.
+        let names = || -> Vec<String> {
+            let name = |pid: Pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+            marked(folder.path()).into_iter().filter_map(name).map(|name| name.trim().into()).collect()
+        };
+        while !["sh", "sleep"].iter().all(|wanted| names().iter().any(|name| name == wanted)) {
             std::thread::sleep(PAUSE);
         }
         let elsewhere = tempfile::tempdir().unwrap();

@@ -79,7 +79,7 @@ fn service(what: &str, arguments: &ServiceArguments) -> Result<()> {
     let build = ["build", "--quiet", "--package", "cakes-coordinator", "--package", "cakes-tests", "--bins"];
     process::run(process::cargo().args(build))?;
     let mut bench = std::process::Command::new(process::programs().join("cakes-bench"));
-    bench.arg(what).args(&arguments.rest).env("TEST_PROGRAMS", process::programs());
+    bench.arg(what).args(&arguments.rest).env(process::PROGRAMS_UNDER_TEST, process::programs());
     Err(bench.exec()).with_context(|| format!("cannot start `{}`", process::show(&bench)))
 }
 

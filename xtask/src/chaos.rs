@@ -24,6 +24,6 @@ pub fn run(arguments: &ChaosArguments) -> Result<()> {
     build.args(packages.iter().flat_map(|package| ["--package", package]));
     process::run(&mut build)?;
     let mut rig = Command::new(process::programs().join("cakes-chaos"));
-    rig.args(&arguments.rest).env("TEST_PROGRAMS", process::programs());
+    rig.args(&arguments.rest).env(process::PROGRAMS_UNDER_TEST, process::programs());
     Err(rig.exec()).with_context(|| format!("cannot start `{}`", process::show(&rig)))
 }

@@ -22,6 +22,15 @@ pub fn cargo() -> Command {
     command
 }
 
+/// Whether a component of the toolchain is installed.
+pub fn has_component(name: &str) -> bool {
+    let command = if name == "rustfmt" { "fmt" } else { name };
+    run_quiet(cargo().args([command, "--version"])).is_ok()
+}
+
+/// Names for the scenarios, the benches and the rig the folder whose programs they start.
+pub const PROGRAMS_UNDER_TEST: &str = "TEST_PROGRAMS";
+
 /// Folder of built programs.
 pub fn programs() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);

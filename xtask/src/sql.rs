@@ -27,7 +27,7 @@ type QueryData = BTreeMap<String, Vec<u8>>;
 
 pub fn run(arguments: &SqlArguments) -> Result<()> {
     let saved_dir = root().join(".sqlx");
-    let asked = ask_a_server()?;
+    let asked = ask_a_server(if arguments.check { after_clippy() } else { &ALONE })?;
     let saved = read(&saved_dir)?;
     if arguments.check {
         return compare(&saved, &asked);
@@ -68,14 +68,24 @@ fn compare(saved: &QueryData, asked: &QueryData) -> Result<()> {
 }
 
 /// Compiles the code against a new database with all migrations.
-fn ask_a_server() -> Result<QueryData> {
+/// How to compile the statements, and nothing that they do not need.
+const ALONE: [&str; 4] = ["check", "--quiet", "--package", "cakes-coordinator"];
+
+/// The same after another stage has looked at the whole workspace: the dependencies are there
+/// as that stage left them.
+fn after_clippy() -> &'static [&'static str] {
+    if process::has_component("clippy") { &["clippy", "--quiet", "--workspace"] } else { &ALONE }
+}
+
+fn ask_a_server(words: &[&str]) -> Result<QueryData> {
     let database = ThrowAway::start()?;
     database.migrate(&root().join("migrations"))?;
     let answers = tempfile::tempdir().context("cannot create a temporary folder")?;
     compile_again(&root().join("coordinator"))?;
     let mut cargo = process::cargo();
     cargo
-        .args(["check", "--quiet", "--package", "cakes-coordinator", "--all-targets"])
+        .args(words)
+        .arg("--all-targets")
         .env("SQLX_OFFLINE", "false")
         .env("SQLX_OFFLINE_DIR", answers.path())
         .env("DATABASE_URL", database.url());

@@ -1,16 +1,18 @@
 //! `cargo xtask test`: every check, in the order in which it fails soonest.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::database::ThrowAway;
+use crate::process::PROGRAMS_UNDER_TEST;
 use crate::{process, sql};
 
 #[derive(Args)]
 pub struct TestArguments {
-    /// Leaves out the whole-system scenarios.
+    /// Leaves out the whole-system scenarios and the chaos rig.
     #[arg(long)]
     quick: bool,
     /// Only builds, and runs the tests whose name contains this.
@@ -73,11 +75,15 @@ struct Stage {
 enum What {
     /// A command of cargo that may have to be installed: component, words.
     Component(&'static str, &'static [&'static str]),
-    Build,
     Sql,
-    Tests(&'static [&'static str]),
+    Build,
+    Tests,
+    /// Arguments of the rig.
+    Chaos(&'static [&'static str]),
 }
 
+// All of them compile the whole workspace with its tests: another choice of packages has
+// other features, and cargo then compiles most dependencies once more.
 const STAGES: [Stage; 6] = [
     Stage { name: "format", what: What::Component("rustfmt", &["fmt", "--all", "--check"]) },
     Stage {
@@ -89,22 +95,24 @@ const STAGES: [Stage; 6] = [
     },
     Stage { name: "sql", what: What::Sql },
     Stage { name: "build", what: What::Build },
-    Stage {
-        name: "tests",
-        what: What::Tests(&["test", "--workspace", "--exclude", "cakes-tests", "--no-fail-fast", "--quiet"]),
-    },
-    Stage { name: "scenarios", what: What::Tests(&["test", "--package", "cakes-tests", "--no-fail-fast"]) },
+    Stage { name: "tests", what: What::Tests },
+    Stage { name: "chaos", what: What::Chaos(&["--minutes", "3", "--seed", "1"]) },
 ];
+
+/// The package of the scenarios.
+const SCENARIOS: &str = "cakes-tests";
 
 impl Stage {
     /// Why this stage does not run; nothing is left out without a word.
     fn left_out(&self, arguments: &TestArguments) -> Option<String> {
         match self.what {
-            What::Component(_, _) | What::Sql if arguments.filter.is_some() => Some("--filter".to_owned()),
-            What::Component(component, words) if !has_component(words[0]) => {
+            What::Component(_, _) | What::Sql | What::Chaos(_) if arguments.filter.is_some() => {
+                Some("--filter".to_owned())
+            }
+            What::Component(component, words) if !process::has_component(component) => {
                 Some(format!("not installed; `rustup component add {component}`"))
             }
-            What::Tests(_) if arguments.quick && self.name == "scenarios" => Some("--quick".to_owned()),
+            What::Chaos(_) if arguments.quick => Some("--quick".to_owned()),
             _ => None,
         }
     }
@@ -112,22 +120,17 @@ impl Stage {
     fn run(&self, arguments: &TestArguments, database_url: &str) -> Verdict {
         println!("\n== {}", self.name);
         let outcome = match self.what {
-            What::Sql => sql::run(&sql::SqlArguments { check: true }),
             What::Component(_, words) => process::run(process::cargo().args(words)),
-            What::Build => process::run(process::cargo().args(["build", "--workspace", "--quiet"])),
-            What::Tests(words) => {
-                let mut cargo = process::cargo();
-                // Each test trains with few threads, several tests run at once.
-                cargo.args(words).env("DATABASE_URL", database_url).env("OMP_NUM_THREADS", "2");
-                // What was tried here is what is tried elsewhere; `cargo test` draws anew.
-                if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
-                    cargo.env("PROPTEST_RNG_SEED", "2021");
-                }
-                if let Some(filter) = &arguments.filter {
-                    cargo.arg(filter);
-                }
-                process::run(&mut cargo)
+            What::Sql => sql::run(&sql::SqlArguments { check: true }),
+            What::Build => {
+                process::run(process::cargo().args(["build", "--workspace", "--all-targets", "--quiet"]))
             }
+            What::Tests => process::run(&mut tests(arguments, database_url)),
+            What::Chaos(words) => process::run(
+                Command::new(process::programs().join("cakes-chaos"))
+                    .args(words)
+                    .env(PROGRAMS_UNDER_TEST, process::programs()),
+            ),
         };
         match outcome {
             Ok(()) => Verdict::Ok,
@@ -139,6 +142,20 @@ impl Stage {
     }
 }
 
-fn has_component(name: &str) -> bool {
-    process::run_quiet(process::cargo().args([name, "--version"])).is_ok()
+fn tests(arguments: &TestArguments, database_url: &str) -> Command {
+    let mut cargo = process::cargo();
+    cargo.args(["test", "--workspace", "--no-fail-fast", "--quiet"]);
+    if arguments.quick {
+        cargo.args(["--exclude", SCENARIOS]);
+    }
+    // Each test trains with few threads, several tests run at once.
+    cargo.env("DATABASE_URL", database_url).env("OMP_NUM_THREADS", "2");
+    // The stage before has built them; the scenarios need not ask cargo again.
+    cargo.env(PROGRAMS_UNDER_TEST, process::programs());
+    // What was tried here is what is tried elsewhere; `cargo test` draws anew.
+    if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
+        cargo.env("PROPTEST_RNG_SEED", "2021");
+    }
+    cargo.args(&arguments.filter);
+    cargo
 }
