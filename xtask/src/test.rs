@@ -109,7 +109,7 @@ impl Stage {
             What::Component(_, _) | What::Sql | What::Chaos(_) if arguments.filter.is_some() => {
                 Some("--filter".to_owned())
             }
-            What::Component(component, words) if !process::has_component(component) => {
+            What::Component(component, _) if !process::has_component(component) => {
                 Some(format!("not installed; `rustup component add {component}`"))
             }
             What::Chaos(_) if arguments.quick => Some("--quick".to_owned()),
