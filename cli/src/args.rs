@@ -1,11 +1,15 @@
 //! The arguments of `cakes`: noun, then verb.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::arch::ArchCommand;
+use crate::commands::context::ContextCommand;
 use crate::commands::dataset::DatasetCommand;
 use crate::commands::job::JobCommand;
 use crate::commands::search::SearchCommand;
+use crate::commands::top::TopArguments;
 use crate::commands::worker::WorkerCommand;
 use crate::output::Format;
 
@@ -25,16 +29,12 @@ pub struct Arguments {
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
 pub struct GlobalArguments {
-    /// The coordinator.
-    #[arg(
-        long,
-        env = "CAKES_SERVER",
-        default_value = "http://127.0.0.1:7550",
-        global = true,
-        value_name = "URL",
-        help_heading = "Everywhere"
-    )]
-    pub server: String,
+    /// The coordinator [default: that of the context, else http://127.0.0.1:7550].
+    #[arg(long, env = "CAKES_SERVER", global = true, value_name = "URL", help_heading = "Everywhere")]
+    pub server: Option<String>,
+    /// The coordinator of this name, see `cakes context`.
+    #[arg(long, env = "CAKES_CONTEXT", global = true, value_name = "NAME", help_heading = "Everywhere")]
+    pub context: Option<String>,
     /// How results are printed.
     #[arg(short, long, value_enum, default_value = "table", global = true, help_heading = "Everywhere")]
     pub output: Format,
@@ -64,8 +64,23 @@ pub enum Noun {
     /// Data sets on this machine.
     #[command(subcommand, arg_required_else_help = true)]
     Dataset(DatasetCommand),
+    /// Coordinators by name.
+    #[command(subcommand, arg_required_else_help = true)]
+    Context(ContextCommand),
+    /// Show what runs, what waits and why, again and again; Ctrl-C ends it.
+    #[command(after_help = "Examples:\n  cakes top\n  cakes top --once -o json")]
+    Top(TopArguments),
+    /// Write manual pages, one for each command.
+    #[command(after_help = "Example:\n  cakes man --out man && man -l man/cakes-search-submit.1")]
+    Man {
+        /// Folder for the pages; made if it is missing.
+        #[arg(long, value_name = "DIR", default_value = "man")]
+        out: PathBuf,
+    },
     /// Print a completion script.
-    #[command(after_help = "Example:\n  cakes completion bash")]
+    #[command(
+        after_help = "Examples:\n  cakes completion bash > ~/.local/share/bash-completion/completions/cakes\n  cakes completion zsh"
+    )]
     Completion {
         /// The shell that will read it.
         shell: clap_complete::Shell,
@@ -107,7 +122,7 @@ mod tests {
                 "{path}: no example in {help:?}"
             );
             for example in examples {
-                let command = example.split(" > ").next().unwrap_or_default();
+                let command = example.split(['>', '&']).next().unwrap_or_default();
                 if let Err(error) = Arguments::try_parse_from(command.split_whitespace()) {
                     panic!("{path}: {example}: {error}");
                 }

@@ -12,6 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::args::GlobalArguments;
 use crate::error::CommandError;
+use crate::settings::{self, Wanted};
 
 /// Largest accepted answer, in bytes: a thousand searches with all their fields.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -42,7 +43,8 @@ impl Client {
     /// # Errors
     /// The address makes no sense, or nobody answers there.
     pub async fn connect(global: &GlobalArguments) -> Result<Self, CommandError> {
-        let server = with_scheme(&global.server)?;
+        let wanted = Wanted { server: global.server.as_deref(), context: global.context.as_deref() };
+        let server = with_scheme(&settings::server(wanted)?)?;
         let endpoint = Endpoint::from_shared(server.clone())
             .map_err(|error| CommandError::invalid(format!("--server {server}: {error}")))?
             .connect_timeout(Duration::from_secs(5))
@@ -89,13 +91,17 @@ pub fn is_interruption(status: &Status) -> bool {
     status.code() == Unavailable || broken || cut
 }
 
-fn with_scheme(server: &str) -> Result<String, CommandError> {
+/// `HOST:PORT` with its scheme.
+///
+/// # Errors
+/// Another scheme than http.
+pub fn with_scheme(server: &str) -> Result<String, CommandError> {
     match server.split_once("://") {
         None => Ok(format!("http://{server}")),
         Some(("http", _)) => Ok(server.to_owned()),
-        Some((scheme, _)) => Err(CommandError::invalid(format!(
-            "--server {server}: {scheme} is not supported; give http://HOST:PORT"
-        ))),
+        Some((scheme, _)) => {
+            Err(CommandError::invalid(format!("{server}: {scheme} is not supported; give http://HOST:PORT")))
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! ```text
 //! arguments ─► commands/* ─► client ─► coordinator
 //!                 │             (gRPC; errors explained in error)
+//!                 │             settings: which coordinator
 //!                 ├─► input     files of searches and architectures; dataset_note: their data here
 //!                 ├─► tables    rows for people        ┐
 //!                 ├─► progress  what changed, bars     ├ pure, from messages to text or picture
@@ -24,6 +25,7 @@ pub mod output;
 pub mod plot;
 pub mod progress;
 pub mod quality;
+pub mod settings;
 pub mod tables;
 
 use std::process::ExitCode;

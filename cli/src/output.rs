@@ -31,8 +31,7 @@ pub fn print<T: Serialize>(
     let text = match format {
         Format::Table => table(message),
         Format::Json => json(message)?,
-        Format::Yaml => serde_saphyr::to_string(message)
-            .map_err(|error| CommandError::Failed(format!("cannot write YAML: {error}")))?,
+        Format::Yaml => yaml(message)?,
     };
     line(text.trim_end())
 }
@@ -44,6 +43,21 @@ pub fn print<T: Serialize>(
 pub fn json<T: Serialize>(value: &T) -> Result<String, CommandError> {
     serde_json::to_string_pretty(value)
         .map_err(|error| CommandError::Failed(format!("cannot write JSON: {error}")))
+}
+
+/// JSON without line breaks.
+///
+/// # Errors
+/// The value holds what JSON cannot express.
+pub fn json_line<T: Serialize>(value: &T) -> Result<String, CommandError> {
+    serde_json::to_string(value).map_err(|error| CommandError::Failed(format!("cannot write JSON: {error}")))
+}
+
+/// # Errors
+/// The value holds what YAML cannot express.
+pub fn yaml<T: Serialize>(value: &T) -> Result<String, CommandError> {
+    serde_saphyr::to_string(value)
+        .map_err(|error| CommandError::Failed(format!("cannot write YAML: {error}")))
 }
 
 /// Prints a line, or several, on the standard output.

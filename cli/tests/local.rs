@@ -201,3 +201,41 @@ fn help_is_shown_for_every_command_and_for_a_missing_verb() {
         assert!(ran.stderr.contains("Commands:"), "{noun}: {}", ran.stderr);
     }
 }
+
+#[test]
+fn contexts_are_kept_in_a_file_and_say_where_commands_go() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    let cakes = |arguments: &[&str]| support::cakes_with(&[("CAKES_CONFIG", file.as_os_str())], arguments);
+    assert_eq!(cakes(&["context", "set", "lab", "127.0.0.1:1"]).code, Some(0));
+    assert_eq!(cakes(&["context", "set", "home", "http://127.0.0.1:2"]).code, Some(0));
+    let listed: Value = serde_json::from_str(&cakes(&["context", "list", "-o", "json"]).stdout).unwrap();
+    assert_eq!(listed["contexts"][1]["name"], "lab");
+    assert_eq!(listed["contexts"][1]["used"], true);
+
+    // Nobody listens there, and the error says where that is.
+    assert!(cakes(&["worker", "list"]).stderr.contains("127.0.0.1:1"));
+    assert!(cakes(&["worker", "list", "--context", "home"]).stderr.contains("127.0.0.1:2"));
+    assert!(cakes(&["worker", "list", "--server", "127.0.0.1:3"]).stderr.contains("127.0.0.1:3"));
+    assert_eq!(cakes(&["context", "use", "home"]).code, Some(0));
+    assert!(cakes(&["worker", "list"]).stderr.contains("127.0.0.1:2"));
+
+    let unknown = cakes(&["worker", "list", "--context", "lib"]);
+    assert_eq!(unknown.code, Some(2));
+    assert!(unknown.stderr.contains("'lib' (home, lab)"), "{}", unknown.stderr);
+    assert_eq!(cakes(&["context", "set", "a b", "http://x:1"]).code, Some(2));
+    assert_eq!(cakes(&["context", "remove", "home"]).code, Some(0));
+    fs::write(&file, "contexts = 3").unwrap();
+    let broken = cakes(&["worker", "list"]);
+    assert!(broken.code == Some(2) && broken.stderr.contains("config.toml"), "{}", broken.stderr);
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let folder = tempdir().unwrap();
+    let out = folder.path().join("man");
+    assert_eq!(cakes(&["man", "--out", out.to_str().unwrap()]).code, Some(0));
+    let page = fs::read_to_string(out.join("cakes-search-submit.1")).unwrap();
+    assert!(page.contains("cakes search submit search.json"), "{page}");
+    assert!(out.join("cakes.1").is_file() && out.join("cakes-arch-cost.1").is_file());
+}

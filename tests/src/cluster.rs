@@ -30,6 +30,8 @@ pub struct Options {
     pub lease_ttl: Duration,
     /// A tenth of the lease without it.
     pub report_interval: Option<Duration>,
+    /// The coordinator serves its web page.
+    pub web: bool,
 }
 
 impl Default for Options {
@@ -40,6 +42,7 @@ impl Default for Options {
             durable: false,
             lease_ttl: Duration::from_secs(3),
             report_interval: None,
+            web: false,
         }
     }
 }
@@ -70,6 +73,7 @@ pub struct Cluster {
     coordinator: Option<Daemon>,
     database: Option<cakes_postgres::Cluster>,
     port: u16,
+    web_port: u16,
     mark: String,
     options: Options,
     folder: tempfile::TempDir,
@@ -109,6 +113,7 @@ impl Cluster {
             coordinator: None,
             database,
             port: 0,
+            web_port: 0,
             mark: uuid::Uuid::new_v4().to_string(),
             options,
             folder,
@@ -132,6 +137,17 @@ impl Cluster {
 
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Address of the web page.
+    ///
+    /// # Errors
+    /// The coordinator serves none.
+    pub fn page_url(&self) -> Result<String> {
+        if self.web_port == 0 {
+            bail!("the coordinator serves no page");
+        }
+        Ok(format!("http://127.0.0.1:{}", self.web_port))
     }
 
     /// Address of the throw-away database.
@@ -193,6 +209,10 @@ impl Cluster {
         let mut command = self.coordinator_command()?;
         command.arg("--listen").arg(format!("127.0.0.1:{}", self.port));
         command.arg("--port-file").arg(&port_file);
+        match self.options.web {
+            true => command.arg("--web-listen").arg(format!("127.0.0.1:{}", self.web_port)),
+            false => command.args(["--web-listen", "off"]),
+        };
         let log = self.folder().join("coordinator.log");
         let mut daemon = Daemon::start("coordinator", &mut command, &log)?;
         let start = Instant::now();
@@ -207,7 +227,28 @@ impl Cluster {
         }
         self.port = fs::read_to_string(&port_file)?.trim().parse().context("the port file holds no port")?;
         self.coordinator = Some(daemon);
+        if self.options.web {
+            self.web_port = self.said_web_port(&log, start)?;
+        }
         Ok(())
+    }
+
+    /// The port of the page, as the coordinator's first lines say it.
+    fn said_web_port(&self, log: &Path, start: Instant) -> Result<u16> {
+        loop {
+            let said = fs::read_to_string(log)?;
+            let last = said
+                .rsplit("shows its page on http://127.0.0.1:")
+                .next()
+                .filter(|_| said.contains("shows its page"));
+            if let Some((port, _)) = last.and_then(|rest| rest.split_once('/')) {
+                return port.parse().context("the address of the page holds no port");
+            }
+            if start.elapsed() > DAEMON_PATIENCE {
+                bail!("the coordinator did not say where its page is");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// A coordinator on this cluster's database, without an address to serve on.
@@ -279,6 +320,8 @@ impl Cluster {
     pub fn cakes_command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = binaries::command("cakes", &self.mark)?;
         command.args(arguments).env("CAKES_SERVER", self.url()).current_dir(self.folder());
+        // That of whoever runs the tests is none of theirs.
+        command.env("CAKES_CONFIG", self.folder().join("cakes.toml"));
         Ok(command)
     }
 

@@ -5,6 +5,7 @@ use chrono::Utc;
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
+use super::repeat::{self, Repeat};
 use super::{follow, watch};
 use crate::args::GlobalArguments;
 use crate::client::{Client, rpc};
@@ -14,7 +15,9 @@ use crate::{output, tables};
 #[derive(Debug, Subcommand)]
 pub enum JobCommand {
     /// List jobs, newest first.
-    #[command(after_help = "Example:\n  cakes job list --search 0198f3a27c1e --state running,queued")]
+    #[command(
+        after_help = "Examples:\n  cakes job list --search 0198f3a2-7c1e --state running,queued\n  cakes job list --watch"
+    )]
     List(ListArguments),
     /// Show one job.
     #[command(after_help = "Example:\n  cakes job get 0198f3a2-7c1e")]
@@ -65,6 +68,8 @@ pub struct ListArguments {
     /// Most jobs to list.
     #[arg(long, default_value_t = 200)]
     limit: usize,
+    #[command(flatten)]
+    repeat: Repeat,
 }
 
 #[derive(Debug, Args)]
@@ -156,7 +161,10 @@ impl From<JobStateName> for v1::JobState {
 pub async fn run(global: &GlobalArguments, command: JobCommand) -> Result<Outcome, CommandError> {
     let client = Client::connect(global).await?;
     let job = match command {
-        JobCommand::List(arguments) => return list(global, &client, arguments).await,
+        JobCommand::List(arguments) => {
+            let fetch = async || list(&client, &arguments).await;
+            return repeat::print(global.output, arguments.repeat, fetch, list_text).await;
+        }
         JobCommand::Watch(JobId { id }) => return Box::pin(watch::job(global, &client, id)).await,
         JobCommand::Logs(LogsArguments { id, follow }) => return follow::logs(&client, id, follow).await,
         JobCommand::Explain(JobId { id }) => return explain(global, &client, id).await,
@@ -213,12 +221,8 @@ pub(super) async fn submit_retrain(
     rpc!(client, jobs.submit_retrain, "JobService/SubmitRetrain", request)
 }
 
-async fn list(
-    global: &GlobalArguments,
-    client: &Client,
-    arguments: ListArguments,
-) -> Result<Outcome, CommandError> {
-    let states: Vec<i32> = arguments.state.into_iter().map(|name| v1::JobState::from(name).into()).collect();
+async fn list(client: &Client, arguments: &ListArguments) -> Result<v1::ListJobsResponse, CommandError> {
+    let states: Vec<i32> = arguments.state.iter().map(|name| v1::JobState::from(*name).into()).collect();
     let mut all = v1::ListJobsResponse::default();
     loop {
         let request = v1::ListJobsRequest {
@@ -231,18 +235,20 @@ async fn list(
         all.jobs.extend(page.jobs);
         all.next_page_token = page.next_page_token;
         if all.next_page_token.is_empty() || all.jobs.len() >= arguments.limit {
-            break;
+            return Ok(all);
         }
     }
-    let more = !all.next_page_token.is_empty();
-    output::print(global.output, &all, |all| match all.jobs.as_slice() {
-        [] => "no jobs".to_owned(),
-        jobs => tables::jobs(jobs, Utc::now()).render(output::terminal_width()),
-    })?;
-    if more {
-        output::note(&format!("the first {} jobs; more with --limit", all.jobs.len()));
+}
+
+fn list_text(all: &v1::ListJobsResponse) -> String {
+    if all.jobs.is_empty() {
+        return "no jobs".to_owned();
     }
-    Ok(Outcome::Done)
+    let mut text = tables::jobs(&all.jobs, Utc::now()).render(output::terminal_width());
+    if !all.next_page_token.is_empty() {
+        text += &format!("\n\nthe first {} jobs; more with --limit", all.jobs.len());
+    }
+    text
 }
 
 async fn explain(global: &GlobalArguments, client: &Client, id: String) -> Result<Outcome, CommandError> {

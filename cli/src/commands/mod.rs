@@ -1,12 +1,17 @@
 //! The commands: fetch, print, write. What is shown is decided elsewhere.
 
 pub mod arch;
+mod compare;
+pub mod context;
 mod curves;
 pub mod dataset;
 mod derive;
 mod follow;
 pub mod job;
+mod man;
+mod repeat;
 pub mod search;
+pub mod top;
 mod watch;
 pub mod worker;
 
@@ -27,6 +32,9 @@ pub async fn run(arguments: Arguments) -> Result<Outcome, CommandError> {
         Noun::Arch(command) => Box::pin(arch::run(global, command)).await,
         Noun::Worker(command) => worker::run(global, command).await,
         Noun::Dataset(command) => dataset::run(global, &command),
+        Noun::Context(command) => context::run(global, command),
+        Noun::Top(arguments) => Box::pin(top::run(global, &arguments)).await,
+        Noun::Man { out } => man::write(&out),
         Noun::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "cakes", &mut script);

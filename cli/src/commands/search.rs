@@ -8,7 +8,8 @@ use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use super::derive::{DeriveArguments, derive};
-use super::{curves, watch};
+use super::repeat::{self, Repeat};
+use super::{compare, curves, watch};
 use crate::args::GlobalArguments;
 use crate::client::{Client, rpc};
 use crate::dataset_note::{DatasetNote, look_at_dataset};
@@ -30,11 +31,13 @@ pub enum SearchCommand {
     #[command(after_help = "Example:\n  cakes search get 0198f3a2-7c1e")]
     Get(SearchId),
     /// List searches, newest first.
-    #[command(after_help = "Example:\n  cakes search list --limit 20")]
+    #[command(after_help = "Examples:\n  cakes search list --limit 20\n  cakes search list --watch")]
     List {
         /// Most searches to list.
         #[arg(long, default_value_t = 100)]
         limit: usize,
+        #[command(flatten)]
+        repeat: Repeat,
     },
     /// Follow a search until it has ended, then print its front.
     ///
@@ -57,8 +60,20 @@ pub enum SearchCommand {
         #[command(flatten)]
         search: SearchId,
         /// Also draw front and channels into this folder, as SVG and PNG.
-        #[arg(long, value_name = "DIR")]
+        #[arg(long, value_name = "DIR", conflicts_with = "watch")]
         plot: Option<PathBuf>,
+        #[command(flatten)]
+        repeat: Repeat,
+    },
+    /// Compare searches: what was asked of each, and their networks in one table.
+    ///
+    /// JOINT marks the networks that no network of any of these searches beats, in
+    /// quality and multiply-accumulates.
+    #[command(after_help = "Example:\n  cakes search compare 0198f3a2-7c1e 0198f3a2-7c1e")]
+    Compare {
+        /// Ids of the searches, or prefixes that only one has each.
+        #[arg(required = true, num_args = 2.., value_name = "ID")]
+        ids: Vec<String>,
     },
     /// Derive more architectures from the scores of a search, without training.
     ///
@@ -116,7 +131,10 @@ pub async fn run(global: &GlobalArguments, command: SearchCommand) -> Result<Out
     let client = Client::connect(global).await?;
     match command {
         SearchCommand::Submit(_) => {}
-        SearchCommand::List { limit } => list(global, &client, limit).await?,
+        SearchCommand::List { limit, repeat } => {
+            return repeat::print(global.output, repeat, async || list(&client, limit).await, list_text)
+                .await;
+        }
         SearchCommand::Get(SearchId { id }) => {
             let search =
                 rpc!(client, searches.get_search, "SearchService/GetSearch", v1::GetSearchRequest { id })?;
@@ -128,12 +146,21 @@ pub async fn run(global: &GlobalArguments, command: SearchCommand) -> Result<Out
             let search = rpc!(client, searches.cancel_search, "SearchService/CancelSearch", request)?;
             print_search(global, &search)?;
         }
-        SearchCommand::Front { search: SearchId { id }, plot } => {
+        SearchCommand::Front { search: SearchId { id }, plot: None, repeat } => {
+            let fetch = async || front(&client, id.clone()).await;
+            return repeat::print(global.output, repeat, fetch, front_text).await;
+        }
+        SearchCommand::Front { search: SearchId { id }, plot, .. } => {
             let front = front(&client, id).await?;
             print_front(global.output, &front)?;
             if let Some(folder) = plot {
                 plot_front(&folder, &front)?;
             }
+        }
+        SearchCommand::Compare { ids } => {
+            let compared = compare::compare(&client, &ids).await?;
+            let width = output::terminal_width();
+            output::print(global.output, &compared, |compared| tables::compare(compared, width))?;
         }
         SearchCommand::Derive(arguments) => derive(global, &client, arguments).await?,
         SearchCommand::Latency(SearchId { id }) => {
@@ -183,7 +210,7 @@ async fn submit(global: &GlobalArguments, arguments: SubmitArguments) -> Result<
     Ok(Outcome::Done)
 }
 
-async fn list(global: &GlobalArguments, client: &Client, limit: usize) -> Result<(), CommandError> {
+async fn list(client: &Client, limit: usize) -> Result<v1::ListSearchesResponse, CommandError> {
     let mut all = v1::ListSearchesResponse::default();
     loop {
         let request = v1::ListSearchesRequest {
@@ -194,17 +221,20 @@ async fn list(global: &GlobalArguments, client: &Client, limit: usize) -> Result
         all.searches.extend(page.searches);
         all.next_page_token = page.next_page_token;
         if all.next_page_token.is_empty() || all.searches.len() >= limit {
-            break;
+            return Ok(all);
         }
     }
-    output::print(global.output, &all, |all| match all.searches.as_slice() {
-        [] => "no searches; submit one with `cakes search submit FILE`".to_owned(),
-        searches => tables::searches(searches, Utc::now()).render(output::terminal_width()),
-    })?;
-    if !all.next_page_token.is_empty() {
-        output::note(&format!("the first {} searches; more with --limit", all.searches.len()));
+}
+
+fn list_text(all: &v1::ListSearchesResponse) -> String {
+    if all.searches.is_empty() {
+        return "no searches; submit one with `cakes search submit FILE`".to_owned();
     }
-    Ok(())
+    let mut text = tables::searches(&all.searches, Utc::now()).render(output::terminal_width());
+    if !all.next_page_token.is_empty() {
+        text += &format!("\n\nthe first {} searches; more with --limit", all.searches.len());
+    }
+    text
 }
 
 /// Results of a search so far.
@@ -225,7 +255,11 @@ pub async fn latency_table(client: &Client, id: String) -> Result<v1::LatencyTab
 /// # Errors
 /// The output cannot be written.
 pub fn print_front(format: Format, front: &v1::ParetoFront) -> Result<(), CommandError> {
-    output::print(format, front, |front| tables::front_text(front, output::terminal_width()))
+    output::print(format, front, front_text)
+}
+
+fn front_text(front: &v1::ParetoFront) -> String {
+    tables::front_text(front, output::terminal_width())
 }
 
 fn plot_front(folder: &Path, front: &v1::ParetoFront) -> Result<(), CommandError> {

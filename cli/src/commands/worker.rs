@@ -4,6 +4,7 @@ use cakes_proto::v1;
 use chrono::Utc;
 use clap::{Args, Subcommand};
 
+use super::repeat::{self, Repeat};
 use crate::args::GlobalArguments;
 use crate::client::{Client, rpc};
 use crate::error::{CommandError, Outcome};
@@ -12,8 +13,8 @@ use crate::{output, tables};
 #[derive(Debug, Subcommand)]
 pub enum WorkerCommand {
     /// List the workers that were heard of in the last day.
-    #[command(after_help = "Example:\n  cakes worker list")]
-    List,
+    #[command(after_help = "Examples:\n  cakes worker list\n  cakes worker list --watch=10")]
+    List(Repeat),
     /// Let a worker save its jobs, hand them back and take no more.
     #[command(after_help = "Example:\n  cakes worker drain gpu-01")]
     Drain(WorkerName),
@@ -36,14 +37,8 @@ pub struct WorkerName {
 pub async fn run(global: &GlobalArguments, command: WorkerCommand) -> Result<Outcome, CommandError> {
     let client = Client::connect(global).await?;
     let worker = match command {
-        WorkerCommand::List => {
-            let request = v1::ListWorkersRequest {};
-            let response = rpc!(client, fleet.list_workers, "FleetService/ListWorkers", request)?;
-            output::print(global.output, &response, |response| match response.workers.as_slice() {
-                [] => "no workers; start one with `cakes-worker`".to_owned(),
-                workers => tables::workers(workers, Utc::now()).render(output::terminal_width()),
-            })?;
-            return Ok(Outcome::Done);
+        WorkerCommand::List(repeat) => {
+            return repeat::print(global.output, repeat, async || list(&client).await, list_text).await;
         }
         WorkerCommand::Drain(WorkerName { name: id }) => {
             rpc!(client, fleet.drain_worker, "FleetService/DrainWorker", v1::DrainWorkerRequest { id })?
@@ -62,4 +57,15 @@ pub async fn run(global: &GlobalArguments, command: WorkerCommand) -> Result<Out
         tables::workers(std::slice::from_ref(worker), Utc::now()).render(output::terminal_width())
     })?;
     Ok(Outcome::Done)
+}
+
+async fn list(client: &Client) -> Result<v1::ListWorkersResponse, CommandError> {
+    rpc!(client, fleet.list_workers, "FleetService/ListWorkers", v1::ListWorkersRequest {})
+}
+
+fn list_text(response: &v1::ListWorkersResponse) -> String {
+    match response.workers.as_slice() {
+        [] => "no workers; start one with `cakes-worker`".to_owned(),
+        workers => tables::workers(workers, Utc::now()).render(output::terminal_width()),
+    }
 }

@@ -1,16 +1,21 @@
 //! Rows for people, from messages.
 
+mod compare;
 mod jobs;
 mod networks;
+mod top;
 
 use cakes_proto::v1;
 use chrono::{DateTime, Utc};
 
+pub use compare::{Compared, Difference, JointEntry, compare};
 pub use jobs::{explanation, job_details, job_state, jobs};
 pub use networks::{
     architectures, costs, derivations, differences, front, front_text, is_baseline, latency, layers, origins,
     plan,
 };
+
+pub use top::{Picture, Waiting, top};
 
 use crate::format;
 use crate::output::Align::{Left, Right};

@@ -1,5 +1,6 @@
 //! Runs the real binary, and writes the files that it reads.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -15,10 +16,16 @@ pub struct Ran {
     pub stderr: String,
 }
 
-/// Runs `cakes`, without the variables that a developer may have set.
+/// Runs `cakes`, without the settings that a developer may have.
 pub fn cakes(arguments: &[&str]) -> Ran {
+    cakes_with(&[("CAKES_CONFIG", OsStr::new("/dev/null"))], arguments)
+}
+
+/// The same with these variables.
+pub fn cakes_with(variables: &[(&str, &OsStr)], arguments: &[&str]) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cakes"));
-    command.args(arguments).env_remove("CAKES_SERVER").env("NO_COLOR", "1");
+    command.args(arguments).env_remove("CAKES_SERVER").env_remove("CAKES_CONTEXT").env("NO_COLOR", "1");
+    command.envs(variables.iter().copied());
     let Output { status, stdout, stderr } = command.output().expect("cakes starts");
     let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
     Ran { code: status.code(), stdout: text(stdout), stderr: text(stderr) }

@@ -1,0 +1,113 @@
+//! `cakes context`: coordinators by name.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::args::GlobalArguments;
+use crate::client;
+use crate::error::{CommandError, Outcome};
+use crate::output::Align::Left;
+use crate::output::{self, Rows};
+use crate::settings::{self, Context, DEFAULT_SERVER, Settings};
+
+#[derive(Debug, Subcommand)]
+pub enum ContextCommand {
+    /// List the coordinators that have a name; * marks the one that is used.
+    #[command(after_help = "Example:\n  cakes context list")]
+    List,
+    /// Name a coordinator, or give a name another one; the first is used from now on.
+    #[command(after_help = "Example:\n  cakes context set lab http://gpu-01:7550")]
+    Set {
+        /// Letters, digits, - and _.
+        name: String,
+        /// The coordinator.
+        #[arg(value_name = "URL")]
+        address: String,
+    },
+    /// Use a coordinator from now on.
+    ///
+    /// A single command goes elsewhere with --context or --server.
+    #[command(after_help = "Example:\n  cakes context use lab")]
+    Use {
+        /// Name of the context.
+        name: String,
+    },
+    /// Forget a coordinator's name.
+    #[command(after_help = "Example:\n  cakes context remove lab")]
+    Remove {
+        /// Name of the context.
+        name: String,
+    },
+}
+
+/// # Errors
+/// The settings file cannot be read or written, or has no such context.
+pub fn run(global: &GlobalArguments, command: ContextCommand) -> Result<Outcome, CommandError> {
+    let path = settings::path()?;
+    let mut settings = Settings::load(&path)?;
+    match command {
+        ContextCommand::List => {
+            let list: Vec<_> = settings
+                .contexts
+                .iter()
+                .map(|(name, context)| {
+                    json!({ "name": name, "server": context.server, "used": is_used(&settings, name) })
+                })
+                .collect();
+            output::print(global.output, &json!({ "contexts": list }), |_| table(&settings))?;
+            return Ok(Outcome::Done);
+        }
+        ContextCommand::Set { name, address } => {
+            check_name(&name)?;
+            let server = client::with_scheme(&address)?;
+            output::note(&format!("{name} is {server}"));
+            settings.contexts.insert(name.clone(), Context { server });
+            if settings.context.is_none() {
+                settings.context = Some(name);
+            }
+        }
+        ContextCommand::Use { name } => {
+            let server = &settings.find(&name)?.server;
+            output::note(&format!("commands go to {name}, {server}"));
+            settings.context = Some(name);
+        }
+        ContextCommand::Remove { name } => {
+            settings.find(&name)?;
+            settings.contexts.remove(&name);
+            if is_used(&settings, &name) {
+                settings.context = None;
+                output::note(&format!("{name} was the one that is used; commands go to {DEFAULT_SERVER}"));
+            }
+        }
+    }
+    settings.save(&path)?;
+    Ok(Outcome::Done)
+}
+
+fn is_used(settings: &Settings, name: &str) -> bool {
+    settings.context.as_deref() == Some(name)
+}
+
+fn table(settings: &Settings) -> String {
+    if settings.contexts.is_empty() {
+        return format!(
+            "no contexts, so commands go to {DEFAULT_SERVER}; add one with `cakes context set NAME URL`"
+        );
+    }
+    let mut rows = Rows::new([("USED", Left), ("NAME", Left), ("SERVER", Left)]);
+    for (name, context) in &settings.contexts {
+        let mark = if is_used(settings, name) { "*" } else { "" };
+        rows.push(vec![mark.to_owned(), name.clone(), context.server.clone()]);
+    }
+    rows.render(output::terminal_width())
+}
+
+fn check_name(name: &str) -> Result<(), CommandError> {
+    let is_good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if name.is_empty() || name.len() > 63 || !name.chars().all(is_good) {
+        return Err(CommandError::invalid(format!(
+            "'{name}': a context's name has 1 to 63 letters, digits, - and _"
+        )));
+    }
+    Ok(())
+}

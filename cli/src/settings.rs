@@ -1,0 +1,184 @@
+//! The settings file: coordinators by name, so that nobody types addresses.
+//!
+//! ```toml
+//! context = "lab"            # the one that is used
+//!
+//! [contexts.lab]
+//! server = "http://gpu-01:7550"
+//! ```
+//!
+//! `--server` and `CAKES_SERVER` win over `--context` and `CAKES_CONTEXT`, those over
+//! the context that the file names, and without any of them the coordinator is the one
+//! of this machine.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy;
+use serde::{Deserialize, Serialize};
+
+use crate::error::CommandError;
+
+/// Where a coordinator listens unless it is told otherwise.
+pub const DEFAULT_SERVER: &str = "http://127.0.0.1:7550";
+
+/// Variable that names another file.
+const FILE_VARIABLE: &str = "CAKES_CONFIG";
+
+/// What the file holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The context that is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub contexts: BTreeMap<String, Context>,
+}
+
+/// One coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Context {
+    /// `http://HOST:PORT`
+    pub server: String,
+}
+
+/// What a command line and its environment say about the coordinator.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    pub server: Option<&'a str>,
+    pub context: Option<&'a str>,
+}
+
+impl Settings {
+    /// Reads the file; one that is not there holds nothing.
+    ///
+    /// # Errors
+    /// It cannot be read, or holds something else.
+    pub fn load(path: &Path) -> Result<Self, CommandError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Settings::default()),
+            Err(error) => return Err(CommandError::file(path, error)),
+        };
+        toml::from_str(&text).map_err(|error| {
+            let lines = error.to_string();
+            CommandError::Invalid(lines.lines().map(|line| format!("{}: {line}", path.display())).collect())
+        })
+    }
+
+    /// Writes the file as a whole or not at all.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), CommandError> {
+        let text = toml::to_string(self)
+            .map_err(|error| CommandError::Failed(format!("cannot write TOML: {error}")))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let write = || -> std::io::Result<()> {
+            std::fs::create_dir_all(folder)?;
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            file.write_all(text.as_bytes())?;
+            file.persist(path)?;
+            Ok(())
+        };
+        write().map_err(|error| CommandError::file(path, error))
+    }
+
+    /// The coordinator's address.
+    ///
+    /// # Errors
+    /// The context that is wanted is not there.
+    pub fn server(&self, wanted: Wanted<'_>) -> Result<String, CommandError> {
+        if let Some(server) = wanted.server {
+            return Ok(server.to_owned());
+        }
+        match wanted.context.or(self.context.as_deref()) {
+            None => Ok(DEFAULT_SERVER.to_owned()),
+            Some(name) => Ok(self.find(name)?.server.clone()),
+        }
+    }
+
+    /// The context of this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(&self, name: &str) -> Result<&Context, CommandError> {
+        self.contexts.get(name).ok_or_else(|| {
+            let known = self.contexts.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            let known = if known.is_empty() { "none yet".to_owned() } else { known };
+            CommandError::invalid(format!(
+                "there is no context '{name}' ({known}); add it with `cakes context set {name} http://HOST:PORT`"
+            ))
+        })
+    }
+}
+
+/// The file of this user.
+///
+/// # Errors
+/// The user has no home.
+pub fn path() -> Result<PathBuf, CommandError> {
+    if let Some(path) = std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty()) {
+        return Ok(path.into());
+    }
+    let folders = etcetera::choose_base_strategy()
+        .map_err(|_| CommandError::Failed(format!("this user has no home; set {FILE_VARIABLE} to a file")))?;
+    Ok(folders.config_dir().join("cakes").join("config.toml"))
+}
+
+/// The coordinator of a command; the file is only read when it decides.
+///
+/// # Errors
+/// As [`Settings::load`] and [`Settings::server`].
+pub fn server(wanted: Wanted<'_>) -> Result<String, CommandError> {
+    let settings = match (wanted.server, path()) {
+        (Some(_), _) => Settings::default(),
+        (None, Ok(path)) => Settings::load(&path)?,
+        // Who has no home has no file either, and needs none unless a context is wanted.
+        (None, Err(error)) if wanted.context.is_some() => return Err(error),
+        (None, Err(_)) => Settings::default(),
+    };
+    settings.server(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        toml::from_str(
+            "context = 'lab'\n[contexts.lab]\nserver = 'http://lab:1'\n[contexts.home]\nserver = 'http://home:2'\n",
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_context_and_that_over_the_file() {
+        let of = |server, context| settings().server(Wanted { server, context }).unwrap();
+        assert_eq!(of(Some("http://x:9"), Some("home")), "http://x:9");
+        assert_eq!(of(None, Some("home")), "http://home:2");
+        assert_eq!(of(None, None), "http://lab:1");
+        assert_eq!(Settings::default().server(Wanted::default()).unwrap(), DEFAULT_SERVER);
+    }
+
+    #[test]
+    fn a_context_that_is_not_there_is_an_error_that_lists_those_that_are() {
+        let error = settings().server(Wanted { server: None, context: Some("lib") }).unwrap_err();
+        assert!(error.to_string().contains("'lib' (home, lab)"), "{error}");
+    }
+
+    #[test]
+    fn a_file_comes_back_as_it_was_written_and_nonsense_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/config.toml");
+        assert_eq!(Settings::load(&path).unwrap(), Settings::default());
+        settings().save(&path).unwrap();
+        assert_eq!(Settings::load(&path).unwrap(), settings());
+        std::fs::write(&path, "contxt = 'lab'\n").unwrap();
+        let error = Settings::load(&path).unwrap_err().to_string();
+        assert!(error.contains("config.toml") && error.contains("contxt"), "{error}");
+    }
+}

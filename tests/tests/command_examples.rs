@@ -1,0 +1,195 @@
+//! Every example in the help of `cakes`, run against a real service.
+//!
+//! Ids, digests, files and names of the examples are replaced by some that exist. What
+//! changes a job is tried on one that waits, in an order in which each can be done.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use cakes_proto::v1::{JobKind, JobState, SearchState};
+use cakes_tests::search::{LONG, SHORT, tiny};
+use cakes_tests::{Cluster, Options, scenario};
+
+#[test]
+fn every_example_of_the_help_does_what_it_says() {
+    scenario(Options { workers: &["gpu-01"], ..Options::default() }, async |cluster| whole(cluster).await);
+}
+
+/// Verbs that change something, in an order in which each finds what it needs.
+const LAST: [&str; 10] = [
+    "job pause",
+    "job resume",
+    "job cancel",
+    "job retry",
+    "search cancel",
+    "worker cordon",
+    "worker drain",
+    "worker uncordon",
+    "context use",
+    "context remove",
+];
+
+/// Needs no service; the command's own tests give it data sets of every kind.
+const ELSEWHERE: &str = "cakes dataset";
+
+/// What takes longer than an example may, or never ends by itself.
+const ENDLESS: [&str; 2] = ["--watch", "cakes top"];
+
+struct Names {
+    /// A search that has succeeded, with its front.
+    search: String,
+    /// One of its retrainings.
+    job: String,
+    digest: String,
+    /// A search whose job waits.
+    open_search: String,
+    waiting_job: String,
+}
+
+async fn whole(cluster: &Cluster) -> Result<()> {
+    let mut names = fill(cluster).await?;
+    let examples = examples(cluster).await?;
+    ensure!(examples.len() > 40, "{examples:#?}");
+    let rank = |example: &String| LAST.iter().position(|verb| example.starts_with(&format!("cakes {verb}")));
+    let (mut changing, harmless): (Vec<_>, Vec<_>) =
+        examples.into_iter().partition(|example| rank(example).is_some());
+    changing.sort_by_key(rank);
+    let mut failures = Vec::new();
+    for example in &harmless {
+        failures.extend(run(cluster, example, &names).await.err());
+    }
+    leave_one_waiting(cluster, &mut names).await?;
+    for example in &changing {
+        failures.extend(run(cluster, example, &names).await.err());
+    }
+    let failures: Vec<String> = failures.iter().map(|error| format!("{error:#}")).collect();
+    ensure!(failures.is_empty(), "{}", failures.join("\n\n"));
+    Ok(())
+}
+
+/// A search with its front, and the files that examples name.
+async fn fill(cluster: &Cluster) -> Result<Names> {
+    let api = cluster.api()?;
+    let mut described = tiny("done", SHORT, SHORT);
+    // Wide enough for counts that are multiples of 8.
+    described["search"]["backbone"]["encoder_decoder"]["base_width"] = 8.into();
+    std::fs::write(cluster.folder().join("search.json"), described.to_string())?;
+    // JSON is YAML too.
+    std::fs::write(cluster.folder().join("search.yaml"), described.to_string())?;
+    let done = api.submit(&described).await?.search.context("no search")?;
+    let done = api.until_ended(&done.id, SearchState::Succeeded).await?;
+    let job = done.jobs.iter().find(|job| job.kind() == JobKind::Retrain).context("no retraining")?;
+
+    let digest = job.architecture_digest.clone();
+    let architecture = cluster.cakes(&["arch", "get", &digest, "-o", "json"]).await?;
+    std::fs::write(cluster.folder().join("net.json"), architecture.stdout)?;
+    let named = cluster.cakes(&["context", "set", "lab", &cluster.url()]).await?;
+    ensure!(named.code == Some(0), "{named:?}");
+    Ok(Names {
+        search: done.id.clone(),
+        job: job.id.clone(),
+        digest,
+        open_search: String::new(),
+        waiting_job: String::new(),
+    })
+}
+
+/// A search whose supernet waits, because no worker takes jobs.
+async fn leave_one_waiting(cluster: &Cluster, names: &mut Names) -> Result<()> {
+    let api = cluster.api()?;
+    let cordoned = cluster.cakes(&["worker", "cordon", "gpu-01"]).await?;
+    ensure!(cordoned.code == Some(0), "{cordoned:?}");
+    let open = api.submit(&tiny("open", LONG, LONG)).await?.search.context("no search")?;
+    let open = api.search(&open.id).await?;
+    let waiting = open.jobs.first().context("no job")?;
+    ensure!(waiting.state() == JobState::Queued, "{waiting:?}");
+    names.waiting_job.clone_from(&waiting.id);
+    names.open_search = open.id;
+    Ok(())
+}
+
+/// The examples of all commands, from their help.
+async fn examples(cluster: &Cluster) -> Result<Vec<String>> {
+    let (mut found, mut open) = (Vec::new(), vec![Vec::<String>::new()]);
+    while let Some(path) = open.pop() {
+        let mut arguments: Vec<&str> = path.iter().map(String::as_str).collect();
+        arguments.push("--help");
+        let help = cluster.cakes(&arguments).await?;
+        ensure!(help.code == Some(0), "{help:?}");
+        let mut lines = help.stdout.lines();
+        if lines.by_ref().any(|line| line.trim() == "Commands:") {
+            let verbs = lines.map_while(|line| line.strip_prefix("  ")?.split_whitespace().next());
+            for verb in verbs.filter(|verb| *verb != "help") {
+                open.push(path.iter().cloned().chain([verb.to_owned()]).collect());
+            }
+        }
+        let examples = help
+            .stdout
+            .lines()
+            .map(str::trim)
+            .filter(|line| line.starts_with("cakes ") && !line.starts_with(ELSEWHERE));
+        found.extend(examples.map(str::to_owned));
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// Words of an example and what stands for them here.
+fn replacements(example: &str, names: &Names) -> BTreeMap<&'static str, String> {
+    let changes = LAST.iter().any(|verb| example.starts_with(&format!("cakes {verb}")));
+    let of_search = example.starts_with("cakes search");
+    let id = match (of_search, changes) {
+        (true, true) => &names.open_search,
+        (true, false) => &names.search,
+        (false, true) => &names.waiting_job,
+        (false, false) => &names.job,
+    };
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
+    BTreeMap::from([
+        ("--search 0198f3a2-7c1e", format!("--search {}", names.search)),
+        ("--weights 0198f3a2-7c1e", format!("--weights {}", names.job)),
+        ("0198f3a2-7c1e", id.clone()),
+        ("4650aa08568a", names.digest.clone()),
+        ("deploy/examples", examples.display().to_string()),
+    ])
+}
+
+async fn run(cluster: &Cluster, example: &str, names: &Names) -> Result<()> {
+    // What stands behind belongs to the shell and other programs.
+    let mut line = example.split(['>', '&', '|']).next().unwrap_or_default().trim().to_owned();
+    for (word, here) in replacements(example, names) {
+        line = replace(&line, word, &here);
+    }
+    let arguments: Vec<&str> = line.split_whitespace().skip(1).collect();
+    let is_endless = ENDLESS.iter().any(|text| line.contains(text)) && !line.contains("--once");
+    let mut command = tokio::process::Command::from(cluster.cakes_command(&arguments)?);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let child = command.spawn()?;
+    let pid = child.id().context("it has no process id")?;
+    let output = child.wait_with_output();
+    tokio::pin!(output);
+    let limit = Duration::from_secs(if is_endless { 2 } else { 120 });
+    let output = match tokio::time::timeout(limit, &mut output).await {
+        Ok(output) => output?,
+        Err(_) if is_endless => {
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(pid)?);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
+            tokio::time::timeout(Duration::from_secs(60), output)
+                .await
+                .context("Ctrl-C does not end it")??
+        }
+        Err(_) => bail!("{line}: does not end"),
+    };
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{line}\n{}: {error}{out}", output.status);
+    ensure!(!out.trim().is_empty() || !error.trim().is_empty(), "{line}: says nothing");
+    Ok(())
+}
+
+/// The longer words come first, and a word that is there already is left alone.
+fn replace(line: &str, word: &str, here: &str) -> String {
+    if line.contains(here) { line.to_owned() } else { line.replace(word, here) }
+}
