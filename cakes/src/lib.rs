@@ -26,6 +26,7 @@
 //! | [`pareto`] | which results nobody beats |
 //! | [`spec`] | a search and its training, checked |
 //! | [`job`], [`frame`] | one job for a trainer, and what it answers |
+//! | [`input`] | what a trained network reads, for whoever takes it elsewhere |
 //!
 //! Invariant: nothing here touches a file, a socket, a clock, a global random
 //! state or a tensor. Whatever it needs comes in as an argument.
@@ -37,6 +38,7 @@ pub mod cost;
 pub mod derive;
 pub mod frame;
 pub mod identity;
+pub mod input;
 pub mod job;
 pub mod kernel;
 pub mod network;

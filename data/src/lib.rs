@@ -2,7 +2,8 @@
 //!
 //! [`samples`] are volumes and clips with one class each, for classification. All
 //! else is of labelled volumes, for segmentation. Two sources give the same [`Dataset`]: a folder in the layout of the Medical
-//! Segmentation Decathlon ([`msd`], files read by [`nifti_file`]), and
+//! Segmentation Decathlon ([`msd`], files read by [`nifti_file`], predictions written by
+//! [`nifti_labels`]), and
 //! generated [`phantom`]s. Everything behind it (patches, augmentation,
 //! windows) is a pure function of volumes and a seed, so that the order of
 //! threads cannot change a training.
@@ -16,6 +17,7 @@ pub mod classification;
 mod error;
 pub mod msd;
 pub mod nifti_file;
+pub mod nifti_labels;
 pub mod patch;
 pub mod phantom;
 pub mod samples;

@@ -23,7 +23,7 @@ const TRAILING_BYTES_MAX: u64 = 1 << 16;
 /// No deflate stream holds more than so many bytes for each of its own.
 const DEFLATE_RATIO_MAX: u64 = 1032;
 
-const HEADER_BYTES: usize = 348;
+pub(crate) const HEADER_BYTES: usize = 348;
 
 /// Maps voxel indices (plus a 1) to millimetres: three rows of four.
 pub type Affine = [[f64; 4]; 3];
@@ -208,18 +208,18 @@ fn short_read(path: &Path, error: &std::io::Error) -> DataError {
     }
 }
 
-struct Layout {
+pub(crate) struct Layout {
     number: NumberType,
     /// Stored extents along i, j, k and of the fourth axis.
-    extent: [usize; 4],
+    pub(crate) extent: [usize; 4],
     offset: usize,
-    little: bool,
+    pub(crate) little: bool,
     slope: f64,
     intercept: f64,
 }
 
 impl Layout {
-    fn of(header: &NiftiHeader) -> Result<Self, String> {
+    pub(crate) fn of(header: &NiftiHeader) -> Result<Self, String> {
         let number = NumberType::from_code(header.datatype)?;
         let rank = usize::from(header.dim[0]);
         if !(3..=7).contains(&rank) {
@@ -301,7 +301,7 @@ fn build(path: &Path, header: &NiftiHeader, layout: &Layout, body: &[u8]) -> Res
 }
 
 /// Voxel to world, by the standard's order of preference: sform, qform, spacing.
-fn affine_of(header: &NiftiHeader) -> Result<Affine, String> {
+pub(crate) fn affine_of(header: &NiftiHeader) -> Result<Affine, String> {
     let affine = if header.sform_code > 0 {
         [header.srow_x, header.srow_y, header.srow_z].map(|row| row.map(f64::from))
     } else if header.qform_code > 0 {
@@ -353,7 +353,7 @@ fn column_norm(affine: &Affine, column: usize) -> f64 {
 
 /// For each world axis the stored axis that runs most along it, and whether it
 /// runs backwards. Every stored axis is used once.
-fn closest_axes(affine: &Affine) -> Result<([usize; 3], [bool; 3]), String> {
+pub(crate) fn closest_axes(affine: &Affine) -> Result<([usize; 3], [bool; 3]), String> {
     let cosine = |world: usize, stored: usize| affine[world][stored] / column_norm(affine, stored);
     const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
     let fit = |order: &[usize; 3]| -> f64 { (0..3).map(|world| cosine(world, order[world]).abs()).product() };

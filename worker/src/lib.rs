@@ -22,7 +22,6 @@
 //! | [`slot`], [`recovery`], [`app`] | one device's loop; what an earlier daemon left; start and end |
 
 pub mod app;
-pub mod artifacts;
 pub mod attempt;
 pub mod calls;
 pub mod client;
@@ -39,3 +38,5 @@ pub mod slot;
 pub mod supervisor;
 pub mod telemetry;
 pub mod wire;
+
+pub use cakes_artifacts as artifacts;

@@ -7,22 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A checkpoint that the trainer has completed on local disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LocalCheckpoint {
-    pub step: u64,
-    pub directory: PathBuf,
-    pub manifest_sha256: String,
-    pub bytes: u64,
-}
-
-/// A checkpoint that the coordinator knows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredCheckpoint {
-    pub step: u64,
-    pub key: String,
-    pub manifest_sha256: String,
-}
+pub use cakes_artifacts::{LocalCheckpoint, StoredCheckpoint};
 
 /// Pause before a failed upload is tried again; doubled up to the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(1);

@@ -13,6 +13,7 @@
 //! | [`loss`], [`optim`] | what is minimised, and how |
 //! | [`weights`] | weights that a network starts with |
 //! | [`evaluate`], [`classify`] | validation of volumes and of samples, latency |
+//! | [`predict`] | what a trained network says of new volumes |
 //! | [`profile`] | what a channel of each kernel takes, for budgets of time |
 //! | [`checkpoint`] | everything that a resumed run needs, atomically |
 //! | [`train`] | the loop, which obeys the job's specification |
@@ -34,6 +35,7 @@ pub mod folder;
 pub mod loss;
 pub mod nets;
 pub mod optim;
+pub mod predict;
 pub mod profile;
 pub mod report;
 pub mod throughput;

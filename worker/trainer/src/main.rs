@@ -16,6 +16,7 @@ use cakes::spec::{DatasetSpec, InitialWeights};
 use cakes_trainer::bench::{self, BenchArguments};
 use cakes_trainer::data::DataOptions;
 use cakes_trainer::folder::{self, Resume};
+use cakes_trainer::predict::{self, PredictArguments};
 use cakes_trainer::report::{Frames, Lines, Reporter};
 use cakes_trainer::train::{Ending, Surroundings, run};
 use cakes_trainer::{TrainerError, device, nets};
@@ -36,10 +37,25 @@ enum Command {
     Run(RunArguments),
     /// Runs a job for a worker daemon: frames on standard output, commands on standard input.
     Attempt(AttemptArguments),
+    /// Segments or classifies new volumes with a checkpoint.
+    #[command(after_help = PREDICT_HELP)]
+    Predict(PredictArguments),
     /// Measures training steps: the fast path against one `conv3d` per branch through libtorch.
     #[command(after_help = BENCH_HELP)]
     Bench(BenchArguments),
 }
+
+const PREDICT_HELP: &str = "\
+Examples:
+  cakes-trainer predict runs/c3d/checkpoints/step-000000500 scans/*.nii.gz --out segmentations
+  cakes-trainer predict checkpoint volume.nii.gz
+  cakes-trainer predict checkpoint input.npy --logits scores.npy
+
+Volumes are cut in windows and normalised as in validation; segmentations have the
+orientation, spacing and position of their volumes, one uint8 for each voxel.
+Probabilities are printed, one line for each sample.
+
+Exit codes: 0 done, 1 failed, 2 the checkpoint, an input or the command is wrong.";
 
 const BENCH_HELP: &str = "\
 Examples:
@@ -139,6 +155,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run_for_person(&arguments),
         Command::Attempt(arguments) => run_for_daemon(&arguments),
         Command::Bench(arguments) => return run_bench(&arguments),
+        Command::Predict(arguments) => return run_predict(&arguments),
     };
     match outcome {
         Ok(_) => ExitCode::SUCCESS,
@@ -167,6 +184,16 @@ fn run_bench(arguments: &BenchArguments) -> ExitCode {
         Err(error) => {
             eprintln!("error: {}", error.message());
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_predict(arguments: &PredictArguments) -> ExitCode {
+    match predict::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", error.message());
+            ExitCode::from(if error.class() == FailureClass::User { 2 } else { 1 })
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use cakes::architecture::{Architecture, LayerAllocation};
 use cakes::backbone::Backbone;
 use cakes::cost::cost;
 use cakes::derive::{LatencyTable, derive_per_layer};
@@ -100,6 +101,7 @@ pub fn run(
         epochs_total: job.training.epochs.into(),
         resumed_step: first,
     })?;
+    let place = Place::new(around.folder.join("checkpoints"), job).reading(data.input().clone());
     Training {
         job,
         around,
@@ -109,7 +111,7 @@ pub fn run(
         data,
         early_stop: progress.early_stop,
         start: Instant::now(),
-        saver: Saver::new(Place::new(around.folder.join("checkpoints"), job), around.keep),
+        saver: Saver::new(place, around.keep),
         interval: Interval::new(around.mean_time_between_failures),
         snapshot: (first, Instant::now()),
     }
@@ -200,13 +202,12 @@ impl Training<'_> {
     /// Counts the architecture of the paper's rule behind the validation of `step`,
     /// once.
     fn observe_architecture(&mut self, step: u64) -> Result<(), TrainerError> {
-        let Task::Supernet { backbone, kernels, .. } = &self.job.task else { return Ok(()) };
-        let Some(early_stop) = self.early_stop.as_mut().filter(|early_stop| early_stop.observed_step < step)
-        else {
+        if self.early_stop.as_ref().is_none_or(|early_stop| early_stop.observed_step >= step) {
+            return Ok(());
+        }
+        let (Some(architecture), Some(early_stop)) = (self.derive()?, self.early_stop.as_mut()) else {
             return Ok(());
         };
-        let architecture = derive_per_layer(&self.net.scores(backbone, kernels)?)
-            .map_err(|error| TrainerError::Report(error.to_string()))?;
         early_stop.observed_step = step;
         if early_stop.stability.observe(&architecture) {
             let count = early_stop.stability.unchanged();
@@ -215,6 +216,17 @@ impl Training<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// The architecture of the paper's rule as the scores stand; none of a retraining.
+    fn derive(&self) -> Result<Option<Architecture>, TrainerError> {
+        let Task::Supernet { backbone, kernels, .. } = &self.job.task else { return Ok(None) };
+        let scores = self.net.scores(backbone, kernels)?;
+        derive_per_layer(&scores).map(Some).map_err(|error| TrainerError::Report(error.to_string()))
+    }
+
+    fn derived_now(&self) -> Result<Vec<LayerAllocation>, TrainerError> {
+        Ok(self.derive()?.map_or_else(Vec::new, |architecture| architecture.layers().collect()))
     }
 
     fn step(&mut self, step: u64, batches: &mut Ahead<Batch>) -> Result<f64, TrainerError> {
@@ -282,7 +294,8 @@ impl Training<'_> {
             self.net.restore_statistics(&trained)?;
         }
         if let Some(quality) = &quality {
-            self.reporter.report(&TrainerEvent::Validation { step, epoch, quality: quality.clone() })?;
+            let (quality, layers) = (quality.clone(), self.derived_now()?);
+            self.reporter.report(&TrainerEvent::Validation { step, epoch, quality, layers })?;
         }
         Ok(quality)
     }

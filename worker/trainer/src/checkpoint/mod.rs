@@ -29,6 +29,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use cakes::derive::Stability;
+use cakes::input::NetworkInput;
 use cakes::job::{Task, TrainerJob};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -67,6 +68,9 @@ pub struct Manifest {
     /// What was trained: networks that start from it must know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
+    /// What the network reads: for whoever has nothing but its checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<NetworkInput>,
     pub libtorch: String,
     pub device: String,
     /// How convolutions were computed, which decides about last bits.
@@ -197,6 +201,8 @@ fn check_files(directory: &Path, manifest: &Manifest, names: &[&str]) -> Result<
 pub struct Contents {
     /// What was trained; none in a checkpoint that does not say it.
     pub task: Option<Task>,
+    /// What the network reads; none in a checkpoint that does not say it.
+    pub input: Option<NetworkInput>,
     /// Optimizer steps done.
     pub step: u64,
     /// Parameters and running statistics, by name, in host memory.
@@ -211,7 +217,7 @@ pub fn contents(directory: &Path) -> Result<Contents, TrainerError> {
     let manifest = open(directory)?;
     check_files(directory, &manifest, &[WEIGHTS])?;
     let weights = tensors(&directory.join(WEIGHTS))?;
-    Ok(Contents { task: manifest.task, step: manifest.step, weights })
+    Ok(Contents { task: manifest.task, input: manifest.input, step: manifest.step, weights })
 }
 
 fn tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError> {
@@ -221,8 +227,16 @@ fn tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, TrainerError> {
 }
 
 fn restore<'a>(path: &Path, targets: impl Iterator<Item = (String, &'a Tensor)>) -> Result<(), TrainerError> {
+    fill(tensors(path)?, path, targets)
+}
+
+/// Copies the tensors that `path` holds to `targets`, which must be the same.
+pub(crate) fn fill<'a>(
+    mut stored: BTreeMap<String, Tensor>,
+    path: &Path,
+    targets: impl Iterator<Item = (String, &'a Tensor)>,
+) -> Result<(), TrainerError> {
     let wrong = |problem: String| TrainerError::Checkpoint(format!("{}: {problem}", path.display()));
-    let mut stored = tensors(path)?;
     for (name, target) in targets {
         let source = stored.remove(&name).ok_or_else(|| wrong(format!("lacks '{name}'")))?;
         if source.size() != target.size() {

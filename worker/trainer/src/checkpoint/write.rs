@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use cakes::input::NetworkInput;
 use cakes::job::{Task, TrainerJob};
 use safetensors::SafeTensorError;
 use sha2::{Digest, Sha256};
@@ -22,12 +23,19 @@ pub struct Place {
     folder: PathBuf,
     job_sha256: String,
     task: Task,
+    input: Option<NetworkInput>,
 }
 
 impl Place {
     /// Checkpoints of `job` are written into folders of their own below `folder`.
     pub fn new(folder: PathBuf, job: &TrainerJob) -> Self {
-        Place { folder, job_sha256: job_sha256(job), task: job.task.clone() }
+        Place { folder, job_sha256: job_sha256(job), task: job.task.clone(), input: None }
+    }
+
+    /// Checkpoints say that their network reads `input`.
+    #[must_use]
+    pub fn reading(self, input: NetworkInput) -> Self {
+        Place { input: Some(input), ..self }
     }
 
     /// Removes what a run that was killed while it saved has left.
@@ -87,6 +95,7 @@ impl Place {
             early_stop: snapshot.progress.early_stop.clone(),
             job_sha256: self.job_sha256.clone(),
             task: Some(self.task.clone()),
+            input: self.input.clone(),
             libtorch: libtorch_version().to_owned(),
             device: snapshot.device.clone(),
             methods: snapshot.methods.clone(),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use cakes::input::{InputKind, InputNormalisation, NetworkInput};
 use cakes::job::TrainerJob;
 use cakes::spec::{Augmentation, DatasetSpec, ValidationSplit};
 use cakes_data::patch::{PatchPolicy, PreparedCase, at_least, patch_stream, sample_patch};
@@ -19,6 +20,7 @@ use crate::TrainerError;
 pub struct Cases {
     training: Vec<PreparedCase>,
     pub validation: Vec<LoadedCase>,
+    pub input: NetworkInput,
     policy: PatchPolicy,
     /// Where batches are used.
     device: Device,
@@ -48,7 +50,21 @@ pub fn load(job: &TrainerJob, options: &DataOptions<'_>) -> Result<Cases, Traine
     let training = training.collect::<Result<Vec<_>, TrainerError>>()?;
     let validation = partition.validation.iter().map(prepare).collect::<Result<Vec<_>, _>>()?;
     let policy = patch_policy(&job.training.augmentation, patch);
-    Ok(Cases { training, validation, policy, device: options.device })
+    let input = input(&dataset, job, partition.validation);
+    Ok(Cases { training, validation, input, policy, device: options.device })
+}
+
+fn input(dataset: &Dataset, job: &TrainerJob, validation: Vec<String>) -> NetworkInput {
+    let has_files = matches!(job.dataset, DatasetSpec::Folder(_));
+    NetworkInput {
+        dataset: dataset.name.clone(),
+        kind: InputKind::Volume,
+        patch: job.patch,
+        normalisation: InputNormalisation::PerSample,
+        classes: dataset.classes.clone(),
+        crop_scales: Vec::new(),
+        validation_cases: if has_files { validation } else { Vec::new() },
+    }
 }
 
 fn open(spec: &DatasetSpec, data_root: &Path) -> Result<(Dataset, Split, bool), TrainerError> {

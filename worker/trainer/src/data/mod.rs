@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use cakes::input::NetworkInput;
 use cakes::job::TrainerJob;
 use cakes::spec::DatasetSpec;
 use cakes_data::samples::CacheOptions;
@@ -114,6 +115,14 @@ pub fn load(
 }
 
 impl JobData {
+    /// What the job's network reads.
+    pub fn input(&self) -> &NetworkInput {
+        match self {
+            JobData::Cases(cases) => &cases.input,
+            JobData::Samples(samples) => &samples.input,
+        }
+    }
+
     /// The batches of `steps`, each of which follows from the job's seed and its
     /// step alone, made ahead by `threads` threads.
     pub fn batches(&self, job: &TrainerJob, steps: Range<u64>, threads: usize) -> Ahead<Batch> {

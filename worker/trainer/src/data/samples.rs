@@ -3,12 +3,13 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use cakes::input::{InputKind, InputNormalisation, NetworkInput};
 use cakes::job::TrainerJob;
 use cakes::spec;
 use cakes_data::patch::patch_stream;
 use cakes_data::samples::{
-    ArraySource, ArraySplit, ClipPolicy, Input, MedmnistPart, OpenOptions, SampleKind, SamplePolicy,
-    SampleSource, Samples, VideoLayout, VideoSource, VolumePolicy,
+    ArraySource, ArraySplit, ClipPolicy, Input, MedmnistPart, Normalisation, OpenOptions, SampleKind,
+    SamplePolicy, SampleSource, Samples, VideoLayout, VideoSource, VolumePolicy,
 };
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -26,6 +27,7 @@ pub struct ClassSamples {
     policy: SamplePolicy,
     /// Of the network.
     pub classes: usize,
+    pub input: NetworkInput,
     /// Where batches are used.
     device: Device,
 }
@@ -53,7 +55,27 @@ pub fn load(
     check_fit(&samples, job, tell)?;
     let policy = policy(&samples, job, extent)?;
     let classes = job.task.backbone().classes() as usize;
-    Ok(ClassSamples { samples, policy, classes, device: options.device })
+    let input = input(&samples, &policy, job);
+    Ok(ClassSamples { samples, policy, classes, input, device: options.device })
+}
+
+fn input(samples: &Samples, policy: &SamplePolicy, job: &TrainerJob) -> NetworkInput {
+    let (kind, normalisation, crop_scales) = match policy {
+        SamplePolicy::Volume(policy) => (InputKind::Volume, &policy.normalisation, Vec::new()),
+        SamplePolicy::Clip(policy) => (InputKind::Clip, &policy.normalisation, policy.crop_scales.clone()),
+    };
+    NetworkInput {
+        dataset: samples.name.clone(),
+        kind,
+        patch: job.patch,
+        normalisation: match normalisation.clone() {
+            Normalisation::PerSample => InputNormalisation::PerSample,
+            Normalisation::Fixed { mean, deviation } => InputNormalisation::Fixed { mean, deviation },
+        },
+        classes: samples.classes.clone(),
+        crop_scales,
+        validation_cases: Vec::new(),
+    }
 }
 
 /// How often the log hears of a long opening.

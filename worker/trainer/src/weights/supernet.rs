@@ -44,7 +44,7 @@ pub fn inherit(
     let wrong = |problem: String| {
         TrainerError::User(format!("initial_weights: supernet: {}: {problem}", directory.display()))
     };
-    let Contents { task, step, weights } = checkpoint::contents(directory)?;
+    let Contents { task, step, weights, .. } = checkpoint::contents(directory)?;
     let (backbone, mode, kernels) = match task {
         Some(Task::Supernet { backbone, mode, kernels, .. }) => (backbone, mode, kernels),
         Some(Task::Retrain { .. }) => {

@@ -19,8 +19,6 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
-use crate::attempt::{LocalCheckpoint, StoredCheckpoint};
-
 const MANIFEST: &str = "manifest.json";
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 const FILES_MAX: usize = 64;
@@ -48,6 +46,23 @@ impl ArtifactError {
     }
 }
 
+/// A checkpoint that a trainer has completed on local disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalCheckpoint {
+    pub step: u64,
+    pub directory: PathBuf,
+    pub manifest_sha256: String,
+    pub bytes: u64,
+}
+
+/// A checkpoint that the coordinator knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredCheckpoint {
+    pub step: u64,
+    pub key: String,
+    pub manifest_sha256: String,
+}
+
 /// Where checkpoints are kept for good.
 #[derive(Clone, Debug)]
 pub struct Artifacts {
@@ -69,11 +84,11 @@ struct ManifestFile {
 
 impl Artifacts {
     /// Opens the store that the coordinator named. A bucket's credentials, region and
-    /// endpoint are this daemon's: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
+    /// endpoint are this process': `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
     /// `AWS_REGION`, `AWS_ENDPOINT` and their like in its environment.
     ///
     /// # Errors
-    /// The URL is of a kind that this daemon cannot use, or its folder is not there.
+    /// The URL is of a kind that this program cannot use, or its folder is not there.
     pub fn open(url: &str) -> Result<Self, ArtifactError> {
         let wrong = |problem: String| ArtifactError::Url { url: url.to_owned(), problem };
         let parsed = url::Url::parse(url).map_err(|error| wrong(error.to_string()))?;
@@ -85,7 +100,7 @@ impl Artifacts {
             "s3" => bucket_store(&parsed)?,
             other => {
                 return Err(wrong(format!(
-                    "this worker uses stores of the kinds file:// and s3://, not {other}://"
+                    "artifacts are in stores of the kinds file:// and s3://, not {other}://"
                 )));
             }
         };
@@ -148,6 +163,20 @@ impl Artifacts {
     /// # Errors
     /// The store or the disk fails, or what is stored is not what was committed.
     pub async fn download(&self, stored: &StoredCheckpoint, target: &FilePath) -> Result<(), ArtifactError> {
+        self.download_files(stored, target, |_| true).await
+    }
+
+    /// As [`Artifacts::download`], of the files that `wanted` names alone: whoever looks
+    /// at a network needs no optimizer.
+    ///
+    /// # Errors
+    /// The store or the disk fails, or what is stored is not what was committed.
+    pub async fn download_files(
+        &self,
+        stored: &StoredCheckpoint,
+        target: &FilePath,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<(), ArtifactError> {
         let io = |source| ArtifactError::Io { path: target.to_owned(), source };
         let key = Path::parse(&stored.key).map_err(object_store::Error::from)?;
         tokio::fs::create_dir_all(target).await.map_err(io)?;
@@ -158,7 +187,7 @@ impl Artifacts {
         }
         let text = self.store.get(&manifest_key).await?.bytes().await?;
         let manifest = parse_manifest(&text, &stored.manifest_sha256, &manifest_key)?;
-        for file in &manifest.files {
+        for file in manifest.files.iter().filter(|file| wanted(&file.name)) {
             self.fetch(&key.clone().join(file.name.as_str()), file, &target.join(&file.name)).await?;
         }
         tokio::fs::write(target.join(MANIFEST), &text).await.map_err(io)

@@ -1,0 +1,83 @@
+"""How far exported networks are from what the trainer computed for the same input.
+
+    parity.py [--limit-onnx 1e-4] [--limit-pytorch 1e-5] INPUT.npy SCORES.npy EXPORT...
+
+INPUT is [N, C, D, H, W], SCORES what `cakes-trainer predict --logits` made of it. An EXPORT that
+ends in .onnx goes through ONNX' checker and ONNX Runtime; a folder with a model.py, or a bundle
+with scripts/network.py, through PyTorch. Prints the largest difference of each, by itself and
+relative to the largest score, and fails if one is above its limit.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def onnx_scores(path, samples):
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (name,) = [value.name for value in session.get_inputs()]
+    whole = session.run(None, {name: samples})[0]
+    # The batch is of any size: one by one must give the same.
+    single = np.concatenate([session.run(None, {name: samples[i : i + 1]})[0] for i in range(len(samples))])
+    assert np.abs(whole - single).max() <= 1e-4, "a batch and its samples differ"
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert len(properties["cakes.architecture_digest"]) == 64, properties
+    return whole
+
+
+def pytorch_scores(folder, samples):
+    import torch
+
+    torch.set_num_threads(1)
+    bundle = folder / "scripts" / "network.py"
+    source = bundle if bundle.exists() else folder / "model.py"
+    spec = importlib.util.spec_from_file_location("exported", source)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if bundle.exists():
+        network = module.Network()
+        network.load_state_dict(torch.load(folder / "models" / "model.pt", weights_only=True))
+        network.eval()
+    else:
+        network = module.load()
+    with torch.inference_mode():
+        return network(torch.from_numpy(samples)).numpy()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--limit-onnx", type=float, default=1e-4)
+    parser.add_argument("--limit-pytorch", type=float, default=1e-5)
+    parser.add_argument("input")
+    parser.add_argument("scores")
+    parser.add_argument("exports", nargs="+", type=Path)
+    arguments = parser.parse_args()
+    samples, expected = np.load(arguments.input), np.load(arguments.scores)
+    largest = float(np.abs(expected).max())
+    failed = False
+    for path in arguments.exports:
+        is_onnx = path.suffix == ".onnx"
+        scores = onnx_scores(str(path), samples) if is_onnx else pytorch_scores(path, samples)
+        assert scores.shape == expected.shape, f"{path}: {scores.shape} instead of {expected.shape}"
+        difference = float(np.abs(scores - expected).max())
+        limit = arguments.limit_onnx if is_onnx else arguments.limit_pytorch
+        # A comparison with NaN is false.
+        is_near = difference <= limit
+        failed |= not is_near
+        line = {"export": str(path), "difference": difference, "relative": difference / largest}
+        print(json.dumps(line | {"largest_score": largest, "limit": limit, "ok": is_near}))
+    sys.exit(1 if failed else 0)
+
+
+main()
