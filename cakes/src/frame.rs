@@ -7,6 +7,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::architecture::LayerAllocation;
 use crate::derive::LatencyTable;
 use crate::scores::ChannelScores;
 
@@ -48,7 +49,15 @@ pub enum TrainerEvent {
         data_wait_share: f64,
     },
     /// Whole-volume validation after an epoch.
-    Validation { step: u64, epoch: u64, quality: Quality },
+    Validation {
+        step: u64,
+        epoch: u64,
+        quality: Quality,
+        /// What the paper's rule would derive from a supernet now, layer by layer; empty
+        /// for a retraining.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        layers: Vec<LayerAllocation>,
+    },
     /// A checkpoint stands complete in `directory`.
     /// Later steps may have been reported before.
     Checkpoint {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cakes::architecture::LayerAllocation;
 use cakes::frame::{Quality, Summary, TRAINER_PROTOCOL, TrainerEvent};
 use cakes_proto::v1::{FailureClass, MetricPoint};
 
@@ -72,8 +73,11 @@ impl Attempt {
                 ];
                 self.metric(step, values.map(|(name, value)| (name.to_owned(), value)).into(), now);
             }
-            TrainerEvent::Validation { step, quality, .. } => {
+            TrainerEvent::Validation { step, quality, layers, .. } => {
                 self.metric(step, quality_metrics(&quality), now);
+                for layer in &layers {
+                    self.metric(step, composition_metrics(layer), now);
+                }
                 self.progress.validated(quality);
                 self.section.progressed(at);
             }
@@ -403,6 +407,12 @@ impl Attempt {
 }
 
 /// What a validation found, by the keys of curves.
+/// Channels of one layer by kernel; kernels without channels are left out.
+fn composition_metrics(layer: &LayerAllocation) -> HashMap<String, f64> {
+    let key = |kernel| format!("composition/{}/{kernel}", layer.layer);
+    layer.channels.iter().map(|(kernel, count)| (key(kernel), f64::from(count))).collect()
+}
+
 fn quality_metrics(quality: &Quality) -> HashMap<String, f64> {
     let key = |name: &str| format!("validation/{name}");
     match quality {
