@@ -2,10 +2,10 @@
 //! reverse of it.
 //!
 //! ```text
-//! listener ─► database ─► tables ─► artifacts ─► reconcilers ─► gRPC ─► port file, start-up line
+//! listeners ─► database ─► tables ─► artifacts ─► reconcilers ─► gRPC, page ─► port file, start-up line
 //!    (bound first: a taken port is known before Postgres is started)
 //!
-//! stop:  gRPC and reconcilers ─► writes under way ─► connections ─► private Postgres
+//! stop:  gRPC, page and reconcilers ─► writes under way ─► connections ─► private Postgres
 //! ```
 
 use std::io::{self, Write};
@@ -16,13 +16,14 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use url::Url;
 
-use crate::config::{Artifacts, Config};
+use crate::config::{Artifacts, Config, WebListen};
 use crate::core::lease::Policy;
 use crate::database::{DatabaseError, OpenDatabase};
 use crate::grpc::{self, Api, ServeError};
 use crate::reconcile::{self, Bell};
 use crate::shutdown::Shutdown;
 use crate::store::{self, PoolSizes, Pools};
+use crate::web;
 
 /// Why the daemon did not start or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,8 @@ pub enum AppError {
     AddressInUse { address: SocketAddr },
     #[error("listen on {address}; choose another address with --listen")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("serve the web page on {address}; choose another address with --web-listen, or --web-listen off")]
+    WebListen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Database(#[from] DatabaseError),
     #[error(transparent)]
@@ -53,23 +56,32 @@ pub enum AppError {
 /// It cannot start, or its server fails. Whatever was started is stopped.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), AppError> {
     let listener = bind(config.listen).await?;
+    let page = bind_page(config.web).await?;
+    let listeners = Listeners { api: listener, page };
     let database = config.database.clone();
     let database = tokio::task::spawn_blocking(move || OpenDatabase::open(&database)).await??;
-    let result = with_database(&config, listener, &database, &shutdown).await;
+    let result = with_database(&config, listeners, &database, &shutdown).await;
     tokio::task::spawn_blocking(move || database.close()).await?;
     result
 }
 
+/// Sockets that were bound before anything else.
+struct Listeners {
+    api: TcpListener,
+    /// None where no page is wanted.
+    page: Option<TcpListener>,
+}
+
 async fn with_database(
     config: &Config,
-    listener: TcpListener,
+    listeners: Listeners,
     database: &OpenDatabase,
     shutdown: &Shutdown,
 ) -> Result<(), AppError> {
     let renewals = config.database_connections / 3;
     let sizes = PoolSizes { control: config.database_connections - renewals, renewals };
     let pools = store::connect(&database.url, sizes).await?;
-    let result = with_pools(config, listener, database, &pools, shutdown).await;
+    let result = with_pools(config, listeners, database, &pools, shutdown).await;
     // Also after a failure: the tasks use the connections.
     shutdown.stop.cancel();
     if !shutdown.wait().await {
@@ -82,7 +94,7 @@ async fn with_database(
 
 async fn with_pools(
     config: &Config,
-    listener: TcpListener,
+    listeners: Listeners,
     database: &OpenDatabase,
     pools: &Pools,
     shutdown: &Shutdown,
@@ -96,20 +108,35 @@ async fn with_pools(
     };
     reconcile::spawn(pools, policy, &bell, &shutdown.stop, &shutdown.tasks);
 
-    let address = local_address(&listener, config.listen)?;
+    let address = local_address(&listeners.api, config.listen)?;
     let settings = grpc::Settings {
         policy,
         report_interval: config.leases.report_interval,
         artifact_url: artifact_url.to_string(),
     };
     let api = Api::new(pools.clone(), settings, bell, shutdown);
-    let server = shutdown.tasks.spawn(grpc::serve(listener, api, shutdown.clone()));
+    let page = match listeners.page {
+        Some(listener) => {
+            let at = local_address(&listener, address)?;
+            let reader = pools.control.clone();
+            let serving =
+                web::serve(listener, api.clone(), reader, config.leases.lease_ttl, shutdown.clone());
+            shutdown.tasks.spawn(async move {
+                if let Err(error) = serving.await {
+                    tracing::error!(%error, "the web page is no longer served");
+                }
+            });
+            Some(at)
+        }
+        None => None,
+    };
+    let server = shutdown.tasks.spawn(grpc::serve(listeners.api, api, shutdown.clone()));
     // From here on clients are served: the system queues them on the listener.
     if let Some(path) = &config.port_file {
         write_port_file(path, address.port())
             .map_err(|source| AppError::PortFile { path: path.clone(), source })?;
     }
-    announce(address, &database.description, &artifact_url);
+    announce(address, page, &database.description, &artifact_url);
     until_stopped(server, shutdown).await
 }
 
@@ -133,6 +160,22 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
         io::ErrorKind::AddrInUse => AppError::AddressInUse { address },
         _ => AppError::Listen { address, source },
     })
+}
+
+/// The listener of the web page, if there is to be one.
+async fn bind_page(wanted: WebListen) -> Result<Option<TcpListener>, AppError> {
+    let (address, may_move) = match wanted {
+        WebListen::Off => return Ok(None),
+        WebListen::At(address) => (address, false),
+        WebListen::Near(address) => (address, true),
+    };
+    let bound = match TcpListener::bind(address).await {
+        Err(error) if may_move && error.kind() == io::ErrorKind::AddrInUse => {
+            TcpListener::bind(SocketAddr::new(address.ip(), 0)).await
+        }
+        bound => bound,
+    };
+    bound.map(Some).map_err(|source| AppError::WebListen { address, source })
 }
 
 /// The address with the port that the system chose.
@@ -162,11 +205,14 @@ fn write_port_file(path: &Path, port: u16) -> io::Result<()> {
     Ok(())
 }
 
-/// The one line on standard output.
-fn announce(address: SocketAddr, database: &str, artifacts: &Url) {
+/// What stands on standard output: where it serves, and where the page is.
+fn announce(address: SocketAddr, page: Option<SocketAddr>, database: &str, artifacts: &Url) {
     // Nobody may read standard output; that is no reason to stop.
     let _ = writeln!(
         io::stdout(),
         "cakes-coordinator serves on http://{address} (database: {database}, artifacts: {artifacts})"
     );
+    if let Some(page) = page {
+        let _ = writeln!(io::stdout(), "cakes-coordinator shows its page on http://{page}/");
+    }
 }

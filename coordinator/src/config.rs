@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7550);
+const WEB_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7551);
 const LEASE_TTL: Duration = Duration::from_secs(60);
 const OFFER_TTL: Duration = Duration::from_secs(15);
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
@@ -56,6 +57,12 @@ pub struct Settings {
     #[arg(long, env = "CAKES_LISTEN", value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<SocketAddr>,
+
+    /// Address of the web page, or off
+    /// [default: 127.0.0.1:7551, or another port where that one is taken]
+    #[arg(long, env = "CAKES_WEB_LISTEN", value_name = "ADDRESS|off")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    web_listen: Option<String>,
 
     /// Serve without encryption on an address that other machines reach
     #[arg(long, env = "CAKES_INSECURE_LISTEN", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
@@ -145,10 +152,21 @@ pub enum Artifacts {
     Bucket(Url),
 }
 
+/// Where the web page is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WebListen {
+    Off,
+    /// There, or not at all.
+    At(SocketAddr),
+    /// There, or on another port: nobody chose this one.
+    Near(SocketAddr),
+}
+
 /// All settings, complete and checked.
 #[derive(Clone)]
 pub struct Config {
     pub listen: SocketAddr,
+    pub web: WebListen,
     pub port_file: Option<PathBuf>,
     pub database: Database,
     pub database_connections: u32,
@@ -223,6 +241,7 @@ impl Config {
         };
         Ok(Config {
             listen: check_listen(&settings)?,
+            web: check_web_listen(&settings)?,
             port_file: settings.port_file,
             database,
             database_connections: check_connections(settings.database_connections)?,
@@ -284,15 +303,37 @@ fn check_artifacts(place: PathBuf) -> Result<Artifacts, ConfigError> {
 }
 
 fn check_listen(settings: &Settings) -> Result<SocketAddr, ConfigError> {
-    let listen = settings.listen.unwrap_or(LISTEN);
-    if listen.ip().is_loopback() || settings.insecure_listen == Some(true) {
-        return Ok(listen);
+    safe_address("--listen", settings, settings.listen.unwrap_or(LISTEN))
+}
+
+fn check_web_listen(settings: &Settings) -> Result<WebListen, ConfigError> {
+    match settings.web_listen.as_deref() {
+        None => Ok(WebListen::Near(WEB_LISTEN)),
+        Some("off") => Ok(WebListen::Off),
+        Some(text) => {
+            let address = text.parse().map_err(|_| {
+                let problem = format!("'{text}' is no address; write 127.0.0.1:7551, or off");
+                invalid("--web-listen", problem)
+            })?;
+            safe_address("--web-listen", settings, address).map(WebListen::At)
+        }
+    }
+}
+
+/// An address that only this machine reaches, unless the operator knows better.
+fn safe_address(
+    setting: &'static str,
+    settings: &Settings,
+    address: SocketAddr,
+) -> Result<SocketAddr, ConfigError> {
+    if address.ip().is_loopback() || settings.insecure_listen == Some(true) {
+        return Ok(address);
     }
     let problem = format!(
-        "{listen} can be reached from other machines and the connection is not encrypted; \
+        "{address} can be reached from other machines and the connection is not encrypted; \
          listen on 127.0.0.1, or add --insecure-listen if the network is trusted"
     );
-    Err(invalid("--listen", problem))
+    Err(invalid(setting, problem))
 }
 
 fn check_connections(connections: Option<u32>) -> Result<u32, ConfigError> {
@@ -398,11 +439,13 @@ mod tests {
 
     #[test]
     fn values_that_make_no_sense_name_the_setting_and_the_remedy() {
-        let cases: [(&[&str], &str); 8] = [
+        let cases: [(&[&str], &str); 10] = [
             (&["--lease-ttl", "6s"], "--lease-ttl: 6s must be more than three times --report-interval"),
             (&["--report-interval", "1ms"], "--report-interval: must be 10ms to 1h"),
             (&["--offer-ttl", "2h"], "--offer-ttl: must be 10ms to 1h"),
             (&["--listen", "0.0.0.0:7550"], "add --insecure-listen"),
+            (&["--web-listen", "0.0.0.0:7551"], "--web-listen: 0.0.0.0:7551 can be reached"),
+            (&["--web-listen", "on"], "--web-listen: 'on' is no address"),
             (&["--database-url", "mysql://u:secret@h/d"], "--database-url: must begin with postgres://"),
             (&["--database-connections", "1"], "--database-connections: must be 4 to 500"),
             (&["--log-level", "cakes=loud"], "--log-level: 'cakes=loud' is no level"),
@@ -414,5 +457,17 @@ mod tests {
             assert!(!error.contains("secret"), "{error}");
         }
         assert!(load(&["--listen", "0.0.0.0:7550", "--insecure-listen"]).is_ok());
+        assert!(load(&["--web-listen", "0.0.0.0:7551", "--insecure-listen"]).is_ok());
+    }
+
+    #[test]
+    fn the_page_is_near_its_port_where_it_was_told_or_nowhere() {
+        assert_eq!(load(&[]).unwrap().web, WebListen::Near(WEB_LISTEN));
+        assert_eq!(load(&["--web-listen", "off"]).unwrap().web, WebListen::Off);
+        let address = "127.0.0.1:8080".parse().unwrap();
+        assert_eq!(load(&["--web-listen", "127.0.0.1:8080"]).unwrap().web, WebListen::At(address));
+        let file = file("web_listen = \"off\"\n");
+        let path = file.path().to_str().unwrap();
+        assert_eq!(load(&["--config", path]).unwrap().web, WebListen::Off);
     }
 }

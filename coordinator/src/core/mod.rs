@@ -11,11 +11,13 @@
 //! | [`memory`] | how much memory a training needs |
 //! | [`worker`] | what a worker may take |
 //! | [`explain`] | why a job is where it is, in words |
+//! | [`histogram`] | how scores are spread, and which channels are kept |
 
 mod text;
 
 pub mod assign;
 pub mod explain;
+pub mod histogram;
 pub mod job;
 pub mod lease;
 pub mod memory;

@@ -14,7 +14,7 @@ use crate::store::read::lookup;
 const PREFIX_CHARS_MIN: usize = 6;
 
 /// The search that `text` names. A whole id is not looked up here.
-pub(super) async fn search(pool: &PgPool, field: &str, text: &str) -> Result<SearchId, Status> {
+pub(crate) async fn search(pool: &PgPool, field: &str, text: &str) -> Result<SearchId, Status> {
     if let Ok(id) = SearchId::from_str(text) {
         return Ok(id);
     }
@@ -23,7 +23,7 @@ pub(super) async fn search(pool: &PgPool, field: &str, text: &str) -> Result<Sea
 }
 
 /// The job that `text` names. A whole id is not looked up here.
-pub(super) async fn job(pool: &PgPool, field: &str, text: &str) -> Result<JobId, Status> {
+pub(crate) async fn job(pool: &PgPool, field: &str, text: &str) -> Result<JobId, Status> {
     if let Ok(id) = JobId::from_str(text) {
         return Ok(id);
     }
@@ -32,7 +32,7 @@ pub(super) async fn job(pool: &PgPool, field: &str, text: &str) -> Result<JobId,
 }
 
 /// The architecture that `text` names. A whole digest is not looked up here.
-pub(super) async fn architecture(
+pub(crate) async fn architecture(
     pool: &PgPool,
     field: &str,
     text: &str,
@@ -50,7 +50,7 @@ pub(super) fn worker(field: &str, text: &str) -> Result<WorkerId, Status> {
 }
 
 /// An optional search: empty means none.
-pub(super) async fn search_if_given(
+pub(crate) async fn search_if_given(
     pool: &PgPool,
     field: &str,
     text: &str,

@@ -12,7 +12,7 @@ mod health;
 mod job_service;
 mod lanes;
 mod listener;
-mod lookup;
+pub(crate) mod lookup;
 mod paging;
 mod plan;
 mod search_service;

@@ -1,5 +1,6 @@
 //! A server for one test, and a worker that does what it is told.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use cakes::backbone::SearchableLayer;
@@ -15,6 +16,7 @@ use cakes_coordinator::grpc::{self, Api};
 use cakes_coordinator::reconcile::{self, Bell};
 use cakes_coordinator::shutdown::Shutdown;
 use cakes_coordinator::store::{PgPool, Pools};
+use cakes_coordinator::web;
 use cakes_proto::convert::quality_to_wire;
 use cakes_proto::v1::architecture_service_client::ArchitectureServiceClient;
 use cakes_proto::v1::fleet_service_client::FleetServiceClient;
@@ -35,6 +37,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A running server; it stops with the test's runtime.
 pub struct Service {
     pub channel: Channel,
+    /// Where the web page is.
+    pub page: SocketAddr,
     pub shutdown: Shutdown,
 }
 
@@ -50,10 +54,15 @@ impl Service {
             report_interval: Duration::from_secs(2),
             artifact_url: "file:///artifacts/".to_owned(),
         };
+        let page_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let page = page_listener.local_addr().unwrap();
+        let reader = pools.control.clone();
         let api = Api::new(pools, settings, bell, &shutdown);
+        let lease_ttl = policy.lease_ttl;
+        shutdown.tasks.spawn(web::serve(page_listener, api.clone(), reader, lease_ttl, shutdown.clone()));
         shutdown.tasks.spawn(grpc::serve(listener, api, shutdown.clone()));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Service { channel, shutdown }
+        Service { channel, page, shutdown }
     }
 
     pub fn searches(&self) -> SearchServiceClient<Channel> {

@@ -5,5 +5,6 @@ mod edges;
 mod examples;
 mod harness;
 mod life;
+mod page;
 mod refusals;
 mod streams;

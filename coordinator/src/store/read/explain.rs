@@ -54,11 +54,11 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, lease_ttl: Duration) -> Resul
 }
 
 /// Seconds of the database; what lies in the past is no time at all.
-fn duration(seconds: f64) -> Duration {
+pub(super) fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
-async fn worker_facts(pool: &PgPool, lease_ttl: Duration) -> Result<Vec<WorkerFacts>, Error> {
+pub(super) async fn worker_facts(pool: &PgPool, lease_ttl: Duration) -> Result<Vec<WorkerFacts>, Error> {
     let rows = sqlx::query!("select worker_id, device from attempt where end_time is null")
         .fetch_all(pool)
         .await

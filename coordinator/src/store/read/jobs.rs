@@ -176,7 +176,7 @@ struct Row {
 }
 
 /// The jobs of these ids, in the order of their creation.
-async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<JobRecord>, Error> {
+pub(super) async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<JobRecord>, Error> {
     let rows = sqlx::query_as!(
         Row,
         r#"select job.id, job.position, job.search_id, job.kind, job.state, job.state_reason, job.label,

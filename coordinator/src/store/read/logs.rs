@@ -54,3 +54,26 @@ pub async fn after(
     .await
     .map_err(failed("read the log of a job"))
 }
+
+/// The last lines of a job, oldest first.
+///
+/// # Errors
+/// The database fails.
+pub async fn tail(pool: &PgPool, job: JobId, limit: i64) -> Result<Vec<LogRecord>, Error> {
+    let mut lines = sqlx::query!(
+        "select epoch, seq, time, text from log_line where job_id = $1
+         order by epoch desc, seq desc limit $2",
+        job.0,
+        limit
+    )
+    .map(|row| LogRecord {
+        at: LogPosition { epoch: row.epoch, seq: row.seq },
+        time: row.time,
+        text: row.text,
+    })
+    .fetch_all(pool)
+    .await
+    .map_err(failed("read the end of a job's log"))?;
+    lines.reverse();
+    Ok(lines)
+}

@@ -5,6 +5,9 @@
 
 pub mod architectures;
 pub mod attempts;
+pub mod checkpoint;
+pub mod composition;
+pub mod events;
 pub mod explain;
 pub mod front;
 pub mod jobs;
@@ -12,7 +15,12 @@ pub mod latency;
 pub mod logs;
 pub mod lookup;
 pub mod metrics;
+pub mod queue;
+pub mod scores;
 pub mod searches;
+pub mod summary;
+pub mod timeline;
+pub mod trainer_job;
 pub mod workers;
 
 use super::error::{corrupt, failed};

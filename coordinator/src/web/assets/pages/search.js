@@ -139,7 +139,7 @@ function showEpochs({ host, id, query, signal, concerns }) {
         refresh();
       });
       return [el("div", { class: "row" }, chooser), legend(kernels),
-        heat({ title: kernel ? `Share of ${kernel} in every layer` : "Kernel with most channels of every layer", about: "What the paper's rule would derive at each validation of the supernet; darker is more.", columns, kernel, columnTitle: "epoch" })];
+        heat({ title: kernel ? `Share of ${kernel} in every layer` : "Kernel with most channels of every layer", about: "What the paper's rule would derive at each validation of the supernet; the stronger the colour, the larger its share.", columns, kernel, columnTitle: "epoch" })];
     },
     concerns, signal,
   });

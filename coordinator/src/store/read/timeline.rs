@@ -1,0 +1,52 @@
+//! Which device ran what and when.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use sqlx::types::Uuid;
+
+use super::failed;
+use crate::store::Error;
+
+/// A span of a device.
+#[derive(Clone, Debug)]
+pub struct Span {
+    pub job: Uuid,
+    pub search: Option<Uuid>,
+    pub label: String,
+    pub kind: String,
+    pub epoch: i64,
+    pub worker: String,
+    pub device: String,
+    /// "offered", "running", or how it ended.
+    pub outcome: String,
+    pub grant_time: DateTime<Utc>,
+    pub end_time: Option<DateTime<Utc>>,
+}
+
+/// Attempts that lived between two times, the newest first.
+///
+/// # Errors
+/// The database fails.
+pub async fn spans(
+    pool: &PgPool,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<Span>, Error> {
+    sqlx::query_as!(
+        Span,
+        r#"select attempt.job_id as job, job.search_id as search, job.label, job.kind, attempt.epoch,
+               attempt.worker_id as worker, attempt.device,
+               coalesce(attempt.end_reason, attempt.state) as "outcome!",
+               attempt.grant_time, attempt.end_time
+           from attempt join job on job.id = attempt.job_id
+           where attempt.grant_time < $2 and (attempt.end_time is null or attempt.end_time > $1)
+           order by attempt.grant_time desc limit $3"#,
+        from,
+        to,
+        limit
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(failed("read what devices ran"))
+}
