@@ -9,6 +9,7 @@ mod database;
 mod libtorch;
 mod packages;
 mod process;
+mod python;
 mod quickstart;
 mod sql;
 mod test;
@@ -60,12 +61,18 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
-        Command::Setup(arguments) => setup(&arguments),
+        Command::Setup(arguments) => {
+            setup(&arguments)?;
+            packages::ensure_browser()?;
+            python::ensure(&root())
+        }
         Command::Quickstart(arguments) => {
             quickstart::run(&arguments, || setup(&libtorch::SetupArguments::default()))
         }
         Command::Test(arguments) => {
             setup(&libtorch::SetupArguments::default())?;
+            packages::ensure_browser()?;
+            python::ensure(&root())?;
             test::run(&arguments)
         }
         Command::Bench(arguments) => {

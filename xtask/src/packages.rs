@@ -1,4 +1,4 @@
-//! What the system must offer: a C++ compiler, Python 3 with pip, Postgres, FFmpeg.
+//! What the system must offer: a C++ compiler, Python 3 with pip, Postgres, FFmpeg, Chromium.
 
 use std::path::Path;
 use std::process::Command;
@@ -30,6 +30,16 @@ const NEEDS: [Need; 5] = [
     Need { what: "FFmpeg", package: "ffmpeg", is_met: has_ffmpeg },
 ];
 
+/// What only the tests of the web page need.
+const BROWSER: [Need; 2] = [
+    Need { what: "Chromium", package: "chromium", is_met: || process::answers("chromium") },
+    Need {
+        what: "the driver of Chromium",
+        package: "chromium-driver",
+        is_met: || process::answers("chromedriver"),
+    },
+];
+
 /// It knows `-version` with one dash alone.
 fn has_ffmpeg() -> bool {
     process::run_quiet(Command::new("ffmpeg").arg("-version")).is_ok()
@@ -42,7 +52,16 @@ fn has_pip() -> bool {
 
 /// Installs what is missing, or names the command that does.
 pub fn ensure() -> Result<()> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.is_met)()).collect();
+    ensure_all(&NEEDS)
+}
+
+/// The same for what the tests of the web page need.
+pub fn ensure_browser() -> Result<()> {
+    ensure_all(&BROWSER)
+}
+
+fn ensure_all(needs: &[Need]) -> Result<()> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !(need.is_met)()).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -151,6 +151,9 @@ fn follow(
     let submitted = process::output(submit.args(["search", "submit", "-o", "json"]).arg(search_file))?;
     let submitted: Value = serde_json::from_str(&submitted).context("`cakes search submit` gave no JSON")?;
     let id = submitted.pointer("/search/id").and_then(Value::as_str).context("no id of the search")?;
+    if let Some(page) = services.page() {
+        println!("quickstart: look at it in a browser while it runs: {page}searches/{id}");
+    }
 
     let mut watch = services.command("cakes");
     watch.args(["search", "watch", id]);

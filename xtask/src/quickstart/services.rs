@@ -75,6 +75,13 @@ impl Services {
         }
     }
 
+    /// Where the coordinator shows its page, as it says behind the port file.
+    pub fn page(&self) -> Option<String> {
+        let said = fs::read_to_string(self.folder.join("coordinator.log")).ok()?;
+        let (_, address) = said.split_once("shows its page on ")?;
+        address.lines().next().map(str::to_owned)
+    }
+
     /// One of the programs, in the environment of these services.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.join(program));
