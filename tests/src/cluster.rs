@@ -318,10 +318,20 @@ impl Cluster {
     /// # Errors
     /// The programs do not build.
     pub fn cakes_command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = binaries::command("cakes", &self.mark)?;
-        command.args(arguments).env("CAKES_SERVER", self.url()).current_dir(self.folder());
+        let mut command = self.command("cakes", arguments)?;
+        command.env("CAKES_SERVER", self.url());
         // That of whoever runs the tests is none of theirs.
-        command.env("CAKES_CONFIG", self.folder().join("cakes.toml"));
+        command.env("CAKES_SETTINGS", self.folder().join("cakes.toml"));
+        Ok(command)
+    }
+
+    /// A program in the folder of this cluster.
+    ///
+    /// # Errors
+    /// The programs do not build.
+    pub fn command(&self, program: &str, arguments: &[&str]) -> Result<Command> {
+        let mut command = binaries::command(program, &self.mark)?;
+        command.args(arguments).current_dir(self.folder());
         Ok(command)
     }
 

@@ -13,9 +13,11 @@
 pub mod api;
 pub mod bench;
 pub mod binaries;
+pub mod browser;
 pub mod chaos;
 pub mod cluster;
 pub mod daemon;
+pub mod exhibit;
 pub mod fake;
 pub mod leftovers;
 pub mod search;

@@ -163,8 +163,17 @@ async fn a_search_is_shown_from_its_first_step_to_its_front(pool: PgPool) {
         worker.run(&grant, 0.5 + 0.01 * run.len() as f64).await;
         run.push(job_id(&grant));
     }
-    let shown = ask(&service, &path).await;
-    assert_eq!(shown["search"]["state"], "succeeded");
+    // The search is closed by whoever plans, a moment after its last job.
+    let closed = async {
+        loop {
+            let shown = ask(&service, &path).await;
+            if shown["search"]["state"] == "succeeded" {
+                return shown;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let shown = tokio::time::timeout(crate::harness::PATIENCE, closed).await.expect("the search succeeds");
     assert_eq!(shown["search"]["step_share"], 1.0);
     assert_eq!(shown["job_counts"]["succeeded"], 9);
     let front = ask(&service, &format!("{path}/front")).await;

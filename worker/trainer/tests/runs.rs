@@ -102,9 +102,14 @@ fn a_supernet_reports_its_course_and_ends_with_scores() {
     let validated: Vec<u64> = events
         .iter()
         .filter_map(|event| match event {
-            TrainerEvent::Validation { epoch, quality, .. } => {
+            TrainerEvent::Validation { epoch, quality, layers, .. } => {
                 let Quality::Segmentation(quality) = quality else { panic!("{quality:?}") };
                 assert_eq!((quality.case_count, quality.dice_per_class.len()), (1, 3));
+                let searchable = backbone().searchable_layers().into_iter();
+                let searchable = searchable.map(|layer| (layer.name, layer.channels));
+                assert!(
+                    layers.iter().map(|known| (known.layer.clone(), known.channels.width())).eq(searchable)
+                );
                 Some(*epoch)
             }
             _ => None,

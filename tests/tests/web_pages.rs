@@ -1,0 +1,235 @@
+//! The web page in a real browser, over a coordinator that fake workers have filled.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use cakes::job::TrainerJob;
+use cakes_tests::browser::{self, Browser};
+use cakes_tests::exhibit::{self, Exhibit, MARKUP};
+use cakes_tests::{Cluster, Options, scenario};
+
+/// Without a browser the test is left out, except where tests must not be.
+fn has_browser() -> bool {
+    let installed = browser::is_installed();
+    assert!(installed || std::env::var_os("CI").is_none(), "`cargo xtask setup` installs Chromium");
+    if !installed {
+        eprintln!("left out: Chromium and chromedriver are not installed; `cargo xtask setup` installs them");
+    }
+    installed
+}
+
+fn options() -> Options {
+    // Long leases: the exhibit's workers do not report while a page is looked at.
+    Options { workers: &[], web: true, lease_ttl: Duration::from_secs(600), ..Options::default() }
+}
+
+/// Pages with what each must show.
+fn pages(made: &Exhibit) -> Vec<(String, Vec<&'static str>)> {
+    let (search, job) = (&made.finished, &made.running_job.token.job_id);
+    let of = |view: &str| format!("/searches/{search}?view={view}");
+    vec![
+        ("/".to_owned(), vec!["example-volumes", "example-running", "example-wrong-labels", "succeeded"]),
+        (
+            format!("/searches/{search}"),
+            vec!["mean Dice against MACs", "budget 0.3", "baseline c3d", "Compare two"],
+        ),
+        (of("composition"), vec!["Channels per layer", "budget 0.45", "3x3x3"]),
+        (of("epochs"), vec!["Kernel with most channels", "epoch"]),
+        (of("scores"), vec!["Channels kept by", "3x3x3", "kept"]),
+        (of("jobs"), vec!["supernet", "budget 0.2 seed 1"]),
+        (of("events"), vec!["job succeeded"]),
+        (of("spec"), vec!["encoder_decoder", "steps_per_epoch"]),
+        (format!("/searches/{}", made.running), vec!["No architecture is retrained yet"]),
+        (format!("/searches/{}?view=epochs", made.running), vec!["Kernel with most channels"]),
+        ("/jobs".to_owned(), vec!["running", "queued", "budget 0.7 seed 0"]),
+        (format!("/jobs/{job}"), vec!["Runs on worker gpu-a", "train/loss", "epoch 14: mean Dice"]),
+        ("/queue".to_owned(), vec!["baseline c3d seed 0", "Position"]),
+        ("/devices?hours=1".to_owned(), vec!["gpu-a cpu", "busy", "Attempts by device"]),
+        ("/workers".to_owned(), vec!["gpu-a", "gpu-b", "ready"]),
+        (format!("/curves?jobs={job}&key=validation/mean_dice"), vec!["validation/mean_dice", "Runs"]),
+        ("/events".to_owned(), vec!["job failed", "search submitted"]),
+        ("/nothing/here".to_owned(), vec!["No such page"]),
+    ]
+}
+
+#[test]
+fn every_page_shows_what_is_there_and_asks_nobody_else() {
+    if !has_browser() {
+        return;
+    }
+    scenario(options(), async |cluster| {
+        let made = exhibit::fill(cluster).await?;
+        let browser = Browser::start().await?;
+        let base = cluster.page_url()?;
+        for (path, texts) in pages(&made) {
+            for width in [1280, 390] {
+                browser.resize(width, 844).await?;
+                browser.goto(&format!("{base}{path}")).await?;
+                browser
+                    .until_text(&texts.iter().copied().filter(|_| width > 400).collect::<Vec<_>>())
+                    .await?;
+                browser.until("the page is drawn", SETTLED).await?;
+                // Room for a scroll bar may make the page narrower than the screen.
+                let overflow = "return Math.max(0, document.documentElement.scrollWidth - innerWidth)";
+                let wider = browser.script(overflow).await?;
+                ensure!(wider == 0, "{path} is {wider} px wider than a screen of {width} px");
+            }
+            let unnamed = browser.script(UNNAMED).await?;
+            ensure!(unnamed == serde_json::json!([]), "{path} has parts without a name: {unnamed}");
+        }
+        let complaints = browser.complaints().await?;
+        ensure!(complaints.is_empty(), "the console holds {complaints:#?}");
+        let foreign: Vec<String> = browser
+            .requests()
+            .await?
+            .into_iter()
+            .filter(|address| !address.starts_with(&base) && !address.starts_with("chrome"))
+            .filter(|address| !address.starts_with("data:") && !address.starts_with("about:"))
+            .collect();
+        ensure!(foreign.is_empty(), "pages ask others: {foreign:?}");
+
+        markup_stays_text(&browser, &base, &made).await?;
+        keys_lead_from_the_top_to_an_architecture(&browser, &base, &made).await?;
+        themes_follow_the_system_and_the_button(&browser, &base).await?;
+        news_appear_without_reloading(&browser, cluster, &made).await?;
+        a_coordinator_that_comes_back_is_found_again(&browser, cluster).await?;
+        browser.close().await
+    });
+}
+
+/// Whether every part of a page has its first answer.
+const SETTLED: &str = "return document.querySelectorAll('[aria-busy]').length === 0";
+
+/// Things that can be reached or are pictures, and that have no name for who does not see.
+const UNNAMED: &str = "
+    const named = (node) => node.getAttribute('aria-label') || node.textContent.trim() || node.labels?.length
+        || node.getAttribute('alt') !== null && node.tagName === 'IMG';
+    return [...document.querySelectorAll('a, button, input, select, [role=img], [role=link], [role=region], main img')]
+        .filter((node) => !named(node)).map((node) => node.outerHTML.slice(0, 200))";
+
+async fn markup_stays_text(browser: &Browser, base: &str, made: &Exhibit) -> Result<()> {
+    browser.goto(&format!("{base}/jobs/{}", made.failed_job)).await?;
+    browser.until_text(&["case 7 has labels up to 9", MARKUP]).await?;
+    browser.until("the page is drawn", SETTLED).await?;
+    let (images, title) = (
+        browser.script("return document.querySelectorAll('main img').length").await?,
+        browser.script("return document.title").await?,
+    );
+    ensure!(
+        images == 0 && title.as_str().is_some_and(|title| title.starts_with("supernet")),
+        "{images} {title}"
+    );
+    Ok(())
+}
+
+async fn focused(browser: &Browser) -> Result<String> {
+    let script =
+        "const node = document.activeElement; return node.getAttribute('aria-label') || node.textContent";
+    Ok(browser.script(script).await?.as_str().unwrap_or_default().to_owned())
+}
+
+async fn keys_lead_from_the_top_to_an_architecture(
+    browser: &Browser,
+    base: &str,
+    made: &Exhibit,
+) -> Result<()> {
+    browser.resize(1280, 844).await?;
+    browser.goto(&format!("{base}/searches/{}", made.finished)).await?;
+    browser.until_text(&["mean Dice against MACs"]).await?;
+    browser.until("the chart is drawn", "return document.querySelectorAll('.mark').length > 5").await?;
+    browser.press("Tab").await?;
+    ensure!(focused(browser).await? == "Skip to content", "the first stop is '{}'", focused(browser).await?);
+    browser.press("Enter").await?;
+    ensure!(
+        browser.script("return document.activeElement.id").await? == "main",
+        "the skip link leads to the content"
+    );
+    let mut stops = 0;
+    while browser.script("return document.activeElement.classList.contains('mark')").await? != true {
+        stops += 1;
+        ensure!(
+            stops < 40,
+            "no point of the chart is reached; the last stop is '{}'",
+            focused(browser).await?
+        );
+        browser.press("Tab").await?;
+    }
+    let first = focused(browser).await?;
+    browser.press("ArrowRight").await?;
+    let second = focused(browser).await?;
+    ensure!(first != second && second.contains("mean Dice"), "an arrow leads from '{first}' to '{second}'");
+    browser.press("Enter").await?;
+    browser.until_text(&["Multiply-accumulates", "Layer by layer"]).await?;
+    let address = browser.script("return location.pathname").await?;
+    ensure!(address.as_str().is_some_and(|path| path.starts_with("/architectures/")), "{address}");
+    Ok(())
+}
+
+async fn themes_follow_the_system_and_the_button(browser: &Browser, base: &str) -> Result<()> {
+    let paper = "return getComputedStyle(document.body).backgroundColor";
+    let mut seen = Vec::new();
+    for scheme in ["light", "dark"] {
+        browser.prefer(scheme).await?;
+        browser.goto(base).await?;
+        seen.push(browser.script(paper).await?);
+    }
+    ensure!(seen[0] != seen[1], "the dark page is as light as the other: {seen:?}");
+    browser.script("document.getElementById('theme').click()").await?;
+    ensure!(browser.script(paper).await? == seen[0], "the button turns the dark page light");
+    browser.goto(base).await?;
+    ensure!(browser.script(paper).await? == seen[0], "the choice is kept");
+    browser.script("localStorage.clear()").await?;
+    browser.prefer("light").await
+}
+
+async fn news_appear_without_reloading(browser: &Browser, cluster: &Cluster, made: &Exhibit) -> Result<()> {
+    let mut attempt = made.running_job.clone();
+    let job: TrainerJob = serde_json::from_str(&attempt.trainer_job_json)?;
+    browser.goto(&format!("{}/jobs/{}", cluster.page_url()?, attempt.token.job_id)).await?;
+    browser.until_text(&["epoch 14: mean Dice"]).await?;
+    browser.script("window.untouched = true").await?;
+    // The lease is the attempt's, whoever reports for it.
+    exhibit::report_epoch(&made.worker, &mut attempt, &job, 15).await?;
+    browser.until_text(&["epoch 15: mean Dice", "750"]).await?;
+    ensure!(browser.script("return window.untouched").await? == true, "the page was loaded anew");
+    Ok(())
+}
+
+async fn a_coordinator_that_comes_back_is_found_again(
+    browser: &Browser,
+    cluster: &mut Cluster,
+) -> Result<()> {
+    browser.goto(&format!("{}/workers", cluster.page_url()?)).await?;
+    browser.until_text(&["gpu-a"]).await?;
+    browser.script("window.untouched = true").await?;
+    cluster.kill_coordinator()?;
+    let banner = "return !document.getElementById('banner').hidden";
+    browser.until("the page says that the coordinator is away", banner).await?;
+    ensure!(browser.text().await?.contains("gpu-a"), "what is known stays");
+    cluster.start_coordinator()?;
+    exhibit::worker(cluster, "gpu-c").await?;
+    browser.until_text(&["gpu-c"]).await?;
+    browser.until("the banner is gone", "return document.getElementById('banner').hidden").await?;
+    ensure!(browser.script("return window.untouched").await? == true, "the page was loaded anew");
+    Ok(())
+}
+
+#[test]
+fn kernels_have_the_colours_of_the_plots() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let plots = fs::read_to_string(root.join("cli/src/plot/palette.rs")).unwrap();
+    let page = fs::read_to_string(root.join("coordinator/src/web/assets/lib/architecture.js")).unwrap();
+    let mut compared = 0;
+    for line in plots.lines().filter(|line| line.contains("Kernel::K") && line.contains("RGBColor(")) {
+        let size = line.split("Kernel::K").nth(1).unwrap();
+        let kernel: Vec<String> = size.chars().take(3).map(|taps| taps.to_string()).collect();
+        let colour = line.split("RGBColor(").nth(1).unwrap().split(')').next().unwrap();
+        let colour: String = colour.split(", ").map(|part| part.trim_start_matches("0x")).collect();
+        let entry = format!("[\"{}\", \"#{colour}\"]", kernel.join("x"));
+        assert!(page.contains(&entry), "the page lacks {entry}");
+        compared += 1;
+    }
+    assert_eq!(compared, 8);
+}
