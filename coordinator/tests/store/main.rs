@@ -8,6 +8,7 @@ mod support;
 mod acquire;
 mod checkpoint;
 mod complete;
+mod dashboard;
 mod expire;
 mod fail;
 mod intents;

@@ -3,6 +3,7 @@
 mod acquire;
 mod commit_checkpoint;
 mod complete;
+mod curve_rows;
 mod end;
 mod expire;
 mod fail;

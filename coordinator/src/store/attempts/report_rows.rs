@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use sqlx::types::Uuid;
 
+use super::curve_rows::CurveRows;
 use super::report::{Entry, Progress, Report};
 use super::together::{Locks, Tokens};
 use crate::core::job::JobState;
@@ -28,6 +29,11 @@ pub(super) struct Reporting {
     pub state: String,
     pub worker: String,
     pub last_seq: i64,
+    pub epoch: i64,
+    /// Steps of the checkpoint that it went on from.
+    pub resume_step: i64,
+    /// Steps of the whole job.
+    pub step_count: i64,
 }
 
 /// Locks attempts; those that are not the token's, or that others hold where they
@@ -42,10 +48,12 @@ pub(super) async fn lock(
             // S3: the epoch and the nonce of a grant, in the transaction of the write.
             sqlx::query_as!(
                 Reporting,
-                "select attempt.job_id as job, attempt.state, attempt.worker_id as worker, attempt.last_seq
+                "select attempt.job_id as job, attempt.state, attempt.worker_id as worker, attempt.last_seq,
+                     attempt.epoch, attempt.resume_step, job.step_count
                    from unnest($1::uuid[], $2::bigint[], $3::bytea[]) as token (job_id, epoch, nonce)
                    join attempt on attempt.job_id = token.job_id and attempt.epoch = token.epoch
                        and attempt.nonce = token.nonce
+                   join job on job.id = attempt.job_id
                    order by attempt.job_id
                    for no key update of attempt "
                     + $locks,
@@ -71,6 +79,7 @@ pub(super) struct ReportRows {
     progress: ProgressRows,
     metrics: Metrics,
     logs: Logs,
+    curves: CurveRows,
 }
 
 #[derive(Debug, Default)]
@@ -133,9 +142,13 @@ impl ReportRows {
         if let Some(progress) = &report.progress {
             self.progress.add(token.job, progress);
         }
+        if attempt.last_seq == 0 && ack_seq > 0 {
+            self.curves.begin(attempt);
+        }
         for (seq, entry) in (report.first_seq..).zip(&report.entries) {
             if seq > attempt.last_seq {
                 self.add_entry(report, seq, entry);
+                self.curves.add(attempt, seq, entry);
             }
         }
     }
@@ -171,7 +184,8 @@ impl ReportRows {
         connection: &mut PgConnection,
         policy: &Policy,
     ) -> Result<BTreeMap<Uuid, Desired>, Error> {
-        let ReportRows { attempts, progress, metrics, logs } = self;
+        let ReportRows { attempts, progress, metrics, logs, curves } = self;
+        curves.write(connection).await?;
         // S4: the key of an entry holds attempt and number; what is stored is skipped before.
         let rows = sqlx::query!(
             r#"with attempts as (

@@ -1,0 +1,22 @@
+//! The views that dashboards read: what they are called, what they say, who may
+//! read them.
+
+mod curves;
+mod filled;
+mod meaning;
+mod reference;
+mod role;
+
+/// The views, in the order of their reference.
+const VIEWS: [&str; 10] = [
+    "searches",
+    "jobs",
+    "queue",
+    "workers",
+    "architectures",
+    "layer_composition",
+    "learning_curves",
+    "pareto_front",
+    "gpu_time",
+    "events",
+];
