@@ -26,6 +26,9 @@ enum What {
     /// Many fake workers that renew and report while a queue waits.
     #[command(disable_help_flag = true)]
     Fleet(ServiceArguments),
+    /// The queries of docs/sql.md and of the Grafana dashboards on a filled database.
+    #[command(disable_help_flag = true)]
+    Sql(ServiceArguments),
 }
 
 /// Arguments that the bench itself checks and explains.
@@ -71,6 +74,7 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
         What::Train(arguments) => train(arguments),
         What::Queue(arguments) => service("queue", arguments),
         What::Fleet(arguments) => service("fleet", arguments),
+        What::Sql(arguments) => service("sql", arguments),
     }
 }
 

@@ -6,11 +6,12 @@
 
 pub mod fleet;
 pub mod queue;
+pub mod sql;
 
-mod fill;
+pub mod fill;
 mod latency;
 mod limit;
-mod postgres;
+pub mod postgres;
 mod rig;
 mod usage;
 

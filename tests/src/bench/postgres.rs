@@ -18,6 +18,10 @@ impl Database {
         Ok(Database { url: cluster.database_url()? })
     }
 
+    pub fn at(url: String) -> Self {
+        Database { url }
+    }
+
     /// Runs statements over one connection; the rows of the last one, as text.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! `cargo xtask bench queue` and `bench fleet`.
+//! `cargo xtask bench queue`, `bench fleet` and `bench sql`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use cakes_tests::bench::Place;
 use cakes_tests::bench::fleet::{self, FleetOptions, FleetRow};
 use cakes_tests::bench::queue::{self, QueueOptions, QueueRow};
+use cakes_tests::bench::sql::{self, Size, Source, SqlOptions};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +29,9 @@ enum Bench {
     /// Many workers that renew and report while a queue waits.
     #[command(after_help = FLEET_HELP)]
     Fleet(FleetArguments),
+    /// The queries of docs/sql.md and of the Grafana dashboards on a filled database.
+    #[command(after_help = SQL_HELP)]
+    Sql(SqlArguments),
 }
 
 const QUEUE_HELP: &str = "\
@@ -50,6 +54,15 @@ Examples:
 
 Workers share connections, 50 each. One report in 30 ends its job and takes the
 next one. Workers, coordinator and Postgres share the machine. The last line is JSON.";
+
+const SQL_HELP: &str = "\
+Examples:
+  cargo xtask bench sql
+  cargo xtask bench sql --architectures 100000 --points 100000000
+
+Each query runs as role cakes_dashboard, planning and fetching included. The fill of
+the second example takes a quarter of an hour and 25 GB, which are given back. The
+last line is JSON.";
 
 #[derive(Args)]
 struct QueueArguments {
@@ -80,6 +93,24 @@ struct FleetArguments {
     /// Time between two reports of a worker; the coordinator's default is 2000.
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(10..=20_000))]
     report_interval_ms: u64,
+    #[command(flatten)]
+    place: PlaceArgument,
+}
+
+#[derive(Args)]
+struct SqlArguments {
+    /// Architectures, each retrained once; a multiple of 100.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    architectures: u64,
+    /// Points of learning curves.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    points: u64,
+    /// Times that each query runs.
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+    /// Measures on a database that exists, instead of filling one; it is only read.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["architectures", "points", "folder"])]
+    database_url: Option<String>,
     #[command(flatten)]
     place: PlaceArgument,
 }
@@ -150,6 +181,16 @@ async fn run(bench: Bench) -> Result<()> {
             println!("{FLEET_HEAD}");
             let rows = fleet::run(&options, |row| println!("{}", show_fleet(row))).await?;
             last_line("fleet", &rows)
+        }
+        Bench::Sql(arguments) => {
+            let size = Size { architectures: arguments.architectures, points: arguments.points };
+            let source = match arguments.database_url {
+                Some(url) => Source::Existing(url),
+                None => Source::Fill { size, place: arguments.place.place() },
+            };
+            let options = SqlOptions { source, rounds: arguments.rounds };
+            let rows = sql::run(&options, |line| println!("{line}")).await?;
+            last_line("sql", &rows)
         }
     }
 }
