@@ -21,7 +21,7 @@ use crate::store::read::{queue as waiting, timeline as spans};
 
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 500;
-const SPANS_MAX: i64 = 2000;
+const SPANS_MAX: i64 = 1000;
 /// Longest time that is looked back.
 const HOURS_MAX: f64 = 24.0 * 90.0;
 

@@ -17,7 +17,7 @@ use crate::grpc::lookup;
 use crate::store::PgPool;
 use crate::store::read::logs::{self, LogPosition, LogRecord};
 use crate::store::read::summary::{self, JobFilter};
-use crate::store::read::{attempts, explain as reasons, jobs, metrics as curves};
+use crate::store::read::{attempts, composition, explain as reasons, jobs, metrics as curves};
 
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 500;
@@ -189,6 +189,10 @@ pub(super) async fn metrics(
     });
     let mut curves: Vec<CurveView> = Vec::new();
     for point in found.await? {
+        // Counts of channels have a picture of their own.
+        if keys.is_empty() && point.key.starts_with(composition::PREFIX) {
+            continue;
+        }
         if curves.last().is_none_or(|curve| curve.key != point.key) {
             curves.push(CurveView { key: point.key, steps: Vec::new(), values: Vec::new() });
         }

@@ -251,6 +251,8 @@ async fn compositions_of_a_supernet_come_by_epoch(pool: PgPool) {
     assert_eq!(epochs, [Some(1), Some(2)]);
     assert_eq!(list(&evaluations[1], "layers").len(), layers.len());
     assert_eq!(evaluations[1]["layers"][0]["channels"]["1x3x3"], 1);
+    let curves = ask(&service, &format!("/jobs/{}/metrics", job_id(&grant))).await;
+    assert_eq!(curves["curves"], serde_json::json!([]), "counts are no learning curves");
 }
 
 #[sqlx::test(migrator = "MIGRATIONS")]

@@ -25,9 +25,12 @@ pub struct Evaluation {
     pub layers: Vec<LayerAllocation>,
 }
 
+/// How the keys of all counts of channels begin.
+pub const PREFIX: &str = "composition/";
+
 /// The name under which a supernet's trainer reports the channels of a kernel.
 pub fn key(layer: &str, kernel: Kernel) -> String {
-    format!("composition/{layer}/{kernel}")
+    format!("{PREFIX}{layer}/{kernel}")
 }
 
 /// Evaluations of a supernet, by rising step. Steps at which a layer's counts do not

@@ -26,7 +26,7 @@ export function show({ host, query, signal }) {
       const rows = spans.slice(0, 200).map((span) => [link(`/jobs/${span.job}`, span.label), `${span.worker}, ${span.device}`, span.epoch, span.outcome, clock(span.grant_time), span.end_time ? duration((new Date(span.end_time) - new Date(span.grant_time)) / 1000) : "goes on"]);
       const busy = share(spans, from, to);
       return [el("p", { class: "quiet" }, busy.map(([lane, part]) => `${lane}: ${Math.round(100 * part)} % busy`).join(" · ")),
-        timeline({ title: "Attempts by device", about: more ? "Only the newest 2000 attempts are shown." : null, spans, from, to, open: (span) => go(`/jobs/${span.job}`), table: table("Attempts, newest first", [["Job"], ["Device"], ["Attempt", "num"], ["Outcome"], ["Granted", "tight"], ["Took", "tight"]], rows) })];
+        timeline({ title: "Attempts by device", about: more ? "Only the newest 1000 attempts are shown." : null, spans, from, to, open: (span) => go(`/jobs/${span.job}`), table: table("Attempts, newest first", [["Job"], ["Device"], ["Attempt", "num"], ["Outcome"], ["Granted", "tight"], ["Took", "tight"]], rows) })];
     },
     signal,
   });
