@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tonic::codegen::http::Method;
 use url::{ParseError, Url};
 
+use crate::leftovers::{self, MARK};
 use crate::until;
 
 /// Longest wait for anything that a page should show.
@@ -31,14 +32,23 @@ pub fn is_installed() -> bool {
 /// A browser; it ends with this value.
 pub struct Browser {
     client: Client,
-    driver: Child,
-    _profile: tempfile::TempDir,
+    // Ended behind the client's last word, before the folder is removed.
+    _driver: Driver,
 }
 
-impl Drop for Browser {
+/// The driver, with all that it started.
+struct Driver {
+    process: Child,
+    mark: String,
+    profile: tempfile::TempDir,
+}
+
+impl Drop for Driver {
     fn drop(&mut self) {
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        // A driver that is killed leaves its browser behind.
+        leftovers::kill_all(&leftovers::processes(&self.mark, self.profile.path()));
     }
 }
 
@@ -67,19 +77,14 @@ impl Browser {
     pub async fn start() -> Result<Self> {
         let profile = tempfile::tempdir()?;
         let log = File::create(profile.path().join("driver.log"))?;
+        let mark = uuid::Uuid::new_v4().to_string();
         let mut command = Command::new("chromedriver");
-        command.args(["--port=0"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        let mut driver = command.spawn().context("start chromedriver; `cargo xtask setup` installs it")?;
-        let said = driver.stdout.take().context("chromedriver says nothing")?;
-        let port = tokio::task::spawn_blocking(move || port(BufReader::new(said))).await?;
-        let port = match port {
-            Ok(port) => port,
-            Err(error) => {
-                let _ = driver.kill();
-                let _ = driver.wait();
-                return Err(error);
-            }
-        };
+        command.arg("--port=0").env(MARK, &mark);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        let process = command.spawn().context("start chromedriver; `cargo xtask setup` installs it")?;
+        let mut driver = Driver { process, mark, profile };
+        let said = driver.process.stdout.take().context("chromedriver says nothing")?;
+        let port = tokio::task::spawn_blocking(move || port(BufReader::new(said))).await??;
         let arguments = [
             "--headless=new".to_owned(),
             // As root, and with the small /dev/shm of a container.
@@ -90,7 +95,7 @@ impl Browser {
             "--disable-component-update".to_owned(),
             "--no-first-run".to_owned(),
             "--force-device-scale-factor=1".to_owned(),
-            format!("--user-data-dir={}", profile.path().join("profile").display()),
+            format!("--user-data-dir={}", driver.profile.path().join("profile").display()),
         ];
         let capabilities = json!({
             "goog:chromeOptions": { "args": arguments },
@@ -99,15 +104,9 @@ impl Browser {
         let Value::Object(capabilities) = capabilities else { bail!("capabilities are an object") };
         let mut builder = ClientBuilder::new(HttpConnector::new());
         builder.capabilities(capabilities);
-        let client = match builder.connect(&format!("http://127.0.0.1:{port}")).await {
-            Ok(client) => client,
-            Err(error) => {
-                let _ = driver.kill();
-                let _ = driver.wait();
-                return Err(error).context("the browser does not start");
-            }
-        };
-        Ok(Browser { client, driver, _profile: profile })
+        let address = format!("http://127.0.0.1:{port}");
+        let client = builder.connect(&address).await.context("the browser does not start")?;
+        Ok(Browser { client, _driver: driver })
     }
 
     /// Ends the browser well.
