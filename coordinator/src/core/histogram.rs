@@ -121,7 +121,7 @@ mod tests {
             let falling = (0..channels).map(|channel| 1.0 - channel as f32 / channels as f32).collect();
             LayerScores { layer: layer.name, scores: vec![falling, vec![0.0; channels]] }
         });
-        ChannelScores::new(backbone.clone(), kernels, layers.collect()).unwrap()
+        ChannelScores::new(backbone, kernels, layers.collect()).unwrap()
     }
 
     #[test]
