@@ -64,7 +64,7 @@ pub enum Noun {
     /// Data sets on this machine.
     #[command(subcommand, arg_required_else_help = true)]
     Dataset(DatasetCommand),
-    /// Coordinators by name.
+    /// Coordinators by name, kept in ~/.config/cakes/settings.toml or CAKES_SETTINGS.
     #[command(subcommand, arg_required_else_help = true)]
     Context(ContextCommand),
     /// Show what runs, what waits and why, again and again; Ctrl-C ends it.

@@ -24,7 +24,7 @@ use crate::error::CommandError;
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:7550";
 
 /// Variable that names another file.
-const FILE_VARIABLE: &str = "CAKES_CONFIG";
+const FILE_VARIABLE: &str = "CAKES_SETTINGS";
 
 /// What the file holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +126,7 @@ pub fn path() -> Result<PathBuf, CommandError> {
     }
     let folders = etcetera::choose_base_strategy()
         .map_err(|_| CommandError::Failed(format!("this user has no home; set {FILE_VARIABLE} to a file")))?;
-    Ok(folders.config_dir().join("cakes").join("config.toml"))
+    Ok(folders.config_dir().join("cakes").join("settings.toml"))
 }
 
 /// The coordinator of a command; the file is only read when it decides.

@@ -206,7 +206,7 @@ fn help_is_shown_for_every_command_and_for_a_missing_verb() {
 fn contexts_are_kept_in_a_file_and_say_where_commands_go() {
     let folder = tempdir().unwrap();
     let file = folder.path().join("config.toml");
-    let cakes = |arguments: &[&str]| support::cakes_with(&[("CAKES_CONFIG", file.as_os_str())], arguments);
+    let cakes = |arguments: &[&str]| support::cakes_with(&[("CAKES_SETTINGS", file.as_os_str())], arguments);
     assert_eq!(cakes(&["context", "set", "lab", "127.0.0.1:1"]).code, Some(0));
     assert_eq!(cakes(&["context", "set", "home", "http://127.0.0.1:2"]).code, Some(0));
     let listed: Value = serde_json::from_str(&cakes(&["context", "list", "-o", "json"]).stdout).unwrap();

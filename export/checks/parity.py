@@ -36,7 +36,7 @@ def onnx_scores(path, samples):
     return whole
 
 
-def pytorch_scores(folder, samples):
+def pytorch_scores(folder, samples, double=False):
     import torch
 
     torch.set_num_threads(1)
@@ -51,8 +51,11 @@ def pytorch_scores(folder, samples):
         network.eval()
     else:
         network = module.load()
+    samples = torch.from_numpy(samples)
+    if double:
+        network, samples = network.double(), samples.double()
     with torch.inference_mode():
-        return network(torch.from_numpy(samples)).numpy()
+        return network(samples).numpy()
 
 
 def main():
@@ -76,6 +79,11 @@ def main():
         is_near = difference <= limit
         failed |= not is_near
         line = {"export": str(path), "difference": difference, "relative": difference / largest}
+        if not is_onnx:
+            # The same layers in float64: how far float32 itself is off, there and here.
+            exact = pytorch_scores(path, samples, double=True)
+            line["trainer_from_float64"] = float(np.abs(expected - exact).max())
+            line["pytorch_from_float64"] = float(np.abs(scores - exact).max())
         print(json.dumps(line | {"largest_score": largest, "limit": limit, "ok": is_near}))
     sys.exit(1 if failed else 0)
 

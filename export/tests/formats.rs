@@ -158,7 +158,7 @@ fn the_module_shows_every_layer_with_its_channels() {
         "        self.encoder_1_conv1_norm = nn.BatchNorm3d(18)",
         "        self.head = nn.Conv3d(9, 3, 1)",
         "        x = F.relu(self.stem_norm(self.stem(x)))",
-        "        y = F.relu(self.encoder_1_conv1_norm(self.encoder_1_conv1(encoder_0)))",
+        "        x = F.relu(self.encoder_1_conv1_norm(self.encoder_1_conv1(encoder_0)))",
         "        x = torch.cat([encoder_0, x], dim=1)",
         "CLASSES = [\"class \\\"0\\\"\", \"class \\\"1\\\"\", \"class \\\"2\\\"\"]",
     ] {

@@ -163,6 +163,9 @@ async fn run(cluster: &Cluster, example: &str, names: &Names) -> Result<()> {
     for (word, here) in replacements(example, names) {
         line = replace(&line, word, &here);
     }
+    if line.contains("job reproduce") && line.contains("--check") {
+        repeat_job(cluster).await?;
+    }
     let arguments: Vec<&str> = line.split_whitespace().skip(1).collect();
     let is_endless = ENDLESS.iter().any(|text| line.contains(text)) && !line.contains("--once");
     let mut command = tokio::process::Command::from(cluster.cakes_command(&arguments)?);
@@ -186,6 +189,15 @@ async fn run(cluster: &Cluster, example: &str, names: &Names) -> Result<()> {
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{line}\n{}: {error}{out}", output.status);
     ensure!(!out.trim().is_empty() || !error.trim().is_empty(), "{line}: says nothing");
+    Ok(())
+}
+
+/// What the example before has printed: the training again, by the trainer alone.
+async fn repeat_job(cluster: &Cluster) -> Result<()> {
+    let words = ["run", "again/job.json", "--out", "again/run", "--methods", "again/methods/manifest.json"];
+    let mut command = tokio::process::Command::from(cluster.command("cakes-trainer", &words)?);
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+    ensure!(output.status.success(), "cakes-trainer: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! `cakes arch`: which kernel computes how many channels of which layer.
 
+mod export;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +18,7 @@ use cakes_proto::convert::{architecture_from_wire, cost_to_wire};
 use cakes_proto::v1;
 use chrono::Utc;
 use clap::{Args, Subcommand};
+use export::ExportArguments;
 
 use crate::args::GlobalArguments;
 use crate::client::{Client, rpc};
@@ -62,6 +65,16 @@ pub enum ArchCommand {
         after_help = "Examples:\n  cakes arch cost net.json --extent 32x32x32\n  cakes arch cost search.json\n  cakes arch cost 4650aa08568a\n  cakes arch cost --published deploy/examples/published.txt --name CAKES12D_C --frames 8"
     )]
     Cost(CostArguments),
+    /// Write a trained network for PyTorch, ONNX Runtime or MONAI.
+    ///
+    /// The weights of a job come from the artifact store and are compared with the hashes
+    /// that the coordinator knows. With a folder (runs/net/checkpoints/step-000000400) or a file
+    /// of weights, and a file of the architecture, no server is needed. The output
+    /// appears whole or not at all.
+    #[command(
+        after_help = "Examples:\n  cakes arch export 4650aa08568a --format onnx --weights 0198f3a2-7c1e --out net.onnx\n  cakes arch export 4650aa08568a --format pytorch --weights 0198f3a2-7c1e --out net --fold-norms\n  cakes arch export net.json --format monai-bundle --weights 0198f3a2-7c1e --out bundle"
+    )]
+    Export(ExportArguments),
     /// Draw the channels of every layer by kernel.
     #[command(after_help = "Example:\n  cakes arch plot 4650aa08568a --out net.svg")]
     Plot {
@@ -108,6 +121,7 @@ pub async fn run(global: &GlobalArguments, command: ArchCommand) -> Result<Outco
         ArchCommand::Get { digest } => get(global, digest).await?,
         ArchCommand::Diff { left, right } => diff(global, &left, &right).await?,
         ArchCommand::Cost(arguments) => count(global, &arguments).await?,
+        ArchCommand::Export(arguments) => export::run(global, &arguments).await?,
         ArchCommand::Plot { what, out } => plot(global, &what, &out).await?,
     }
     Ok(Outcome::Done)

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use super::repeat::{self, Repeat};
+use super::reproduce::{self, ReproduceArguments};
 use super::{follow, watch};
 use crate::args::GlobalArguments;
 use crate::client::{Client, rpc};
@@ -34,6 +35,15 @@ pub enum JobCommand {
                       cakes job retrain 4650aa08568a --search 0198f3a2-7c1e --initial-weights supernet"
     )]
     Retrain(RetrainArguments),
+    /// Write what is needed to repeat a job without the service, and print the command.
+    ///
+    /// With --check, what that command has left behind is compared with what was
+    /// recorded; the exit code is 1 if it differs. On the same kind of machine, with the
+    /// same version, it is the same to the last bit.
+    #[command(
+        after_help = "Examples:\n  cakes job reproduce 0198f3a2-7c1e --out again\n  cakes job reproduce 0198f3a2-7c1e --out again --check"
+    )]
+    Reproduce(ReproduceArguments),
     /// Say why a job is where it is.
     #[command(after_help = "Example:\n  cakes job explain 0198f3a2-7c1e")]
     Explain(JobId),
@@ -167,6 +177,7 @@ pub async fn run(global: &GlobalArguments, command: JobCommand) -> Result<Outcom
         }
         JobCommand::Watch(JobId { id }) => return Box::pin(watch::job(global, &client, id)).await,
         JobCommand::Logs(LogsArguments { id, follow }) => return follow::logs(&client, id, follow).await,
+        JobCommand::Reproduce(arguments) => return reproduce::run(global, &client, &arguments).await,
         JobCommand::Explain(JobId { id }) => return explain(global, &client, id).await,
         JobCommand::Retrain(arguments) => {
             let RetrainArguments { digest, search, seed, initial_weights, wait } = arguments;

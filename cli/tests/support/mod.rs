@@ -18,7 +18,7 @@ pub struct Ran {
 
 /// Runs `cakes`, without the settings that a developer may have.
 pub fn cakes(arguments: &[&str]) -> Ran {
-    cakes_with(&[("CAKES_CONFIG", OsStr::new("/dev/null"))], arguments)
+    cakes_with(&[("CAKES_SETTINGS", OsStr::new("/dev/null"))], arguments)
 }
 
 /// The same with these variables.

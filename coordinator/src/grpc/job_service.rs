@@ -17,7 +17,7 @@ use crate::store::PgPool;
 use crate::store::jobs as writes;
 use crate::store::read::logs::LogPosition;
 use crate::store::read::metrics::CurvePoint;
-use crate::store::read::{attempts, explain as reasons, jobs, logs, metrics, searches};
+use crate::store::read::{attempts, checkpoint, explain as reasons, jobs, logs, metrics, searches, trainer_job};
 
 const LOG_LINES_PER_LOOK: i64 = 500;
 const POINTS_DEFAULT: i32 = 1000;
@@ -64,6 +64,39 @@ impl JobService for Api {
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::Job>, Status> {
         let id = lookup::job(self.reader(), "id", &request.into_inner().id).await?;
         self.answer(id).await
+    }
+
+    async fn get_checkpoint(
+        &self,
+        request: Request<v1::GetCheckpointRequest>,
+    ) -> Result<Response<v1::Checkpoint>, Status> {
+        let id = lookup::job(self.reader(), "id", &request.into_inner().id).await?;
+        let found = checkpoint::of_job(self.reader(), id).await?;
+        Ok(Response::new(v1::Checkpoint {
+            job_id: id.to_string(),
+            step: wire::count(found.step),
+            artifact_url: self.artifact_url.clone(),
+            key: found.key,
+            manifest_sha256: found.manifest_sha256,
+            bytes: wire::count(found.bytes),
+            is_result: found.is_result,
+        }))
+    }
+
+    async fn get_trainer_job(
+        &self,
+        request: Request<v1::GetTrainerJobRequest>,
+    ) -> Result<Response<v1::TrainerJob>, Status> {
+        let id = lookup::job(self.reader(), "id", &request.into_inner().id).await?;
+        let found = trainer_job::of_job(self.reader(), id).await?;
+        Ok(Response::new(v1::TrainerJob {
+            job_id: id.to_string(),
+            job_json: found.job,
+            supernet_job_id: found.supernet_job.map(|id| id.to_string()).unwrap_or_default(),
+            worker_id: found.worker.unwrap_or_default(),
+            worker_version: found.worker_version.unwrap_or_default(),
+            device: found.device.unwrap_or_default(),
+        }))
     }
 
     async fn list_jobs(

@@ -1,7 +1,8 @@
-use cakes_coordinator::store::attempts::{CheckpointRef, commit_checkpoint};
+use cakes_coordinator::store::attempts::{CheckpointRef, commit_checkpoint, complete};
+use cakes_coordinator::store::read::checkpoint;
 use cakes_coordinator::store::{Error, PgPool};
 
-use crate::support::{checkpoint_of, count, save, small_search, submit, worker};
+use crate::support::{checkpoint_of, completion, count, save, scores, small_search, submit, worker};
 
 #[sqlx::test(migrations = "../migrations")]
 async fn a_checkpoint_is_committed_once_and_never_replaced(pool: PgPool) {
@@ -36,4 +37,22 @@ async fn a_key_outside_the_attempts_prefix_is_refused(pool: PgPool) {
         assert!(matches!(refused, Error::InvalidArgument { field: "checkpoint.key", .. }), "{checkpoint:?}");
     }
     assert_eq!(count(&pool, "select count(*) from checkpoint").await, 0);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn the_weights_of_a_job_are_its_last_checkpoint_until_it_has_a_result(pool: PgPool) {
+    let search = small_search();
+    submit(&pool, &search).await;
+    let grant = worker(&pool, "a").await.begin(&pool).await;
+    let job = grant.token.job;
+    let missing = checkpoint::of_job(&pool, job).await.unwrap_err();
+    assert!(matches!(missing, Error::NotFound { .. }), "{missing}");
+    let first = save(&pool, &grant, 5).await;
+    let last = save(&pool, &grant, 9).await;
+    let found = checkpoint::of_job(&pool, job).await.unwrap();
+    assert_eq!((found.key, found.step, found.is_result), (last.key, 9, false));
+    complete(&pool, grant.token, &completion(first.clone(), Some(scores(&search)))).await.unwrap();
+    let found = checkpoint::of_job(&pool, job).await.unwrap();
+    assert_eq!((found.key, found.step, found.is_result), (first.key, 5, true));
+    assert_eq!(found.manifest_sha256, first.manifest_sha256);
 }

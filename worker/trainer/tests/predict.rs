@@ -16,6 +16,7 @@ use cakes::job::{Task, TrainerJob};
 use cakes::kernel::Kernel;
 use cakes::spec::{ArrayKind, DatasetSpec, FolderDataset, ValidationSplit};
 use cakes_data::nifti_file::{read_volume, to_labels};
+use cakes_export::{Format, Options, Trained, export};
 use common::jobs::{Finished, Manner, bars_job, newest, run_job};
 use files::Nifti;
 use ndarray::Array3;
@@ -160,4 +161,51 @@ fn segmentations_lie_where_their_volumes_lie_and_have_the_dice_of_the_validation
     let itself = predict(&[&checkpoint, first, Path::new("--out"), first.parent().unwrap()], &["--force"]);
     assert_eq!(itself.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&itself.stderr).contains("its own prediction"));
+}
+
+#[test]
+fn a_bundle_evaluates_to_the_dice_of_the_validation() {
+    let python = || Command::new(std::env::var_os("CAKES_PYTHON").unwrap_or("python3".into()));
+    let modules = "import fire, ignite, monai, nibabel, torch";
+    if !python().args(["-c", modules]).output().is_ok_and(|output| output.status.success()) {
+        eprintln!("left out: name a Python with monai[fire,ignite,nibabel] in CAKES_PYTHON");
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    data_set(&root.path().join("balls"));
+    let run = root.path().join("run");
+    let manner = Manner { loader_threads: 1, ..Manner::default() };
+    let finished = run_job(&run, root.path(), &job(), manner).unwrap();
+    let trained = Trained::from_checkpoint(&newest(&run), None).unwrap();
+    let bundle = root.path().join("bundle");
+    export(&trained, Format::MonaiBundle, Options::default(), &bundle).unwrap();
+    let monai = |config: &str, more: [&Path; 2]| {
+        let mut command = python();
+        command.current_dir(&bundle).args(["-m", "monai.bundle", "run", "--config_file", config]);
+        command.arg("--dataset_dir").arg(more[0]).arg("--output_dir").arg(more[1]).output().unwrap()
+    };
+    let out = root.path().join("predictions");
+    let output = monai("configs/evaluate.json", [&root.path().join("balls"), &out]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let found = text.lines().find_map(|line| line.strip_prefix("mean Dice "));
+    let found: f64 = found.and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("a line of Dice");
+    let quality = last_quality(&finished);
+    // A voxel whose two classes are all but equal may become either.
+    assert!((found - quality).abs() < 2e-3, "{found} instead of {quality}");
+
+    let output = monai("configs/inference.json", [&root.path().join("balls/imagesTr"), &out]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["a", "b", "c"] {
+        let [prediction, image] = [
+            out.join(format!("{name}_seg.nii.gz")),
+            root.path().join(format!("balls/imagesTr/{name}.nii.gz")),
+        ]
+        .map(|path| read_volume(&path).unwrap());
+        assert_eq!(prediction.data.dim(), image.data.dim());
+        assert_eq!(prediction.stored_orientation, image.stored_orientation);
+        for (found, wanted) in prediction.affine.iter().flatten().zip(image.affine.iter().flatten()) {
+            assert!((found - wanted).abs() < 1e-4, "{found} {wanted}");
+        }
+    }
 }

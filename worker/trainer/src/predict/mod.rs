@@ -215,7 +215,8 @@ impl Predictor {
             Some(InputNormalisation::Fixed { mean, deviation }) => {
                 for (mut channel, (mean, deviation)) in image.outer_iter_mut().zip(mean.iter().zip(deviation))
                 {
-                    channel.mapv_inplace(|value| (value - mean) / deviation.max(f32::MIN_POSITIVE));
+                    let scale = if *deviation > 0.0 { 1.0 / deviation } else { 0.0 };
+                    channel.mapv_inplace(|value| (value - mean) * scale);
                 }
             }
             Some(InputNormalisation::PerSample) | None => normalise(&mut image),
