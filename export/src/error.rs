@@ -20,7 +20,7 @@ impl ExportError {
         move |source| ExportError::Io { path: path.to_owned(), source }
     }
 
-    pub(crate) fn checkpoint(path: &Path, problem: impl ToString) -> Self {
-        ExportError::Checkpoint { path: path.to_owned(), problem: problem.to_string() }
+    pub(crate) fn checkpoint(path: &Path, problem: impl Into<String>) -> Self {
+        ExportError::Checkpoint { path: path.to_owned(), problem: problem.into() }
     }
 }

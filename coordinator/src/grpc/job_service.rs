@@ -17,7 +17,9 @@ use crate::store::PgPool;
 use crate::store::jobs as writes;
 use crate::store::read::logs::LogPosition;
 use crate::store::read::metrics::CurvePoint;
-use crate::store::read::{attempts, checkpoint, explain as reasons, jobs, logs, metrics, searches, trainer_job};
+use crate::store::read::{
+    attempts, checkpoint, explain as reasons, jobs, logs, metrics, searches, trainer_job,
+};
 
 const LOG_LINES_PER_LOOK: i64 = 500;
 const POINTS_DEFAULT: i32 = 1000;

@@ -76,7 +76,11 @@ pub(super) fn text(graph: &Graph, trained: &Trained, input: &NetworkInput) -> St
         monai_version: "1.6.1",
         pytorch_version: "2.11.0",
         numpy_version: "2.4.6",
-        required_packages_version: BTreeMap::from([("fire", "0.7.1"), ("nibabel", "5.4.2"), ("pytorch-ignite", "0.5.5")]),
+        required_packages_version: BTreeMap::from([
+            ("fire", "0.7.1"),
+            ("nibabel", "5.4.2"),
+            ("pytorch-ignite", "0.5.5"),
+        ]),
         name: pytorch::title(graph, trained),
         task: format!("Segmentation of {}", input.dataset),
         description: format!(

@@ -51,7 +51,7 @@ pub fn write(path: &Path, array: &ArrayD<f32>) -> Result<(), TrainerError> {
     let sizes: Vec<String> = array.shape().iter().map(|size| format!("{size},")).collect();
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", sizes.join(" "));
     // Values begin at a multiple of 64.
-    while (MAGIC.len() + 2 + header.len() + 1) % 64 != 0 {
+    while !(MAGIC.len() + 2 + header.len() + 1).is_multiple_of(64) {
         header.push(' ');
     }
     header.push('\n');
