@@ -3,14 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use cakes::architecture::Architecture;
-use cakes_artifacts::{ArtifactError, Artifacts, StoredCheckpoint};
 use cakes_export::{ExportError, Format, Options, Trained, Written};
-use cakes_proto::v1;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::args::GlobalArguments;
-use crate::client::{Client, rpc};
+use crate::client::Client;
+use crate::commands::stored;
 use crate::error::CommandError;
 use crate::{format, output};
 
@@ -123,44 +122,18 @@ async fn trained(
     })
 }
 
-/// Fetches the weights of a job into a new folder, compared with the hashes that the
-/// coordinator knows.
+/// Fetches the weights of a job into a new folder.
 async fn fetch(
     global: &GlobalArguments,
     arguments: &ExportArguments,
     folder: &Path,
 ) -> Result<(), CommandError> {
     let client = Client::connect(global).await?;
-    let request = v1::GetCheckpointRequest { id: arguments.weights.clone() };
-    let found = rpc!(client, jobs.get_checkpoint, "JobService/GetCheckpoint", request)?;
+    let artifacts = arguments.artifacts.as_deref();
+    let found = stored::fetch(&client, &arguments.weights, artifacts, folder, |name| name == WEIGHTS).await?;
     let what = if found.is_result { "result" } else { "last checkpoint; it has no result yet" };
     output::note(&format!("job {} at step {} ({what})", found.job_id, found.step));
-    let url = match &arguments.artifacts {
-        Some(place) if place.contains("://") => place.clone(),
-        Some(folder) => folder_url(Path::new(folder))?,
-        None => found.artifact_url,
-    };
-    let stored =
-        StoredCheckpoint { step: found.step, key: found.key, manifest_sha256: found.manifest_sha256 };
-    let store = Artifacts::open(&url).map_err(|error| elsewhere(&error))?;
-    store.download_files(&stored, folder, |name| name == WEIGHTS).await.map_err(|error| elsewhere(&error))
-}
-
-fn folder_url(folder: &Path) -> Result<String, CommandError> {
-    let folder = folder.canonicalize().map_err(|error| CommandError::file(folder, error))?;
-    Ok(format!("file://{}", folder.display()))
-}
-
-/// What is wrong with the store, and what helps.
-fn elsewhere(error: &ArtifactError) -> CommandError {
-    match error {
-        ArtifactError::Damaged { .. } | ArtifactError::Conflict { .. } => {
-            CommandError::Failed(format!("{error}; take another job's weights"))
-        }
-        other => CommandError::Failed(format!(
-            "{other}; if the store is elsewhere on this machine, say where with --artifacts"
-        )),
-    }
+    Ok(())
 }
 
 fn from_export(error: ExportError) -> CommandError {
