@@ -390,7 +390,7 @@ impl Cluster {
     fn expect_no_process(&mut self) -> Result<()> {
         self.database = None;
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(10) {
+        while start.elapsed() < Duration::from_secs(60) {
             if self.processes().is_empty() {
                 return Ok(());
             }
@@ -413,7 +413,7 @@ impl Drop for Cluster {
         self.database = None;
         // A private Postgres is being stopped by its guardian.
         let start = Instant::now();
-        while !self.processes().is_empty() && start.elapsed() < Duration::from_secs(5) {
+        while !self.processes().is_empty() && start.elapsed() < Duration::from_secs(30) {
             std::thread::sleep(Duration::from_millis(50));
         }
         leftovers::kill_all(&self.processes());

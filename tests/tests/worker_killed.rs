@@ -37,7 +37,7 @@ async fn interrupt(cluster: &mut Cluster, api: &Api, search: &str, kind: JobKind
 
     // Its trainer does not live on.
     let folder = format!("worker-{}/", job.worker_id);
-    until("the trainer ends with its daemon", Duration::from_secs(5), async || {
+    until("the trainer ends with its daemon", Duration::from_secs(60), async || {
         let orphaned = cluster.trainers().into_iter().any(|trainer| trainer.command.contains(&folder));
         Ok((!orphaned).then_some(()))
     })

@@ -46,5 +46,5 @@ async fn the_tasks_advance_searches_take_back_jobs_and_stop_when_told(pool: PgPo
 
     stop.cancel();
     tracker.close();
-    tokio::time::timeout(Duration::from_secs(5), tracker.wait()).await.expect("the tasks stop");
+    tokio::time::timeout(Duration::from_secs(60), tracker.wait()).await.expect("the tasks stop");
 }

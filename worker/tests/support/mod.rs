@@ -111,7 +111,7 @@ impl Bench {
             let files = std::fs::read_dir(bench.attempts()).map_or(0, Iterator::count);
             bench.trainers() == 0 && files == 0
         };
-        self.until("nothing is left of the attempts", Duration::from_secs(5), is_clear).await;
+        self.until("nothing is left of the attempts", Duration::from_secs(60), is_clear).await;
     }
 }
 
