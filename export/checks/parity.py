@@ -1,11 +1,15 @@
 """How far exported networks are from what the trainer computed for the same input.
 
-    parity.py [--limit-onnx 1e-4] [--limit-pytorch 1e-5] INPUT.npy SCORES.npy EXPORT...
+    parity.py [--limit-onnx 1e-4] [--limit-pytorch 1e-5] [--float64 EXACT.npy] INPUT.npy SCORES.npy EXPORT...
 
 INPUT is [N, C, D, H, W], SCORES what `cakes-trainer predict --logits` made of it. An EXPORT that
 ends in .onnx goes through ONNX' checker and ONNX Runtime; a folder with a model.py, or a bundle
 with scripts/network.py, through PyTorch. Prints the largest difference of each, by itself and
 relative to the largest score, and fails if one is above its limit.
+
+EXACT is what `cakes-trainer predict --float64 --logits` made of INPUT. With it PyTorch is judged in
+float64, where a difference is one of the networks, and that in float32, where both sides round, is
+printed beside it.
 """
 
 import argparse
@@ -62,11 +66,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--limit-onnx", type=float, default=1e-4)
     parser.add_argument("--limit-pytorch", type=float, default=1e-5)
+    parser.add_argument("--float64", metavar="EXACT.npy")
     parser.add_argument("input")
     parser.add_argument("scores")
     parser.add_argument("exports", nargs="+", type=Path)
     arguments = parser.parse_args()
     samples, expected = np.load(arguments.input), np.load(arguments.scores)
+    exact = np.load(arguments.float64) if arguments.float64 else None
     largest = float(np.abs(expected).max())
     failed = False
     for path in arguments.exports:
@@ -75,15 +81,17 @@ def main():
         assert scores.shape == expected.shape, f"{path}: {scores.shape} instead of {expected.shape}"
         difference = float(np.abs(scores - expected).max())
         limit = arguments.limit_onnx if is_onnx else arguments.limit_pytorch
+        line = {"export": str(path), "difference": difference, "relative": difference / largest}
+        if not is_onnx:
+            double = pytorch_scores(path, samples, double=True)
+            line["pytorch_from_float64"] = float(np.abs(scores - double).max())
+            if exact is not None:
+                assert exact.dtype == np.float64, "--float64: holds no float64"
+                line["trainer_from_float64"] = float(np.abs(expected - exact).max())
+                line["difference_float64"] = difference = float(np.abs(double - exact).max())
         # A comparison with NaN is false.
         is_near = difference <= limit
         failed |= not is_near
-        line = {"export": str(path), "difference": difference, "relative": difference / largest}
-        if not is_onnx:
-            # The same layers in float64: how far float32 itself is off, there and here.
-            exact = pytorch_scores(path, samples, double=True)
-            line["trainer_from_float64"] = float(np.abs(expected - exact).max())
-            line["pytorch_from_float64"] = float(np.abs(scores - exact).max())
         print(json.dumps(line | {"largest_score": largest, "limit": limit, "ok": is_near}))
     sys.exit(1 if failed else 0)
 

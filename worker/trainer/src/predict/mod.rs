@@ -44,6 +44,9 @@ pub struct PredictArguments {
     /// Where to write the scores before softmax of an array.
     #[arg(long, value_name = "FILE.npy")]
     pub logits: Option<PathBuf>,
+    /// Computes in float64, slowly: what the scores of float32 and of exports are judged by.
+    #[arg(long)]
+    pub float64: bool,
     /// Extent of a window, for checkpoints that do not say on what patches they were trained.
     #[arg(long, value_name = "DxHxW", value_parser = parse_extent)]
     pub patch: Option<Extent>,
@@ -78,6 +81,9 @@ pub fn run(arguments: &PredictArguments) -> Result<(), TrainerError> {
     device::use_threads(arguments.threads)?;
     let device = device::choose(&arguments.device)?;
     let mut predictor = Predictor::open(&arguments.checkpoint, arguments.patch, device)?;
+    if arguments.float64 {
+        predictor = predictor.in_double()?;
+    }
     let has_volumes = arguments.inputs.iter().any(|input| !is_array(input));
     if predictor.task == TaskKind::Segmentation && has_volumes && arguments.out.is_none() {
         return Err(TrainerError::User("--out: is needed, the folder that segmentations go to".into()));
@@ -91,7 +97,11 @@ pub fn run(arguments: &PredictArguments) -> Result<(), TrainerError> {
         if is_array(input) {
             let scores = predictor.scores(&npy::read(input)?)?;
             if let Some(path) = &arguments.logits {
-                npy::write(path, &scores)?;
+                if arguments.float64 {
+                    npy::write(path, &scores)?;
+                } else {
+                    npy::write(path, &scores.mapv(|score| score as f32))?;
+                }
                 println!("wrote {}", path.display());
             }
             if predictor.task == TaskKind::Classification {
@@ -156,6 +166,7 @@ fn name_of(path: &Path) -> String {
 /// A trained network that reads files.
 pub struct Predictor {
     net: Net,
+    kind: Kind,
     task: TaskKind,
     input: Option<NetworkInput>,
     patch: Extent,
@@ -188,7 +199,15 @@ impl Predictor {
             _ => (0..backbone.classes()).map(|class| class.to_string()).collect(),
         };
         let (task, stride) = (backbone.task(), backbone.total_stride());
-        Ok(Predictor { net, task, input: contents.input, patch, stride, classes })
+        Ok(Predictor { net, kind: Kind::Float, task, input: contents.input, patch, stride, classes })
+    }
+
+    /// The same network in float64.
+    ///
+    /// # Errors
+    /// Memory is exhausted.
+    pub fn in_double(self) -> Result<Self, TrainerError> {
+        Ok(Predictor { net: self.net.in_double()?, kind: Kind::Double, ..self })
     }
 
     /// Writes the segmentation of a volume.
@@ -209,7 +228,7 @@ impl Predictor {
     ///
     /// # Errors
     /// The volume is wrong, or the network was trained on clips.
-    pub fn classify(&mut self, volume: &Path) -> Result<ArrayD<f32>, TrainerError> {
+    pub fn classify(&mut self, volume: &Path) -> Result<ArrayD<f64>, TrainerError> {
         let mut image = self.read(volume)?;
         match self.input.as_ref().map(|input| &input.normalisation) {
             Some(InputNormalisation::Fixed { mean, deviation }) => {
@@ -241,7 +260,7 @@ impl Predictor {
     ///
     /// # Errors
     /// The shape is not one that the network reads, or libtorch fails.
-    pub fn scores(&mut self, samples: &ArrayD<f32>) -> Result<ArrayD<f32>, TrainerError> {
+    pub fn scores(&mut self, samples: &ArrayD<f32>) -> Result<ArrayD<f64>, TrainerError> {
         self.check_shape(samples.shape())?;
         let _no_grad = tch::no_grad_guard();
         let draws = self.net.best_draw()?;
@@ -249,7 +268,8 @@ impl Predictor {
         for part in samples.axis_chunks_iter(Axis(0), SAMPLES_AT_ONCE) {
             let shape: Vec<i64> = part.shape().iter().map(|size| *size as i64).collect();
             let values: Vec<f32> = part.iter().copied().collect();
-            let input = Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?.f_to(self.net.device())?;
+            let input = Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?.f_to_kind(self.kind)?;
+            let input = input.f_to(self.net.device())?;
             let mut output = self.net.forward(&input, Use::Evaluate(&draws))?;
             if self.task == TaskKind::Classification {
                 output = class_scores(&output)?;
@@ -294,9 +314,9 @@ fn middle(image: &Array4<f32>, extent: [usize; 3]) -> Array4<f32> {
     cut
 }
 
-fn to_array(tensor: &Tensor) -> Result<ArrayD<f32>, TrainerError> {
-    let tensor = tensor.f_to(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
-    let mut values = vec![0_f32; tensor.numel()];
+fn to_array(tensor: &Tensor) -> Result<ArrayD<f64>, TrainerError> {
+    let tensor = tensor.f_to(Device::Cpu)?.f_to_kind(Kind::Double)?.f_contiguous()?;
+    let mut values = vec![0_f64; tensor.numel()];
     let length = values.len();
     tensor.f_copy_data(&mut values, length)?;
     let shape: Vec<usize> = tensor.size().iter().map(|size| *size as usize).collect();
@@ -315,10 +335,10 @@ impl Table {
     }
 
     /// `scores`: `[N, classes]`
-    fn add(&mut self, name: &str, scores: &ArrayD<f32>) -> Result<(), TrainerError> {
+    fn add(&mut self, name: &str, scores: &ArrayD<f64>) -> Result<(), TrainerError> {
         for (number, row) in scores.outer_iter().enumerate() {
-            let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let powers: Vec<f64> = row.iter().map(|score| f64::from(score - highest).exp()).collect();
+            let highest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let powers: Vec<f64> = row.iter().map(|score| (score - highest).exp()).collect();
             let sum: f64 = powers.iter().sum();
             let best = powers.iter().enumerate().max_by(|left, right| left.1.total_cmp(right.1));
             let class = best.and_then(|(class, _)| self.classes.get(class)).cloned().unwrap_or_default();

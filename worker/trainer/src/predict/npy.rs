@@ -1,4 +1,4 @@
-//! One NumPy array of float32 in a file.
+//! One NumPy array in a file.
 
 use std::fs;
 use std::path::Path;
@@ -8,6 +8,26 @@ use ndarray::ArrayD;
 use crate::TrainerError;
 
 const MAGIC: &[u8] = b"\x93NUMPY\x01\x00";
+
+/// A number that is written: its NumPy type and its bytes.
+pub trait Number: Copy {
+    const DTYPE: &str;
+    fn bytes(self) -> impl IntoIterator<Item = u8>;
+}
+
+impl Number for f32 {
+    const DTYPE: &str = "<f4";
+    fn bytes(self) -> impl IntoIterator<Item = u8> {
+        self.to_le_bytes()
+    }
+}
+
+impl Number for f64 {
+    const DTYPE: &str = "<f8";
+    fn bytes(self) -> impl IntoIterator<Item = u8> {
+        self.to_le_bytes()
+    }
+}
 
 /// Reads an array of float32 in C order.
 ///
@@ -47,9 +67,10 @@ pub fn read(path: &Path) -> Result<ArrayD<f32>, TrainerError> {
 ///
 /// # Errors
 /// The disk fails.
-pub fn write(path: &Path, array: &ArrayD<f32>) -> Result<(), TrainerError> {
+pub fn write<T: Number>(path: &Path, array: &ArrayD<T>) -> Result<(), TrainerError> {
     let sizes: Vec<String> = array.shape().iter().map(|size| format!("{size},")).collect();
-    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", sizes.join(" "));
+    let (dtype, shape) = (T::DTYPE, sizes.join(" "));
+    let mut header = format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': ({shape}), }}");
     // Values begin at a multiple of 64.
     while !(MAGIC.len() + 2 + header.len() + 1).is_multiple_of(64) {
         header.push(' ');
@@ -58,7 +79,7 @@ pub fn write(path: &Path, array: &ArrayD<f32>) -> Result<(), TrainerError> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend((header.len() as u16).to_le_bytes());
     bytes.extend(header.as_bytes());
-    bytes.extend(array.iter().flat_map(|value| value.to_le_bytes()));
+    bytes.extend(array.iter().flat_map(|value| value.bytes()));
     let failed = |error| TrainerError::io(format!("cannot write {}", path.display()), error);
     let folder = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
     let temporary = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
