@@ -41,6 +41,7 @@ pub mod identity;
 pub mod input;
 pub mod job;
 pub mod kernel;
+pub mod metric;
 pub mod network;
 pub mod pareto;
 pub mod published;

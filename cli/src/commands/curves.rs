@@ -1,5 +1,6 @@
 //! Fetches the learning curves of a search.
 
+use cakes::metric::Metric;
 use cakes_proto::v1;
 
 use crate::client::{Client, rpc};
@@ -7,8 +8,8 @@ use crate::error::CommandError;
 use crate::plot::curves::{JobCurves, Series};
 use crate::quality::{self, Quality};
 
-const LOSS: &str = "train/loss";
-const VALIDATION_LOSS: &str = "validation/loss";
+const LOSS: &str = Metric::Loss.key();
+const VALIDATION_LOSS: &str = Metric::ValidationLoss.key();
 /// More than a picture can show.
 const POINT_COUNT_MAX: i32 = 1000;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cakes::architecture::LayerAllocation;
 use cakes::frame::{Quality, Summary, TRAINER_PROTOCOL, TrainerEvent};
+use cakes::metric::{Metric, channels_key};
 use cakes_proto::v1::{FailureClass, MetricPoint};
 
 use super::event::class_to_wire;
@@ -66,12 +67,12 @@ impl Attempt {
                 self.progress.stepped(step, loss, learning_rate, samples_per_s, at);
                 self.section.progressed(at);
                 let values = [
-                    ("train/loss", loss),
-                    ("train/learning_rate", learning_rate),
-                    ("train/samples_per_s", samples_per_s),
-                    ("train/data_wait_share", data_wait_share),
+                    (Metric::Loss, loss),
+                    (Metric::LearningRate, learning_rate),
+                    (Metric::SamplesPerSecond, samples_per_s),
+                    (Metric::DataWaitShare, data_wait_share),
                 ];
-                self.metric(step, values.map(|(name, value)| (name.to_owned(), value)).into(), now);
+                self.metric(step, values.map(|(metric, value)| (metric.key().to_owned(), value)).into(), now);
             }
             TrainerEvent::Validation { step, quality, layers, .. } => {
                 self.metric(step, quality_metrics(&quality), now);
@@ -87,9 +88,8 @@ impl Attempt {
                     return self.bad_frame(&problem, now, effects);
                 }
                 self.section.progressed(at);
-                let values =
-                    [("train/checkpoint_stall_seconds", stall_s), ("train/checkpoint_save_seconds", save_s)];
-                self.metric(step, values.map(|(name, value)| (name.to_owned(), value)).into(), now);
+                let values = [(Metric::CheckpointStall, stall_s), (Metric::CheckpointSave, save_s)];
+                self.metric(step, values.map(|(metric, value)| (metric.key().to_owned(), value)).into(), now);
                 let checkpoint = LocalCheckpoint { step, directory, manifest_sha256, bytes };
                 effects.extend(self.uploads.add(checkpoint, at).map(Effect::RemoveLocal));
             }
@@ -406,33 +406,33 @@ impl Attempt {
     }
 }
 
-/// What a validation found, by the keys of curves.
 /// Channels of one layer by kernel; kernels without channels are left out.
 fn composition_metrics(layer: &LayerAllocation) -> HashMap<String, f64> {
-    let key = |kernel| format!("composition/{}/{kernel}", layer.layer);
-    layer.channels.iter().map(|(kernel, count)| (key(kernel), f64::from(count))).collect()
+    let channels = layer.channels.iter();
+    channels.map(|(kernel, count)| (channels_key(&layer.layer, kernel), f64::from(count))).collect()
 }
 
+/// What a validation found, by the keys of curves.
 fn quality_metrics(quality: &Quality) -> HashMap<String, f64> {
-    let key = |name: &str| format!("validation/{name}");
     match quality {
         Quality::Segmentation(quality) => {
             let classes = quality.dice_per_class.iter().enumerate();
-            let classes = classes.map(|(index, dice)| (key(&format!("dice_{}", index + 1)), *dice));
-            classes.chain([(key("mean_dice"), quality.mean_dice)]).collect()
+            let classes = classes.map(|(index, dice)| (Metric::DiceOfClass.of_class(index + 1), *dice));
+            classes.chain([(Metric::MeanDice.key().to_owned(), quality.mean_dice)]).collect()
         }
         Quality::Classification(quality) => {
             let recall = quality.recall_per_class.iter().enumerate();
-            let recall =
-                recall.filter_map(|(class, recall)| Some((key(&format!("recall_{class}")), (*recall)?)));
+            let recall = recall
+                .filter_map(|(class, recall)| Some((Metric::RecallOfClass.of_class(class), (*recall)?)));
             let shares = [
-                (key("top1"), quality.top1),
-                (key("top5"), quality.top5),
-                (key("balanced_accuracy"), quality.balanced_accuracy),
-                (key("loss"), quality.loss),
+                (Metric::Top1, quality.top1),
+                (Metric::Top5, quality.top5),
+                (Metric::BalancedAccuracy, quality.balanced_accuracy),
+                (Metric::ValidationLoss, quality.loss),
             ];
-            let auc = quality.auc.map(|auc| (key("auc"), auc));
-            recall.chain(shares).chain(auc).collect()
+            let auc = quality.auc.map(|auc| (Metric::Auc, auc));
+            let shares = shares.into_iter().chain(auc);
+            recall.chain(shares.map(|(metric, value)| (metric.key().to_owned(), value))).collect()
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cakes::allocation::ChannelAllocation;
 use cakes::architecture::LayerAllocation;
 use cakes::kernel::Kernel;
+use cakes::metric::channels_key;
 use cakes::spec::SearchSpec;
 use cakes_proto::ids::JobId;
 use sqlx::PgPool;
@@ -28,11 +29,6 @@ pub struct Evaluation {
 /// How the keys of all counts of channels begin.
 pub const PREFIX: &str = "composition/";
 
-/// The name under which a supernet's trainer reports the channels of a kernel.
-pub fn key(layer: &str, kernel: Kernel) -> String {
-    format!("{PREFIX}{layer}/{kernel}")
-}
-
 /// Evaluations of a supernet, by rising step. Steps at which a layer's counts do not
 /// sum to its width are left out.
 ///
@@ -41,7 +37,7 @@ pub fn key(layer: &str, kernel: Kernel) -> String {
 pub async fn of_supernet(pool: &PgPool, job: JobId, spec: &SearchSpec) -> Result<Vec<Evaluation>, Error> {
     let known = spec.backbone.searchable_layers();
     let parts = known.iter().enumerate().flat_map(|(place, layer)| {
-        spec.supernet.kernels.iter().map(move |kernel| (key(&layer.name, kernel), (place, kernel)))
+        spec.supernet.kernels.iter().map(move |kernel| (channels_key(&layer.name, kernel), (place, kernel)))
     });
     let by_key: BTreeMap<String, (usize, Kernel)> = parts.collect();
     let keys: Vec<String> = by_key.keys().cloned().collect();
