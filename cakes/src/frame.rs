@@ -12,7 +12,7 @@ use crate::derive::LatencyTable;
 use crate::scores::ChannelScores;
 
 /// Number of this protocol; trainer and daemon refuse each other otherwise.
-pub const TRAINER_PROTOCOL: u32 = 3;
+pub const TRAINER_PROTOCOL: u32 = 4;
 
 /// Longest accepted frame, in bytes. Scores of a large supernet take about one
 /// megabyte.
@@ -35,6 +35,8 @@ pub enum TrainerEvent {
         /// Step of the checkpoint that it goes on from, 0 for a fresh start.
         resumed_step: u64,
     },
+    /// What the job trains on; may come any time behind `Ready`.
+    Data(DataContent),
     /// A section begins; each has a time limit of its own at the daemon.
     Phase(Phase),
     /// One optimizer step is done.
@@ -78,6 +80,19 @@ pub enum TrainerEvent {
     Completed(Summary),
     /// The job cannot go on.
     Failed { class: FailureClass, message: String },
+}
+
+/// What a data set holds: equal digests are equal files, wherever they lie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataContent {
+    /// SHA-256, in hexadecimal, over a line `SHA256 SIZE PATH` of every file that the data
+    /// set names, sorted by path; of generated data, over what they are generated from.
+    pub sha256: String,
+    /// Files; 0 of generated data.
+    pub file_count: u64,
+    /// Size of all files.
+    pub bytes: u64,
 }
 
 /// Sections of a trainer's life.

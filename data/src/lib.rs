@@ -14,6 +14,7 @@
 
 pub mod check;
 pub mod classification;
+pub mod content;
 mod error;
 pub mod msd;
 pub mod nifti_file;
@@ -104,6 +105,16 @@ impl Dataset {
             _ => None,
         };
         split::partition(&self.case_ids(), split, file.as_ref())
+    }
+
+    /// The files that it is made of; none of generated volumes.
+    pub fn content_files(&self, split: &split::Split) -> Option<content::ContentFiles> {
+        let Source::Folder(folder) = &self.source else { return None };
+        let mut files = folder.content_files();
+        if matches!(split, split::Split::File) {
+            files.files.insert("splits.json".into());
+        }
+        Some(files)
     }
 
     /// Loads and checks one case.

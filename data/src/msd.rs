@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::content::ContentFiles;
 use crate::split::SplitsFile;
 use crate::{DataError, LoadedCase, nifti_file};
 
@@ -123,6 +124,16 @@ impl MsdFolder {
             channels: json.modality.map_or(1, |channels| channels.len().max(1)),
             cases,
         })
+    }
+
+    /// `dataset.json` and all that it names.
+    pub(crate) fn content_files(&self) -> ContentFiles {
+        let inside = |path: &PathBuf| path.strip_prefix(&self.root).ok().map(Path::to_owned);
+        let cases = self.cases.iter().flat_map(|case| [&case.image, &case.label]).filter_map(inside);
+        ContentFiles {
+            root: self.root.clone(),
+            files: cases.chain([PathBuf::from("dataset.json")]).collect(),
+        }
     }
 
     /// What `splits.json` says.

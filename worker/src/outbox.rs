@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 
 use cakes_proto::v1::report_entry::Entry;
-use cakes_proto::v1::{LogLine, MetricPoint, ReportEntry};
+use cakes_proto::v1::{Environment, LogLine, MetricPoint, ReportEntry};
 
 /// Entries of one report at most.
 const BATCH_ENTRIES_MAX: usize = 500;
@@ -78,6 +78,10 @@ impl Outbox {
 
     pub fn push_metric(&mut self, point: MetricPoint) {
         self.push(Entry::Metric(point));
+    }
+
+    pub fn push_environment(&mut self, environment: Environment) {
+        self.push(Entry::Environment(environment));
     }
 
     fn push(&mut self, entry: Entry) {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use cakes::frame::Summary;
+use cakes::frame::{DataContent, Summary};
 use cakes_proto::convert::quality_to_wire;
 use cakes_proto::v1;
 use clap::Args;
@@ -39,6 +39,7 @@ const SUPERNET: &str = "supernet";
 const RUN: &str = "run";
 const MANIFEST: &str = "manifest.json";
 const SUMMARY: &str = "summary.json";
+const DATA: &str = "data.json";
 
 /// # Errors
 /// The coordinator or the store is away, a file cannot be written, or the trainer's
@@ -168,7 +169,36 @@ async fn check(
         .map_err(|error| CommandError::invalid(format!("{}: {error}", path.display())))?;
     let figures = figures(&result, &summary);
     output::print(global.output, &figures, |figures| table(figures))?;
-    Ok(if figures.iter().all(Figure::is_same) { Outcome::Done } else { Outcome::Failed })
+    let data = data_difference(&job.environment.unwrap_or_default(), &arguments.out.join(RUN).join(DATA))?;
+    if let Some(difference) = &data {
+        output::note(difference);
+    }
+    let same = data.is_none() && figures.iter().all(Figure::is_same);
+    Ok(if same { Outcome::Done } else { Outcome::Failed })
+}
+
+/// How the data of the run differ from those of the job; none where they do not, or where
+/// either is of a version that told no digest.
+fn data_difference(recorded: &v1::Environment, file: &Path) -> Result<Option<String>, CommandError> {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(CommandError::file(file, error)),
+    };
+    let again: DataContent = serde_json::from_str(&text)
+        .map_err(|error| CommandError::invalid(format!("{}: {error}", file.display())))?;
+    if recorded.data_sha256.is_empty() || recorded.data_sha256 == again.sha256 {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "the data differ: the job trained on {} ({} files, {} bytes), this run on {} ({} files, {} bytes)",
+        recorded.data_sha256,
+        recorded.data_file_count,
+        recorded.data_bytes,
+        again.sha256,
+        again.file_count,
+        again.bytes
+    )))
 }
 
 /// What should be the same: never times and memory.
@@ -213,4 +243,22 @@ fn table(figures: &[Figure]) -> String {
         "not the same; another device, version or table of methods differs in last digits, other data in more"
     };
     format!("{}\n\n{verdict}", rows.render(output::terminal_width()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_data_are_told_and_a_missing_digest_is_no_difference() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(DATA);
+        let job = |sha256: &str| v1::Environment { data_sha256: sha256.to_owned(), ..Default::default() };
+        assert_eq!(data_difference(&job("aa"), &file).unwrap(), None);
+        std::fs::write(&file, r#"{"sha256":"bb","file_count":2,"bytes":3}"#).unwrap();
+        assert_eq!(data_difference(&job("bb"), &file).unwrap(), None);
+        assert_eq!(data_difference(&job(""), &file).unwrap(), None);
+        let told = data_difference(&job("aa"), &file).unwrap().unwrap();
+        assert!(told.contains("aa") && told.contains("bb (2 files, 3 bytes)"), "{told}");
+    }
 }

@@ -82,6 +82,12 @@ pub fn job_details(job: &v1::Job, now: DateTime<Utc>) -> String {
         add("throughput", format!("{:.1} samples/s", progress.samples_per_s));
         add("checkpoint", format!("step {}", progress.checkpoint_step));
     }
+    if let Some(environment) = &job.environment {
+        add("ran with", ran_with(environment));
+        if !environment.data_sha256.is_empty() {
+            add("data", data_set(environment));
+        }
+    }
     if let Some(result) = &job.result {
         for (name, value) in result_figures(result) {
             add(name, value);
@@ -98,6 +104,24 @@ pub fn job_details(job: &v1::Job, now: DateTime<Utc>) -> String {
         add("kept as", result.checkpoint_key.clone());
     }
     lines.join("\n")
+}
+
+fn ran_with(environment: &v1::Environment) -> String {
+    let named = |name: &str, value: &str| format!("{name} {}", dash(value));
+    let (libtorch, worker) = (&environment.libtorch, &environment.worker_version);
+    format!("{}, {} on {}", named("libtorch", libtorch), named("worker", worker), dash(&environment.device))
+}
+
+/// The digest in full: it is what people compare.
+fn data_set(environment: &v1::Environment) -> String {
+    match environment.data_file_count {
+        0 => format!("{} (generated)", environment.data_sha256),
+        count => format!(
+            "{} ({count} files, {}B)",
+            environment.data_sha256,
+            format::si(environment.data_bytes, "")
+        ),
+    }
 }
 
 /// How good a result is, figure by figure.

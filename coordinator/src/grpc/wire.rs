@@ -9,6 +9,7 @@ use pbjson_types::Timestamp;
 use crate::core::job::{JobKind, JobState};
 use crate::core::search::{Derived, SearchState};
 use crate::core::worker::{Device, Schedule};
+use crate::store::attempts::Environment;
 use crate::store::read::architectures::ArchitectureRecord;
 use crate::store::read::attempts::AttemptRecord;
 use crate::store::read::jobs::{JobRecord, ProgressRecord, ResultRecord};
@@ -73,6 +74,19 @@ pub(super) fn job(record: JobRecord) -> v1::Job {
         create_time: time(record.create_time),
         start_time: record.start_time.and_then(time),
         end_time: record.end_time.and_then(time),
+        environment: record.environment.map(environment),
+    }
+}
+
+fn environment(found: Environment) -> v1::Environment {
+    let data = found.data.as_ref();
+    v1::Environment {
+        libtorch: found.libtorch.unwrap_or_default(),
+        device: found.device.unwrap_or_default(),
+        worker_version: found.worker_version.unwrap_or_default(),
+        data_sha256: data.map(|data| data.sha256.clone()).unwrap_or_default(),
+        data_file_count: data.map_or(0, |data| count(data.file_count)),
+        data_bytes: data.map_or(0, |data| count(data.bytes)),
     }
 }
 

@@ -14,12 +14,15 @@ use super::values::{amount, checked, cleaned, share, signed, time};
 use crate::core::lease::Policy;
 use crate::core::retry::FailureClass;
 use crate::core::worker::Device;
-use crate::store::attempts::{CheckpointRef, Entry, Grant, Outcome, Progress, Report, Validated};
+use crate::store::attempts::{
+    CheckpointRef, DataContent, Entry, Environment, Grant, Outcome, Progress, Report, Validated,
+};
 
 const DEVICES_MAX: usize = 64;
 const DEVICE_NAME_CHARS_MAX: usize = 64;
 const DEVICE_MODEL_CHARS_MAX: usize = 200;
 const CHECKPOINT_KEY_CHARS_MAX: usize = 512;
+const WORKER_VERSION_CHARS_MAX: usize = 64;
 const PHASE_CHARS_MAX: usize = 64;
 const LOG_LINE_CHARS_MAX: usize = 8192;
 const ENTRIES_MAX: usize = 10_000;
@@ -80,9 +83,7 @@ pub(super) fn grant(grant: Grant, policy: &Policy) -> v1::Grant {
 
 pub(super) fn checkpoint(wire: Option<v1::CheckpointReference>) -> Result<CheckpointRef, Status> {
     let wire = wire.ok_or_else(|| invalid_field("checkpoint", "is missing"))?;
-    let is_digest = wire.manifest_sha256.len() == 64
-        && wire.manifest_sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if !is_digest {
+    if !is_digest(&wire.manifest_sha256) {
         return Err(invalid_field(
             "checkpoint.manifest_sha256",
             "must be 64 hexadecimal digits in lower case",
@@ -122,7 +123,8 @@ fn entry(index: usize, wire: v1::ReportEntry) -> Result<Entry, Status> {
     use v1::report_entry::Entry as Wire;
     let at = |field: &str| format!("entries[{index}].{field}");
     match wire.entry {
-        None => Err(invalid_field(at("entry"), "is neither a metric nor a log line")),
+        None => Err(invalid_field(at("entry"), "is no metric, no log line and no environment")),
+        Some(Wire::Environment(found)) => environment(found, &at).map(Entry::Environment),
         Some(Wire::Log(line)) => Ok(Entry::Log {
             time: time(&at("log.time"), line.time)?,
             text: cleaned(&line.text, LOG_LINE_CHARS_MAX),
@@ -148,6 +150,35 @@ fn entry(index: usize, wire: v1::ReportEntry) -> Result<Entry, Status> {
             })
         }
     }
+}
+
+fn environment(wire: v1::Environment, at: &dyn Fn(&str) -> String) -> Result<Environment, Status> {
+    let text = |field: &str, text: String, limit: usize| {
+        let text = checked(&at(&format!("environment.{field}")), text, limit)?;
+        Ok::<_, Status>(Some(text).filter(|text| !text.is_empty()))
+    };
+    let sha256 = text("data_sha256", wire.data_sha256, 64)?;
+    if sha256.as_ref().is_some_and(|text| !is_digest(text)) {
+        let problem = "must be 64 hexadecimal digits in lower case, or empty";
+        return Err(invalid_field(at("environment.data_sha256"), problem));
+    }
+    let data = sha256.map(|sha256| {
+        Ok::<_, Status>(DataContent {
+            sha256,
+            file_count: signed(&at("environment.data_file_count"), wire.data_file_count)?,
+            bytes: signed(&at("environment.data_bytes"), wire.data_bytes)?,
+        })
+    });
+    Ok(Environment {
+        libtorch: text("libtorch", wire.libtorch, DEVICE_MODEL_CHARS_MAX)?,
+        device: text("device", wire.device, DEVICE_MODEL_CHARS_MAX)?,
+        worker_version: text("worker_version", wire.worker_version, WORKER_VERSION_CHARS_MAX)?,
+        data: data.transpose()?,
+    })
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Losses may be what they are, infinities included: a job that diverges is to

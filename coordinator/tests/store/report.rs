@@ -1,7 +1,7 @@
 use cakes_coordinator::core::lease::{Desired, Policy};
 use cakes_coordinator::core::worker::Schedule;
-use cakes_coordinator::store::attempts::{Entry, Report, report_together};
-use cakes_coordinator::store::{Error, PgPool, jobs, workers};
+use cakes_coordinator::store::attempts::{DataContent, Entry, Environment, Report, report_together};
+use cakes_coordinator::store::{Error, PgPool, jobs, read, workers};
 use cakes_proto::ids::{LeaseToken, Nonce};
 use chrono::Utc;
 
@@ -21,6 +21,29 @@ async fn the_same_report_twice_is_stored_once_and_renews_both_times(pool: PgPool
         assert_eq!(count(&pool, alive).await, 1, "renewed");
     }
     assert_eq!(count(&pool, "select count(*) from metric").await, 6, "two keys of three entries");
+}
+
+/// Versions come with the first report, the digest of the data later.
+#[sqlx::test(migrations = "../migrations")]
+async fn what_an_attempt_runs_with_is_put_together_from_its_reports(pool: PgPool) {
+    submit(&pool, &small_search()).await;
+    let token = worker(&pool, "a").await.begin(&pool).await.token;
+    assert_eq!(read::jobs::get(&pool, token.job).await.unwrap().environment, None);
+    let text = |text: &str| Some(text.to_owned());
+    let told = |seq: i64, environment: Environment| Report {
+        entries: vec![Entry::Environment(environment)],
+        ..report_of(token, seq, 1, 1)
+    };
+    let versions =
+        Environment { libtorch: text("2.9.0"), device: text("cpu"), worker_version: text("1"), data: None };
+    tell(&pool, &told(1, versions.clone())).await.unwrap();
+    let data = DataContent { sha256: "ab".repeat(32), file_count: 3, bytes: 12 };
+    let digest = Environment { data: Some(data.clone()), ..Environment::default() };
+    for _ in 0..2 {
+        tell(&pool, &told(2, digest.clone())).await.unwrap();
+    }
+    let found = read::jobs::get(&pool, token.job).await.unwrap().environment;
+    assert_eq!(found, Some(Environment { data: Some(data), ..versions }));
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -9,6 +9,7 @@
 
 pub(crate) mod arrays;
 pub mod cache;
+mod content;
 pub mod ffmpeg;
 pub mod frames;
 pub mod lists;
@@ -27,6 +28,7 @@ use rayon::prelude::*;
 
 use cache::Cache;
 pub use cache::CacheOptions;
+pub use content::content_files;
 pub use policy::{ClipPolicy, Input, Normalisation, SamplePolicy, VolumePolicy, segment_frame};
 pub use source::{ArraySource, ArraySplit, MedmnistPart, SampleKind, SampleSource, VideoLayout, VideoSource};
 

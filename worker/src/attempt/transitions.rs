@@ -7,7 +7,7 @@ use std::time::Duration;
 use cakes::architecture::LayerAllocation;
 use cakes::frame::{Quality, Summary, TRAINER_PROTOCOL, TrainerEvent};
 use cakes::metric::{Metric, channels_key};
-use cakes_proto::v1::{FailureClass, MetricPoint};
+use cakes_proto::v1::{Environment, FailureClass, MetricPoint};
 
 use super::event::class_to_wire;
 use super::exit::classify;
@@ -51,9 +51,25 @@ impl Attempt {
                 if resumed_step > 0 {
                     self.note(format!("resumed from step {resumed_step}"), now);
                 }
+                self.outbox.push_environment(Environment {
+                    libtorch,
+                    device: device.clone(),
+                    worker_version: env!("CARGO_PKG_VERSION").to_owned(),
+                    ..Environment::default()
+                });
                 self.progress.ready(steps_total, resumed_step);
                 self.section.progressed(at);
                 self.device = Some(device);
+            }
+            TrainerEvent::Data(content) => {
+                self.note(format!("data set {} of {} files", content.sha256, content.file_count), now);
+                self.outbox.push_environment(Environment {
+                    data_sha256: content.sha256,
+                    data_file_count: content.file_count,
+                    data_bytes: content.bytes,
+                    ..Environment::default()
+                });
+                self.section.progressed(at);
             }
             TrainerEvent::Phase(phase) => {
                 self.progress.enter(phase, at);

@@ -58,7 +58,7 @@ class Trainer:
         if arguments.supernet:
             log((arguments.supernet / "weights.safetensors").read_text())
 
-    def ready(self, total=100, protocol=3):
+    def ready(self, total=100, protocol=4):
         send({"phase": "loading_data"})
         send({"phase": "building"})
         send({"ready": {

@@ -129,6 +129,7 @@ impl Reporter for Lines<'_> {
                     self.line(&format!("resumed behind step {resumed_step}"));
                 }
             }
+            TrainerEvent::Data(content) => self.write("data.json", content)?,
             TrainerEvent::Phase(Phase::LoadingData) => self.line("loading the data set"),
             TrainerEvent::Phase(_) => {}
             TrainerEvent::Step { step, loss, learning_rate, samples_per_s, data_wait_share } => {

@@ -20,6 +20,7 @@ use crate::checkpoint::interval::Interval;
 use crate::checkpoint::saver::{Finished, Saver};
 use crate::checkpoint::write::Place;
 use crate::checkpoint::{EarlyStop, Progress};
+use crate::data::hash::{Hashing, News};
 use crate::data::{Ahead, Batch, DataOptions, JobData, load};
 use crate::evaluate::{Windows, latency_ms, validate};
 use crate::loss::{classification_loss, segmentation_loss};
@@ -62,6 +63,10 @@ pub enum Ending {
 /// little memory.
 const VALIDATION_BATCH_MIN: u32 = 4;
 
+/// How long a training that is done waits for the digest of its data before it says that
+/// it is alive.
+const HASH_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Training batches that a child's statistics are taken from before a validation.
 const CALIBRATION_BATCHES: u64 = 16;
 
@@ -76,6 +81,7 @@ pub fn run(
 ) -> Result<Ending, TrainerError> {
     job.check().map_err(|error| TrainerError::User(error.to_string()))?;
     reporter.report(&TrainerEvent::Phase(Phase::LoadingData))?;
+    let hashing = Hashing::start(job, &around.data)?;
     let data = load(job, &around.data, &mut |text| reporter.note(text))?;
     reporter.report(&TrainerEvent::Phase(Phase::Building))?;
     let net = Net::new(job.task.network(), job.patch, job.seed, around.device)?;
@@ -114,6 +120,7 @@ pub fn run(
         saver: Saver::new(place, around.keep),
         interval: Interval::new(around.mean_time_between_failures),
         snapshot: (first, Instant::now()),
+        hashing: Some(hashing),
     }
     .run(first)
 }
@@ -131,6 +138,8 @@ struct Training<'a> {
     interval: Interval,
     /// Step of the last one, 0 for none, and when it was taken.
     snapshot: (u64, Instant),
+    /// None once it has been told what the data are.
+    hashing: Option<Hashing>,
 }
 
 impl Training<'_> {
@@ -262,7 +271,26 @@ impl Training<'_> {
         Ok(loss)
     }
 
+    /// Tells what is known of the data after `limit` at the most; whether that is all.
+    fn report_data(&mut self, limit: Duration) -> Result<bool, TrainerError> {
+        let Some(hashing) = &self.hashing else { return Ok(true) };
+        match hashing.wait(limit) {
+            None => {}
+            Some(News::Progress(text)) => self.reporter.note(&text),
+            Some(News::Failed(text)) => {
+                self.hashing = None;
+                self.reporter.note(&text);
+            }
+            Some(News::Found(content)) => {
+                self.hashing = None;
+                self.reporter.report(&TrainerEvent::Data(content))?;
+            }
+        }
+        Ok(self.hashing.is_none())
+    }
+
     fn report_step(&mut self, done: u64, loss: f64, throughput: &Throughput) -> Result<(), TrainerError> {
+        self.report_data(Duration::ZERO)?;
         self.reporter.report(&TrainerEvent::Step {
             step: done,
             loss,
@@ -378,6 +406,13 @@ impl Training<'_> {
 
     fn finish(&mut self, step: u64, quality: Quality) -> Result<Ending, TrainerError> {
         self.save_and_wait(step)?;
+        while !self.report_data(HASH_PATIENCE)? {
+            // A sign of life: a large data set takes longer than a section may.
+            self.phase(Phase::LoadingData)?;
+            if self.around.stop.load(Ordering::Relaxed) {
+                return Ok(Ending::Stopped);
+            }
+        }
         let latency_ms = match &self.job.task {
             Task::Supernet { backbone, kernels, .. } => {
                 let scores = self.net.scores(backbone, kernels)?;

@@ -94,6 +94,8 @@ fn a_supernet_reports_its_course_and_ends_with_scores() {
     let scores = position(|event| matches!(event, TrainerEvent::Scores(_)));
     let checkpoint = position(|event| matches!(event, TrainerEvent::Checkpoint { step: 6, .. }));
     assert!(ready < checkpoint && checkpoint < scores && scores + 1 < events.len());
+    let data = position(|event| matches!(event, TrainerEvent::Data(_)));
+    assert!(ready < data && data < scores);
     let latency = position(|event| matches!(event, TrainerEvent::Latency(_)));
     let TrainerEvent::Latency(table) = &events[latency] else { unreachable!() };
     assert!(scores < latency && latency + 1 < events.len());

@@ -5,6 +5,7 @@ mod commit_checkpoint;
 mod complete;
 mod curve_rows;
 mod end;
+mod environment_rows;
 mod expire;
 mod fail;
 mod grant_rows;
@@ -22,7 +23,9 @@ pub use complete::{Completion, Outcome, complete};
 pub use expire::{clock, expire_leases, extend_leases};
 pub use fail::fail;
 pub use reconcile::reconcile;
-pub use report::{Entry, Progress, Receipt, Report, Validated, report, report_together};
+pub use report::{
+    DataContent, Entry, Environment, Progress, Receipt, Report, Validated, report, report_together,
+};
 pub use start::start;
 pub use together::Answers;
 pub(super) use together::Locks;

@@ -35,6 +35,27 @@ pub enum Entry {
     Metric { step: i64, values: Vec<(String, f64)>, time: DateTime<Utc> },
     /// A line of the log.
     Log { time: DateTime<Utc>, text: String },
+    /// What the attempt runs with.
+    Environment(Environment),
+}
+
+/// What an attempt runs with, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environment {
+    pub libtorch: Option<String>,
+    /// `cpu`, or the GPU's name.
+    pub device: Option<String>,
+    pub worker_version: Option<String>,
+    pub data: Option<DataContent>,
+}
+
+/// What a data set holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataContent {
+    /// In hexadecimal.
+    pub sha256: String,
+    pub file_count: i64,
+    pub bytes: i64,
 }
 
 /// How far a job is.

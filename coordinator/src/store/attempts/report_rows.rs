@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 use sqlx::types::Uuid;
 
 use super::curve_rows::CurveRows;
+use super::environment_rows::EnvironmentRows;
 use super::report::{Entry, Progress, Report};
 use super::together::{Locks, Tokens};
 use crate::core::job::JobState;
@@ -80,6 +81,7 @@ pub(super) struct ReportRows {
     metrics: Metrics,
     logs: Logs,
     curves: CurveRows,
+    environments: EnvironmentRows,
 }
 
 #[derive(Debug, Default)]
@@ -167,6 +169,7 @@ impl ReportRows {
                     self.metrics.times.push(*time);
                 }
             }
+            Entry::Environment(environment) => self.environments.add(job, epoch, environment),
             Entry::Log { time, text } => {
                 self.logs.jobs.push(job);
                 self.logs.epochs.push(epoch);
@@ -184,8 +187,9 @@ impl ReportRows {
         connection: &mut PgConnection,
         policy: &Policy,
     ) -> Result<BTreeMap<Uuid, Desired>, Error> {
-        let ReportRows { attempts, progress, metrics, logs, curves } = self;
+        let ReportRows { attempts, progress, metrics, logs, curves, environments } = self;
         curves.write(connection).await?;
+        environments.write(connection).await?;
         // S4: the key of an entry holds attempt and number; what is stored is skipped before.
         let rows = sqlx::query!(
             r#"with attempts as (

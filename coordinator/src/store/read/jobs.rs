@@ -12,7 +12,7 @@ use sqlx::types::Uuid;
 use super::{corrupt, failed};
 use crate::core::job::{JobKind, JobState};
 use crate::store::Error;
-use crate::store::attempts::Validated;
+use crate::store::attempts::{DataContent, Environment, Validated};
 use crate::store::quality::QualityColumns;
 
 /// A job as people see it.
@@ -33,6 +33,8 @@ pub struct JobRecord {
     pub worker: Option<String>,
     pub progress: Option<ProgressRecord>,
     pub result: Option<ResultRecord>,
+    /// Of the last attempt.
+    pub environment: Option<Environment>,
     pub create_time: DateTime<Utc>,
     pub start_time: Option<DateTime<Utc>>,
     pub end_time: Option<DateTime<Utc>>,
@@ -173,6 +175,13 @@ struct Row {
     train_duration_s: Option<f64>,
     device: Option<String>,
     checkpoint_key: Option<String>,
+    environment_epoch: Option<i64>,
+    libtorch: Option<String>,
+    environment_device: Option<String>,
+    worker_version: Option<String>,
+    data_sha256: Option<String>,
+    data_file_count: Option<i64>,
+    data_bytes: Option<i64>,
 }
 
 /// The jobs of these ids, in the order of their creation.
@@ -190,9 +199,14 @@ pub(super) async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<JobRecord>
                result.param_count as "param_count?", result.mac_count as "mac_count?", result.latency_ms,
                result.peak_memory_mib as "peak_memory_mib?",
                result.train_duration_s as "train_duration_s?", result.device as "device?",
-               checkpoint.key as "checkpoint_key?"
+               checkpoint.key as "checkpoint_key?",
+               environment.epoch as "environment_epoch?", environment.libtorch,
+               environment.device as environment_device, environment.worker_version,
+               environment.data_sha256, environment.data_file_count, environment.data_bytes
            from job
            left join attempt on attempt.job_id = job.id and attempt.epoch = job.epoch
+           left join attempt_environment environment
+               on environment.job_id = job.id and environment.epoch = job.epoch
            left join job_progress progress on progress.job_id = job.id
            left join result on result.job_id = job.id
            left join checkpoint on checkpoint.job_id = job.id
@@ -211,7 +225,7 @@ impl TryFrom<Row> for JobRecord {
     type Error = Error;
 
     fn try_from(mut row: Row) -> Result<Self, Error> {
-        let (progress, result) = (row.progress(), row.result()?);
+        let (progress, result, environment) = (row.progress(), row.result()?, row.environment());
         let corrupt =
             |part: &str, problem: &dyn Display| corrupt(format!("{part} of job {}", row.id), problem);
         Ok(JobRecord {
@@ -227,6 +241,7 @@ impl TryFrom<Row> for JobRecord {
             worker: row.worker_id,
             progress,
             result,
+            environment,
             create_time: row.create_time,
             start_time: row.start_time,
             end_time: row.end_time,
@@ -250,6 +265,17 @@ impl Row {
             remaining_s: self.remaining_s,
             phase: self.phase.take()?,
             checkpoint_step: self.checkpoint_step.unwrap_or(0),
+        })
+    }
+
+    fn environment(&mut self) -> Option<Environment> {
+        self.environment_epoch?;
+        let data = self.data_sha256.take().zip(self.data_file_count).zip(self.data_bytes);
+        Some(Environment {
+            libtorch: self.libtorch.take(),
+            device: self.environment_device.take(),
+            worker_version: self.worker_version.take(),
+            data: data.map(|((sha256, file_count), bytes)| DataContent { sha256, file_count, bytes }),
         })
     }
 

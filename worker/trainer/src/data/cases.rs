@@ -67,7 +67,7 @@ fn input(dataset: &Dataset, job: &TrainerJob, validation: Vec<String>) -> Networ
     }
 }
 
-fn open(spec: &DatasetSpec, data_root: &Path) -> Result<(Dataset, Split, bool), TrainerError> {
+pub(super) fn open(spec: &DatasetSpec, data_root: &Path) -> Result<(Dataset, Split, bool), TrainerError> {
     match spec {
         DatasetSpec::Phantoms(phantoms) => {
             let spec = PhantomSpec {

@@ -5,10 +5,12 @@
 //! |---|---|
 //! | [`cases`] | labelled volumes, for segmentation |
 //! | [`samples`] | volumes and clips with one class each |
+//! | [`hash`] | the digest of all files, in the background |
 //! | [`ahead`] | threads that make batches before they are needed |
 
 pub mod ahead;
 pub mod cases;
+pub mod hash;
 pub mod samples;
 
 use std::ops::Range;

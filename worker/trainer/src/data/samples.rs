@@ -93,7 +93,7 @@ fn progress_lines() -> impl Fn(usize, usize) + Sync {
     }
 }
 
-fn source(dataset: &spec::DatasetSpec) -> Result<SampleSource, TrainerError> {
+pub(super) fn source(dataset: &spec::DatasetSpec) -> Result<SampleSource, TrainerError> {
     match dataset {
         spec::DatasetSpec::Arrays(arrays) => Ok(SampleSource::Arrays(ArraySource {
             path: arrays.path.clone().into(),
