@@ -7,6 +7,7 @@ pub mod app;
 pub mod config;
 pub mod core;
 pub mod database;
+pub mod exchange;
 pub mod grpc;
 mod lane;
 pub mod reconcile;

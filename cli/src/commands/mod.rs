@@ -5,6 +5,7 @@ mod compare;
 pub mod context;
 mod curves;
 pub mod dataset;
+mod exchange;
 mod derive;
 mod follow;
 pub mod job;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::derive::{DeriveArguments, derive};
 use super::repeat::{self, Repeat};
-use super::{compare, curves, watch};
+use super::{compare, curves, exchange, watch};
 use crate::args::GlobalArguments;
 use crate::client::{Client, rpc};
 use crate::dataset_note::{DatasetNote, look_at_dataset};
@@ -90,6 +90,19 @@ pub enum SearchCommand {
     /// latency are fractions of the time of the all-3x3x3 network.
     #[command(after_help = "Example:\n  cakes search latency 0198f3a2-7c1e")]
     Latency(SearchId),
+    /// Write the search as one file, to look into or to import elsewhere.
+    ///
+    /// A zip of JSON lines: description, seeds, digests of the data, versions,
+    /// architectures, scores, results, events and all points of the learning curves; no
+    /// weights. A search that has not ended is exported as it is now.
+    #[command(after_help = "Example:\n  cakes search export 0198f3a2-7c1e -o search.zip")]
+    Export(exchange::ExportArguments),
+    /// Take in a search that was exported, all of it or nothing.
+    ///
+    /// It keeps its id and is read like all others, but never run: its weights stay where
+    /// it was made. The same file again changes nothing.
+    #[command(after_help = "Example:\n  cakes search import search.zip")]
+    Import(exchange::ImportArguments),
     /// Draw front, channels and learning curves, as SVG and PNG.
     #[command(after_help = "Example:\n  cakes search plot 0198f3a2-7c1e --out plots")]
     Plot {
@@ -163,6 +176,8 @@ pub async fn run(global: &GlobalArguments, command: SearchCommand) -> Result<Out
             output::print(global.output, &compared, |compared| tables::compare(compared, width))?;
         }
         SearchCommand::Derive(arguments) => derive(global, &client, arguments).await?,
+        SearchCommand::Export(arguments) => return exchange::export(global, &client, &arguments).await,
+        SearchCommand::Import(arguments) => return exchange::import(global, &client, &arguments).await,
         SearchCommand::Latency(SearchId { id }) => {
             let table = latency_table(&client, id).await?;
             output::print(global.output, &table, |table| tables::latency(table, output::terminal_width()))?;

@@ -67,7 +67,7 @@ pub fn searches(searches: &[v1::Search], now: DateTime<Utc>) -> Rows {
         rows.push(vec![
             format::short_id(&search.id, length).to_owned(),
             search_name(search).to_owned(),
-            search_state(search.state()),
+            search_state(search.state()) + if search.imported.is_some() { " (imported)" } else { "" },
             ago(search.create_time.as_ref(), now),
             took(search.create_time.as_ref(), search.end_time.as_ref(), now),
         ]);
@@ -86,6 +86,11 @@ pub fn search_details(search: &v1::Search, now: DateTime<Utc>) -> String {
     ];
     if !search.state_reason.is_empty() {
         lines.push(format!("reason   {}", search.state_reason));
+    }
+    if let Some(import) = &search.imported {
+        let what = if import.is_snapshot { "imported snapshot" } else { "imported" };
+        let when = ago(import.import_time.as_ref(), now);
+        lines.push(format!("origin   {what} from {} (cakes {}), {when}", import.source, import.cakes_version));
     }
     if !search.jobs.is_empty() {
         lines.push(String::new());

@@ -19,6 +19,7 @@ mod search_service;
 mod server;
 mod status;
 mod stream;
+mod transfer;
 mod values;
 mod wire;
 mod worker_service;
@@ -40,6 +41,7 @@ use crate::shutdown::Shutdown;
 use crate::store::{self, PgPool, Pools};
 use lanes::{Reports, Turns, Wishes};
 use stream::Streams;
+use transfer::Transfers;
 
 /// What the services need. Cheap to clone: each service has one.
 #[derive(Clone)]
@@ -51,6 +53,7 @@ pub struct Api {
     bell: Bell,
     writes: TaskTracker,
     streams: Streams,
+    transfers: Transfers,
     reports: Lane<Reports>,
     turns: Lane<Turns>,
     wishes: Lane<Wishes>,
@@ -87,6 +90,7 @@ impl Api {
             bell,
             writes: shutdown.tasks.clone(),
             streams: Streams::new(shutdown.stop.clone()),
+            transfers: Transfers::default(),
         }
     }
 

@@ -7,7 +7,7 @@ use cakes_proto::ids::SearchId;
 use cakes_proto::v1;
 use cakes_proto::v1::search_service_server::SearchService;
 use chrono::{DateTime, Utc};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use super::paging::{Page, Position, SIZE_MAX};
@@ -25,6 +25,8 @@ const BUDGETS_MAX: usize = 64;
 
 #[tonic::async_trait]
 impl SearchService for Api {
+    type ExportSearchStream = Messages<v1::ExportSearchResponse>;
+    type ImportSearchStream = Messages<v1::ImportSearchResponse>;
     type WatchSearchStream = Messages<v1::Search>;
 
     async fn submit_search(
@@ -168,6 +170,23 @@ impl SearchService for Api {
         };
         Ok(Response::new(latency_to_wire(&table, &search.spec.spec().backbone, device)))
     }
+
+    async fn export_search(
+        &self,
+        request: Request<v1::ExportSearchRequest>,
+    ) -> Result<Response<Self::ExportSearchStream>, Status> {
+        let id = lookup::search(self.reader(), "id", &request.into_inner().id).await?;
+        // An unknown id fails the call instead of the stream.
+        searches::revision(self.reader(), id).await?;
+        Ok(Response::new(self.export_file(id)?))
+    }
+
+    async fn import_search(
+        &self,
+        request: Request<Streaming<v1::ImportSearchRequest>>,
+    ) -> Result<Response<Self::ImportSearchStream>, Status> {
+        Ok(Response::new(self.import_file(request.into_inner())?))
+    }
 }
 
 /// The client's name for a request, if it chose one.
@@ -177,7 +196,7 @@ pub(super) fn request_id_if_given(request_id: String) -> Result<Option<String>, 
 }
 
 /// The search with its jobs.
-async fn load(pool: &PgPool, id: SearchId) -> Result<v1::Search, Status> {
+pub(super) async fn load(pool: &PgPool, id: SearchId) -> Result<v1::Search, Status> {
     // The revision is read before the jobs: they may be newer than it says, and
     // are then sent once more, but never older.
     let record = searches::get(pool, id).await?;

@@ -65,6 +65,11 @@ impl Streams {
         Streams { permits: Arc::new(Semaphore::new(STREAMS_MAX)), stop }
     }
 
+    /// Asks everybody to end.
+    pub(super) fn stop(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
     /// A stream of everything that `watched` finds.
     ///
     /// # Errors

@@ -40,6 +40,14 @@ pub(super) fn search(record: SearchRecord, jobs: Vec<JobRecord>) -> v1::Search {
         create_time: time(record.create_time),
         end_time: record.end_time.and_then(time),
         revision: count(record.revision),
+        imported: record.imported.map(|import| v1::SearchImport {
+            source: import.source,
+            cakes_version: import.cakes_version,
+            is_snapshot: import.is_snapshot,
+            content_sha256: import.content_sha256,
+            export_time: time(import.export_time),
+            import_time: time(import.import_time),
+        }),
     }
 }
 

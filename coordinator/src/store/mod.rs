@@ -23,6 +23,7 @@ mod quality;
 mod text;
 
 pub mod attempts;
+pub mod exchange;
 pub mod jobs;
 pub mod read;
 pub mod searches;

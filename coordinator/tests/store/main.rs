@@ -9,6 +9,7 @@ mod acquire;
 mod checkpoint;
 mod complete;
 mod dashboard;
+mod exchange;
 mod expire;
 mod fail;
 mod intents;

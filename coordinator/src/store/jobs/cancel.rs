@@ -6,6 +6,7 @@ use tracing::instrument;
 
 use crate::core::job::{JobEvent, JobState, transition};
 use crate::store::error::{Error, failed};
+use crate::store::exchange::refuse_imported_job;
 use crate::store::job_row::{self, JobRow, Move};
 use crate::store::text::storable;
 
@@ -20,6 +21,7 @@ const REASON_BYTES_MAX: usize = 1000;
 #[instrument(skip_all, fields(job = %id), err(level = "debug"))]
 pub async fn cancel(pool: &PgPool, id: JobId, reason: &str) -> Result<(), Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to cancel a job"))?;
+    refuse_imported_job(&mut transaction, id).await?;
     let job = job_row::lock(&mut transaction, id).await?;
     cancel_locked(&mut transaction, &job, reason).await?;
     transaction.commit().await.map_err(failed("commit a cancellation"))

@@ -21,6 +21,7 @@ use cakes_proto::ids::JobId;
 use sqlx::PgPool;
 
 use super::error::{Error, failed};
+use super::exchange::refuse_imported_job;
 use super::job_row::{self, Move};
 use crate::core::job::{JobEvent, transition};
 
@@ -33,6 +34,7 @@ async fn act(
     reason: Option<&str>,
 ) -> Result<(), Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to change a job"))?;
+    refuse_imported_job(&mut transaction, id).await?;
     let job = job_row::lock(&mut transaction, id).await?;
     let moved = transition(job.state, event)?;
     if moved.next == job.state {

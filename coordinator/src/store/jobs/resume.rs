@@ -6,6 +6,7 @@ use tracing::instrument;
 
 use crate::core::job::{JobEvent, transition};
 use crate::store::error::{Error, failed};
+use crate::store::exchange::refuse_imported_job;
 use crate::store::job_row::{self, Move};
 
 /// Queues a paused job; a job whose worker has not stopped yet goes on there.
@@ -15,6 +16,7 @@ use crate::store::job_row::{self, Move};
 #[instrument(skip_all, fields(job = %id), err(level = "debug"))]
 pub async fn resume(pool: &PgPool, id: JobId) -> Result<(), Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to resume a job"))?;
+    refuse_imported_job(&mut transaction, id).await?;
     let job = job_row::lock(&mut transaction, id).await?;
     let started = sqlx::query_scalar!(
         r#"select exists (select from attempt where job_id = $1 and state = 'running') as "started!""#,

@@ -8,6 +8,7 @@ use crate::core::job::{JobEvent, transition};
 use crate::core::retry::Counters;
 use crate::core::search::SearchState;
 use crate::store::error::{Error, failed};
+use crate::store::exchange::refuse_imported_job;
 use crate::store::job_row::{self, Move};
 
 /// Queues the job with all its tries, from its last checkpoint. A search that
@@ -18,6 +19,7 @@ use crate::store::job_row::{self, Move};
 #[instrument(skip_all, fields(job = %id), err(level = "debug"))]
 pub async fn retry(pool: &PgPool, id: JobId) -> Result<(), Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to retry a job"))?;
+    refuse_imported_job(&mut transaction, id).await?;
     let search = sqlx::query_scalar!("select search_id from job where id = $1", id.0)
         .fetch_optional(&mut *transaction)
         .await

@@ -11,6 +11,7 @@ use tracing::instrument;
 use super::{NewJob, enqueue};
 use crate::store::architecture_rows::read_architecture;
 use crate::store::error::{Error, corrupt, failed};
+use crate::store::exchange::refuse_imported_search;
 use crate::store::searches::read_spec;
 use crate::store::text::check_request_id;
 
@@ -39,6 +40,7 @@ pub struct Retrain {
 pub async fn submit_retrain(pool: &PgPool, retrain: &Retrain) -> Result<JobId, Error> {
     check_request_id(retrain.request_id.as_deref())?;
     let mut transaction = pool.begin().await.map_err(failed("begin to queue a retraining"))?;
+    refuse_imported_search(&mut transaction, retrain.search).await?;
     let search = read_spec(&mut transaction, retrain.search).await?;
     let architecture = read_architecture(&mut transaction, retrain.digest).await?;
     let trainer_job = trainer_job(&search, architecture, retrain)?;

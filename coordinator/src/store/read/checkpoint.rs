@@ -5,6 +5,7 @@ use sqlx::PgPool;
 
 use super::failed;
 use crate::store::Error;
+use crate::store::exchange::refuse_imported_job;
 
 /// A committed checkpoint as people see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +21,11 @@ pub struct CheckpointRecord {
 /// The checkpoint of a job's result, else the one of its newest attempt with most steps.
 ///
 /// # Errors
-/// There is no such job or it has no checkpoint, or the database fails.
+/// There is no such job or it has no checkpoint, its weights are elsewhere, or the database
+/// fails.
 pub async fn of_job(pool: &PgPool, id: JobId) -> Result<CheckpointRecord, Error> {
+    let mut connection = pool.acquire().await.map_err(failed("find the checkpoint of a job"))?;
+    refuse_imported_job(&mut connection, id).await?;
     let found = sqlx::query_as!(
         CheckpointRecord,
         r#"select checkpoint.step, checkpoint.key, checkpoint.manifest_sha256, checkpoint.bytes,
@@ -35,7 +39,7 @@ pub async fn of_job(pool: &PgPool, id: JobId) -> Result<CheckpointRecord, Error>
            limit 1"#,
         id.0
     )
-    .fetch_optional(pool)
+    .fetch_optional(&mut *connection)
     .await
     .map_err(failed("find the checkpoint of a job"))?;
     found.ok_or_else(|| Error::NotFound { kind: "committed checkpoint of job", id: id.to_string() })

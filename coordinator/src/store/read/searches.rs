@@ -24,6 +24,21 @@ pub struct SearchRecord {
     pub create_time: DateTime<Utc>,
     /// When the last job ended; none before.
     pub end_time: Option<DateTime<Utc>>,
+    /// Of a search that came in a file.
+    pub imported: Option<ImportRecord>,
+}
+
+/// Where a search came from that came in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportRecord {
+    /// The machine whose coordinator exported it.
+    pub source: String,
+    pub cakes_version: String,
+    /// Whether it had not ended then.
+    pub is_snapshot: bool,
+    pub content_sha256: String,
+    pub export_time: DateTime<Utc>,
+    pub import_time: DateTime<Utc>,
 }
 
 struct Row {
@@ -34,12 +49,32 @@ struct Row {
     revision: i64,
     create_time: DateTime<Utc>,
     end_time: Option<DateTime<Utc>>,
+    source: Option<String>,
+    cakes_version: Option<String>,
+    is_snapshot: Option<bool>,
+    content_sha256: Option<String>,
+    export_time: Option<DateTime<Utc>>,
+    import_time: Option<DateTime<Utc>>,
+}
+
+impl Row {
+    fn import(&mut self) -> Option<ImportRecord> {
+        Some(ImportRecord {
+            source: self.source.take()?,
+            cakes_version: self.cakes_version.take()?,
+            is_snapshot: self.is_snapshot?,
+            content_sha256: self.content_sha256.take()?,
+            export_time: self.export_time?,
+            import_time: self.import_time?,
+        })
+    }
 }
 
 impl TryFrom<Row> for SearchRecord {
     type Error = Error;
 
-    fn try_from(row: Row) -> Result<Self, Error> {
+    fn try_from(mut row: Row) -> Result<Self, Error> {
+        let imported = row.import();
         let corrupt =
             |part: &str, problem: &dyn Display| corrupt(format!("{part} of search {}", row.id), problem);
         Ok(SearchRecord {
@@ -50,6 +85,7 @@ impl TryFrom<Row> for SearchRecord {
             revision: row.revision,
             create_time: row.create_time,
             end_time: row.end_time,
+            imported,
         })
     }
 }
@@ -76,8 +112,12 @@ pub async fn revision(pool: &PgPool, id: SearchId) -> Result<i64, Error> {
 pub async fn get(pool: &PgPool, id: SearchId) -> Result<SearchRecord, Error> {
     let row = sqlx::query_as!(
         Row,
-        r#"select id, spec, state, state_reason, search_revision.revision as "revision!", create_time, end_time
+        r#"select id, spec, state, state_reason, search_revision.revision as "revision!", create_time, end_time,
+               origin.source as "source?", origin.cakes_version as "cakes_version?",
+               origin.is_snapshot as "is_snapshot?", origin.content_sha256 as "content_sha256?",
+               origin.export_time as "export_time?", origin.import_time as "import_time?"
            from search join search_revision on search_revision.search_id = search.id
+           left join search_import origin on origin.search_id = search.id
            where id = $1"#,
         id.0
     )
@@ -99,8 +139,12 @@ pub async fn page(
     let (time, id) = behind.unzip();
     let rows = sqlx::query_as!(
         Row,
-        r#"select id, spec, state, state_reason, search_revision.revision as "revision!", create_time, end_time
+        r#"select id, spec, state, state_reason, search_revision.revision as "revision!", create_time, end_time,
+               origin.source as "source?", origin.cakes_version as "cakes_version?",
+               origin.is_snapshot as "is_snapshot?", origin.content_sha256 as "content_sha256?",
+               origin.export_time as "export_time?", origin.import_time as "import_time?"
            from search join search_revision on search_revision.search_id = search.id
+           left join search_import origin on origin.search_id = search.id
            where $1::timestamptz is null or (create_time, id) < ($1, $2::uuid)
            order by create_time desc, id desc limit $3"#,
         time,

@@ -21,6 +21,8 @@ pub struct SearchSummary {
     pub state_reason: String,
     pub create_time: DateTime<Utc>,
     pub end_time: Option<DateTime<Utc>>,
+    /// Whether it was made elsewhere and came in a file.
+    pub imported: bool,
     pub job_count: i64,
     pub succeeded_count: i64,
     pub failed_count: i64,
@@ -57,7 +59,7 @@ pub async fn searches(
     let (time, id) = behind.unzip();
     let rows = sqlx::query!(
         r#"with page as (
-               select id, name, spec -> 'backbone' as backbone, state, state_reason, create_time, end_time
+               select id, name, spec -> 'backbone' as backbone, state, state_reason, create_time, end_time, imported
                from search
                where ($1::uuid is null or id = $1)
                    and (cardinality($2::text[]) = 0 or state = any($2))
@@ -66,6 +68,7 @@ pub async fn searches(
                order by create_time desc, id desc limit $6
            )
            select page.id, page.name, page.state, page.state_reason, page.create_time, page.end_time,
+               page.imported,
                coalesce((select key from jsonb_object_keys(page.backbone) key limit 1), '') as "backbone!",
                jobs.total as "total!", jobs.succeeded as "succeeded!", jobs.failed as "failed!",
                jobs.cancelled as "cancelled!", jobs.live as "live!", jobs.step_share as "step_share!",
@@ -110,6 +113,7 @@ pub async fn searches(
             state_reason: row.state_reason,
             create_time: row.create_time,
             end_time: row.end_time,
+            imported: row.imported,
             job_count: row.total,
             succeeded_count: row.succeeded,
             failed_count: row.failed,

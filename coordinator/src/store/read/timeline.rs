@@ -40,7 +40,7 @@ pub async fn spans(
                coalesce(attempt.end_reason, attempt.state) as "outcome!",
                attempt.grant_time, attempt.end_time
            from attempt join job on job.id = attempt.job_id
-           where attempt.grant_time < $2 and (attempt.end_time is null or attempt.end_time > $1)
+           where not attempt.imported and attempt.grant_time < $2 and (attempt.end_time is null or attempt.end_time > $1)
            order by attempt.grant_time desc limit $3"#,
         from,
         to,

@@ -7,6 +7,7 @@ use tracing::instrument;
 use super::advance::advance_locked;
 use crate::core::search::SearchState;
 use crate::store::error::{Error, corrupt, failed};
+use crate::store::exchange::refuse_imported_search;
 use crate::store::event::{self, Event};
 use crate::store::job_row;
 use crate::store::jobs::cancel_locked;
@@ -24,6 +25,7 @@ const REASON_BYTES_MAX: usize = 1000;
 pub async fn cancel(pool: &PgPool, id: SearchId, reason: &str) -> Result<(), Error> {
     let reason = storable(reason, REASON_BYTES_MAX);
     let mut transaction = pool.begin().await.map_err(failed("begin to cancel a search"))?;
+    refuse_imported_search(&mut transaction, id).await?;
     let state = sqlx::query_scalar!("select state from search where id = $1 for no key update", id.0)
         .fetch_optional(&mut *transaction)
         .await

@@ -12,6 +12,7 @@ use super::snapshot::{lock_snapshot, read_findings};
 use crate::core::search::{Budget, Derived, Findings, NOT_MEASURED, Source, derive as derive_one};
 use crate::store::architecture_rows;
 use crate::store::error::{Error, corrupt, failed};
+use crate::store::exchange::refuse_imported_search;
 
 /// Most architectures of one call.
 const BUDGETS_MAX: usize = 64;
@@ -40,6 +41,7 @@ pub async fn derive(
     wish: &Wish,
 ) -> Result<Vec<(ArchitectureDigest, Derived)>, Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to derive architectures"))?;
+    refuse_imported_search(&mut transaction, id).await?;
     let search = lock_snapshot(&mut transaction, id).await?.search;
     let sources = sources(&search, wish)?;
     let findings = read_findings(&mut transaction, id).await?.ok_or_else(|| {

@@ -41,7 +41,7 @@ export function show(context) {
 function summary({ search, job_counts: counts }) {
   const parts = Object.entries(counts).sort().map(([state, count]) => link(`/jobs?search=${search.id}&state=${state}`, `${count} ${state}`));
   return [el("h1", {}, search.name),
-    el("div", { class: "row centre" }, badge(search.state), bar(search.step_share, "progress of the search"),
+    el("div", { class: "row centre" }, badge(search.state), search.imported ? el("span", { class: "quiet" }, "imported: read here, never run") : null, bar(search.step_share, "progress of the search"),
       el("span", { class: "quiet" }, "submitted ", since(search.create_time)), el("span", { class: "quiet mono" }, short(search.id)),
       el("span", { class: "row centre quiet" }, parts)),
     search.state_reason ? el("p", { class: "quiet" }, search.state_reason) : null];

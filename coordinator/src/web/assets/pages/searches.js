@@ -36,7 +36,7 @@ function draw(searches, next, filter) {
   }
   const rows = searches.map((found) => [
     el("span", {}, link(`/searches/${found.id}`, found.name), " ", el("span", { class: "quiet mono" }, short(found.id))),
-    badge(found.state),
+    el("span", {}, badge(found.state), found.imported ? el("span", { class: "quiet" }, " imported") : null),
     bar(found.step_share, `progress of ${found.name}`),
     `${found.succeeded_count} of ${found.job_count}${found.failed_count ? `, ${found.failed_count} failed` : ""}`,
     found.best_quality === null ? "–" : el("span", { title: metric(found.quality_metric) }, quality(found.best_quality)),

@@ -1,0 +1,120 @@
+//! A search travels as one file from one service to another, and is the same there.
+
+use anyhow::{Context, Result, ensure};
+use cakes_proto::v1;
+use cakes_tests::exhibit::{self, worker};
+use cakes_tests::{Cluster, Finished, Options, scenario};
+use serde_json::Value;
+
+const NO_WORKERS: Options = Options {
+    workers: &[],
+    private_database: false,
+    durable: false,
+    lease_ttl: std::time::Duration::from_secs(60),
+    report_interval: None,
+    web: false,
+};
+
+#[test]
+fn a_search_is_the_same_where_it_is_imported() {
+    scenario(NO_WORKERS, async |here| {
+        let exhibit = exhibit::fill(here).await?;
+        let there = &Cluster::start(NO_WORKERS)?;
+        travels(here, there, &exhibit.finished).await?;
+        snapshot(here, there, &exhibit.running).await
+    });
+}
+
+async fn json(cluster: &Cluster, arguments: &[&str]) -> Result<Value> {
+    let finished = done(cluster, &[arguments, &["-o", "json"]].concat()).await?;
+    serde_json::from_str(&finished.stdout).with_context(|| finished.stdout)
+}
+
+async fn done(cluster: &Cluster, arguments: &[&str]) -> Result<Finished> {
+    let finished = cluster.cakes(arguments).await?;
+    ensure!(finished.code == Some(0), "cakes {arguments:?}: {finished:?}");
+    Ok(finished)
+}
+
+async fn travels(here: &Cluster, there: &Cluster, id: &str) -> Result<()> {
+    let file = here.folder().join("search.zip").display().to_string();
+    done(here, &["search", "export", id, "-o", &file]).await?;
+    let imported = json(there, &["search", "import", &file]).await?;
+    ensure!(imported["isNew"] == true, "{imported}");
+    let again = json(there, &["search", "import", &file]).await?;
+    ensure!(again["isNew"].as_bool() != Some(true), "{again}");
+
+    for command in [&["search", "front", id], &["search", "latency", id], &["search", "compare", id, id][..]]
+    {
+        same(here, there, command).await?;
+    }
+    let (mut before, mut after) =
+        (json(here, &["search", "get", id]).await?, json(there, &["search", "get", id]).await?);
+    ensure!(before["imported"].is_null() && after["imported"]["source"].is_string(), "{after}");
+    after.as_object_mut().context("a search")?.remove("imported");
+    before.as_object_mut().context("a search")?.remove("imported");
+    ensure!(before == after, "{before:#}\n{after:#}");
+    let jobs = before["jobs"].as_array().context("jobs")?;
+    ensure!(jobs.len() > 10, "{}", jobs.len());
+    for job in jobs.iter().take(4) {
+        let id = job["id"].as_str().context("an id")?;
+        same(here, there, &["job", "get", id]).await?;
+        let request = || v1::ListMetricsRequest { id: id.to_owned(), ..Default::default() };
+        let curves = here.api()?.jobs().list_metrics(request()).await?.into_inner();
+        ensure!(!curves.curves.is_empty());
+        ensure!(curves == there.api()?.jobs().list_metrics(request()).await?.into_inner());
+    }
+    let digest =
+        jobs.iter().find_map(|job| job["architectureDigest"].as_str().filter(|digest| !digest.is_empty()));
+    let digest = digest.context("a digest")?;
+    let (here_cost, there_cost) =
+        (json(here, &["arch", "get", digest]).await?, json(there, &["arch", "get", digest]).await?);
+    ensure!(here_cost["cost"] == there_cost["cost"] && here_cost["layers"] == there_cost["layers"]);
+    let listed = done(there, &["search", "list"]).await?.stdout;
+    ensure!(listed.contains("(imported)"), "{listed}");
+
+    let back = there.folder().join("again.zip").display().to_string();
+    done(there, &["search", "export", id, "-o", &back]).await?;
+    let home = json(here, &["search", "import", &back]).await?;
+    ensure!(home["isNew"].as_bool() != Some(true), "the same content, where it was made: {home}");
+    only_read(there, id, jobs).await
+}
+
+async fn same(here: &Cluster, there: &Cluster, command: &[&str]) -> Result<()> {
+    let (before, after) = (json(here, command).await?, json(there, command).await?);
+    ensure!(before == after, "cakes {command:?}:\n{before:#}\n{after:#}");
+    Ok(())
+}
+
+/// Its weights are not here, and nobody trains it.
+async fn only_read(there: &Cluster, id: &str, jobs: &[Value]) -> Result<()> {
+    let job = jobs.last().and_then(|job| job["id"].as_str()).context("a job")?;
+    let digest = jobs.last().and_then(|job| job["architectureDigest"].as_str()).context("a digest")?;
+    let out = there.folder().join("net").display().to_string();
+    let refused: [&[&str]; 4] = [
+        &["search", "cancel", id],
+        &["search", "derive", id, "--budget", "0.35"],
+        &["job", "retry", job],
+        &["arch", "export", digest, "--format", "onnx", "--weights", job, "--out", &out],
+    ];
+    for command in refused {
+        let finished = there.cakes(command).await?;
+        ensure!(
+            finished.code == Some(4) && finished.stderr.contains("imported"),
+            "{command:?}: {finished:?}"
+        );
+    }
+    ensure!(worker(there, "idle").await?.acquire().await?.is_none(), "a job of elsewhere was offered");
+    Ok(())
+}
+
+async fn snapshot(here: &Cluster, there: &Cluster, id: &str) -> Result<()> {
+    let file = here.folder().join("running.zip").display().to_string();
+    done(here, &["search", "export", id, "-o", &file]).await?;
+    let imported = json(there, &["search", "import", &file]).await?;
+    ensure!(imported["search"]["imported"]["isSnapshot"] == true, "{imported:#}");
+    ensure!(imported["search"]["state"] == "SEARCH_STATE_CANCELLED", "{imported:#}");
+    let shown = done(there, &["search", "get", id]).await?.stdout;
+    ensure!(shown.contains("imported snapshot from"), "{shown}");
+    Ok(())
+}
