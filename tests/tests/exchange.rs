@@ -1,10 +1,13 @@
 //! A search travels as one file from one service to another, and is the same there.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use cakes_proto::v1;
 use cakes_tests::exhibit::{self, worker};
 use cakes_tests::{Cluster, Finished, Options, scenario};
 use serde_json::Value;
+use tokio::process::Command;
 
 const NO_WORKERS: Options = Options {
     workers: &[],
@@ -39,6 +42,7 @@ async fn done(cluster: &Cluster, arguments: &[&str]) -> Result<Finished> {
 async fn travels(here: &Cluster, there: &Cluster, id: &str) -> Result<()> {
     let file = here.folder().join("search.zip").display().to_string();
     done(here, &["search", "export", id, "-o", &file]).await?;
+    documented_script(here.folder()).await?;
     let imported = json(there, &["search", "import", &file]).await?;
     ensure!(imported["isNew"] == true, "{imported}");
     let again = json(there, &["search", "import", &file]).await?;
@@ -78,6 +82,18 @@ async fn travels(here: &Cluster, there: &Cluster, id: &str) -> Result<()> {
     let home = json(here, &["search", "import", &back]).await?;
     ensure!(home["isNew"].as_bool() != Some(true), "the same content, where it was made: {home}");
     only_read(there, id, jobs).await
+}
+
+/// What the documents say of how to read the file without cakes.
+async fn documented_script(folder: &Path) -> Result<()> {
+    let document = include_str!("../../docs/exchange.md");
+    let script = document.split_once("```python\n").and_then(|(_, rest)| rest.split_once("```"));
+    let (script, _) = script.context("no script in docs/exchange.md")?;
+    let output = Command::new("python3").args(["-c", script]).current_dir(folder).output().await?;
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success() && out.contains("points of training losses"), "{error}{out}");
+    ensure!(out.contains("supernet ") && out.contains("budget 0.45"), "{out}");
+    Ok(())
 }
 
 async fn same(here: &Cluster, there: &Cluster, command: &[&str]) -> Result<()> {

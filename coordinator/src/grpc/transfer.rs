@@ -67,7 +67,7 @@ impl Api {
                 let pieces = pieces;
                 export(&pool, id, &source(), &pieces).await
             };
-            let work = async { tokio::join!(pack, pass_on(packed, answers.clone())).0 };
+            let work = async { tokio::join!(pack, pass_on(packed, &answers)).0 };
             let ended = tokio::select! {
                 ended = work => ended.map(drop).map_err(Status::from),
                 () = stop.cancelled() => Err(status::shutting_down()),
@@ -119,7 +119,7 @@ impl Api {
 }
 
 /// Pieces as messages, until there are no more or nobody takes them.
-async fn pass_on(mut packed: Receiver<Vec<u8>>, answers: Sender<Result<v1::ExportSearchResponse, Status>>) {
+async fn pass_on(mut packed: Receiver<Vec<u8>>, answers: &Sender<Result<v1::ExportSearchResponse, Status>>) {
     while let Some(piece) = packed.recv().await {
         for chunk in piece.chunks(PIECE_BYTES) {
             let answer = v1::ExportSearchResponse { chunk: chunk.to_vec() };

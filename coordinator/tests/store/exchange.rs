@@ -27,7 +27,7 @@ use crate::support::{
 
 /// A database of its own beside that of the test, for what comes in.
 async fn elsewhere(pool: &PgPool) -> PgPool {
-    let name = format!("{}_elsewhere", pool.connect_options().get_database().unwrap());
+    let name = format!("elsewhere_{}", uuid::Uuid::new_v4().simple());
     for statement in [format!("drop database if exists \"{name}\""), format!("create database \"{name}\"")] {
         sqlx::query(AssertSqlSafe(statement)).execute(pool).await.unwrap();
     }

@@ -91,9 +91,12 @@ pub async fn import(pool: &PgPool, sound: Sound) -> Result<Imported, Error> {
     Ok(Imported { id, is_new: true })
 }
 
+/// Lines of a member, as one JSON array.
+type Batches = Receiver<(Member, String)>;
+type Reading = JoinHandle<Result<(), Error>>;
+
 /// Reads lines while others are written; stops when nobody takes them.
-#[expect(clippy::type_complexity, reason = "it is named nowhere else")]
-fn read_ahead(mut archive: Archive<File>) -> (Receiver<(Member, String)>, JoinHandle<Result<(), Error>>) {
+fn read_ahead(mut archive: Archive<File>) -> (Batches, Reading) {
     let (sender, receiver) = channel(BATCHES_AHEAD);
     let reading = tokio::task::spawn_blocking(move || {
         let gone = || Error::Refused("the import has ended".to_owned());

@@ -8,7 +8,7 @@ mod reference;
 mod role;
 
 /// The views, in the order of their reference.
-const VIEWS: [&str; 10] = [
+const VIEWS: [&str; 11] = [
     "searches",
     "jobs",
     "queue",
@@ -18,5 +18,6 @@ const VIEWS: [&str; 10] = [
     "learning_curves",
     "pareto_front",
     "gpu_time",
+    "imports",
     "events",
 ];
