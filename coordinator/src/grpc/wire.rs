@@ -13,6 +13,7 @@ use crate::store::read::architectures::ArchitectureRecord;
 use crate::store::read::attempts::AttemptRecord;
 use crate::store::read::jobs::{JobRecord, ProgressRecord, ResultRecord};
 use crate::store::read::logs::LogRecord;
+use crate::store::read::notes::NoteRecord;
 use crate::store::read::searches::SearchRecord;
 use crate::store::read::workers::WorkerRecord;
 
@@ -39,6 +40,8 @@ pub(super) fn search(record: SearchRecord, jobs: Vec<JobRecord>) -> v1::Search {
         create_time: time(record.create_time),
         end_time: record.end_time.and_then(time),
         revision: count(record.revision),
+        labels: record.labels.into(),
+        notes: Vec::new(),
     }
 }
 
@@ -73,7 +76,16 @@ pub(super) fn job(record: JobRecord) -> v1::Job {
         create_time: time(record.create_time),
         start_time: record.start_time.and_then(time),
         end_time: record.end_time.and_then(time),
+        labels: record.labels.into(),
+        notes: Vec::new(),
     }
+}
+
+/// Remarks of people.
+pub(super) fn notes(records: Vec<NoteRecord>) -> Vec<v1::Note> {
+    let note =
+        |NoteRecord { author, text, create_time }| v1::Note { author, text, create_time: time(create_time) };
+    records.into_iter().map(note).collect()
 }
 
 fn job_state(state: JobState) -> v1::JobState {

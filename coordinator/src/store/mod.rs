@@ -19,11 +19,13 @@ mod error;
 mod event;
 mod fence;
 mod job_row;
+mod labels;
 mod quality;
 mod text;
 
 pub mod attempts;
 pub mod jobs;
+pub mod notes;
 pub mod read;
 pub mod searches;
 pub mod workers;
