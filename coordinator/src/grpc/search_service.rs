@@ -103,7 +103,9 @@ impl SearchService for Api {
         request: Request<v1::DeriveArchitecturesRequest>,
     ) -> Result<Response<v1::DeriveArchitecturesResponse>, Status> {
         let request = request.into_inner();
-        let v1::DeriveArchitecturesRequest { id, budgets, unconstrained, count_multiple, .. } = request;
+        let v1::DeriveArchitecturesRequest {
+            id, budgets, unconstrained, count_multiple, validate_only, ..
+        } = request;
         let measure =
             measure_if_given(request.measure).map_err(|found| invalid_field(found.field, found.problem))?;
         if budgets.is_empty() && !unconstrained {
@@ -115,6 +117,13 @@ impl SearchService for Api {
         }
         let id = lookup::search(self.reader(), "id", &id).await?;
         let wish = writes::Wish { budgets, unconstrained, measure, count_multiple };
+        if validate_only {
+            let patch = searches::get(self.reader(), id).await?.spec.spec().patch;
+            let found = writes::preview(self.reader(), id, &wish).await?;
+            let architectures = found.iter().map(|derived| wire::unrecorded(derived, patch)).collect();
+            let derivations = found.iter().map(wire::derivation).collect();
+            return Ok(Response::new(v1::DeriveArchitecturesResponse { architectures, derivations }));
+        }
         let found = self.write(move |pool| async move { writes::derive(&pool, id, &wish).await }).await?;
         let digests: Vec<_> = found.iter().map(|(digest, _)| *digest).collect();
         let records = architectures::by_digests(self.reader(), &digests, Some(id)).await?;

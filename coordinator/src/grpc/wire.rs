@@ -1,5 +1,6 @@
 //! Records of the store as messages of the protocol.
 
+use cakes::Extent;
 use cakes::cost::Cost;
 use cakes_proto::convert::{architecture_to_wire, cost_to_wire, quality_to_wire, search_to_wire};
 use cakes_proto::v1;
@@ -145,6 +146,16 @@ pub(super) fn architecture(record: &ArchitectureRecord) -> v1::Architecture {
         create_time: time(record.create_time),
         origins: record.origins.clone(),
         ..architecture_to_wire(&record.architecture)
+    }
+}
+
+/// An architecture that was derived for patches of this extent and is not recorded.
+pub(super) fn unrecorded(derived: &Derived, patch: Extent) -> v1::Architecture {
+    let cost = cost_to_wire(&derived.cost, patch, derived.cost.mac_count);
+    v1::Architecture {
+        cost: Some(v1::Cost { mac_fraction: derived.mac_fraction, ..cost }),
+        origins: vec![derived.origin.clone()],
+        ..architecture_to_wire(&derived.architecture)
     }
 }
 

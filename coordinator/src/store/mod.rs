@@ -23,6 +23,7 @@ mod labels;
 mod quality;
 mod text;
 
+pub mod access;
 pub mod attempts;
 pub mod jobs;
 pub mod notes;

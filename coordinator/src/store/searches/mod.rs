@@ -9,7 +9,7 @@ mod submit;
 
 pub use advance::{advance, open};
 pub use cancel::cancel;
-pub use derive::{Wish, derive};
+pub use derive::{Wish, derive, preview};
 pub use label::label;
 pub use submit::submit;
 
