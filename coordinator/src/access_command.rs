@@ -39,7 +39,7 @@ async fn obey(pool: &PgPool, command: Command) -> Result<(), Error> {
         Command::Token(TokenCommand::Issue { name, role, expires }) => {
             let token = issue(pool, &name, role, expires).await?;
             say(&token);
-            note(&format!("This is the token of '{name}', a {role}. It is not shown again."));
+            note(&format!("This is the token of '{name}', whose role is {role}. It is not shown again."));
         }
         Command::Token(TokenCommand::List) => {
             let tokens = list(pool).await?;

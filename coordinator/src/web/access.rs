@@ -47,7 +47,7 @@ impl Caller {
         let needed = least_role(action).map_or_else(String::new, |role| {
             format!("; it needs a token of role {role}, which `cakes-coordinator token issue` makes")
         });
-        let message = format!("'{}' is a {} and may not do this{needed}", who.name, who.role);
+        let message = format!("'{}' has the role {} and may not do this{needed}", who.name, who.role);
         Err(Failure::new(StatusCode::FORBIDDEN, "FORBIDDEN", message))
     }
 }

@@ -9,8 +9,8 @@ const ROW_PX = 54;
 const MARGIN = 8;
 let grids = 0;
 
-/// Keeps a list in `host`: `source` as in sources.js, `columns` are [title, class, width],
-/// `cells(row)` nodes, `before(answer)` what stands above, `none(answer)` what is shown
+/// Keeps a list in `host`: `source` as in sources.js, `columns` are [title, class, width, width
+/// on a phone], `cells(row)` nodes, `before(answer)` what stands above, `none(answer)` what is shown
 /// instead of no rows. Gives a function that shows another source.
 export function virtualList(host, { caption, columns, source: first, cells, before, none, concerns, signal }) {
   const head = el("div", {});
@@ -94,10 +94,11 @@ class Grid {
     this.load = load;
     this.drawn = new Map();
     this.active = 0;
-    const widths = (wanted) => columns.filter(([, kind]) => wanted || !/\bwide\b/.test(kind ?? "")).map(([, , width]) => width).join(" ");
+    const widths = columns.map(([, , width]) => width).join(" ");
+    const narrow = columns.filter(([, kind]) => !/\bwide\b/.test(kind ?? "")).map(([, , width, less]) => less ?? width).join(" ");
     const titles = el("div", { class: "vrow vhead", role: "row", "aria-rowindex": 1 }, columns.map(([title, kind]) => el("div", { role: "columnheader", class: kind }, title)));
     this.space = el("div", { class: "vspace", role: "rowgroup" });
-    this.node = el("div", { class: "vgrid", role: "grid", tabindex: 0, "aria-label": caption, "data-key": `grid ${caption}`, style: { "--columns": widths(true), "--narrow": widths(false), "--row": `${ROW_PX}px` }, onkeydown: (event) => this.press(event), onfocus: () => this.mark() },
+    this.node = el("div", { class: "vgrid", role: "grid", tabindex: 0, "aria-label": caption, "data-key": `grid ${caption}`, style: { "--columns": widths, "--narrow": narrow, "--row": `${ROW_PX}px` }, onkeydown: (event) => this.press(event), onfocus: () => this.mark() },
       el("div", { role: "rowgroup", class: "vtitles" }, titles), this.space);
     this.node.addEventListener("scroll", () => this.later(), { passive: true });
     this.observer = new ResizeObserver(() => this.later());

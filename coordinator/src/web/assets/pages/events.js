@@ -24,7 +24,7 @@ export function eventTable(events) {
   return table("Events, newest first", columns, events.map((event) => [when(event), what(event), event.worker ?? "–", details(event)]));
 }
 
-const COLUMNS = [["When", null, "6.5rem"], ["What", null, "minmax(7rem, 1.5fr)"], ["About", null, "minmax(7rem, 2fr)"], ["Worker", "wide", "minmax(5rem, 1fr)"], ["Details", "wide", "minmax(9rem, 4fr)"]];
+const COLUMNS = [["When", null, "6.5rem", "5.8rem"], ["What", null, "minmax(7rem, 1.5fr)", "minmax(0, 1fr)"], ["About", null, "minmax(7rem, 2fr)", "minmax(0, 1.1fr)"], ["Worker", "wide", "minmax(5rem, 1fr)"], ["Details", "wide", "minmax(9rem, 4fr)"]];
 const PAGE = 200;
 
 /// A list of the events that a filter leaves; gives a function that shows another filter's.

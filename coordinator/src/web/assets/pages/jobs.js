@@ -23,7 +23,7 @@ function rest(job) {
   return "–";
 }
 
-const COLUMNS = [["Job", null, "minmax(9rem, 3fr)"], ["State", null, "6.2rem"], ["Progress", null, "minmax(6.5rem, 1fr)"], ["Quality", "num wide", "5rem"], ["Time", "wide", "7rem"], ["Worker", "wide", "minmax(5rem, 1fr)"], ["Attempts", "num wide", "5rem"], ["Queued", "wide", "7rem"]];
+const COLUMNS = [["Job", null, "minmax(9rem, 3fr)", "minmax(0, 1fr)"], ["State", null, "6.2rem", "6rem"], ["Progress", null, "minmax(6.5rem, 1fr)", "5.6rem"], ["Quality", "num wide", "5rem"], ["Time", "wide", "7rem"], ["Worker", "wide", "minmax(5rem, 1fr)"], ["Attempts", "num wide", "5rem"], ["Queued", "wide", "7rem"]];
 const PAGE = 500;
 
 /// A list of the jobs that a filter leaves; gives a function that shows another filter's.

@@ -23,7 +23,7 @@ export function show({ host, signal }) {
     count(position), reason.replace(/^Waits at position \d+ of the queue\. /, ""), mebibytes(memory), priority, since(job.create_time)];
   virtualList(list, {
     caption: "Waiting jobs", source, cells, signal,
-    columns: [["Job", null, "minmax(8rem, 2fr)"], ["Position", "num", "4.5rem"], ["Why it waits", null, "minmax(9rem, 4fr)"], ["Memory", "num wide", "6rem"], ["Priority", "num wide", "4.5rem"], ["Queued", "wide", "7.5rem"]],
+    columns: [["Job", null, "minmax(8rem, 2fr)", "minmax(0, 1fr)"], ["Position", "num", "4.5rem", "3.6rem"], ["Why it waits", null, "minmax(9rem, 4fr)", "minmax(0, 1.3fr)"], ["Memory", "num wide", "6rem"], ["Priority", "num wide", "4.5rem"], ["Queued", "wide", "7.5rem"]],
     before: (answer) => (answer?.length ? el("p", { class: "quiet" }, `${count(answer.length)} jobs wait.`) : null),
     none: () => empty("Nothing waits.", el("span", {}, "Every job is given to a worker or has ended. Submit a search with ", code("cakes search submit FILE"), ".")),
   });

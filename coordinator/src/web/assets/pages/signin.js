@@ -17,7 +17,7 @@ export function show({ host }) {
     button.disabled = true;
     try {
       await session.signIn(input.value.trim());
-      report(`Signed in as ${session.known.name}, a ${session.known.role}.`);
+      report(`Signed in as ${session.known.name}, whose role is ${session.known.role}.`);
       document.getElementById("main").focus({ preventScroll: true });
     } catch (error) {
       wrong.textContent = sentence(error.message);
