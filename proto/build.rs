@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const PROTOS: [&str; 6] = [
+const PROTOS: [&str; 7] = [
     "cakes/v1/spec.proto",
+    "cakes/v1/note.proto",
     "cakes/v1/architecture_service.proto",
     "cakes/v1/job_service.proto",
     "cakes/v1/search_service.proto",
@@ -22,7 +23,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("descriptors.bin"), &encoded)?;
 
     // In order, so that an architecture or a table is printed the same way every time.
-    const SORTED: [&str; 2] = [".cakes.v1.LayerAllocation.channels", ".cakes.v1.LayerLatency.channel_ns"];
+    const SORTED: [&str; 10] = [
+        ".cakes.v1.LayerAllocation.channels",
+        ".cakes.v1.LayerLatency.channel_ns",
+        ".cakes.v1.Search",
+        ".cakes.v1.Job",
+        ".cakes.v1.SubmitSearchRequest",
+        ".cakes.v1.SubmitRetrainRequest",
+        ".cakes.v1.ListSearchesRequest",
+        ".cakes.v1.ListJobsRequest",
+        ".cakes.v1.LabelSearchRequest",
+        ".cakes.v1.LabelJobRequest",
+    ];
     let builder = SORTED.iter().fold(tonic_prost_build::configure(), |builder, path| builder.btree_map(path));
     builder
         .compile_well_known_types(true)

@@ -26,6 +26,7 @@
 //! | [`pareto`] | which results nobody beats |
 //! | [`spec`] | a search and its training, checked |
 //! | [`job`], [`frame`] | one job for a trainer, and what it answers |
+//! | [`labels`] | what people find searches and jobs by |
 //! | [`input`] | what a trained network reads, for whoever takes it elsewhere |
 //!
 //! Invariant: nothing here touches a file, a socket, a clock, a global random
@@ -41,6 +42,7 @@ pub mod identity;
 pub mod input;
 pub mod job;
 pub mod kernel;
+pub mod labels;
 pub mod metric;
 pub mod network;
 pub mod pareto;

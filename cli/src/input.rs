@@ -9,6 +9,7 @@ use std::path::Path;
 use cakes::Extent;
 use cakes::architecture::Architecture;
 use cakes::backbone::Backbone;
+use cakes::labels::Labels;
 use cakes::spec::{CheckedSearch, InvalidSpec};
 use cakes_proto::convert::{architecture_from_wire, backbone_from_wire, search_from_wire};
 use cakes_proto::v1;
@@ -76,6 +77,8 @@ pub fn search_file(text: &Text) -> Result<(v1::SubmitSearchRequest, CheckedSearc
     } else {
         (text.parse::<v1::SubmitSearchRequest>(&value)?, "search.")
     };
+    Labels::new(request.labels.clone())
+        .map_err(|violation| CommandError::invalid(format!("{}: {violation}", text.name)))?;
     let search = search_from_wire(request.search.clone()).map_err(|error| by_field(error, text, prefix))?;
     Ok((request, search))
 }

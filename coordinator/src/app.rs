@@ -119,8 +119,12 @@ async fn with_pools(
         Some(listener) => {
             let at = local_address(&listener, address)?;
             let reader = pools.control.clone();
-            let serving =
-                web::serve(listener, api.clone(), reader, config.leases.lease_ttl, shutdown.clone());
+            let settings = web::Settings {
+                lease_ttl: config.leases.lease_ttl,
+                allowed_hosts: config.web_allowed_hosts.clone(),
+                requires_token: config.web_requires_token,
+            };
+            let serving = web::serve(listener, api.clone(), reader, settings, shutdown.clone());
             shutdown.tasks.spawn(async move {
                 if let Err(error) = serving.await {
                     tracing::error!(%error, "the web page is no longer served");

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
@@ -24,30 +24,6 @@ const DATABASE_CONNECTIONS: u32 = 24;
 
 /// Longest accepted duration of any setting: more is a slip of the unit.
 const DURATION_MAX: Duration = Duration::from_secs(3600);
-
-const EXAMPLES: &str = "\
-Examples:
-  cakes-coordinator
-      serves on 127.0.0.1:7550 with a private Postgres below the data directory
-  cakes-coordinator --database-url postgres://cakes@db.internal/cakes --artifacts /srv/cakes
-      uses a Postgres that exists
-  CAKES_LEASE_TTL=2m cakes-coordinator --config /etc/cakes/coordinator.toml
-      reads a file of keys such as  report_interval = \"5s\"
-
-Every flag is also an environment variable CAKES_… and a key of the TOML file
-(--lease-ttl: CAKES_LEASE_TTL, lease_ttl). Flag wins over environment, environment
-over file, file over default. Durations are written 500ms, 60s, 2m.";
-
-/// Plans searches, leases their jobs to workers and keeps the truth in Postgres.
-#[derive(Debug, Parser)]
-#[command(name = "cakes-coordinator", version, after_help = EXAMPLES)]
-struct CommandLine {
-    /// TOML file with settings
-    #[arg(long, env = "CAKES_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
-    #[command(flatten)]
-    settings: Settings,
-}
 
 /// What may be set; what is not takes its default.
 #[derive(Clone, Debug, Default, Args, Serialize, Deserialize)]
@@ -64,6 +40,17 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     web_listen: Option<String>,
 
+    /// A name under which the page is answered beside localhost and addresses, that of a
+    /// proxy with TLS; may be given several times
+    #[arg(long, env = "CAKES_WEB_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    web_allow_host: Vec<String>,
+
+    /// Let nobody read the page without a token
+    #[arg(long, env = "CAKES_WEB_REQUIRE_TOKEN", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    web_require_token: Option<bool>,
+
     /// Serve without encryption on an address that other machines reach
     #[arg(long, env = "CAKES_INSECURE_LISTEN", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,12 +63,12 @@ pub struct Settings {
 
     /// Directory of the private Postgres and of artifacts
     /// [default: /var/lib/cakes as root, else ~/.local/share/cakes]
-    #[arg(long, env = "CAKES_DATA_DIR", value_name = "DIR")]
+    #[arg(long, env = "CAKES_DATA_DIR", value_name = "DIR", global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     data_dir: Option<PathBuf>,
 
     /// Postgres to use [default: a private one below the data directory]
-    #[arg(long, env = "CAKES_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(long, env = "CAKES_DATABASE_URL", value_name = "URL", hide_env_values = true, global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     database_url: Option<String>,
 
@@ -167,6 +154,8 @@ pub enum WebListen {
 pub struct Config {
     pub listen: SocketAddr,
     pub web: WebListen,
+    pub web_allowed_hosts: Vec<String>,
+    pub web_requires_token: bool,
     pub port_file: Option<PathBuf>,
     pub database: Database,
     pub database_connections: u32,
@@ -211,18 +200,15 @@ fn invalid(setting: &'static str, problem: impl Into<String>) -> ConfigError {
 }
 
 impl Config {
-    /// Reads the command line, the environment and the file.
+    /// Fills what `settings` leave open from a file, if there is one, and checks.
     ///
     /// # Errors
-    /// An unknown or malformed setting, or values that do not fit each other.
-    /// `--help` and `--version` come as [`ConfigError::CommandLine`] too.
-    pub fn load(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Self, ConfigError> {
-        let CommandLine { config, settings } = CommandLine::try_parse_from(arguments)?;
-        let settings = match config {
-            Some(path) => merge_file(&path, settings)?,
-            None => settings,
-        };
-        Self::check(settings)
+    /// The file cannot be read or holds what is no setting; those of [`Config::check`].
+    pub fn load(file: Option<&Path>, settings: Settings) -> Result<Self, ConfigError> {
+        match file {
+            Some(path) => Self::check(merge_file(path, settings)?),
+            None => Self::check(settings),
+        }
     }
 
     /// Fills in defaults and checks everything.
@@ -242,6 +228,8 @@ impl Config {
         Ok(Config {
             listen: check_listen(&settings)?,
             web: check_web_listen(&settings)?,
+            web_allowed_hosts: settings.web_allow_host.iter().map(check_host).collect::<Result<_, _>>()?,
+            web_requires_token: settings.web_require_token == Some(true),
             port_file: settings.port_file,
             database,
             database_connections: check_connections(settings.database_connections)?,
@@ -320,6 +308,16 @@ fn check_web_listen(settings: &Settings) -> Result<WebListen, ConfigError> {
     }
 }
 
+/// A name without scheme and port.
+fn check_host(name: &String) -> Result<String, ConfigError> {
+    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    if !name.is_empty() && name.bytes().all(is_known) {
+        return Ok(name.clone());
+    }
+    let problem = format!("'{name}' is no name of a host; write cakes.example.org, without scheme and port");
+    Err(invalid("--web-allow-host", problem))
+}
+
 /// An address that only this machine reaches, unless the operator knows better.
 fn safe_address(
     setting: &'static str,
@@ -386,7 +384,10 @@ mod tests {
 
     fn load(arguments: &[&str]) -> Result<Config, String> {
         let arguments = ["cakes-coordinator", "--data-dir", "/data"].iter().chain(arguments);
-        Config::load(arguments.map(Into::into)).map_err(|error| error.to_string())
+        match crate::command::Invocation::parse(arguments.map(Into::into)) {
+            Ok(invocation) => Ok(invocation.config),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     fn file(content: &str) -> tempfile::NamedTempFile {
@@ -439,12 +440,13 @@ mod tests {
 
     #[test]
     fn values_that_make_no_sense_name_the_setting_and_the_remedy() {
-        let cases: [(&[&str], &str); 10] = [
+        let cases: [(&[&str], &str); 11] = [
             (&["--lease-ttl", "6s"], "--lease-ttl: 6s must be more than three times --report-interval"),
             (&["--report-interval", "1ms"], "--report-interval: must be 10ms to 1h"),
             (&["--offer-ttl", "2h"], "--offer-ttl: must be 10ms to 1h"),
             (&["--listen", "0.0.0.0:7550"], "add --insecure-listen"),
             (&["--web-listen", "0.0.0.0:7551"], "--web-listen: 0.0.0.0:7551 can be reached"),
+            (&["--web-allow-host", "https://lab"], "--web-allow-host: 'https://lab' is no name of a host"),
             (&["--web-listen", "on"], "--web-listen: 'on' is no address"),
             (&["--database-url", "mysql://u:secret@h/d"], "--database-url: must begin with postgres://"),
             (&["--database-connections", "1"], "--database-connections: must be 4 to 500"),

@@ -42,6 +42,30 @@ impl OpenDatabase {
         }
     }
 
+    /// As [`OpenDatabase::open`], but the private server may be that of a coordinator
+    /// that runs.
+    ///
+    /// # Errors
+    /// The private server cannot be started and none runs.
+    pub fn open_or_join(database: &Database) -> Result<Self, DatabaseError> {
+        match (Self::open(database), database) {
+            (
+                Err(DatabaseError::Cluster { source: cakes_postgres::Error::InUse { folder }, data_dir }),
+                Database::Private(_),
+            ) => match cakes_postgres::url_of_running(&folder, DATABASE) {
+                Some(url) => Ok(OpenDatabase {
+                    description: format!("private Postgres in {}", folder.display()),
+                    url,
+                    cluster: None,
+                }),
+                None => {
+                    Err(DatabaseError::Cluster { source: cakes_postgres::Error::InUse { folder }, data_dir })
+                }
+            },
+            (opened, _) => opened,
+        }
+    }
+
     fn start(data_dir: &Path) -> Result<Self, DatabaseError> {
         make_data_dir(data_dir)
             .map_err(|source| DatabaseError::DataDir { data_dir: data_dir.to_owned(), source })?;

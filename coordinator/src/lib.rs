@@ -3,7 +3,9 @@
 //! [`core`] decides, [`store`] reads and writes, [`reconcile`] brings what is
 //! recorded and what is decided together.
 
+pub mod access_command;
 pub mod app;
+pub mod command;
 pub mod config;
 pub mod core;
 pub mod database;

@@ -2,17 +2,18 @@
 
 use std::process::ExitCode;
 
+use cakes_coordinator::command::{Command, Invocation};
 use cakes_coordinator::config::{Config, ConfigError};
 use cakes_coordinator::shutdown::Shutdown;
-use cakes_coordinator::{app, telemetry};
+use cakes_coordinator::{access_command, app, telemetry};
 
 /// Exit codes: what sysexits and shells lead people to expect.
 const USAGE: u8 = 2;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    let config = match Config::load(std::env::args_os()) {
-        Ok(config) => config,
+    let Invocation { config, command } = match Invocation::parse(std::env::args_os()) {
+        Ok(invocation) => invocation,
         // Prints help and version to standard output, errors to standard error.
         Err(ConfigError::CommandLine(error)) => error.exit(),
         Err(error) => {
@@ -21,13 +22,23 @@ fn main() -> ExitCode {
         }
     };
     telemetry::init(config.log_format, &config.log_level);
-    match run(config) {
+    let ended = match command {
+        None => run(config),
+        Some(command) => administer(config, command),
+    };
+    match ended {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+#[tokio::main]
+async fn administer(config: Config, command: Command) -> anyhow::Result<ExitCode> {
+    access_command::run(config, command).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[tokio::main]

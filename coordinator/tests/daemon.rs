@@ -89,6 +89,14 @@ fn it_owns_its_data_directory_and_its_port_and_stops_what_it_started() {
     refused(&same_port, 1, &[&port, "in use", "--listen"]);
     assert!(!elsewhere.path().join("data").exists(), "nothing is half-made");
 
+    // Tokens are made beside it, in its private database.
+    let issued =
+        command(folder.path()).args(["token", "issue", "anna", "--role", "operator"]).output().unwrap();
+    let token = String::from_utf8_lossy(&issued.stdout).trim().to_owned();
+    assert!(issued.status.success() && token.starts_with("cakes_") && token.len() == 70, "{issued:?}");
+    let again = command(folder.path()).args(["token", "issue", "anna", "--role", "viewer"]).output().unwrap();
+    refused(&again, 1, &["'anna'", "revoke it first"]);
+
     let cluster = folder.path().join("data/postgres/cluster");
     assert!(cluster.join("postmaster.pid").exists());
     let (code, said) = daemon.stop();
@@ -97,6 +105,12 @@ fn it_owns_its_data_directory_and_its_port_and_stops_what_it_started() {
         assert!(said.contains(part), "{said}");
     }
     assert!(!cluster.join("postmaster.pid").exists(), "Postgres goes on");
+
+    // Without it as well.
+    let listed = command(folder.path()).args(["token", "list"]).output().unwrap();
+    let list = String::from_utf8_lossy(&listed.stdout);
+    assert!(list.starts_with("anna  operator  issued") && list.contains("never used"), "{listed:?}");
+    assert!(!list.contains(&token[6..]) && !cluster.join("postmaster.pid").exists(), "{list}");
 }
 
 #[test]

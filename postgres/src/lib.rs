@@ -82,8 +82,7 @@ impl Cluster {
 
     /// Address of a database of this cluster, for `sqlx` and `libpq`.
     pub fn url(&self, database: &str) -> String {
-        let host = self.socket_dir().to_string_lossy();
-        format!("postgres://postgres@{}/{}", percent_encoded(&host), percent_encoded(database))
+        url(self.socket_dir(), database)
     }
 
     /// Folder of the socket: `psql --host` takes it.
@@ -103,6 +102,21 @@ impl Cluster {
 
     /// Ends all connections, saves (if durable) and stops the server. Dropping does the same.
     pub fn stop(self) {}
+}
+
+/// Address of a database of the cluster that another process runs in `data_dir`; None
+/// if none is ready there.
+pub fn url_of_running(data_dir: &Path, database: &str) -> Option<String> {
+    let state = std::fs::read_to_string(data_dir.join("cluster/postmaster.pid")).ok()?;
+    let lines: Vec<&str> = state.lines().map(str::trim).collect();
+    // The socket's folder and the state, as `pg_ctl` reads them.
+    let socket = lines.get(4).filter(|socket| !socket.is_empty())?;
+    (lines.get(7) == Some(&"ready")).then(|| url(Path::new(socket), database))
+}
+
+fn url(socket_dir: &Path, database: &str) -> String {
+    let host = socket_dir.to_string_lossy();
+    format!("postgres://postgres@{}/{}", percent_encoded(&host), percent_encoded(database))
 }
 
 fn percent_encoded(text: &str) -> String {

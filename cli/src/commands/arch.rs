@@ -20,6 +20,7 @@ use chrono::Utc;
 use clap::{Args, Subcommand};
 use export::ExportArguments;
 
+use super::remark::NoteArguments;
 use crate::args::GlobalArguments;
 use crate::client::{Client, rpc};
 use crate::error::{CommandError, Outcome};
@@ -47,6 +48,9 @@ pub enum ArchCommand {
         /// Digest, or a prefix of at least 6 digits that only one has.
         digest: String,
     },
+    /// Add a note to an architecture; it stays for good.
+    #[command(after_help = "Example:\n  cakes arch note 4650aa08568a runs well on the small scanner")]
+    Note(NoteArguments),
     /// Show the layers in which two architectures differ.
     #[command(after_help = "Example:\n  cakes arch diff 4650aa08568a net.json")]
     Diff {
@@ -119,6 +123,7 @@ pub async fn run(global: &GlobalArguments, command: ArchCommand) -> Result<Outco
     match command {
         ArchCommand::List { search, limit } => list(global, search, limit).await?,
         ArchCommand::Get { digest } => get(global, digest).await?,
+        ArchCommand::Note(arguments) => note(global, arguments).await?,
         ArchCommand::Diff { left, right } => diff(global, &left, &right).await?,
         ArchCommand::Cost(arguments) => count(global, &arguments).await?,
         ArchCommand::Export(arguments) => export::run(global, &arguments).await?,
@@ -209,6 +214,7 @@ async fn get(global: &GlobalArguments, digest: String) -> Result<(), CommandErro
             format!("architecture  {}", message.digest),
             format!("origin        {}", tables::origins(&message)),
         ];
+        lines.extend(tables::notes(&message.notes, Utc::now()));
         if let Some(extent) = message.cost.as_ref().and_then(|cost| cost.extent) {
             let extent = [extent.depth, extent.height, extent.width];
             if let Ok(cost) = cost(&architecture.network(), extent) {
@@ -220,6 +226,18 @@ async fn get(global: &GlobalArguments, digest: String) -> Result<(), CommandErro
         }
         lines.join("\n")
     })
+}
+
+async fn note(global: &GlobalArguments, arguments: NoteArguments) -> Result<(), CommandError> {
+    let client = Client::connect(global).await?;
+    let request = v1::AddArchitectureNoteRequest::from(arguments);
+    let message = rpc!(
+        client,
+        architectures.add_architecture_note,
+        "ArchitectureService/AddArchitectureNote",
+        request
+    )?;
+    output::print(global.output, &message, |message| tables::notes(&message.notes, Utc::now()).join("\n"))
 }
 
 async fn diff(global: &GlobalArguments, left: &str, right: &str) -> Result<(), CommandError> {

@@ -162,6 +162,7 @@ pub async fn derive(
         unconstrained: arguments.unconstrained,
         measure: arguments.measure.map(|name| measure_to_wire(name.into())).unwrap_or_default().into(),
         count_multiple: arguments.multiple,
+        validate_only: false,
     };
     let response = rpc!(client, searches.derive_architectures, "SearchService/DeriveArchitectures", request)?;
     let table = |response: &v1::DeriveArchitecturesResponse| {

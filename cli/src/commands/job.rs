@@ -1,10 +1,13 @@
 //! `cakes job`: one training each.
 
+use std::collections::BTreeMap;
+
 use cakes_proto::v1;
 use chrono::Utc;
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
+use super::remark::{LabelArguments, LabelFilter, NoteArguments};
 use super::repeat::{self, Repeat};
 use super::reproduce::{self, ReproduceArguments};
 use super::{follow, watch};
@@ -17,7 +20,7 @@ use crate::{output, tables};
 pub enum JobCommand {
     /// List jobs, newest first.
     #[command(
-        after_help = "Examples:\n  cakes job list --search 0198f3a2-7c1e --state running,queued\n  cakes job list --watch"
+        after_help = "Examples:\n  cakes job list --search 0198f3a2-7c1e --state running,queued\n  cakes job list --label keep=\n  cakes job list --watch"
     )]
     List(ListArguments),
     /// Show one job.
@@ -44,6 +47,12 @@ pub enum JobCommand {
         after_help = "Examples:\n  cakes job reproduce 0198f3a2-7c1e --out again\n  cakes job reproduce 0198f3a2-7c1e --out again --check"
     )]
     Reproduce(ReproduceArguments),
+    /// Set and remove labels of a job, by which lists are filtered.
+    #[command(after_help = "Example:\n  cakes job label 0198f3a2-7c1e keep= owner-")]
+    Label(LabelArguments),
+    /// Add a note to a job; it stays for good.
+    #[command(after_help = "Example:\n  cakes job note 0198f3a2-7c1e overfits from epoch 30 on")]
+    Note(NoteArguments),
     /// Say why a job is where it is.
     #[command(after_help = "Example:\n  cakes job explain 0198f3a2-7c1e")]
     Explain(JobId),
@@ -78,6 +87,8 @@ pub struct ListArguments {
     /// Most jobs to list.
     #[arg(long, default_value_t = 200)]
     limit: usize,
+    #[command(flatten)]
+    filter: LabelFilter,
     #[command(flatten)]
     repeat: Repeat,
 }
@@ -195,6 +206,15 @@ pub async fn run(global: &GlobalArguments, command: JobCommand) -> Result<Outcom
         JobCommand::Cancel(CancelArguments { id, reason }) => {
             rpc!(client, jobs.cancel_job, "JobService/CancelJob", v1::CancelJobRequest { id, reason })?
         }
+        JobCommand::Label(arguments) => {
+            let (set, remove) = arguments.change()?;
+            let request = v1::LabelJobRequest { id: arguments.id, set, remove };
+            rpc!(client, jobs.label_job, "JobService/LabelJob", request)?
+        }
+        JobCommand::Note(arguments) => {
+            let request = v1::AddJobNoteRequest::from(arguments);
+            rpc!(client, jobs.add_job_note, "JobService/AddJobNote", request)?
+        }
         JobCommand::Pause(JobId { id }) => {
             rpc!(client, jobs.pause_job, "JobService/PauseJob", v1::PauseJobRequest { id })?
         }
@@ -228,6 +248,7 @@ pub(super) async fn submit_retrain(
         training: None,
         seed,
         initial_weights: initial_weights.unwrap_or_default().into(),
+        labels: BTreeMap::new(),
     };
     rpc!(client, jobs.submit_retrain, "JobService/SubmitRetrain", request)
 }
@@ -241,6 +262,7 @@ async fn list(client: &Client, arguments: &ListArguments) -> Result<v1::ListJobs
             states: states.clone(),
             page_size: i32::try_from(arguments.limit - all.jobs.len()).unwrap_or(i32::MAX),
             page_token: all.next_page_token,
+            labels: arguments.filter.labels(),
         };
         let page = rpc!(client, jobs.list_jobs, "JobService/ListJobs", request)?;
         all.jobs.extend(page.jobs);

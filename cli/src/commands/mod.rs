@@ -10,6 +10,7 @@ mod derive;
 mod follow;
 pub mod job;
 mod man;
+mod remark;
 mod repeat;
 mod reproduce;
 pub mod search;

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use super::derive::{DeriveArguments, derive};
+use super::remark::{LabelArguments, LabelFilter, NoteArguments};
 use super::repeat::{self, Repeat};
 use super::{compare, curves, exchange, watch};
 use crate::args::GlobalArguments;
@@ -31,14 +32,24 @@ pub enum SearchCommand {
     #[command(after_help = "Example:\n  cakes search get 0198f3a2-7c1e")]
     Get(SearchId),
     /// List searches, newest first.
-    #[command(after_help = "Examples:\n  cakes search list --limit 20\n  cakes search list --watch")]
+    #[command(
+        after_help = "Examples:\n  cakes search list --limit 20\n  cakes search list --label owner=ada --label keep=\n  cakes search list --watch"
+    )]
     List {
         /// Most searches to list.
         #[arg(long, default_value_t = 100)]
         limit: usize,
         #[command(flatten)]
+        filter: LabelFilter,
+        #[command(flatten)]
         repeat: Repeat,
     },
+    /// Set and remove labels of a search, by which lists are filtered.
+    #[command(after_help = "Example:\n  cakes search label 0198f3a2-7c1e owner=ada paper-")]
+    Label(LabelArguments),
+    /// Add a note to a search; it stays for good.
+    #[command(after_help = "Example:\n  cakes search note 0198f3a2-7c1e the one for the paper")]
+    Note(NoteArguments),
     /// Follow a search until it has ended, then print its front.
     ///
     /// Ctrl-C stops the watching, never the search. The exit code says how the
@@ -144,9 +155,9 @@ pub async fn run(global: &GlobalArguments, command: SearchCommand) -> Result<Out
     let client = Client::connect(global).await?;
     match command {
         SearchCommand::Submit(_) => {}
-        SearchCommand::List { limit, repeat } => {
-            return repeat::print(global.output, repeat, async || list(&client, limit).await, list_text)
-                .await;
+        SearchCommand::List { limit, filter, repeat } => {
+            let fetch = async || list(&client, limit, &filter).await;
+            return repeat::print(global.output, repeat, fetch, list_text).await;
         }
         SearchCommand::Get(SearchId { id }) => {
             let search =
@@ -157,6 +168,17 @@ pub async fn run(global: &GlobalArguments, command: SearchCommand) -> Result<Out
         SearchCommand::Cancel { search: SearchId { id }, reason } => {
             let request = v1::CancelSearchRequest { id, reason };
             let search = rpc!(client, searches.cancel_search, "SearchService/CancelSearch", request)?;
+            print_search(global, &search)?;
+        }
+        SearchCommand::Label(arguments) => {
+            let (set, remove) = arguments.change()?;
+            let request = v1::LabelSearchRequest { id: arguments.id, set, remove };
+            let search = rpc!(client, searches.label_search, "SearchService/LabelSearch", request)?;
+            print_search(global, &search)?;
+        }
+        SearchCommand::Note(arguments) => {
+            let request = v1::AddSearchNoteRequest::from(arguments);
+            let search = rpc!(client, searches.add_search_note, "SearchService/AddSearchNote", request)?;
             print_search(global, &search)?;
         }
         SearchCommand::Front { search: SearchId { id }, plot: None, repeat } => {
@@ -225,12 +247,17 @@ async fn submit(global: &GlobalArguments, arguments: SubmitArguments) -> Result<
     Ok(Outcome::Done)
 }
 
-async fn list(client: &Client, limit: usize) -> Result<v1::ListSearchesResponse, CommandError> {
+async fn list(
+    client: &Client,
+    limit: usize,
+    filter: &LabelFilter,
+) -> Result<v1::ListSearchesResponse, CommandError> {
     let mut all = v1::ListSearchesResponse::default();
     loop {
         let request = v1::ListSearchesRequest {
             page_size: i32::try_from(limit - all.searches.len()).unwrap_or(i32::MAX),
             page_token: all.next_page_token,
+            labels: filter.labels(),
         };
         let page = rpc!(client, searches.list_searches, "SearchService/ListSearches", request)?;
         all.searches.extend(page.searches);

@@ -3,7 +3,7 @@
 use cakes_proto::v1;
 use chrono::{DateTime, Utc};
 
-use super::{ID_LENGTH, ago, dash, share_list, took};
+use super::{ID_LENGTH, ago, dash, labels, notes, share_list, took};
 use crate::format;
 use crate::output::Align::{Left, Right};
 use crate::output::Rows;
@@ -23,7 +23,8 @@ pub fn jobs(jobs: &[v1::Job], now: DateTime<Utc>) -> Rows {
     let qualities: Vec<Option<Quality>> = jobs.iter().map(Quality::of_job).collect();
     // Jobs of several tasks in one list say each what their figure is.
     let metric = quality::common_metric(qualities.iter().flatten().map(|quality| quality.metric.as_str()));
-    let mut rows = Rows::new([
+    let with_labels = jobs.iter().any(|job| !job.labels.is_empty());
+    let mut headings = vec![
         ("ID".to_owned(), Left),
         ("JOB".to_owned(), Left),
         ("STATE".to_owned(), Left),
@@ -33,14 +34,16 @@ pub fn jobs(jobs: &[v1::Job], now: DateTime<Utc>) -> Rows {
         (metric.map_or("QUALITY".to_owned(), |metric| quality::short_name(metric).to_uppercase()), Right),
         ("TOOK".to_owned(), Left),
         ("WHY".to_owned(), Left),
-    ]);
+    ];
+    headings.extend(with_labels.then(|| ("LABELS".to_owned(), Left)));
+    let mut rows = Rows::new(headings);
     let shown = |quality: &Quality| match metric {
         Some(_) => format::share(quality.value),
         None => quality.text(),
     };
     for (job, quality) in jobs.iter().zip(&qualities) {
         let progress = job.progress.as_ref();
-        rows.push(vec![
+        let mut row = vec![
             format::short_id(&job.id, length).to_owned(),
             job.label.clone(),
             job_state(job.state()),
@@ -52,7 +55,9 @@ pub fn jobs(jobs: &[v1::Job], now: DateTime<Utc>) -> Rows {
             quality.as_ref().map_or("-".into(), shown),
             took(job.start_time.as_ref(), job.end_time.as_ref(), now),
             job.state_reason.clone(),
-        ]);
+        ];
+        row.extend(with_labels.then(|| labels(&job.labels)));
+        rows.push(row);
     }
     rows
 }
@@ -75,6 +80,9 @@ pub fn job_details(job: &v1::Job, now: DateTime<Utc>) -> String {
     }
     if !job.state_reason.is_empty() {
         add("reason", job.state_reason.clone());
+    }
+    if !job.labels.is_empty() {
+        add("labels", labels(&job.labels));
     }
     if let Some(progress) = &job.progress {
         add("step", format!("{} of {}, {}", progress.step, progress.step_count, progress.phase));
@@ -103,6 +111,7 @@ pub fn job_details(job: &v1::Job, now: DateTime<Utc>) -> String {
         add("trained", format::seconds(result.train_duration_s));
         add("kept as", result.checkpoint_key.clone());
     }
+    lines.extend(notes(&job.notes, now));
     lines.join("\n")
 }
 

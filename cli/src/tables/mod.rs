@@ -3,6 +3,7 @@
 mod compare;
 mod jobs;
 mod networks;
+mod remarks;
 mod top;
 
 use cakes_proto::v1;
@@ -15,6 +16,7 @@ pub use networks::{
     plan,
 };
 
+pub use remarks::{labels, notes};
 pub use top::{Picture, Waiting, top};
 
 use crate::format;
@@ -61,16 +63,20 @@ fn search_name(search: &v1::Search) -> &str {
 /// Searches, one a row.
 pub fn searches(searches: &[v1::Search], now: DateTime<Utc>) -> Rows {
     let length = format::id_length(searches.iter().map(|search| search.id.as_str()), ID_LENGTH);
-    let mut rows =
-        Rows::new([("ID", Left), ("NAME", Left), ("STATE", Left), ("CREATED", Left), ("TOOK", Left)]);
+    let mut headings = vec![("ID", Left), ("NAME", Left), ("STATE", Left), ("CREATED", Left), ("TOOK", Left)];
+    let with_labels = searches.iter().any(|search| !search.labels.is_empty());
+    headings.extend(with_labels.then_some(("LABELS", Left)));
+    let mut rows = Rows::new(headings);
     for search in searches {
-        rows.push(vec![
+        let mut row = vec![
             format::short_id(&search.id, length).to_owned(),
             search_name(search).to_owned(),
             search_state(search.state()) + if search.imported.is_some() { " (imported)" } else { "" },
             ago(search.create_time.as_ref(), now),
             took(search.create_time.as_ref(), search.end_time.as_ref(), now),
-        ]);
+        ];
+        row.extend(with_labels.then(|| labels(&search.labels)));
+        rows.push(row);
     }
     rows
 }
@@ -92,6 +98,10 @@ pub fn search_details(search: &v1::Search, now: DateTime<Utc>) -> String {
         let when = ago(import.import_time.as_ref(), now);
         lines.push(format!("origin   {what} from {} (cakes {}), {when}", import.source, import.cakes_version));
     }
+    if !search.labels.is_empty() {
+        lines.push(format!("labels   {}", labels(&search.labels)));
+    }
+    lines.extend(notes(&search.notes, now));
     if !search.jobs.is_empty() {
         lines.push(String::new());
         lines.push(jobs(&search.jobs, now).render(crate::output::terminal_width()));

@@ -10,11 +10,13 @@
 //! | [`search`] | what a search does next |
 //! | [`memory`] | how much memory a training needs |
 //! | [`worker`] | what a worker may take |
+//! | [`access`] | who may do what on the web page |
 //! | [`explain`] | why a job is where it is, in words |
 //! | [`histogram`] | how scores are spread, and which channels are kept |
 
 mod text;
 
+pub mod access;
 pub mod assign;
 pub mod explain;
 pub mod histogram;

@@ -1,5 +1,6 @@
 //! Architectures that are known, and the cost of any other.
 
+use cakes::architecture::ArchitectureDigest;
 use cakes::cost::cost;
 use cakes::derive::reference_macs;
 use cakes::spec::Violation;
@@ -11,7 +12,9 @@ use tonic::{Request, Response, Status};
 use super::paging::{Page, Position};
 use super::status::invalid_field;
 use super::{Api, lookup, wire};
-use crate::store::read::{architectures, searches};
+use crate::store::PgPool;
+use crate::store::notes::Subject;
+use crate::store::read::{architectures, notes, searches};
 
 /// An architecture takes kibibytes on the wire, and a page must stay below the
 /// 4 MiB that clients accept.
@@ -27,8 +30,7 @@ impl ArchitectureService for Api {
         request: Request<v1::GetArchitectureRequest>,
     ) -> Result<Response<v1::Architecture>, Status> {
         let digest = lookup::architecture(self.reader(), "digest", &request.into_inner().digest).await?;
-        let record = architectures::get(self.reader(), digest).await?;
-        Ok(Response::new(wire::architecture(&record)))
+        Ok(Response::new(load(self.reader(), digest).await?))
     }
 
     async fn list_architectures(
@@ -49,6 +51,16 @@ impl ArchitectureService for Api {
         });
         let architectures = found.iter().map(wire::architecture).collect();
         Ok(Response::new(v1::ListArchitecturesResponse { architectures, next_page_token }))
+    }
+
+    async fn add_architecture_note(
+        &self,
+        request: Request<v1::AddArchitectureNoteRequest>,
+    ) -> Result<Response<v1::Architecture>, Status> {
+        let v1::AddArchitectureNoteRequest { digest, text, author, request_id } = request.into_inner();
+        let digest = lookup::architecture(self.reader(), "digest", &digest).await?;
+        self.add_note(Subject::Architecture(digest), text, author, request_id).await?;
+        Ok(Response::new(load(self.reader(), digest).await?))
     }
 
     async fn estimate_cost(
@@ -72,4 +84,11 @@ impl ArchitectureService for Api {
         let cost = cost(&architecture.network(), extent).map_err(|error| misfit(&error))?;
         Ok(Response::new(cost_to_wire(&cost, extent, reference)))
     }
+}
+
+/// The architecture with its notes.
+async fn load(pool: &PgPool, digest: ArchitectureDigest) -> Result<v1::Architecture, Status> {
+    let record = architectures::get(pool, digest).await?;
+    let notes = wire::notes(notes::of(pool, Subject::Architecture(digest)).await?);
+    Ok(v1::Architecture { notes, ..wire::architecture(&record) })
 }

@@ -11,14 +11,16 @@ use super::paging::{Page, Position, SIZE_MAX};
 use super::search_service::{REASON_CHARS_MAX, request_id_if_given};
 use super::status::invalid_field;
 use super::stream::{Messages, News, Then, Watched};
-use super::{Api, lookup, values, wire};
+use super::{Api, labels, lookup, values, wire};
 use crate::core::explain::explain;
+use crate::core::job::JobState;
 use crate::store::PgPool;
 use crate::store::jobs as writes;
+use crate::store::notes::Subject;
 use crate::store::read::logs::LogPosition;
 use crate::store::read::metrics::CurvePoint;
 use crate::store::read::{
-    attempts, checkpoint, explain as reasons, jobs, logs, metrics, searches, trainer_job,
+    attempts, checkpoint, explain as reasons, jobs, logs, metrics, notes, searches, trainer_job,
 };
 
 const LOG_LINES_PER_LOOK: i64 = 500;
@@ -56,6 +58,7 @@ impl JobService for Api {
             training,
             initial_weights: initial_weights(request.initial_weights)?,
             seed: request.seed,
+            labels: labels::checked("labels", request.labels)?,
         };
         let id = self
             .write_then_plan(move |pool| async move { writes::submit_retrain(&pool, &retrain).await })
@@ -105,10 +108,11 @@ impl JobService for Api {
         &self,
         request: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
-        let v1::ListJobsRequest { search_id, states, page_size, page_token } = request.into_inner();
+        let v1::ListJobsRequest { search_id, states, page_size, page_token, labels } = request.into_inner();
         let filter = jobs::Filter {
             search: lookup::search_if_given(self.reader(), "search_id", &search_id).await?,
             states: states_from_wire(&states)?,
+            labels: labels::checked("labels", labels)?,
         };
         let page = Page::new(page_size, SIZE_MAX, &page_token, &format!("jobs {filter:?}"))?;
         let behind = page.after.as_ref().map(|position| position.order);
@@ -194,6 +198,24 @@ impl JobService for Api {
         self.answer(id).await
     }
 
+    async fn label_job(&self, request: Request<v1::LabelJobRequest>) -> Result<Response<v1::Job>, Status> {
+        let v1::LabelJobRequest { id, set, remove } = request.into_inner();
+        let change = labels::change(set, remove)?;
+        let id = lookup::job(self.reader(), "id", &id).await?;
+        self.write(move |pool| async move { writes::label(&pool, id, &change).await }).await?;
+        self.answer(id).await
+    }
+
+    async fn add_job_note(
+        &self,
+        request: Request<v1::AddJobNoteRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        let v1::AddJobNoteRequest { id, text, author, request_id } = request.into_inner();
+        let id = lookup::job(self.reader(), "id", &id).await?;
+        self.add_note(Subject::Job(id), text, author, request_id).await?;
+        self.answer(id).await
+    }
+
     async fn pause_job(&self, request: Request<v1::PauseJobRequest>) -> Result<Response<v1::Job>, Status> {
         let id = lookup::job(self.reader(), "id", &request.into_inner().id).await?;
         self.write(move |pool| async move { writes::pause(&pool, id).await }).await?;
@@ -216,8 +238,15 @@ impl JobService for Api {
 impl Api {
     /// The job as it is now.
     async fn answer(&self, id: JobId) -> Result<Response<v1::Job>, Status> {
-        Ok(Response::new(wire::job(jobs::get(self.reader(), id).await?)))
+        Ok(Response::new(load(self.reader(), id).await?))
     }
+}
+
+/// The job with its notes.
+async fn load(pool: &PgPool, id: JobId) -> Result<v1::Job, Status> {
+    let job = jobs::get(pool, id).await?;
+    let notes = wire::notes(notes::of(pool, Subject::Job(id)).await?);
+    Ok(v1::Job { notes, ..wire::job(job) })
 }
 
 /// None for those of the search.
@@ -230,7 +259,7 @@ fn initial_weights(wire: i32) -> Result<Option<InitialWeights>, Status> {
     }
 }
 
-fn states_from_wire(states: &[i32]) -> Result<Vec<crate::core::job::JobState>, Status> {
+fn states_from_wire(states: &[i32]) -> Result<Vec<JobState>, Status> {
     let known = |(index, state): (usize, &i32)| {
         wire::job_state_from_wire(*state)
             .ok_or_else(|| invalid_field(format!("states[{index}]"), format!("{state} is no state of a job")))
@@ -271,10 +300,11 @@ impl Watched for WatchedJob {
         if self.sent_revision == Some(revision) {
             return Ok(News { messages: Vec::new(), then: Then::Wait });
         }
-        let job = jobs::get(&self.pool, self.id).await?;
+        let job = load(&self.pool, self.id).await?;
         self.sent_revision = Some(revision);
-        let then = if job.state.is_final() { Then::End } else { Then::Wait };
-        Ok(News { messages: vec![wire::job(job)], then })
+        let is_final = wire::job_state_from_wire(job.state).is_some_and(JobState::is_final);
+        let then = if is_final { Then::End } else { Then::Wait };
+        Ok(News { messages: vec![job], then })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Searches and their results.
 
 use cakes::architecture::Architecture;
+use cakes::labels::Labels;
 use cakes::spec::CheckedSearch;
 use cakes_proto::convert::{latency_to_wire, measure_if_given, search_from_wire, search_to_wire};
 use cakes_proto::ids::SearchId;
@@ -13,10 +14,11 @@ use uuid::Uuid;
 use super::paging::{Page, Position, SIZE_MAX};
 use super::status::{invalid_field, invalid_spec};
 use super::stream::{Messages, News, Then, Watched};
-use super::{Api, front, lookup, plan, values, wire};
+use super::{Api, front, labels, lookup, plan, values, wire};
 use crate::core::search::{NOT_MEASURED, PredictedLatency, SearchState};
+use crate::store::notes::Subject;
 use crate::store::read::latency::{MeasuredLatency, latency};
-use crate::store::read::{architectures, front as results, jobs, searches};
+use crate::store::read::{architectures, front as results, jobs, notes, searches};
 use crate::store::{Error, PgPool, searches as writes};
 
 const REQUEST_ID_CHARS_MAX: usize = 128;
@@ -33,16 +35,17 @@ impl SearchService for Api {
         &self,
         request: Request<v1::SubmitSearchRequest>,
     ) -> Result<Response<v1::SubmitSearchResponse>, Status> {
-        let v1::SubmitSearchRequest { request_id, search, validate_only } = request.into_inner();
+        let v1::SubmitSearchRequest { request_id, search, validate_only, labels } = request.into_inner();
+        let labels = labels::checked("labels", labels)?;
         let request_id = request_id_if_given(request_id)?;
         let checked = search_from_wire(search).map_err(|spec| invalid_spec("search", &spec))?;
         let plan = plan::plan(&checked).map_err(|spec| invalid_spec("search", &spec))?;
         let search = if validate_only {
-            unrecorded(&checked)
+            unrecorded(&checked, labels)
         } else {
             let id = self
                 .write_then_plan(move |pool| async move {
-                    writes::submit(&pool, &checked, request_id.as_deref()).await
+                    writes::submit(&pool, &checked, &labels, request_id.as_deref()).await
                 })
                 .await?;
             load(self.reader(), id).await?
@@ -62,10 +65,11 @@ impl SearchService for Api {
         &self,
         request: Request<v1::ListSearchesRequest>,
     ) -> Result<Response<v1::ListSearchesResponse>, Status> {
-        let v1::ListSearchesRequest { page_size, page_token } = request.into_inner();
-        let page = Page::new(page_size, SIZE_MAX, &page_token, "searches")?;
+        let v1::ListSearchesRequest { page_size, page_token, labels } = request.into_inner();
+        let labels = labels::checked("labels", labels)?;
+        let page = Page::new(page_size, SIZE_MAX, &page_token, &format!("searches {labels:?}"))?;
         let behind = page.after.as_ref().map(position_from_page).transpose()?;
-        let mut found = searches::page(self.reader(), behind, page.size + 1).await?;
+        let mut found = searches::page(self.reader(), &labels, behind, page.size + 1).await?;
         let next_page_token = page.cut(&mut found, |search| Position {
             order: search.create_time.timestamp_micros(),
             key: search.id.0.as_bytes().to_vec(),
@@ -101,7 +105,9 @@ impl SearchService for Api {
         request: Request<v1::DeriveArchitecturesRequest>,
     ) -> Result<Response<v1::DeriveArchitecturesResponse>, Status> {
         let request = request.into_inner();
-        let v1::DeriveArchitecturesRequest { id, budgets, unconstrained, count_multiple, .. } = request;
+        let v1::DeriveArchitecturesRequest {
+            id, budgets, unconstrained, count_multiple, validate_only, ..
+        } = request;
         let measure =
             measure_if_given(request.measure).map_err(|found| invalid_field(found.field, found.problem))?;
         if budgets.is_empty() && !unconstrained {
@@ -113,6 +119,13 @@ impl SearchService for Api {
         }
         let id = lookup::search(self.reader(), "id", &id).await?;
         let wish = writes::Wish { budgets, unconstrained, measure, count_multiple };
+        if validate_only {
+            let patch = searches::get(self.reader(), id).await?.spec.spec().patch;
+            let found = writes::preview(self.reader(), id, &wish).await?;
+            let architectures = found.iter().map(|derived| wire::unrecorded(derived, patch)).collect();
+            let derivations = found.iter().map(wire::derivation).collect();
+            return Ok(Response::new(v1::DeriveArchitecturesResponse { architectures, derivations }));
+        }
         let found = self.write(move |pool| async move { writes::derive(&pool, id, &wish).await }).await?;
         let digests: Vec<_> = found.iter().map(|(digest, _)| *digest).collect();
         let records = architectures::by_digests(self.reader(), &digests, Some(id)).await?;
@@ -187,6 +200,27 @@ impl SearchService for Api {
     ) -> Result<Response<Self::ImportSearchStream>, Status> {
         Ok(Response::new(self.import_file(request.into_inner())?))
     }
+
+    async fn label_search(
+        &self,
+        request: Request<v1::LabelSearchRequest>,
+    ) -> Result<Response<v1::Search>, Status> {
+        let v1::LabelSearchRequest { id, set, remove } = request.into_inner();
+        let change = labels::change(set, remove)?;
+        let id = lookup::search(self.reader(), "id", &id).await?;
+        self.write(move |pool| async move { writes::label(&pool, id, &change).await }).await?;
+        Ok(Response::new(load(self.reader(), id).await?))
+    }
+
+    async fn add_search_note(
+        &self,
+        request: Request<v1::AddSearchNoteRequest>,
+    ) -> Result<Response<v1::Search>, Status> {
+        let v1::AddSearchNoteRequest { id, text, author, request_id } = request.into_inner();
+        let id = lookup::search(self.reader(), "id", &id).await?;
+        self.add_note(Subject::Search(id), text, author, request_id).await?;
+        Ok(Response::new(load(self.reader(), id).await?))
+    }
 }
 
 /// The client's name for a request, if it chose one.
@@ -195,18 +229,20 @@ pub(super) fn request_id_if_given(request_id: String) -> Result<Option<String>, 
     Ok(Some(request_id).filter(|id| !id.is_empty()))
 }
 
-/// The search with its jobs.
+/// The search with its jobs and notes.
 pub(super) async fn load(pool: &PgPool, id: SearchId) -> Result<v1::Search, Status> {
     // The revision is read before the jobs: they may be newer than it says, and
     // are then sent once more, but never older.
     let record = searches::get(pool, id).await?;
     let jobs = jobs::of_search(pool, id).await?;
-    Ok(wire::search(record, jobs))
+    let notes = wire::notes(notes::of(pool, Subject::Search(id)).await?);
+    Ok(v1::Search { notes, ..wire::search(record, jobs) })
 }
 
 /// What a search would be, had it been recorded.
-fn unrecorded(search: &CheckedSearch) -> v1::Search {
-    v1::Search { spec: Some(search_to_wire(search.spec())), ..v1::Search::default() }
+fn unrecorded(search: &CheckedSearch, labels: Labels) -> v1::Search {
+    let spec = Some(search_to_wire(search.spec()));
+    v1::Search { spec, labels: labels.into(), ..v1::Search::default() }
 }
 
 fn position_from_page(position: &Position) -> Result<(DateTime<Utc>, SearchId), Status> {

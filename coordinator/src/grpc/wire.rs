@@ -1,5 +1,6 @@
 //! Records of the store as messages of the protocol.
 
+use cakes::Extent;
 use cakes::cost::Cost;
 use cakes_proto::convert::{architecture_to_wire, cost_to_wire, quality_to_wire, search_to_wire};
 use cakes_proto::v1;
@@ -14,6 +15,7 @@ use crate::store::read::architectures::ArchitectureRecord;
 use crate::store::read::attempts::AttemptRecord;
 use crate::store::read::jobs::{JobRecord, ProgressRecord, ResultRecord};
 use crate::store::read::logs::LogRecord;
+use crate::store::read::notes::NoteRecord;
 use crate::store::read::searches::SearchRecord;
 use crate::store::read::workers::WorkerRecord;
 
@@ -48,6 +50,8 @@ pub(super) fn search(record: SearchRecord, jobs: Vec<JobRecord>) -> v1::Search {
             export_time: time(import.export_time),
             import_time: time(import.import_time),
         }),
+        labels: record.labels.into(),
+        notes: Vec::new(),
     }
 }
 
@@ -83,6 +87,8 @@ pub(super) fn job(record: JobRecord) -> v1::Job {
         start_time: record.start_time.and_then(time),
         end_time: record.end_time.and_then(time),
         environment: record.environment.map(environment),
+        labels: record.labels.into(),
+        notes: Vec::new(),
     }
 }
 
@@ -96,6 +102,13 @@ fn environment(found: Environment) -> v1::Environment {
         data_file_count: data.map_or(0, |data| count(data.file_count)),
         data_bytes: data.map_or(0, |data| count(data.bytes)),
     }
+}
+
+/// Remarks of people.
+pub(super) fn notes(records: Vec<NoteRecord>) -> Vec<v1::Note> {
+    let note =
+        |NoteRecord { author, text, create_time }| v1::Note { author, text, create_time: time(create_time) };
+    records.into_iter().map(note).collect()
 }
 
 fn job_state(state: JobState) -> v1::JobState {
@@ -155,6 +168,16 @@ pub(super) fn architecture(record: &ArchitectureRecord) -> v1::Architecture {
         create_time: time(record.create_time),
         origins: record.origins.clone(),
         ..architecture_to_wire(&record.architecture)
+    }
+}
+
+/// An architecture that was derived for patches of this extent and is not recorded.
+pub(super) fn unrecorded(derived: &Derived, patch: Extent) -> v1::Architecture {
+    let cost = cost_to_wire(&derived.cost, patch, derived.cost.mac_count);
+    v1::Architecture {
+        cost: Some(v1::Cost { mac_fraction: derived.mac_fraction, ..cost }),
+        origins: vec![derived.origin.clone()],
+        ..architecture_to_wire(&derived.architecture)
     }
 }
 

@@ -19,12 +19,15 @@ mod error;
 mod event;
 mod fence;
 mod job_row;
+mod labels;
 mod quality;
 mod text;
 
+pub mod access;
 pub mod attempts;
 pub mod exchange;
 pub mod jobs;
+pub mod notes;
 pub mod read;
 pub mod searches;
 pub mod workers;

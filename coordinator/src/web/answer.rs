@@ -22,6 +22,14 @@ impl Failure {
         Failure { status, code, message }
     }
 
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// A parameter of the request makes no sense.
     pub(super) fn invalid(parameter: &str, problem: impl std::fmt::Display) -> Self {
         Failure::new(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", format!("{parameter}: {problem}"))
@@ -30,6 +38,13 @@ impl Failure {
     pub(super) fn overloaded() -> Self {
         let message = "the database is busy; try again in a moment".to_owned();
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, "BUSY", message)
+    }
+
+    /// A task that ended by a defect.
+    pub(super) fn broken(error: &tokio::task::JoinError) -> Self {
+        tracing::error!(%error, "an action ended by a defect");
+        let message = "internal error; the coordinator's log says more".to_owned();
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", message)
     }
 
     /// A value that cannot be written as JSON.
@@ -96,6 +111,12 @@ pub(super) fn tagged(
 pub(super) async fn no_such_path() -> Failure {
     let message = "there is no such path below /api/v1".to_owned();
     Failure::new(StatusCode::NOT_FOUND, "NOT_FOUND", message)
+}
+
+/// A path that cannot be asked in this way.
+pub(super) async fn wrong_method() -> Failure {
+    let message = "this path does not take that method; see docs/web.md".to_owned();
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "WRONG_METHOD", message)
 }
 
 /// Entries of a page: `given`, or `default`, between 1 and `max`.

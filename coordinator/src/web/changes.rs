@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use futures::Stream;
@@ -19,6 +20,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Web;
+use super::access::may_still_read;
 use crate::shutdown::Shutdown;
 use crate::store::PgPool;
 use crate::store::read::events::{self, Mark};
@@ -77,8 +79,11 @@ impl Changes {
 }
 
 /// One message at once, and one after every change.
-pub(super) async fn stream(State(web): State<Web>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let Changes { sender, stop } = web.changes;
+pub(super) async fn stream(
+    State(web): State<Web>,
+    headers: HeaderMap,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let Changes { sender, stop } = web.changes.clone();
     let receiver = BroadcastStream::new(sender.subscribe());
     let everything = || json!({ "more": true }).to_string();
     let first = tokio_stream::once(Event::default().retry(RECONNECT).data(everything()));
@@ -86,6 +91,11 @@ pub(super) async fn stream(State(web): State<Web>) -> Sse<impl Stream<Item = Res
         // A browser that has missed messages fetches everything.
         Event::default().data(message.unwrap_or_else(|_| everything()))
     });
-    let until_stopped = futures::StreamExt::take_until(first.chain(later), stop.cancelled_owned());
+    // Whoever may no longer read is told nothing more.
+    let allowed = futures::StreamExt::take_while(first.chain(later), move |_| {
+        let (web, headers) = (web.clone(), headers.clone());
+        async move { may_still_read(&web, &headers).await }
+    });
+    let until_stopped = futures::StreamExt::take_until(allowed, stop.cancelled_owned());
     Sse::new(until_stopped.map(Ok)).keep_alive(KeepAlive::default())
 }

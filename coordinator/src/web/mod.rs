@@ -1,15 +1,19 @@
-//! The page that people look at, and the JSON behind it. Nothing here changes anything.
+//! The page that people look at, the JSON behind it, and what holders of a token may do
+//! there.
 //!
 //! ```text
 //!  browser ── GET /searches/… ──► index.html, and below /assets/ what it loads
 //!          ── GET /api/v1/… ────► store::read, or the methods of the gRPC API ──► JSON
 //!          ◄─ GET /api/v1/changes (server-sent events): what to fetch again
+//!          ── POST /api/v1/… ───► core::access (role × action) ──► the gRPC methods, audit
 //! ```
 //!
 //! Everything that a browser loads is part of the program. Requests must name this
 //! machine ([`guard`]), so that a page of somebody else's cannot read them through a
 //! name that it resolves to here.
 
+mod access;
+mod actions;
 mod answer;
 mod assets;
 mod changes;
@@ -24,10 +28,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::routing::get;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use axum::{Router, middleware};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use crate::grpc::Api;
 use crate::shutdown::Shutdown;
@@ -42,14 +48,35 @@ const QUESTIONS_MAX: usize = 4;
 /// Time in which a question is answered, its wait included.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Longest body of a request, in bytes.
+const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// What an operator can set about the page.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Silence after which a worker counts as lost.
+    pub lease_ttl: Duration,
+    /// Names beside `localhost` and addresses under which the page is answered: those
+    /// of a proxy before it.
+    pub allowed_hosts: Vec<String>,
+    /// Whether even reading needs a token.
+    pub requires_token: bool,
+}
+
 /// What handlers need. Cheap to clone.
 #[derive(Clone)]
 struct Web {
     api: Api,
     pool: PgPool,
     lease_ttl: LeaseTtl,
+    allowed_hosts: Arc<[String]>,
+    requires_token: bool,
+    /// Of the listener; sessions of several coordinators on one machine are told apart
+    /// by it, since cookies are not.
+    port: u16,
     questions: Arc<Semaphore>,
     changes: Changes,
+    tasks: TaskTracker,
 }
 
 /// Silence after which a worker counts as lost.
@@ -76,18 +103,23 @@ pub async fn serve(
     listener: TcpListener,
     api: Api,
     pool: PgPool,
-    lease_ttl: Duration,
+    settings: Settings,
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
     let changes = Changes::new(pool.clone(), &shutdown);
     let web = Web {
         api,
         pool,
-        lease_ttl: LeaseTtl(lease_ttl),
+        lease_ttl: LeaseTtl(settings.lease_ttl),
+        allowed_hosts: settings.allowed_hosts.into(),
+        requires_token: settings.requires_token,
+        port: listener.local_addr()?.port(),
+        tasks: shutdown.tasks.clone(),
         questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
         changes,
     };
-    axum::serve(listener::Limited::new(listener), router(web))
+    let service = router(web).into_make_service_with_connect_info::<listener::Peer>();
+    axum::serve(listener::Limited::new(listener), service)
         .with_graceful_shutdown(shutdown.stop.cancelled_owned())
         .await
 }
@@ -110,11 +142,25 @@ fn router(web: Web) -> Router {
         .route("/timeline", get(fleet::timeline))
         .route("/workers", get(fleet::workers))
         .route("/events", get(fleet::events))
-        .fallback(answer::no_such_path);
+        .route("/session", get(access::session))
+        .route("/sign-in", post(access::sign_in))
+        .route("/sign-out", post(access::sign_out))
+        .route("/jobs/{id}/cancel", post(actions::cancel_job))
+        .route("/jobs/{id}/pause", post(actions::pause_job))
+        .route("/jobs/{id}/resume", post(actions::resume_job))
+        .route("/jobs/{id}/retry", post(actions::retry_job))
+        .route("/searches/{id}/cancel", post(actions::cancel_search))
+        .route("/searches/{id}/derivations", post(actions::preview_derivation))
+        .route("/searches/{id}/retrainings", post(actions::queue_retrainings))
+        .fallback(answer::no_such_path)
+        .method_not_allowed_fallback(answer::wrong_method)
+        .layer(middleware::from_fn_with_state(web.clone(), access::identify))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
     Router::new()
         .nest("/api/v1", api)
         .route("/assets/{*path}", get(assets::asset))
         .fallback(assets::page)
-        .layer(axum::middleware::from_fn(guard::guard))
+        .method_not_allowed_fallback(answer::wrong_method)
+        .layer(middleware::from_fn_with_state(web.clone(), guard::guard))
         .with_state(web)
 }

@@ -44,6 +44,16 @@ pub struct Service {
 
 impl Service {
     pub async fn start(pool: PgPool) -> Self {
+        let settings = web::Settings {
+            lease_ttl: Policy::default().lease_ttl,
+            allowed_hosts: Vec::new(),
+            requires_token: false,
+        };
+        Self::start_with(pool, settings).await
+    }
+
+    /// With settings of the page.
+    pub async fn start_with(pool: PgPool, page_settings: web::Settings) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let pools = Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool };
@@ -58,8 +68,7 @@ impl Service {
         let page = page_listener.local_addr().unwrap();
         let reader = pools.control.clone();
         let api = Api::new(pools, settings, bell, &shutdown);
-        let lease_ttl = policy.lease_ttl;
-        shutdown.tasks.spawn(web::serve(page_listener, api.clone(), reader, lease_ttl, shutdown.clone()));
+        shutdown.tasks.spawn(web::serve(page_listener, api.clone(), reader, page_settings, shutdown.clone()));
         shutdown.tasks.spawn(grpc::serve(listener, api, shutdown.clone()));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
         Service { channel, page, shutdown }

@@ -1,6 +1,7 @@
 //! The API as its clients see it: a real server over a real Postgres, spoken to
 //! over the wire. Workers are scripted; nothing of ours is replaced.
 
+mod access;
 mod edges;
 mod examples;
 mod harness;

@@ -11,26 +11,26 @@ use tokio::net::TcpStream;
 use crate::harness::{Service, Worker, job_id, small_search};
 
 /// What the server answered.
-struct Answer {
-    status: u16,
+pub struct Answer {
+    pub status: u16,
     headers: String,
-    body: String,
+    pub body: String,
 }
 
 impl Answer {
     #[track_caller]
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         let lines = self.headers.lines().filter_map(|line| line.split_once(": "));
         lines.filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
     }
 }
 
 /// One request as it stands on the wire.
-async fn send(service: &Service, request: &str) -> Answer {
+pub async fn send(service: &Service, request: &str) -> Answer {
     let mut stream = TcpStream::connect(service.page).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -69,10 +69,19 @@ async fn every_answer_has_its_headers_and_foreign_names_get_none(pool: PgPool) {
     let foreign = "GET /api/v1/searches HTTP/1.1\r\nHost: evil.example:7551\r\nConnection: close\r\n\r\n";
     let refused = send(&service, foreign).await;
     assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (421, Some("FOREIGN_NAME")));
-    let writing =
-        "POST /api/v1/searches HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    let refused = send(&service, writing).await;
-    assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (405, Some("READ_ONLY")));
+    for (method, more, status, code) in [
+        ("POST", "", 415, "NOT_JSON"),
+        ("DELETE", "Content-Type: application/json\r\n", 403, "FOREIGN_ORIGIN"),
+        ("POST", "Content-Type: application/json\r\nOrigin: http://localhost\r\n", 405, "WRONG_METHOD"),
+    ] {
+        let writing = format!(
+            "{method} /api/v1/searches HTTP/1.1\r\nHost: localhost\r\n{more}Content-Length: 0\r\n\
+             Connection: close\r\n\r\n"
+        );
+        let refused = send(&service, &writing).await;
+        let found = refused.json();
+        assert_eq!((refused.status, found["error"]["code"].as_str()), (status, Some(code)));
+    }
 }
 
 #[sqlx::test(migrator = "MIGRATIONS")]

@@ -101,6 +101,7 @@ async fn pages_and_lists_refuse_what_they_cannot_mean(pool: PgPool) {
     let list = |page_size, page_token: &str| v1::ListSearchesRequest {
         page_size,
         page_token: page_token.to_owned(),
+        ..v1::ListSearchesRequest::default()
     };
     let status = refused(service.searches().list_searches(list(-1, "")).await, Code::InvalidArgument);
     assert_eq!(fields(&status), ["page_size"]);

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use cakes::labels::Labels;
 use cakes::spec::{InitialWeights, TrainingSpec};
 use cakes_coordinator::store::jobs::{self, Retrain};
 use cakes_coordinator::store::{Error, PgPool};
@@ -59,6 +60,7 @@ async fn a_retraining_can_be_submitted_alone_and_once(pool: PgPool) {
         training: None,
         initial_weights: None,
         seed: 9,
+        labels: Labels::default(),
     };
     let (one, two) = tokio::join!(jobs::submit_retrain(&pool, &wish), jobs::submit_retrain(&pool, &wish));
     assert_eq!(one.unwrap(), two.unwrap());
@@ -91,6 +93,7 @@ async fn a_single_retraining_starts_from_the_supernet_once_that_has_succeeded(po
         training: None,
         initial_weights: Some(InitialWeights::Supernet),
         seed: 9,
+        labels: Labels::default(),
     };
     let refused = jobs::submit_retrain(&pool, &wish).await.unwrap_err();
     assert!(matches!(&refused, Error::Refused(why) if why.contains("is queued; wait")), "{refused:?}");

@@ -16,6 +16,7 @@ mod intents;
 mod plan;
 mod random_walk;
 mod reconcile;
+mod remarks;
 mod report;
 mod same_as_model;
 mod schema;

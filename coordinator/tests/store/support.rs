@@ -6,6 +6,7 @@ use cakes::backbone::{Backbone, EncoderDecoder};
 use cakes::derive::{LatencyTable, LayerLatency};
 use cakes::frame::{ClassificationQuality, Quality, SegmentationQuality};
 use cakes::kernel::{Kernel, KernelSet};
+use cakes::labels::Labels;
 use cakes::network::SearchMode;
 use cakes::scores::{ChannelScores, LayerScores};
 use cakes::spec::{
@@ -102,7 +103,7 @@ pub fn times(scores: &ChannelScores) -> LatencyTable {
 }
 
 pub async fn submit(pool: &PgPool, search: &CheckedSearch) -> SearchId {
-    cakes_coordinator::store::searches::submit(pool, search, None).await.unwrap()
+    cakes_coordinator::store::searches::submit(pool, search, &Labels::default(), None).await.unwrap()
 }
 
 /// A registered daemon.

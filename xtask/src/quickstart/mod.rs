@@ -153,6 +153,8 @@ fn follow(
     let id = submitted.pointer("/search/id").and_then(Value::as_str).context("no id of the search")?;
     if let Some(page) = services.page() {
         println!("quickstart: look at it in a browser while it runs: {page}searches/{id}");
+        println!("quickstart: to pause, cancel or derive there, sign in with what this prints:");
+        println!("quickstart:   {}", services.token_command());
     }
 
     let mut watch = services.command("cakes");

@@ -82,6 +82,13 @@ impl Services {
         address.lines().next().map(str::to_owned)
     }
 
+    /// What makes a token for the page while the services run.
+    pub fn token_command(&self) -> String {
+        let program = self.programs.join("cakes-coordinator");
+        let data = self.folder.join("coordinator");
+        format!("{} token issue me --role operator --data-dir {}", program.display(), data.display())
+    }
+
     /// One of the programs, in the environment of these services.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.join(program));

@@ -2,6 +2,7 @@
 
 use cakes::architecture::ArchitectureDigest;
 use cakes::job::TrainerJob;
+use cakes::labels::Labels;
 use cakes_proto::ids::{JobId, SearchId};
 use sqlx::PgConnection;
 
@@ -10,6 +11,7 @@ use crate::core::memory::job_mib;
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::event::{self, Event};
 use crate::store::job_row::task_name;
+use crate::store::labels;
 
 /// A job to queue.
 pub(in crate::store) struct NewJob<'a> {
@@ -22,6 +24,8 @@ pub(in crate::store) struct NewJob<'a> {
     pub supernet_of: Option<SearchId>,
     /// The client's request id with the hash of its content.
     pub request: Option<(&'a str, &'a [u8; 32])>,
+    /// None of a search's own jobs: those of the search are not repeated.
+    pub labels: Option<&'a Labels>,
 }
 
 /// All retrainings wait for the supernet, so it goes first.
@@ -45,12 +49,13 @@ pub(in crate::store) async fn enqueue(
     let steps = i64::try_from(new.trainer_job.training.steps_total()).unwrap_or(i64::MAX);
     // A network that does not fit its patch never comes this far.
     let memory_mib = i64::try_from(job_mib(new.trainer_job).unwrap_or(0)).unwrap_or(i64::MAX);
+    let labels = labels::to_column(new.labels.unwrap_or(&Labels::default()))?;
     // S9: the request id is unique.
     let inserted = sqlx::query!(
         "insert into job (id, search_id, kind, label, priority, architecture_digest, seed, trainer_job,
-             step_count, memory_mib, request_id, request_hash, task, supernet_job_id)
-         values ($1, $2, $3, $4, $5, $6, $7::text::numeric, $8, $9, $10, $11, $12, $13,
-             (select id from job where search_id = $14 and kind = 'supernet'))
+             step_count, memory_mib, request_id, request_hash, task, labels, supernet_job_id)
+         values ($1, $2, $3, $4, $5, $6, $7::text::numeric, $8, $9, $10, $11, $12, $13, $14,
+             (select id from job where search_id = $15 and kind = 'supernet'))
          on conflict do nothing",
         id.0,
         new.search.map(|search| search.0),
@@ -65,6 +70,7 @@ pub(in crate::store) async fn enqueue(
         new.request.map(|(id, _)| id),
         new.request.map(|(_, hash)| &hash[..]),
         task_name(new.trainer_job.task.backbone().task()),
+        labels,
         new.supernet_of.map(|search| search.0)
     )
     .execute(&mut *connection)

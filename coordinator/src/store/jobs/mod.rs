@@ -3,12 +3,14 @@
 
 mod cancel;
 mod enqueue;
+mod label;
 mod pause;
 mod resume;
 mod retry;
 mod submit_retrain;
 
 pub use cancel::cancel;
+pub use label::label;
 pub use pause::pause;
 pub use resume::resume;
 pub use retry::retry;

@@ -2,6 +2,7 @@
 
 use cakes::architecture::{Architecture, ArchitectureDigest};
 use cakes::job::TrainerJob;
+use cakes::labels::Labels;
 use cakes::spec::{CheckedSearch, InitialWeights, TrainingSpec};
 use cakes_proto::ids::{JobId, SearchId};
 use sha2::{Digest, Sha256};
@@ -28,6 +29,8 @@ pub struct Retrain {
     /// `None` for those of the search.
     pub initial_weights: Option<InitialWeights>,
     pub seed: u64,
+    /// From its beginning.
+    pub labels: Labels,
 }
 
 /// Queues the job.
@@ -57,6 +60,7 @@ pub async fn submit_retrain(pool: &PgPool, retrain: &Retrain) -> Result<JobId, E
         trainer_job: &trainer_job,
         supernet_of: starts_from_supernet.then_some(retrain.search),
         request: retrain.request_id.as_deref().map(|id| (id, &hash)),
+        labels: Some(&retrain.labels),
     };
     let id = match enqueue(&mut transaction, &new).await? {
         Some(id) => id,
@@ -125,6 +129,11 @@ fn content_hash(retrain: &Retrain) -> [u8; 32] {
         &retrain.initial_weights,
         retrain.seed,
     );
+    // Without labels that of before there were any.
+    let bytes = match retrain.labels.is_empty() {
+        true => serde_json::to_vec(&content),
+        false => serde_json::to_vec(&(content, &retrain.labels)),
+    };
     // Plain data into memory cannot fail.
-    Sha256::digest(serde_json::to_vec(&content).unwrap_or_default()).into()
+    Sha256::digest(bytes.unwrap_or_default()).into()
 }

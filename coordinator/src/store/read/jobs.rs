@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use cakes::architecture::ArchitectureDigest;
 use cakes::frame::Quality;
+use cakes::labels::Labels;
 use cakes_proto::ids::{JobId, SearchId};
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
@@ -13,6 +14,7 @@ use super::{corrupt, failed};
 use crate::core::job::{JobKind, JobState};
 use crate::store::Error;
 use crate::store::attempts::{DataContent, Environment, Validated};
+use crate::store::labels;
 use crate::store::quality::QualityColumns;
 
 /// A job as people see it.
@@ -26,6 +28,7 @@ pub struct JobRecord {
     pub state: JobState,
     pub state_reason: String,
     pub label: String,
+    pub labels: Labels,
     pub architecture: Option<ArchitectureDigest>,
     /// Grants so far.
     pub epoch: i64,
@@ -95,6 +98,8 @@ pub struct Filter {
     pub search: Option<SearchId>,
     /// Empty for all.
     pub states: Vec<JobState>,
+    /// Only jobs that have all of them.
+    pub labels: Labels,
 }
 
 /// Jobs, newest first, created before position `behind`.
@@ -113,11 +118,13 @@ pub async fn page(
          where ($1::uuid is null or search_id = $1)
              and (cardinality($2::text[]) = 0 or state = any($2))
              and ($3::bigint is null or position < $3)
+             and labels @> $5
          order by position desc limit $4",
         filter.search.map(|search| search.0),
         &states,
         behind,
-        limit
+        limit,
+        labels::to_column(&filter.labels)?
     )
     .fetch_all(pool)
     .await
@@ -148,6 +155,7 @@ struct Row {
     state: String,
     state_reason: String,
     label: String,
+    labels: serde_json::Value,
     architecture_digest: Option<String>,
     epoch: i64,
     worker_id: Option<String>,
@@ -189,7 +197,7 @@ pub(super) async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<JobRecord>
     let rows = sqlx::query_as!(
         Row,
         r#"select job.id, job.position, job.search_id, job.kind, job.state, job.state_reason, job.label,
-               job.architecture_digest, job.epoch, attempt.worker_id as "worker_id?", job.checkpoint_step,
+               job.labels, job.architecture_digest, job.epoch, attempt.worker_id as "worker_id?", job.checkpoint_step,
                job.create_time, job.start_time, job.end_time,
                progress.step as "step?", job.step_count, progress.loss as "loss?",
                progress.learning_rate as "learning_rate?", progress.samples_per_s as "samples_per_s?",
@@ -236,6 +244,7 @@ impl TryFrom<Row> for JobRecord {
             state: row.state.parse().map_err(|error| corrupt("the state", &error))?,
             state_reason: row.state_reason,
             label: row.label,
+            labels: labels::from_column(row.labels)?,
             architecture: row.architecture_digest.as_deref().map(super::architectures::digest).transpose()?,
             epoch: row.epoch,
             worker: row.worker_id,

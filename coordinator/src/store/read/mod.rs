@@ -15,6 +15,7 @@ pub mod latency;
 pub mod logs;
 pub mod lookup;
 pub mod metrics;
+pub mod notes;
 pub mod queue;
 pub mod scores;
 pub mod searches;

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use cakes::labels::Labels;
 use cakes::spec::CheckedSearch;
 use cakes_proto::ids::SearchId;
 use chrono::{DateTime, Utc};
@@ -10,7 +11,7 @@ use sqlx::types::Uuid;
 
 use super::{corrupt, failed};
 use crate::core::search::SearchState;
-use crate::store::Error;
+use crate::store::{Error, labels};
 
 /// A search without its jobs.
 #[derive(Clone, Debug)]
@@ -19,6 +20,7 @@ pub struct SearchRecord {
     pub spec: CheckedSearch,
     pub state: SearchState,
     pub state_reason: String,
+    pub labels: Labels,
     /// Grows with every change of the search, its jobs and their progress.
     pub revision: i64,
     pub create_time: DateTime<Utc>,
@@ -46,6 +48,7 @@ struct Row {
     spec: serde_json::Value,
     state: String,
     state_reason: String,
+    labels: serde_json::Value,
     revision: i64,
     create_time: DateTime<Utc>,
     end_time: Option<DateTime<Utc>>,
@@ -82,6 +85,7 @@ impl TryFrom<Row> for SearchRecord {
             spec: serde_json::from_value(row.spec).map_err(|error| corrupt("the description", &error))?,
             state: row.state.parse().map_err(|error| corrupt("the state", &error))?,
             state_reason: row.state_reason,
+            labels: labels::from_column(row.labels)?,
             revision: row.revision,
             create_time: row.create_time,
             end_time: row.end_time,
@@ -112,7 +116,7 @@ pub async fn revision(pool: &PgPool, id: SearchId) -> Result<i64, Error> {
 pub async fn get(pool: &PgPool, id: SearchId) -> Result<SearchRecord, Error> {
     let row = sqlx::query_as!(
         Row,
-        r#"select id, spec, state, state_reason, search_revision.revision as "revision!", create_time, end_time,
+        r#"select id, spec, state, state_reason, labels, search_revision.revision as "revision!", create_time, end_time,
                origin.source as "source?", origin.cakes_version as "cakes_version?",
                origin.is_snapshot as "is_snapshot?", origin.content_sha256 as "content_sha256?",
                origin.export_time as "export_time?", origin.import_time as "import_time?"
@@ -127,29 +131,31 @@ pub async fn get(pool: &PgPool, id: SearchId) -> Result<SearchRecord, Error> {
     row.ok_or_else(|| unknown(id))?.try_into()
 }
 
-/// Searches, newest first, behind the given time and id.
+/// Searches that have all of these labels, newest first, behind the given time and id.
 ///
 /// # Errors
 /// The database fails.
 pub async fn page(
     pool: &PgPool,
+    wanted: &Labels,
     behind: Option<(DateTime<Utc>, SearchId)>,
     limit: i64,
 ) -> Result<Vec<SearchRecord>, Error> {
     let (time, id) = behind.unzip();
     let rows = sqlx::query_as!(
         Row,
-        r#"select id, spec, state, state_reason, search_revision.revision as "revision!", create_time, end_time,
+        r#"select id, spec, state, state_reason, labels, search_revision.revision as "revision!", create_time, end_time,
                origin.source as "source?", origin.cakes_version as "cakes_version?",
                origin.is_snapshot as "is_snapshot?", origin.content_sha256 as "content_sha256?",
                origin.export_time as "export_time?", origin.import_time as "import_time?"
            from search join search_revision on search_revision.search_id = search.id
            left join search_import origin on origin.search_id = search.id
-           where $1::timestamptz is null or (create_time, id) < ($1, $2::uuid)
+           where ($1::timestamptz is null or (create_time, id) < ($1, $2::uuid)) and labels @> $4
            order by create_time desc, id desc limit $3"#,
         time,
         id.map(|id| id.0),
-        limit
+        limit,
+        labels::to_column(wanted)?
     )
     .fetch_all(pool)
     .await

@@ -80,6 +80,7 @@ async fn apply(
                 trainer_job: &search.supernet_job(),
                 supernet_of: None,
                 request: None,
+                labels: None,
             };
             enqueue(connection, &new).await.map(drop)
         }
@@ -96,6 +97,7 @@ async fn apply(
                 trainer_job: &search.retrain_job(architecture, *seed),
                 supernet_of: search.retrains_start_from_supernet().then_some(id),
                 request: None,
+                labels: None,
             };
             enqueue(connection, &new).await.map(drop)
         }

@@ -4,11 +4,11 @@ use cakes::architecture::ArchitectureDigest;
 use cakes::derive::check_budget;
 use cakes::spec::{CheckedSearch, CostMeasure};
 use cakes_proto::ids::SearchId;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 
 use super::advance::touch;
-use super::snapshot::{lock_snapshot, read_findings};
+use super::snapshot::{lock_snapshot, read_findings, read_spec};
 use crate::core::search::{Budget, Derived, Findings, NOT_MEASURED, Source, derive as derive_one};
 use crate::store::architecture_rows;
 use crate::store::error::{Error, corrupt, failed};
@@ -43,8 +43,34 @@ pub async fn derive(
     let mut transaction = pool.begin().await.map_err(failed("begin to derive architectures"))?;
     refuse_imported_search(&mut transaction, id).await?;
     let search = lock_snapshot(&mut transaction, id).await?.search;
+    let mut found = Vec::with_capacity(wish.budgets.len() + 1);
+    for derived in wished(&mut transaction, id, search, wish).await? {
+        found.push((architecture_rows::record(&mut transaction, id, &derived, false).await?, derived));
+    }
+    touch(&mut transaction, id).await?;
+    transaction.commit().await.map_err(failed("commit derived architectures"))?;
+    Ok(found)
+}
+
+/// What [`derive`] would find, without recording anything.
+///
+/// # Errors
+/// Those of [`derive`].
+#[instrument(skip_all, fields(search = %id), err(level = "debug"))]
+pub async fn preview(pool: &PgPool, id: SearchId, wish: &Wish) -> Result<Vec<Derived>, Error> {
+    let mut connection = pool.acquire().await.map_err(failed("look at a search"))?;
+    let search = read_spec(&mut connection, id).await?;
+    wished(&mut connection, id, search, wish).await
+}
+
+async fn wished(
+    connection: &mut PgConnection,
+    id: SearchId,
+    search: CheckedSearch,
+    wish: &Wish,
+) -> Result<Vec<Derived>, Error> {
     let sources = sources(&search, wish)?;
-    let findings = read_findings(&mut transaction, id).await?.ok_or_else(|| {
+    let findings = read_findings(connection, id).await?.ok_or_else(|| {
         Error::Refused(format!("search {id} has no scores yet; wait until its supernet has succeeded"))
     })?;
     let in_time =
@@ -52,13 +78,7 @@ pub async fn derive(
     if findings.latency.is_none() && sources.iter().any(in_time) {
         return Err(Error::Refused(NOT_MEASURED.to_owned()));
     }
-    let mut found = Vec::with_capacity(sources.len());
-    for derived in derive_all(search, findings, sources).await? {
-        found.push((architecture_rows::record(&mut transaction, id, &derived, false).await?, derived));
-    }
-    touch(&mut transaction, id).await?;
-    transaction.commit().await.map_err(failed("commit derived architectures"))?;
-    Ok(found)
+    derive_all(search, findings, sources).await
 }
 
 fn sources(search: &CheckedSearch, wish: &Wish) -> Result<Vec<Source>, Error> {

@@ -3,12 +3,14 @@
 mod advance;
 mod cancel;
 mod derive;
+mod label;
 mod snapshot;
 mod submit;
 
 pub use advance::{advance, open};
 pub use cancel::cancel;
-pub use derive::{Wish, derive};
+pub use derive::{Wish, derive, preview};
+pub use label::label;
 pub use submit::submit;
 
 pub(super) use snapshot::read_spec;

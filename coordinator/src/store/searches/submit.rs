@@ -1,7 +1,9 @@
 //! Records a search and queues its first jobs.
 
+use cakes::labels::Labels;
 use cakes::spec::CheckedSearch;
 use cakes_proto::ids::SearchId;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
@@ -9,33 +11,37 @@ use tracing::instrument;
 use super::advance::advance_locked;
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::event::{self, Event};
+use crate::store::labels;
 use crate::store::text::check_request_id;
 
 /// Records the search with its first jobs. The same request id with the same
-/// description is the first search, also when two such calls come at once.
+/// description and labels is the first search, also when two such calls come at once.
 ///
 /// # Errors
-/// The request id was used for another description, or is no id.
+/// The request id was used for another search, or is no id.
 #[instrument(skip_all, fields(name = search.spec().name), err(level = "debug"))]
 pub async fn submit(
     pool: &PgPool,
     search: &CheckedSearch,
+    labels: &Labels,
     request_id: Option<&str>,
 ) -> Result<SearchId, Error> {
     check_request_id(request_id)?;
     let spec = serde_json::to_value(search).map_err(|error| corrupt("a description", &error))?;
-    let hash: [u8; 32] = Sha256::digest(spec.to_string()).into();
+    let labels = labels::to_column(labels)?;
+    let hash = request_hash(&spec, &labels);
     let id = SearchId::generate();
     let mut transaction = pool.begin().await.map_err(failed("begin to submit a search"))?;
     // Of two with one request id the second waits here until the first has ended.
     let inserted = sqlx::query!(
-        "insert into search (id, name, spec, request_id, request_hash) values ($1, $2, $3, $4, $5)
+        "insert into search (id, name, spec, request_id, request_hash, labels) values ($1, $2, $3, $4, $5, $6)
          on conflict (request_id) do nothing",
         id.0,
         search.spec().name,
         spec,
         request_id,
-        request_id.map(|_| &hash[..])
+        request_id.map(|_| &hash[..]),
+        labels
     )
     .execute(&mut *transaction)
     .await
@@ -49,6 +55,15 @@ pub async fn submit(
     advance_locked(&mut transaction, id).await?;
     transaction.commit().await.map_err(failed("commit a search"))?;
     Ok(id)
+}
+
+/// Without labels that of the description alone, as before there were any.
+fn request_hash(spec: &Value, labels: &Value) -> [u8; 32] {
+    let mut content = spec.to_string();
+    if labels.as_object().is_some_and(|labels| !labels.is_empty()) {
+        content += &labels.to_string();
+    }
+    Sha256::digest(content).into()
 }
 
 async fn first_search(

@@ -1,7 +1,10 @@
 // Which page stands behind which address.
 
+import { clearResult } from "/assets/lib/actions.js";
+import { onRefused } from "/assets/lib/api.js";
 import { announce, el, swap } from "/assets/lib/dom.js";
 import { live } from "/assets/lib/live.js";
+import { session } from "/assets/lib/session.js";
 import { empty } from "/assets/lib/widgets.js";
 import * as architecture from "/assets/pages/architecture.js";
 import * as curves from "/assets/pages/curves.js";
@@ -13,6 +16,7 @@ import * as jobs from "/assets/pages/jobs.js";
 import * as queue from "/assets/pages/queue.js";
 import * as search from "/assets/pages/search.js";
 import * as searches from "/assets/pages/searches.js";
+import * as signIn from "/assets/pages/signin.js";
 import * as workers from "/assets/pages/workers.js";
 
 const PAGES = [
@@ -27,6 +31,7 @@ const PAGES = [
   [/^\/devices$/, devices, "/devices"],
   [/^\/workers$/, workers, "/workers"],
   [/^\/events$/, events, "/events"],
+  [/^\/sign-in$/, signIn, null],
 ];
 
 const NAVIGATION = [["/", "Searches"], ["/jobs", "Jobs"], ["/queue", "Queue"], ["/devices", "Devices"], ["/workers", "Workers"], ["/curves", "Curves"], ["/events", "Events"]];
@@ -36,6 +41,7 @@ let leave = new AbortController();
 function show(isFirst) {
   leave.abort();
   leave = new AbortController();
+  if (!isFirst) clearResult();
   const found = PAGES.map(([pattern, page, place]) => [pattern.exec(location.pathname), page, place]).find(([match]) => match);
   for (const anchor of document.querySelectorAll("#nav a")) {
     if (anchor.getAttribute("href") === found?.[2]) anchor.setAttribute("aria-current", "page");
@@ -47,7 +53,9 @@ function show(isFirst) {
     swap(main, el("h1", {}, "No such page"), empty(`Nothing is known under ${location.pathname}.`, el("a", { href: "/" }, "Go to the searches")));
     return;
   }
-  const [match, page] = found;
+  const [match, wanted] = found;
+  // Where reading needs a token, nothing else is shown before.
+  const page = session.known.requires_token && !session.known.signed_in ? signIn : wanted;
   const host = el("div", { class: "page" });
   swap(main, host);
   const context = {
@@ -124,7 +132,25 @@ function connection() {
 }
 
 document.getElementById("nav").append(...NAVIGATION.map(([href, text]) => el("li", {}, el("a", { href }, text))));
+
+function account() {
+  const host = document.getElementById("account");
+  const { signed_in: isIn, name, role } = session.known;
+  if (!isIn) {
+    const here = location.pathname + location.search;
+    swap(host, el("a", { href: "/sign-in", "data-key": "sign in", onclick: () => session.comeBackTo(here) }, "Sign in"));
+    return;
+  }
+  swap(host, el("span", { class: "who" }, name, el("span", { class: "quiet" }, ` ${role}`)),
+    el("button", { type: "button", class: "quiet", "data-key": "sign out", onclick: () => session.signOut() }, "Sign out"));
+}
+
+session.watch(() => {
+  account();
+  live.start();
+  show(true);
+});
+onRefused(() => session.known.signed_in && session.load());
 themes();
 connection();
-show(true);
-live.start();
+await session.load();

@@ -16,14 +16,12 @@ export function address(path, query) {
   return `/api/v1${path}${text ? `?${text}` : ""}`;
 }
 
-/// The answer as text and as what it says.
-///
-/// Throws an ApiError if there is none.
-export async function get(url, signal) {
+async function ask(url, request) {
+  const { signal } = request;
   let response;
   let text;
   try {
-    response = await fetch(url, { signal, headers: { accept: "application/json" } });
+    response = await fetch(url, request);
     text = await response.text();
   } catch (error) {
     if (signal?.aborted) throw error;
@@ -37,7 +35,28 @@ export async function get(url, signal) {
     throw new ApiError(response.status, "NO_JSON", `The coordinator answered with ${response.status} and no JSON.`);
   }
   if (!response.ok) {
+    if (response.status === 401) refused?.();
     throw new ApiError(response.status, data?.error?.code ?? "UNKNOWN", data?.error?.message ?? `Status ${response.status}`);
   }
   return { text, data };
+}
+
+let refused = null;
+
+/// Calls `listener` when the coordinator no longer knows who asks.
+export function onRefused(listener) {
+  refused = listener;
+}
+
+/// The answer as text and as what it says.
+///
+/// Throws an ApiError if there is none.
+export const get = (url, signal) => ask(url, { signal, headers: { accept: "application/json" } });
+
+/// Asks for a change; what the coordinator answers.
+///
+/// Throws an ApiError if it is refused.
+export async function post(url, body) {
+  const headers = { accept: "application/json", "content-type": "application/json" };
+  return (await ask(url, { method: "POST", headers, body: JSON.stringify(body ?? {}) })).data;
 }

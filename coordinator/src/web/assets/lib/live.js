@@ -12,8 +12,11 @@ class Live {
     this.timer = null;
   }
 
+  /// Listens anew: who is signed in may be told other things.
   start() {
+    this.source?.close();
     const source = new EventSource("/api/v1/changes");
+    this.source = source;
     source.onmessage = (message) => {
       this.tell(true);
       this.changed(JSON.parse(message.data));
@@ -21,10 +24,8 @@ class Live {
     source.onerror = () => {
       this.tell(false);
       // The browser connects again by itself unless it was refused.
-      if (source.readyState === EventSource.CLOSED) setTimeout(() => this.start(), RETRY_MS);
+      if (source.readyState === EventSource.CLOSED) setTimeout(() => this.source === source && this.start(), RETRY_MS);
     };
-    addEventListener("pagehide", () => source.close());
-    addEventListener("pageshow", (event) => event.persisted && location.reload());
   }
 
   /// A question found nobody there.
@@ -66,3 +67,6 @@ class Live {
 }
 
 export const live = new Live();
+
+addEventListener("pagehide", () => live.source?.close());
+addEventListener("pageshow", (event) => event.persisted && location.reload());

@@ -1,6 +1,7 @@
 // One job: where it is and why, its attempts, curves, events and log.
 
 import { curves } from "/assets/charts/curves.js";
+import { jobActions } from "/assets/lib/actions.js";
 import { address, get } from "/assets/lib/api.js";
 import { el, link } from "/assets/lib/dom.js";
 import { clock, count, duration, macs, mebibytes, metric, milliseconds, number, quality, short, si } from "/assets/lib/format.js";
@@ -25,7 +26,7 @@ export function show({ host, id, signal, title: name }) {
     return draw(found);
   }, concerns, signal, spoken: "The job has changed." });
   section(charts, { urls: () => [address(`/jobs/${id}/metrics`)], draw: (found) => [el("h2", {}, "Learning curves"), drawCurves(found.curves, id)], concerns, signal });
-  section(events, { urls: () => [address("/events", { job: id, limit: 50 })], draw: (found) => [el("h2", {}, "Events"), eventTable(found.events, true)], concerns, signal });
+  section(events, { urls: () => [address("/events", { job: id, limit: 50 })], draw: (found) => [el("h2", {}, "Events"), eventTable(found.events)], concerns, signal });
   follow(log, id, concerns, signal);
 }
 
@@ -38,7 +39,7 @@ function draw({ job, explanation, queue_position: place, memory_mib: memory, dev
     progress && !result ? ["Speed", `${number(progress.samples_per_s)} samples/s`] : null, progress && !result ? ["Time left", duration(progress.remaining_s)] : null, progress ? ["Last checkpoint", progress.checkpoint_step ? `step ${count(progress.checkpoint_step)}` : "none"] : null];
   const ended = result ? [[metric(result.quality_metric), quality(result.quality)], ["Per class", result.per_class.map((value) => quality(value)).join(", ")], ["Parameters", si(result.param_count)], ["Multiply-accumulates", macs(result.mac_count)], ["Latency", milliseconds(result.latency_ms)], ["Peak memory", mebibytes(result.peak_memory_mib)], ["Training took", duration(result.train_duration_s)], ["Device", result.device]] : [];
   const rows = [...attempts].reverse().map((attempt) => [attempt.epoch, attempt.worker, attempt.outcome, attempt.resume_step ? `step ${count(attempt.resume_step)}` : "the start", count(attempt.last_step), clock(attempt.grant_time), attempt.end_time ? duration((new Date(attempt.end_time) - new Date(attempt.grant_time)) / 1000) : "goes on"]);
-  return [el("div", {}, el("h1", {}, job.label), el("div", { class: "row centre" }, badge(job.state), bar(done(job), "progress of the job"), el("span", { class: "quiet mono" }, job.id)), el("p", {}, explanation)),
+  return [el("div", {}, el("h1", {}, job.label), el("div", { class: "row centre" }, badge(job.state), bar(done(job), "progress of the job"), el("span", { class: "quiet mono" }, job.id)), el("p", {}, explanation), jobActions(job)),
     el("section", { class: "plate", "aria-label": "Facts" }, facts(known)),
     result ? el("section", { class: "plate" }, el("h2", {}, "Result"), facts(ended)) : null,
     el("section", { class: "plate" }, el("h2", {}, "Attempts"), rows.length === 0 ? empty("It has not been given to a worker yet.") : table("Attempts, newest first", [["Attempt"], ["Worker"], ["Outcome", "long"], ["From", "tight wide"], ["Last step", "num"], ["Granted", "tight wide"], ["Took", "tight"]], rows))];

@@ -1,9 +1,11 @@
-// All jobs, a page at a time.
+// All jobs, in a list that fetches what is looked at.
 
-import { address } from "/assets/lib/api.js";
+import { address, get } from "/assets/lib/api.js";
 import { el, link } from "/assets/lib/dom.js";
 import { count, duration, quality, short } from "/assets/lib/format.js";
-import { badge, bar, choice, code, empty, search, section, since, table } from "/assets/lib/widgets.js";
+import { CursorSource } from "/assets/lib/sources.js";
+import { virtualList } from "/assets/lib/virtual.js";
+import { badge, bar, choice, code, empty, search, since } from "/assets/lib/widgets.js";
 
 export const title = "Jobs";
 
@@ -21,37 +23,45 @@ function rest(job) {
   return "–";
 }
 
-export function jobTable(jobs, withSearch) {
-  const columns = [["Job"], ["State"], ["Progress"], ["Quality", "num"], ["Time", "tight wide"], ["Worker", "wide"], ["Attempts", "num wide"], ["Queued", "tight wide"]];
-  const rows = jobs.map((job) => [
+const COLUMNS = [["Job", null, "minmax(9rem, 3fr)", "minmax(0, 1fr)"], ["State", null, "6.2rem", "6rem"], ["Progress", null, "minmax(6.5rem, 1fr)", "5.6rem"], ["Quality", "num wide", "5rem"], ["Time", "wide", "7rem"], ["Worker", "wide", "minmax(5rem, 1fr)"], ["Attempts", "num wide", "5rem"], ["Queued", "wide", "7rem"]];
+const PAGE = 500;
+
+/// A list of the jobs that a filter leaves; gives a function that shows another filter's.
+export function jobList(host, filter, { withSearch, before, none, concerns, signal }) {
+  const cells = (job) => [
     el("span", {}, link(`/jobs/${job.id}`, job.label), withSearch && job.search ? el("span", { class: "quiet" }, " of ", link(`/searches/${job.search}`, short(job.search), { "data-key": `search of ${job.id}` })) : null),
     badge(job.state), bar(done(job), `progress of ${job.label}`),
-    quality(job.result?.quality ?? job.progress?.quality), rest(job), job.worker ?? "–", job.attempt_count, since(job.create_time)]);
-  return table("Jobs, newest first", columns, rows);
+    quality(job.result?.quality ?? job.progress?.quality), rest(job), job.worker ?? "–", job.attempt_count, since(job.create_time)];
+  const source = (wanted) => new CursorSource(async (after) => {
+    const { data } = await get(address("/jobs", { ...wanted, after, limit: PAGE }), signal);
+    const counts = wanted.state ? [data.counts[wanted.state] ?? 0] : Object.values(data.counts);
+    return { rows: data.jobs, next: data.next, total: counts.reduce((sum, part) => sum + part, 0), answer: data };
+  }, (job) => job.position);
+  const show = virtualList(host, { caption: "Jobs, newest first", columns: COLUMNS, source: source(filter), cells, before, none, concerns, signal });
+  return (wanted) => show(source(wanted));
 }
 
 export function show({ host, query, signal }) {
-  const filter = { state: query.state ?? "", kind: query.kind ?? "", text: query.text ?? "", search: query.search ?? "", after: query.after ?? "" };
+  const filter = { state: query.state ?? "", kind: query.kind ?? "", text: query.text ?? "", search: query.search ?? "" };
   const list = el("section", { class: "plate", "aria-label": "Jobs" });
   const set = (name, value) => {
-    Object.assign(filter, { after: "", [name]: value });
+    filter[name] = value;
     history.replaceState(null, "", address("", filter).replace("/api/v1", "/jobs"));
-    refresh();
+    showFilter({ ...filter });
   };
   host.append(el("div", {}, el("h1", {}, "Jobs"), filter.search ? el("p", { class: "lead" }, "Of the search ", link(`/searches/${filter.search}`, short(filter.search)), ". ", link("/jobs", "All jobs")) : el("p", { class: "lead" }, "Each is one training.")),
     el("div", { class: "row" }, search("Label or id", filter.text, (value) => set("text", value)),
       choice("Kind", [["", "all"], ["supernet", "supernet"], ["retrain", "retrain"]], filter.kind, (value) => set("kind", value))), list);
-  const refresh = section(list, { urls: () => [address("/jobs", filter)], draw: (page) => draw(page, filter, set), signal });
+  const showFilter = jobList(list, { ...filter }, { withSearch: true, before: (answer) => answer && states(answer, filter, set), none: () => nothing(filter), signal });
 }
 
-function draw({ jobs, next, counts }, filter, set) {
+function states({ counts }, filter, set) {
   const all = Object.values(counts).reduce((sum, part) => sum + part, 0);
   const button = (state, text, number) => el("button", { type: "button", "aria-pressed": String(filter.state === state), "data-key": `state ${state}`, onclick: () => set("state", state) }, `${text} ${count(number)}`);
-  const states = el("div", { class: "counts", role: "group", "aria-label": "Only jobs in one state" }, button("", "all", all), STATES.filter((state) => counts[state] || filter.state === state).map((state) => button(state, state, counts[state] ?? 0)));
-  if (jobs.length === 0) {
-    if (all > 0 || filter.text || filter.kind || filter.state) return [states, empty("No job matches.", "Choose another state, or clear the text.")];
-    return empty("There are no jobs yet.", el("span", {}, "Submit a search with ", code("cakes search submit FILE"), "."));
-  }
-  const to = (after) => `/jobs?${new URLSearchParams(Object.entries({ ...filter, after }).filter(([, value]) => value !== ""))}`;
-  return [states, jobTable(jobs, true), el("nav", { class: "row", "aria-label": "Pages of the list" }, filter.after ? link(to(""), "Newest") : null, el("span", { class: "quiet" }, `${count(jobs.length)} shown`), next ? link(to(next), "Older", { class: "push" }) : null)];
+  return el("div", { class: "counts", role: "group", "aria-label": "Only jobs in one state" }, button("", "all", all), STATES.filter((state) => counts[state] || filter.state === state).map((state) => button(state, state, counts[state] ?? 0)));
+}
+
+function nothing(filter) {
+  if (filter.text || filter.kind || filter.state) return empty("No job matches.", "Choose another state, or clear the text.");
+  return empty("There are no jobs yet.", el("span", {}, "Submit a search with ", code("cakes search submit FILE"), "."));
 }

@@ -5,17 +5,20 @@ import { heat } from "/assets/charts/heat.js";
 import { histogram } from "/assets/charts/histogram.js";
 import { scatter } from "/assets/charts/scatter.js";
 import { go } from "/assets/app.js";
+import { searchActions } from "/assets/lib/actions.js";
 import { address } from "/assets/lib/api.js";
 import { front, isBaseline, isRandom, origins, used } from "/assets/lib/architecture.js";
 import { el, link } from "/assets/lib/dom.js";
 import { macs, metric, milliseconds, quality, share, short, si, words } from "/assets/lib/format.js";
 import { badge, bar, choice, code, empty, facts, section, since, table } from "/assets/lib/widgets.js";
-import { jobTable } from "/assets/pages/jobs.js";
-import { eventTable } from "/assets/pages/events.js";
+import { session } from "/assets/lib/session.js";
+import { showDerive } from "/assets/pages/derive.js";
+import { jobList } from "/assets/pages/jobs.js";
+import { eventList } from "/assets/pages/events.js";
 
 export const title = "Search";
 
-const VIEWS = [["front", "Front"], ["composition", "Composition"], ["epochs", "Over the epochs"], ["scores", "Scores"], ["jobs", "Jobs"], ["events", "Events"], ["spec", "Description"]];
+const VIEWS = [["front", "Front"], ["composition", "Composition"], ["epochs", "Over the epochs"], ["scores", "Scores"], ["jobs", "Jobs"], ["events", "Events"], ["spec", "Description"], ["derive", "Derive"]];
 
 const COSTS = {
   macs: { name: "MACs", of: (entry) => Number(entry.architecture.cost.mac_count ?? 0), text: macs, title: "multiply-accumulates of a patch" },
@@ -27,7 +30,8 @@ export function show(context) {
   const { host, id, query, signal } = context;
   const view = VIEWS.some(([name]) => name === query.view) ? query.view : "front";
   const head = el("div", {});
-  const tabs = el("nav", { "aria-label": "Views of this search" }, el("ul", { class: "tabs" }, VIEWS.map(([name, text]) => el("li", {}, link(`/searches/${id}?view=${name}`, text, { "aria-current": name === view ? "page" : null })))));
+  const shown = VIEWS.filter(([name]) => name !== "derive" || session.may("preview_derivation") || view === "derive");
+  const tabs = el("nav", { "aria-label": "Views of this search" }, el("ul", { class: "tabs" }, shown.map(([name, text]) => el("li", {}, link(`/searches/${id}?view=${name}`, text, { "aria-current": name === view ? "page" : null })))));
   const body = el("div", { class: "page" });
   host.append(head, tabs, body);
   const concerns = (change) => change.searches.some((changed) => changed.startsWith(id) || id.startsWith(changed));
@@ -44,10 +48,10 @@ function summary({ search, job_counts: counts }) {
     el("div", { class: "row centre" }, badge(search.state), search.imported ? el("span", { class: "quiet" }, "imported: read here, never run") : null, bar(search.step_share, "progress of the search"),
       el("span", { class: "quiet" }, "submitted ", since(search.create_time)), el("span", { class: "quiet mono" }, short(search.id)),
       el("span", { class: "row centre quiet" }, parts)),
-    search.state_reason ? el("p", { class: "quiet" }, search.state_reason) : null];
+    search.state_reason ? el("p", { class: "quiet" }, search.state_reason) : null, searchActions(search)];
 }
 
-const DRAWN = { front: showFront, composition: showComposition, epochs: showEpochs, scores: showScores, jobs: showJobs, events: showEvents, spec: showSpec };
+const DRAWN = { front: showFront, composition: showComposition, epochs: showEpochs, scores: showScores, jobs: showJobs, events: showEvents, spec: showSpec, derive: showDerive };
 
 const nothingYet = (id) => empty("No architecture is retrained yet.", "The front appears here with the first result.",
   link(`/searches/${id}?view=jobs`, "See how far the jobs are"));
@@ -173,21 +177,17 @@ function showScores({ host, id, query, signal, concerns }) {
 function showJobs({ host, id, signal, concerns }) {
   const plate = el("section", { class: "plate", "aria-label": "Jobs" });
   host.append(plate);
-  section(plate, {
-    urls: () => [address("/jobs", { search: id, limit: 200 })],
-    draw: ({ jobs, next }) => {
-      if (jobs.length === 0) return empty("No job is queued yet.", "The supernet is queued first.");
-      const ids = jobs.filter((job) => job.progress).slice(0, 12).map((job) => job.id).join(",");
-      return [jobTable(jobs, false), el("p", { class: "row" }, link(`/curves?jobs=${ids}`, "Compare their learning curves"), next ? link(`/jobs?search=${id}`, "All jobs of this search") : null)];
-    },
-    concerns, signal,
-  });
+  const before = (answer) => {
+    const ids = (answer?.jobs ?? []).filter((job) => job.progress).slice(0, 12).map((job) => job.id).join(",");
+    return ids ? el("p", {}, link(`/curves?jobs=${ids}`, "Compare their learning curves")) : null;
+  };
+  jobList(plate, { search: id }, { withSearch: false, before, none: () => empty("No job is queued yet.", "The supernet is queued first."), concerns, signal });
 }
 
 function showEvents({ host, id, signal, concerns }) {
   const plate = el("section", { class: "plate", "aria-label": "Events" });
   host.append(plate);
-  section(plate, { urls: () => [address("/events", { search: id })], draw: ({ events }) => [eventTable(events), el("p", {}, link(`/events?search=${id}`, "All events of this search"))], concerns, signal });
+  eventList(plate, { search: id }, { concerns, signal });
 }
 
 function showSpec({ host, id, signal }) {

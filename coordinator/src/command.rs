@@ -1,0 +1,136 @@
+//! What the program can be asked for: to serve, or to look after tokens.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, Settings};
+use crate::core::access::Role;
+
+const EXAMPLES: &str = "\
+Examples:
+  cakes-coordinator
+      serves on 127.0.0.1:7550 with a private Postgres below the data directory
+  cakes-coordinator --database-url postgres://cakes@db.internal/cakes --artifacts /srv/cakes
+      uses a Postgres that exists
+  CAKES_LEASE_TTL=2m cakes-coordinator --config /etc/cakes/coordinator.toml
+      reads a file of keys such as  report_interval = \"5s\"
+  cakes-coordinator token issue anna --role operator --expires 90d
+      lets anna act on the web page; beside a coordinator that runs, or without one
+
+Every flag is also an environment variable CAKES_… and a key of the TOML file
+(--lease-ttl: CAKES_LEASE_TTL, lease_ttl). Flag wins over environment, environment
+over file, file over default. Durations are written 500ms, 60s, 2m.";
+
+const TOKEN_EXAMPLES: &str = "\
+Examples:
+  cakes-coordinator token issue anna --role operator --expires 90d
+  cakes-coordinator token list
+  cakes-coordinator token revoke anna
+
+Tokens are for the web page and the JSON behind it. They lie in the coordinator's
+database: give the same --data-dir, --database-url or --config as to the coordinator.";
+
+const ISSUE_EXAMPLES: &str = "\
+Examples:
+  cakes-coordinator token issue anna --role operator --expires 90d
+  TOKEN=$(cakes-coordinator token issue nightly --role submitter)
+      the token is all that stands on standard output";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  cakes-coordinator token list";
+
+const REVOKE_EXAMPLES: &str = "\
+Examples:
+  cakes-coordinator token revoke anna";
+
+const AUDIT_EXAMPLES: &str = "\
+Examples:
+  cakes-coordinator audit list --limit 20
+  cakes-coordinator audit list --json";
+
+/// Plans searches, leases their jobs to workers and keeps the truth in Postgres.
+#[derive(Debug, Parser)]
+#[command(name = "cakes-coordinator", version, after_help = EXAMPLES)]
+struct CommandLine {
+    /// TOML file with settings
+    #[arg(long, env = "CAKES_CONFIG", value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What is done instead of serving.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Tokens: who may do what on the web page
+    #[command(subcommand, after_help = TOKEN_EXAMPLES)]
+    Token(TokenCommand),
+    /// What was done on the web page, and what was refused there
+    #[command(subcommand, after_help = AUDIT_EXAMPLES)]
+    Audit(AuditCommand),
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Makes a token and prints it, once
+    #[command(after_help = ISSUE_EXAMPLES)]
+    Issue {
+        /// Whose it is: letters, digits and . _ @ -
+        name: String,
+        /// viewer looks, submitter also derives, retrains and retries, operator also
+        /// pauses, resumes and cancels
+        #[arg(long, value_name = "viewer|submitter|operator")]
+        role: Role,
+        /// How long it holds, as in 12h, 90d [default: until it is revoked]
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        expires: Option<Duration>,
+    },
+    /// Lists tokens, also those that hold no more
+    #[command(after_help = LIST_EXAMPLES)]
+    List,
+    /// Ends a token, and with it every browser that is signed in with it
+    #[command(after_help = REVOKE_EXAMPLES)]
+    Revoke {
+        /// Whose it is
+        name: String,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Lists who did what, newest first
+    #[command(after_help = AUDIT_EXAMPLES)]
+    List {
+        /// Most rows
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+        limit: i64,
+        /// One JSON object per line
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A command line that was understood.
+pub struct Invocation {
+    pub config: Config,
+    /// None to serve.
+    pub command: Option<Command>,
+}
+
+impl Invocation {
+    /// Reads the command line, the environment and the file.
+    ///
+    /// # Errors
+    /// An unknown or malformed setting, or values that do not fit each other.
+    /// `--help` and `--version` come as [`ConfigError::CommandLine`] too.
+    pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, ConfigError> {
+        let CommandLine { config, settings, command } = CommandLine::try_parse_from(arguments)?;
+        Ok(Invocation { config: Config::load(config.as_deref(), settings)?, command })
+    }
+}

@@ -1,0 +1,98 @@
+//! What was done on the web page, and what was refused there. Rows are only added.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+
+use super::Holder;
+use crate::core::access::{FAILURES_WINDOW_S, Failures};
+use crate::store::error::{Error, failed};
+use crate::store::text::storable;
+
+/// Longest stored object, and longest stored detail, in bytes.
+const OBJECT_BYTES_MAX: usize = 200;
+const DETAIL_BYTES_MAX: usize = 1000;
+
+/// One thing that somebody asked for.
+#[derive(Clone, Debug)]
+pub struct AuditEntry<'a> {
+    /// None for nobody who is known.
+    pub who: Option<&'a Holder>,
+    pub peer: &'a str,
+    pub action: &'a str,
+    pub object: &'a str,
+    /// "ok", or the code of the refusal.
+    pub answer: &'a str,
+    pub detail: &'a str,
+}
+
+/// A row of the record.
+#[derive(Clone, Debug)]
+pub struct AuditRecord {
+    pub id: i64,
+    pub time: DateTime<Utc>,
+    pub token_name: Option<String>,
+    pub role: Option<String>,
+    pub peer: String,
+    pub action: String,
+    pub object: String,
+    pub answer: String,
+    pub detail: String,
+}
+
+/// Adds a row.
+///
+/// # Errors
+/// The database fails.
+pub async fn record(pool: &PgPool, entry: &AuditEntry<'_>) -> Result<(), Error> {
+    sqlx::query!(
+        "insert into audit (token_name, role, peer, action, object, answer, detail)
+         values ($1, $2, $3, $4, $5, $6, $7)",
+        entry.who.map(|who| who.name.as_str()),
+        entry.who.map(|who| who.role.as_str()),
+        entry.peer,
+        entry.action,
+        storable(entry.object, OBJECT_BYTES_MAX),
+        entry.answer,
+        storable(entry.detail, DETAIL_BYTES_MAX)
+    )
+    .execute(pool)
+    .await
+    .map(drop)
+    .map_err(failed("record what was done"))
+}
+
+/// Recent refusals of an action to callers that nobody knows.
+///
+/// # Errors
+/// The database fails.
+pub async fn failures(pool: &PgPool, peer: &str, action: &str) -> Result<Failures, Error> {
+    let row = sqlx::query!(
+        r#"select count(*) filter (where peer = $1) as "of_peer!", count(*) as "of_all!" from audit
+           where token_name is null and action = $3
+               and time > clock_timestamp() - make_interval(secs => $2)"#,
+        peer,
+        FAILURES_WINDOW_S,
+        action
+    )
+    .fetch_one(pool)
+    .await
+    .map_err(failed("count refusals"))?;
+    Ok(Failures { of_peer: row.of_peer, of_all: row.of_all })
+}
+
+/// Rows, newest first, before number `behind`.
+///
+/// # Errors
+/// The database fails.
+pub async fn page(pool: &PgPool, behind: Option<i64>, limit: i64) -> Result<Vec<AuditRecord>, Error> {
+    sqlx::query_as!(
+        AuditRecord,
+        "select id, time, token_name, role, peer, action, object, answer, detail from audit
+         where $1::bigint is null or id < $1 order by id desc limit $2",
+        behind,
+        limit
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(failed("list what was done"))
+}

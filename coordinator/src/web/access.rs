@@ -1,0 +1,274 @@
+//! Who asks: a token in a header, or the session of a browser that was given one.
+
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, Extension, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::answer::{Failure, json};
+use super::guard::{comes_over_plain_http, is_loopback_name};
+use super::listener::Peer;
+use super::{Web, actions, guard};
+use crate::core::access::{Action, SecretHash, hears, least_role, permits, token_hash};
+use crate::store::access::{self as stored, AuditEntry, Found, Holder};
+
+/// Longest time that a browser stays signed in.
+const SESSION_HOURS: i32 = 12;
+
+const SIGN_IN: &str = "sign_in";
+const SIGN_OUT: &str = "sign_out";
+
+/// Below `/api/v1`: whoever is not signed in yet must reach these.
+const OPEN_PATHS: [&str; 3] = ["/session", "/sign-in", "/sign-out"];
+
+/// Who asks, and from where.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub who: Option<Holder>,
+    pub peer: String,
+}
+
+impl Caller {
+    /// # Errors
+    /// The caller's role does not permit it, or there is none.
+    pub(super) fn may(&self, action: Action) -> Result<(), Failure> {
+        let Some(who) = &self.who else {
+            return Err(unauthorized(
+                "sign in with a token first; `cakes-coordinator token issue` makes one",
+            ));
+        };
+        if permits(who.role, action) {
+            return Ok(());
+        }
+        let needed = least_role(action).map_or_else(String::new, |role| {
+            format!("; it needs a token of role {role}, which `cakes-coordinator token issue` makes")
+        });
+        let message = format!("'{}' has the role {} and may not do this{needed}", who.name, who.role);
+        Err(Failure::new(StatusCode::FORBIDDEN, "FORBIDDEN", message))
+    }
+}
+
+fn unauthorized(message: &str) -> Failure {
+    Failure::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message.to_owned())
+}
+
+/// Finds out who asks, and refuses whom nobody knows.
+pub(super) async fn identify(
+    State(web): State<Web>,
+    ConnectInfo(Peer(address)): ConnectInfo<Peer>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let peer = address.ip().to_string();
+    let caller = match web.caller(request.headers(), peer).await {
+        Ok(caller) => caller,
+        Err(failure) => return failure.into_response(),
+    };
+    let is_open = OPEN_PATHS.contains(&request.uri().path());
+    let reads = request.method().is_safe();
+    if web.requires_token
+        && reads
+        && !is_open
+        && let Err(failure) = caller.may(Action::Read)
+    {
+        web.record(&caller, Action::Read.as_str(), request.uri().path(), Err(&failure)).await;
+        return failure.into_response();
+    }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+impl Web {
+    /// # Errors
+    /// There is a token and it does not hold.
+    async fn caller(&self, headers: &HeaderMap, peer: String) -> Result<Caller, Failure> {
+        if let Some(given) = headers.get(header::AUTHORIZATION) {
+            let token = given.to_str().ok().and_then(|given| given.strip_prefix("Bearer "));
+            let found = self.token(token.unwrap_or_default()).await;
+            return match found {
+                Ok(who) => Ok(Caller { who: Some(who), peer }),
+                Err(failure) => {
+                    let caller = Caller { who: None, peer };
+                    self.record(&caller, "bearer", "", Err(&failure)).await;
+                    Err(failure)
+                }
+            };
+        }
+        let who = match self.session_hash(headers) {
+            Some(hash) => self.ask(async { Ok(stored::find_session(&self.pool, hash).await?) }).await?,
+            None => None,
+        };
+        Ok(Caller { who, peer })
+    }
+
+    /// Whose token it is.
+    async fn token(&self, token: &str) -> Result<Holder, Failure> {
+        let Some(hash) = token_hash(token.trim()) else {
+            return Err(unauthorized("this is no token: one begins with cakes_ and has 64 more characters"));
+        };
+        let remedy = "have a new one made with `cakes-coordinator token issue`";
+        match self.ask(async { Ok(stored::find_token(&self.pool, hash).await?) }).await? {
+            Found::Valid(who) => Ok(who),
+            Found::Expired { name } => {
+                Err(unauthorized(&format!("the token '{name}' has expired; {remedy}")))
+            }
+            Found::Revoked { name } => Err(unauthorized(&format!("the token '{name}' is revoked; {remedy}"))),
+            Found::Unknown => {
+                Err(unauthorized(&format!("this coordinator does not know this token; {remedy}")))
+            }
+        }
+    }
+
+    fn cookie_name(&self) -> String {
+        format!("cakes_session_{}", self.port)
+    }
+
+    fn session_hash(&self, headers: &HeaderMap) -> Option<SecretHash> {
+        let name = self.cookie_name();
+        let cookies = headers.get_all(header::COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
+        let mut pairs =
+            cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.split_once('='));
+        let (_, value) = pairs.find(|(known, _)| known.trim() == name)?;
+        let secret = hex::decode(value.trim()).ok().filter(|secret| secret.len() == 32)?;
+        Some(Sha256::digest(secret).into())
+    }
+
+    fn cookie(&self, headers: &HeaderMap, value: &str, max_age_s: i64) -> String {
+        // A browser takes no secure cookie over plain HTTP, which loopback may be.
+        let secure = if is_loopback_name(guard::host(headers)) { "" } else { "; Secure" };
+        let name = self.cookie_name();
+        format!("{name}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Strict{secure}")
+    }
+
+    /// Adds a row to the record. Of callers that nobody knows only so many are kept, so
+    /// that nobody fills the disk.
+    pub(super) async fn record(
+        &self,
+        caller: &Caller,
+        action: &str,
+        object: &str,
+        outcome: Result<(), &Failure>,
+    ) {
+        let (answer, detail) = match outcome {
+            Ok(()) => ("ok", ""),
+            Err(failure) => (failure.code(), failure.message()),
+        };
+        let who = caller.who.as_ref();
+        let entry = AuditEntry { who, peer: &caller.peer, action, object, answer, detail };
+        let written = async {
+            if who.is_none() && !hears(stored::failures(&self.pool, &caller.peer, action).await?) {
+                return Ok(());
+            }
+            stored::record(&self.pool, &entry).await
+        };
+        if let Err(error) = written.await {
+            tracing::error!(%error, ?entry, "what was done cannot be recorded");
+        }
+    }
+}
+
+/// Whether a caller that could read still may.
+pub(super) async fn may_still_read(web: &Web, headers: &HeaderMap) -> bool {
+    if !web.requires_token {
+        return true;
+    }
+    let caller = web.caller(headers, String::new()).await;
+    caller.is_ok_and(|caller| caller.may(Action::Read).is_ok())
+}
+
+fn describe(web: &Web, who: Option<&Holder>) -> serde_json::Value {
+    let may = |who: &Holder| -> Vec<&str> {
+        Action::ALL
+            .iter()
+            .filter(|action| permits(who.role, **action))
+            .map(|action| action.as_str())
+            .collect()
+    };
+    json!({
+        "signed_in": who.is_some(),
+        "requires_token": web.requires_token,
+        "name": who.map(|who| &who.name),
+        "role": who.map(|who| who.role.as_str()),
+        "expire_time": who.and_then(|who| who.expire_time),
+        "may": who.map(may).unwrap_or_default(),
+    })
+}
+
+/// Who is signed in, and what they may do.
+pub(super) async fn session(
+    State(web): State<Web>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    json(&headers, &describe(&web, caller.who.as_ref()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SignIn {
+    token: String,
+}
+
+pub(super) async fn sign_in(
+    State(web): State<Web>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    let anybody = Caller { who: None, ..caller };
+    if !hears(web.ask(async { Ok(stored::failures(&web.pool, &anybody.peer, SIGN_IN).await?) }).await?) {
+        let message = "too many wrong tokens; wait a minute and try again".to_owned();
+        return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_TRIES", message));
+    }
+    let opened = async {
+        if comes_over_plain_http(&headers) {
+            let message = "this connection is not encrypted, and others could read the token; open the page through \
+                `ssh -L`, or a proxy with TLS (docs/web.md)";
+            return Err(Failure::new(StatusCode::FORBIDDEN, "NOT_ENCRYPTED", message.to_owned()));
+        }
+        let SignIn { token } = actions::read(&body)?;
+        let mut who = web.token(&token).await?;
+        let secret = stored::random_bytes()?;
+        let hash = Sha256::digest(secret).into();
+        let opened = stored::open(&web.pool, hash, who.token_id, SESSION_HOURS);
+        who.expire_time = Some(web.ask(async { Ok(opened.await?) }).await?);
+        Ok((who, hex::encode(secret)))
+    };
+    let (who, secret) = match opened.await {
+        Ok(opened) => opened,
+        Err(failure) => {
+            web.record(&anybody, SIGN_IN, "", Err(&failure)).await;
+            return Err(failure);
+        }
+    };
+    let cookie = web.cookie(&headers, &secret, i64::from(SESSION_HOURS) * 3600);
+    let body = describe(&web, Some(&who));
+    web.record(&Caller { who: Some(who), ..anybody }, SIGN_IN, "", Ok(())).await;
+    with_cookie(&body, &cookie)
+}
+
+pub(super) async fn sign_out(
+    State(web): State<Web>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    if let Some(hash) = web.session_hash(&headers) {
+        web.ask(async { Ok(stored::close(&web.pool, hash).await?) }).await?;
+        if caller.who.is_some() {
+            web.record(&caller, SIGN_OUT, "", Ok(())).await;
+        }
+    }
+    with_cookie(&describe(&web, None), &web.cookie(&headers, "", 0))
+}
+
+fn with_cookie(body: &serde_json::Value, cookie: &str) -> Result<Response, Failure> {
+    let mut response = json(&HeaderMap::new(), body)?;
+    if let Ok(cookie) = HeaderValue::from_str(cookie) {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+    Ok(response)
+}
