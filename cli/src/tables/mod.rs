@@ -96,7 +96,8 @@ pub fn search_details(search: &v1::Search, now: DateTime<Utc>) -> String {
     if let Some(import) = &search.imported {
         let what = if import.is_snapshot { "imported snapshot" } else { "imported" };
         let when = ago(import.import_time.as_ref(), now);
-        lines.push(format!("origin   {what} from {} (cakes {}), {when}", import.source, import.cakes_version));
+        lines
+            .push(format!("origin   {what} from {} (cakes {}), {when}", import.source, import.cakes_version));
     }
     if !search.labels.is_empty() {
         lines.push(format!("labels   {}", labels(&search.labels)));
