@@ -46,7 +46,7 @@ async fn obey(pool: &PgPool, command: Command) -> Result<(), Error> {
             if tokens.is_empty() {
                 note("There are no tokens. `cakes-coordinator token issue NAME --role operator` makes one.");
             } else {
-                say(&table(tokens.iter().map(token_line).collect()));
+                say(&table(&tokens.iter().map(token_line).collect::<Vec<_>>()));
             }
         }
         Command::Token(TokenCommand::Revoke { name }) => {
@@ -70,7 +70,7 @@ async fn audit(pool: &PgPool, limit: i64, as_json: bool) -> Result<(), Error> {
         left -= i64::try_from(rows.len()).unwrap_or(left);
         match as_json {
             true => rows.iter().for_each(|row| say(&audit_json(row))),
-            false => say(&table(rows.iter().map(audit_line).collect())),
+            false => say(&table(&rows.iter().map(audit_line).collect::<Vec<_>>())),
         }
     }
     Ok(())
@@ -111,7 +111,7 @@ fn audit_json(row: &AuditRecord) -> String {
 }
 
 /// Columns as wide as their widest cell.
-fn table(rows: Vec<Vec<String>>) -> String {
+fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -140,6 +140,6 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [["a", "bb", "c"], ["aaa", "b", ""]];
         let rows = rows.map(|row| row.map(str::to_owned).to_vec()).to_vec();
-        assert_eq!(table(rows), "a    bb  c\naaa  b");
+        assert_eq!(table(&rows), "a    bb  c\naaa  b");
     }
 }

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use cakes_proto::v1;
+use cakes_tests::cluster::Finished;
 use cakes_tests::exhibit::{self, worker};
-use cakes_tests::{Cluster, Finished, Options, scenario};
+use cakes_tests::{Cluster, Options, scenario};
 use serde_json::Value;
 use tokio::process::Command;
 

@@ -21,15 +21,15 @@ impl Api {
     ) -> Result<(), Status> {
         let note = NewNote {
             subject,
-            author: filled("author", author, AUTHOR_CHARS_MAX)?,
-            text: filled("text", text, TEXT_CHARS_MAX)?,
+            author: filled("author", &author, AUTHOR_CHARS_MAX)?,
+            text: filled("text", &text, TEXT_CHARS_MAX)?,
             request_id: request_id_if_given(request_id)?,
         };
         self.write(move |pool| async move { add(&pool, &note).await }).await
     }
 }
 
-fn filled(field: &str, text: String, chars_max: usize) -> Result<String, Status> {
+fn filled(field: &str, text: &str, chars_max: usize) -> Result<String, Status> {
     if text.trim().is_empty() {
         return Err(invalid_field(field, format!("is missing; give 1 to {chars_max} characters")));
     }

@@ -65,7 +65,7 @@ impl Api {
             let pack = async move {
                 // The sender ends with it, and so does the passing on.
                 let pieces = pieces;
-                export(&pool, id, &source(), &pieces).await
+                Box::pin(export(&pool, id, &source(), &pieces)).await
             };
             let work = async { tokio::join!(pack, pass_on(packed, &answers)).0 };
             let ended = tokio::select! {
@@ -112,7 +112,7 @@ impl Api {
         let checking = tokio::task::spawn_blocking(move || Sound::of(file));
         let sound = checking.await.map_err(|error| status::internal(&error))??;
         tell(v1::ImportStage::Writing).await?;
-        let Imported { id, is_new } = import(self.reader(), sound).await?;
+        let Imported { id, is_new } = Box::pin(import(self.reader(), sound)).await?;
         let search = search_service::load(self.reader(), id).await?;
         Ok(v1::ImportSearchResponse { stage: v1::ImportStage::Done.into(), search: Some(search), is_new })
     }

@@ -86,7 +86,7 @@ async fn finished(pool: &PgPool) -> SearchId {
 async fn file_of(pool: &PgPool, id: SearchId) -> Vec<u8> {
     let (sender, mut pieces) = tokio::sync::mpsc::channel(1);
     let pool = pool.clone();
-    let packing = tokio::spawn(async move { export(&pool, id, "here", &sender).await });
+    let packing = tokio::spawn(async move { Box::pin(export(&pool, id, "here", &sender)).await });
     let mut file = Vec::new();
     while let Some(piece) = pieces.recv().await {
         file.extend(piece);

@@ -29,7 +29,7 @@ pub(super) async fn content_sha256(pool: &PgPool, id: SearchId) -> Result<String
     let pack = async move {
         // The sender ends with it, and so does the draining.
         let pieces = pieces;
-        export(pool, id, "", &pieces).await
+        Box::pin(export(pool, id, "", &pieces)).await
     };
     let drain = async { while packed.recv().await.is_some() {} };
     tokio::join!(pack, drain).0

@@ -76,7 +76,7 @@ pub async fn import(pool: &PgPool, sound: Sound) -> Result<Imported, Error> {
         Earlier::Import { content_sha256 } => return same(id, &content_sha256, &manifest),
         Earlier::Own => {
             drop(transaction);
-            return same(id, &content_sha256(pool, id).await?, &manifest);
+            return same(id, &Box::pin(content_sha256(pool, id)).await?, &manifest);
         }
     }
     let rows = Rows { export_time: manifest.export_time };
