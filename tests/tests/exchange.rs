@@ -42,7 +42,7 @@ async fn done(cluster: &Cluster, arguments: &[&str]) -> Result<Finished> {
 
 async fn travels(here: &Cluster, there: &Cluster, id: &str) -> Result<()> {
     let file = here.folder().join("search.zip").display().to_string();
-    done(here, &["search", "export", id, "-o", &file]).await?;
+    done(here, &["search", "export", id, "--out", &file]).await?;
     documented_script(here.folder()).await?;
     let imported = json(there, &["search", "import", &file]).await?;
     ensure!(imported["isNew"] == true, "{imported}");
@@ -79,7 +79,7 @@ async fn travels(here: &Cluster, there: &Cluster, id: &str) -> Result<()> {
     ensure!(listed.contains("(imported)"), "{listed}");
 
     let back = there.folder().join("again.zip").display().to_string();
-    done(there, &["search", "export", id, "-o", &back]).await?;
+    done(there, &["search", "export", id, "--out", &back]).await?;
     let home = json(here, &["search", "import", &back]).await?;
     ensure!(home["isNew"].as_bool() != Some(true), "the same content, where it was made: {home}");
     only_read(there, id, jobs).await
@@ -127,7 +127,7 @@ async fn only_read(there: &Cluster, id: &str, jobs: &[Value]) -> Result<()> {
 
 async fn snapshot(here: &Cluster, there: &Cluster, id: &str) -> Result<()> {
     let file = here.folder().join("running.zip").display().to_string();
-    done(here, &["search", "export", id, "-o", &file]).await?;
+    done(here, &["search", "export", id, "--out", &file]).await?;
     let imported = json(there, &["search", "import", &file]).await?;
     ensure!(imported["search"]["imported"]["isSnapshot"] == true, "{imported:#}");
     ensure!(imported["search"]["state"] == "SEARCH_STATE_CANCELLED", "{imported:#}");

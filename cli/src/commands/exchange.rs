@@ -24,7 +24,7 @@ pub struct ExportArguments {
     /// Id of the search, or a prefix that only one has.
     id: String,
     /// The file to write; - writes to the standard output.
-    #[arg(short = 'o', long = "out", value_name = "FILE", default_value = "search.zip")]
+    #[arg(long, value_name = "FILE", default_value = "search.zip")]
     out: PathBuf,
 }
 

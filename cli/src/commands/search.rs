@@ -106,7 +106,7 @@ pub enum SearchCommand {
     /// A zip of JSON lines: description, seeds, digests of the data, versions,
     /// architectures, scores, results, events and all points of the learning curves; no
     /// weights. A search that has not ended is exported as it is now.
-    #[command(after_help = "Example:\n  cakes search export 0198f3a2-7c1e -o search.zip")]
+    #[command(after_help = "Example:\n  cakes search export 0198f3a2-7c1e --out search.zip")]
     Export(exchange::ExportArguments),
     /// Take in a search that was exported, all of it or nothing.
     ///
