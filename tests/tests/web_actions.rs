@@ -311,7 +311,7 @@ impl Page<'_> {
             "select id from job where search_id = '{}' and kind = 'retrain' order by position limit 1",
             made.finished
         ))?;
-        fill::copies(&database, &template, 1, COPIES).await?;
+        fill::copies(&database, &template, 1000, COPIES).await?;
         let count: u64 = self.cluster.sql("select count(*) from job")?.parse()?;
         ensure!(count >= COPIES, "only {count} jobs");
         let oldest = self.cluster.sql("select id from job order by position limit 1")?;
