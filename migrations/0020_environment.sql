@@ -9,6 +9,7 @@ create table attempt_environment (
     data_sha256 text check (data_sha256 ~ '^[0-9a-f]{64}$'),
     data_file_count bigint check (data_file_count >= 0),
     data_bytes bigint check (data_bytes >= 0),
+    entry_seqs bigint[] not null default '{}',
     primary key (job_id, epoch),
     check ((data_sha256 is null) = (data_file_count is null) and (data_sha256 is null) = (data_bytes is null))
 );
@@ -16,4 +17,5 @@ create table attempt_environment (
 comment on table attempt_environment is 'Versions, device and data of an attempt, as its trainer told them.';
 comment on column attempt_environment.device is '''cpu'', or the GPU''s name.';
 comment on column attempt_environment.data_sha256 is 'Over a line ''SHA256 SIZE PATH'' of each file of the data set, sorted by path.';
+comment on column attempt_environment.entry_seqs is 'Numbers of the entries of reports that told it.';
 comment on column attempt_environment.data_file_count is 'Files of the data set; 0 of generated data.';

@@ -61,15 +61,13 @@ type Statements = &'static [(&'static str, &'static str)];
 const LOST: Statements = &[
     (
         "entries with gaps",
-        // Two entries of an attempt may lie in one row: what it runs with, and on what data.
         "select job_id, epoch, attempt.last_seq, count(seq), max(seq)
          from attempt left join (
              select job_id, epoch, seq from metric union select job_id, epoch, seq from log_line
+             union select job_id, epoch, unnest(entry_seqs) from attempt_environment
          ) entry using (job_id, epoch)
-         left join attempt_environment told using (job_id, epoch)
-         group by job_id, epoch, attempt.last_seq, told.libtorch, told.data_sha256
-         having count(seq) + (told.libtorch is not null)::int + (told.data_sha256 is not null)::int
-             <> attempt.last_seq or coalesce(max(seq), 0) > attempt.last_seq",
+         group by job_id, epoch
+         having count(seq) <> attempt.last_seq or coalesce(max(seq), 0) <> attempt.last_seq",
     ),
     (
         "a fake's entry holds something else than was sent",
@@ -98,7 +96,11 @@ const LOST: Statements = &[
 const DUPLICATED: Statements = &[
     (
         "one number in two tables",
-        "select job_id, epoch, seq from metric join log_line using (job_id, epoch, seq)",
+        "select job_id, epoch, seq from (
+             select distinct job_id, epoch, seq from metric
+             union all select job_id, epoch, seq from log_line
+             union all select job_id, epoch, unnest(entry_seqs) from attempt_environment
+         ) entry group by job_id, epoch, seq having count(*) > 1",
     ),
     (
         "grants that do not count from 1",

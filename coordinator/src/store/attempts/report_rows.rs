@@ -169,7 +169,7 @@ impl ReportRows {
                     self.metrics.times.push(*time);
                 }
             }
-            Entry::Environment(environment) => self.environments.add(job, epoch, environment),
+            Entry::Environment(environment) => self.environments.add(job, epoch, seq, environment),
             Entry::Log { time, text } => {
                 self.logs.jobs.push(job);
                 self.logs.epochs.push(epoch);
