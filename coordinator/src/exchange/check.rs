@@ -289,6 +289,10 @@ fn check_attempt(attempt: &AttemptRow) -> Result<(), String> {
     if attempt.incarnation < 1 {
         return Err(format!("attempt {}: incarnation must be at least 1", attempt.epoch));
     }
+    let mut entries = attempt.environment.iter().flat_map(|environment| &environment.entry_seqs);
+    if entries.any(|seq| !(1..=attempt.last_seq).contains(seq)) {
+        return Err(format!("attempt {}: entry_seqs are not 1 to {}", attempt.epoch, attempt.last_seq));
+    }
     Ok(())
 }
 

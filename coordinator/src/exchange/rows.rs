@@ -145,6 +145,7 @@ pub struct EnvironmentRow {
     pub data_sha256: Option<String>,
     pub data_file_count: Option<u64>,
     pub data_bytes: Option<u64>,
+    pub entry_seqs: Vec<u64>,
 }
 
 #[derive(Debug, Deserialize)]

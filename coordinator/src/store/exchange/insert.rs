@@ -107,10 +107,12 @@ impl Rows {
                      end_time timestamptz, environment jsonb)
              ), told as (
                  insert into attempt_environment
-                     (job_id, epoch, libtorch, device, worker_version, data_sha256, data_file_count, data_bytes)
+                     (job_id, epoch, libtorch, device, worker_version, data_sha256, data_file_count, data_bytes,
+                      entry_seqs)
                  select job_id, epoch, environment ->> 'libtorch', environment ->> 'device',
                      environment ->> 'worker_version', environment ->> 'data_sha256',
-                     (environment ->> 'data_file_count')::bigint, (environment ->> 'data_bytes')::bigint
+                     (environment ->> 'data_file_count')::bigint, (environment ->> 'data_bytes')::bigint,
+                     array(select jsonb_array_elements_text(environment -> 'entry_seqs')::bigint)
                  from attempts where jsonb_typeof(environment) = 'object'
              )
              insert into attempt
