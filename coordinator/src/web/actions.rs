@@ -11,7 +11,7 @@ use cakes_proto::v1::search_service_server::SearchService;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tonic::Request;
+use tonic::{Request, Status};
 
 use super::Web;
 use super::access::Caller;
@@ -118,49 +118,47 @@ async fn ended_first(web: &Web, id: &str, refused: Failure) -> Failure {
     }
 }
 
-pub(super) async fn pause_job(
-    State(web): State<Web>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Result<Response, Failure> {
-    let object = id.clone();
-    web.act(caller, Action::PauseJob, &object, async move |web: Web| {
-        let Nothing {} = read(&body)?;
-        web.api.pause_job(Request::new(v1::PauseJobRequest { id: id.clone() })).await?;
-        Ok(json!({ "job": web.job_view(&id).await? }))
-    })
-    .await
+/// What a person wishes of a job that goes on.
+#[derive(Clone, Copy)]
+pub(super) enum JobWish {
+    Pause,
+    Resume,
+    Retry,
 }
 
-pub(super) async fn resume_job(
-    State(web): State<Web>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Result<Response, Failure> {
-    let object = id.clone();
-    web.act(caller, Action::ResumeJob, &object, async move |web: Web| {
-        let Nothing {} = read(&body)?;
-        web.api.resume_job(Request::new(v1::ResumeJobRequest { id: id.clone() })).await?;
-        Ok(json!({ "job": web.job_view(&id).await? }))
-    })
-    .await
-}
+impl JobWish {
+    fn action(self) -> Action {
+        match self {
+            JobWish::Pause => Action::PauseJob,
+            JobWish::Resume => Action::ResumeJob,
+            JobWish::Retry => Action::RetryJob,
+        }
+    }
 
-pub(super) async fn retry_job(
-    State(web): State<Web>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Result<Response, Failure> {
-    let object = id.clone();
-    web.act(caller, Action::RetryJob, &object, async move |web: Web| {
-        let Nothing {} = read(&body)?;
-        web.api.retry_job(Request::new(v1::RetryJobRequest { id: id.clone() })).await?;
-        Ok(json!({ "job": web.job_view(&id).await? }))
-    })
-    .await
+    async fn tell(self, web: &Web, id: String) -> Result<(), Status> {
+        match self {
+            JobWish::Pause => web.api.pause_job(Request::new(v1::PauseJobRequest { id })).await.map(drop),
+            JobWish::Resume => web.api.resume_job(Request::new(v1::ResumeJobRequest { id })).await.map(drop),
+            JobWish::Retry => web.api.retry_job(Request::new(v1::RetryJobRequest { id })).await.map(drop),
+        }
+    }
+
+    /// The handler of the wish.
+    pub(super) async fn handle(
+        self,
+        State(web): State<Web>,
+        Extension(caller): Extension<Caller>,
+        Path(id): Path<String>,
+        body: Bytes,
+    ) -> Result<Response, Failure> {
+        let object = id.clone();
+        web.act(caller, self.action(), &object, async move |web: Web| {
+            let Nothing {} = read(&body)?;
+            self.tell(&web, id.clone()).await?;
+            Ok(json!({ "job": web.job_view(&id).await? }))
+        })
+        .await
+    }
 }
 
 pub(super) async fn cancel_search(

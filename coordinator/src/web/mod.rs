@@ -38,6 +38,7 @@ use tokio_util::task::TaskTracker;
 use crate::grpc::Api;
 use crate::shutdown::Shutdown;
 use crate::store::PgPool;
+use actions::JobWish;
 use answer::Failure;
 use changes::Changes;
 
@@ -125,6 +126,7 @@ pub async fn serve(
 }
 
 fn router(web: Web) -> Router {
+    let wish = |wish: JobWish| move |web, caller, id, body| wish.handle(web, caller, id, body);
     let api = Router::new()
         .route("/changes", get(changes::stream))
         .route("/searches", get(searches::list))
@@ -146,9 +148,9 @@ fn router(web: Web) -> Router {
         .route("/sign-in", post(access::sign_in))
         .route("/sign-out", post(access::sign_out))
         .route("/jobs/{id}/cancel", post(actions::cancel_job))
-        .route("/jobs/{id}/pause", post(actions::pause_job))
-        .route("/jobs/{id}/resume", post(actions::resume_job))
-        .route("/jobs/{id}/retry", post(actions::retry_job))
+        .route("/jobs/{id}/pause", post(wish(JobWish::Pause)))
+        .route("/jobs/{id}/resume", post(wish(JobWish::Resume)))
+        .route("/jobs/{id}/retry", post(wish(JobWish::Retry)))
         .route("/searches/{id}/cancel", post(actions::cancel_search))
         .route("/searches/{id}/derivations", post(actions::preview_derivation))
         .route("/searches/{id}/retrainings", post(actions::queue_retrainings))
