@@ -63,6 +63,12 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key, value))
 }
 
+/// The name under which somebody uses this machine.
+fn user() -> String {
+    let known = nix::unistd::User::from_uid(nix::unistd::getuid());
+    known.ok().flatten().map_or_else(|| nix::unistd::getuid().to_string(), |user| user.name)
+}
+
 /// A note to add.
 #[derive(Debug, Args)]
 pub struct NoteArguments {
@@ -71,11 +77,11 @@ pub struct NoteArguments {
     /// The remark; several words are joined.
     #[arg(required = true, value_name = "TEXT")]
     text: Vec<String>,
-    /// Who writes it.
-    #[arg(long, env = "USER", default_value = "unknown", hide_env_values = true)]
+    /// Who writes it [default: the name of who is logged in].
+    #[arg(long, default_value_t = user(), hide_default_value = true)]
     author: String,
     /// The same id adds no second note.
-    #[arg(long, value_name = "ID", default_value = "")]
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     request_id: String,
 }
 

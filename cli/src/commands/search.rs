@@ -157,7 +157,8 @@ pub async fn run(global: &GlobalArguments, command: SearchCommand) -> Result<Out
         SearchCommand::Submit(_) => {}
         SearchCommand::List { limit, filter, repeat } => {
             let fetch = async || list(&client, limit, &filter).await;
-            return repeat::print(global.output, repeat, fetch, list_text).await;
+            let text = |all: &_| list_text(all, &filter);
+            return repeat::print(global.output, repeat, fetch, text).await;
         }
         SearchCommand::Get(SearchId { id }) => {
             let search =
@@ -174,12 +175,12 @@ pub async fn run(global: &GlobalArguments, command: SearchCommand) -> Result<Out
             let (set, remove) = arguments.change()?;
             let request = v1::LabelSearchRequest { id: arguments.id, set, remove };
             let search = rpc!(client, searches.label_search, "SearchService/LabelSearch", request)?;
-            print_search(global, &search)?;
+            print_remarks(global, &search)?;
         }
         SearchCommand::Note(arguments) => {
             let request = v1::AddSearchNoteRequest::from(arguments);
             let search = rpc!(client, searches.add_search_note, "SearchService/AddSearchNote", request)?;
-            print_search(global, &search)?;
+            print_remarks(global, &search)?;
         }
         SearchCommand::Front { search: SearchId { id }, plot: None, repeat } => {
             let fetch = async || front(&client, id.clone()).await;
@@ -211,6 +212,13 @@ pub async fn run(global: &GlobalArguments, command: SearchCommand) -> Result<Out
 
 fn print_search(global: &GlobalArguments, search: &v1::Search) -> Result<(), CommandError> {
     output::print(global.output, search, |search| tables::search_details(search, Utc::now()))
+}
+
+/// As [`print_search`], for people without the jobs, which nobody has asked for.
+fn print_remarks(global: &GlobalArguments, search: &v1::Search) -> Result<(), CommandError> {
+    output::print(global.output, search, |search| {
+        tables::search_details(&v1::Search { jobs: Vec::new(), ..search.clone() }, Utc::now())
+    })
 }
 
 async fn submit(global: &GlobalArguments, arguments: SubmitArguments) -> Result<Outcome, CommandError> {
@@ -268,8 +276,11 @@ async fn list(
     }
 }
 
-fn list_text(all: &v1::ListSearchesResponse) -> String {
+fn list_text(all: &v1::ListSearchesResponse, filter: &LabelFilter) -> String {
     if all.searches.is_empty() {
+        if !filter.labels().is_empty() {
+            return "no searches with these labels".to_owned();
+        }
         return "no searches; submit one with `cakes search submit FILE`".to_owned();
     }
     let mut text = tables::searches(&all.searches, Utc::now()).render(output::terminal_width());
