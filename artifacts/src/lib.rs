@@ -4,11 +4,14 @@
 //! A checkpoint is a folder whose `manifest.json` lists its files with sizes and
 //! hashes. What leaves the disk is compared with the manifest, and so is what
 //! comes from the store: a damaged checkpoint is neither stored nor resumed from.
-//! Objects are only ever created. One that exists already was put there by an
-//! earlier try of the same upload, which is verified instead of trusted.
+//! Objects are created, never replaced. One that exists already was put there by an
+//! earlier try of the same upload, which is verified instead of trusted. The
+//! coordinator alone deletes.
 
+use std::collections::BTreeMap;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures::StreamExt;
 use object_store::local::LocalFileSystem;
@@ -22,6 +25,8 @@ use tokio::io::AsyncWriteExt;
 const MANIFEST: &str = "manifest.json";
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 const FILES_MAX: usize = 64;
+/// A checkpoint's key: job, attempt, folder.
+const KEY_PARTS: usize = 3;
 const BUCKET_TIMEOUT: &str = "30 minutes";
 
 /// Why a checkpoint did not get where it should.
@@ -63,6 +68,17 @@ pub struct StoredCheckpoint {
     pub manifest_sha256: String,
 }
 
+/// A folder of the store, as it is found there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredFolder {
+    /// Job, attempt and name; of an object that lies in no such folder, its own key.
+    pub key: String,
+    /// Size of all its objects.
+    pub bytes: u64,
+    /// When the last of them was written, by the store's clock.
+    pub write_time: SystemTime,
+}
+
 /// Where checkpoints are kept for good.
 #[derive(Clone, Debug)]
 pub struct Artifacts {
@@ -90,6 +106,19 @@ impl Artifacts {
     /// # Errors
     /// The URL is of a kind that this program cannot use, or its folder is not there.
     pub fn open(url: &str) -> Result<Self, ArtifactError> {
+        let from_environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self::open_with(url, from_environment)
+    }
+
+    /// The same with these variables instead of those of the environment.
+    ///
+    /// # Errors
+    /// As of [`Artifacts::open`].
+    pub fn open_with(
+        url: &str,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ArtifactError> {
         let wrong = |problem: String| ArtifactError::Url { url: url.to_owned(), problem };
         let parsed = url::Url::parse(url).map_err(|error| wrong(error.to_string()))?;
         let store: Arc<dyn ObjectStore> = match parsed.scheme() {
@@ -97,7 +126,7 @@ impl Artifacts {
                 let folder = parsed.to_file_path();
                 folder_store(folder.map_err(|()| wrong("is no path of a folder".to_owned()))?, wrong)?
             }
-            "s3" => bucket_store(&parsed)?,
+            "s3" => bucket_store(&parsed, variables)?,
             other => {
                 return Err(wrong(format!(
                     "artifacts are in stores of the kinds file:// and s3://, not {other}://"
@@ -193,6 +222,65 @@ impl Artifacts {
         tokio::fs::write(target.join(MANIFEST), &text).await.map_err(io)
     }
 
+    /// Deletes all objects of a checkpoint, its manifest first, so that what is left by a
+    /// deletion that was cut short is no checkpoint; how many there were. What is not
+    /// there is deleted already.
+    ///
+    /// # Errors
+    /// The store fails, or the key is that of no checkpoint.
+    pub async fn delete(&self, key: &str) -> Result<usize, ArtifactError> {
+        let folder = Path::parse(key).map_err(object_store::Error::from)?;
+        if folder.parts().count() != KEY_PARTS {
+            return Err(damaged(&key, "is no key of a checkpoint, so nothing is deleted".to_owned()));
+        }
+        let manifest = folder.clone().join(MANIFEST);
+        let mut locations = Vec::new();
+        let mut objects = self.store.list(Some(&folder));
+        while let Some(object) = objects.next().await {
+            locations.push(object?.location);
+        }
+        locations.sort_by_key(|location| *location != manifest);
+        for location in &locations {
+            match self.store.delete(location).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(locations.len())
+    }
+
+    /// First parts of all keys, which are the ids of jobs.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn jobs(&self) -> Result<Vec<String>, ArtifactError> {
+        let found = self.store.list_with_delimiter(None).await?;
+        Ok(found.common_prefixes.iter().map(ToString::to_string).collect())
+    }
+
+    /// Folders whose keys begin with a job's id, by key.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn folders(&self, job: &str) -> Result<Vec<StoredFolder>, ArtifactError> {
+        let mut found: BTreeMap<String, StoredFolder> = BTreeMap::new();
+        let prefix = Path::parse(job).map_err(object_store::Error::from)?;
+        let mut objects = self.store.list(Some(&prefix));
+        while let Some(object) = objects.next().await {
+            let object = object?;
+            let parts: Vec<_> = object.location.parts().collect();
+            let key = match parts.len() > KEY_PARTS {
+                true => Path::from_iter(parts.into_iter().take(KEY_PARTS)).to_string(),
+                false => object.location.to_string(),
+            };
+            let write_time = SystemTime::from(object.last_modified);
+            let folder = found.entry(key.clone()).or_insert(StoredFolder { key, bytes: 0, write_time });
+            folder.bytes += object.size;
+            folder.write_time = folder.write_time.max(write_time);
+        }
+        Ok(found.into_values().collect())
+    }
+
     /// Writes one object to disk while hashing it.
     async fn fetch(&self, key: &Path, expected: &ManifestFile, path: &FilePath) -> Result<(), ArtifactError> {
         let io = |source| ArtifactError::Io { path: path.to_owned(), source };
@@ -228,18 +316,20 @@ fn folder_store(
             folder.display()
         )));
     }
-    Ok(Arc::new(LocalFileSystem::new_with_prefix(folder)?.with_fsync(true)))
+    // Folders that a deletion leaves empty go too.
+    let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true).with_automatic_cleanup(true);
+    Ok(Arc::new(store))
 }
 
 /// A bucket, below the path of `url`.
-fn bucket_store(url: &url::Url) -> Result<Arc<dyn ObjectStore>, ArtifactError> {
-    let from_environment = std::env::vars_os().filter_map(|(name, value)| {
-        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
-        name.starts_with("AWS_").then_some((name, value))
-    });
+fn bucket_store(
+    url: &url::Url,
+    variables: impl Iterator<Item = (String, String)>,
+) -> Result<Arc<dyn ObjectStore>, ArtifactError> {
+    let for_buckets = variables.filter(|(name, _)| name.starts_with("AWS_"));
     // Of one request, which may carry a gigabyte.
     let patient = [("timeout".to_owned(), BUCKET_TIMEOUT.to_owned())];
-    let (store, prefix) = object_store::parse_url_opts(url, patient.into_iter().chain(from_environment))?;
+    let (store, prefix) = object_store::parse_url_opts(url, patient.into_iter().chain(for_buckets))?;
     Ok(Arc::new(PrefixStore::new(store, prefix)))
 }
 
@@ -366,6 +456,36 @@ mod tests {
         let other = checkpoint(&folder.path().join("b"), b"changed");
         let error = artifacts.upload(&other, &prefix).await.unwrap_err();
         assert!(matches!(error, ArtifactError::Conflict { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_is_deleted_with_its_folder_and_its_neighbours_stay() {
+        let Place { folder, artifacts, prefix } = place();
+        let local = checkpoint(&folder.path().join("out/a"), b"weights");
+        let first = artifacts.upload(&local, &prefix).await.unwrap();
+        let later = LocalCheckpoint { step: 200, ..local.clone() };
+        let second = artifacts.upload(&later, &prefix).await.unwrap();
+        assert!(second.key.starts_with("job/1-abcd/step-"));
+        std::fs::remove_dir_all(folder.path().join("out")).unwrap();
+
+        assert_eq!(artifacts.delete(&first.key).await.unwrap(), 2);
+        assert!(!folder.path().join(&first.key).exists(), "its folder is left");
+        assert_eq!(artifacts.delete(&first.key).await.unwrap(), 0, "a second time there is nothing");
+        artifacts.download(&second, &folder.path().join("still")).await.unwrap();
+        std::fs::remove_dir_all(folder.path().join("still")).unwrap();
+
+        for wrong in ["", "job", "job/1-abcd", "job/1-abcd/step-000000200/weights.safetensors", "job/../x"] {
+            artifacts.delete(wrong).await.unwrap_err();
+        }
+        assert_eq!(artifacts.jobs().await.unwrap(), ["job"]);
+        let folders = artifacts.folders("job").await.unwrap();
+        assert_eq!(folders.len(), 1);
+        assert_eq!(folders[0].key, second.key);
+        assert!(folders[0].bytes > 7 && folders[0].write_time.elapsed().unwrap().as_secs() < 3600);
+
+        artifacts.delete(&second.key).await.unwrap();
+        assert!(folder.path().is_dir(), "the store itself stays");
+        assert!(artifacts.jobs().await.unwrap().is_empty(), "empty folders are left");
     }
 
     #[test]

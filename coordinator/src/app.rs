@@ -42,6 +42,8 @@ pub enum AppError {
     Store(#[from] store::Error),
     #[error("the artifact directory {} cannot be used; choose another with --artifacts", path.display())]
     Artifacts { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    ArtifactStore(#[from] cakes_artifacts::ArtifactError),
     #[error("write the port to {}; choose another file with --port-file", path.display())]
     PortFile { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -99,7 +101,8 @@ async fn with_pools(
     pools: &Pools,
     shutdown: &Shutdown,
 ) -> Result<(), AppError> {
-    let artifact_url = open_artifacts(&config.artifacts)?;
+    let (artifact_url, disk) = open_artifacts(&config.artifacts)?;
+    let artifacts = cakes_artifacts::Artifacts::open(artifact_url.as_str())?;
     let bell = Bell::new();
     let policy = Policy {
         offer_ttl: config.leases.offer_ttl,
@@ -107,12 +110,14 @@ async fn with_pools(
         ..Policy::default()
     };
     reconcile::spawn(pools, policy, &bell, &shutdown.stop, &shutdown.tasks);
+    reconcile::spawn_keepers(pools, &artifacts, disk, config.retention, &shutdown.stop, &shutdown.tasks);
 
     let address = local_address(&listeners.api, config.listen)?;
     let settings = grpc::Settings {
         policy,
         report_interval: config.leases.report_interval,
         artifact_url: artifact_url.to_string(),
+        keep_checkpoints: config.retention.newest,
     };
     let api = Api::new(pools.clone(), settings, bell, shutdown);
     let page = match listeners.page {
@@ -187,17 +192,19 @@ fn local_address(listener: &TcpListener, address: SocketAddr) -> Result<SocketAd
     listener.local_addr().map_err(|source| AppError::Listen { address, source })
 }
 
-/// Makes the directory of checkpoints; the URL of the store for workers.
-fn open_artifacts(artifacts: &Artifacts) -> Result<Url, AppError> {
+/// Makes the directory of checkpoints; the URL of the store for workers, and the directory.
+fn open_artifacts(artifacts: &Artifacts) -> Result<(Url, Option<PathBuf>), AppError> {
     let path = match artifacts {
         Artifacts::Folder(path) => path,
-        Artifacts::Bucket(url) => return Ok(url.clone()),
+        Artifacts::Bucket(url) => return Ok((url.clone(), None)),
     };
     let unusable = |source| AppError::Artifacts { path: path.to_owned(), source };
     std::fs::create_dir_all(path).map_err(unusable)?;
     let path = path.canonicalize().map_err(unusable)?;
     tempfile::tempfile_in(&path).map_err(unusable)?;
-    Url::from_directory_path(&path).map_err(|()| unusable(io::Error::from(io::ErrorKind::InvalidFilename)))
+    let url = Url::from_directory_path(&path)
+        .map_err(|()| unusable(io::Error::from(io::ErrorKind::InvalidFilename)))?;
+    Ok((url, Some(path)))
 }
 
 /// Writes the whole file or none: whoever waits for it never reads half a port.

@@ -15,12 +15,20 @@ use figment::providers::{Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::core::retention::Watermarks;
+
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7550);
 const WEB_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7551);
 const LEASE_TTL: Duration = Duration::from_secs(60);
 const OFFER_TTL: Duration = Duration::from_secs(15);
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 const DATABASE_CONNECTIONS: u32 = 24;
+const KEEP_CHECKPOINTS: u32 = 3;
+const KEEP_CHECKPOINTS_MAX: u32 = 10_000;
+const DISK_HIGH_PERCENT: u8 = 90;
+const DISK_LOW_PERCENT: u8 = 80;
+const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
+const ORPHAN_AGE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Longest accepted duration of any setting: more is a slip of the unit.
 const DURATION_MAX: Duration = Duration::from_secs(3600);
@@ -84,6 +92,28 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     artifacts: Option<PathBuf>,
 
+    /// Newest checkpoints that are kept of a job that has not succeeded, beside those that
+    /// are needed, pinned or best [default: 3]
+    #[arg(long, env = "CAKES_KEEP_CHECKPOINTS", value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keep_checkpoints: Option<u32>,
+
+    /// From this share of the artifact disk on, only checkpoints that are needed, pinned or
+    /// best are kept [default: 90]
+    #[arg(long, env = "CAKES_DISK_HIGH_PERCENT", value_name = "PERCENT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_high_percent: Option<u8>,
+
+    /// Until less than this share of the artifact disk is in use [default: 80]
+    #[arg(long, env = "CAKES_DISK_LOW_PERCENT", value_name = "PERCENT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_low_percent: Option<u8>,
+
+    /// Age at which uploads that no ended attempt has committed are removed [default: 24h]
+    #[arg(long, env = "CAKES_ORPHAN_AGE", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    orphan_age: Option<Duration>,
+
     /// How long a job stays with a worker that is silent [default: 60s]
     #[arg(long, env = "CAKES_LEASE_TTL", value_name = "DURATION", value_parser = humantime::parse_duration)]
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
@@ -135,7 +165,7 @@ pub enum Database {
 pub enum Artifacts {
     /// A directory that workers reach under the same path.
     Folder(PathBuf),
-    /// `s3://BUCKET/PREFIX`; only workers open it.
+    /// `s3://BUCKET/PREFIX`; the keys to it are in `AWS_…` variables.
     Bucket(Url),
 }
 
@@ -161,6 +191,7 @@ pub struct Config {
     pub database_connections: u32,
     pub artifacts: Artifacts,
     pub leases: LeaseTimes,
+    pub retention: Retention,
     pub log_format: LogFormat,
     pub log_level: String,
 }
@@ -174,6 +205,24 @@ pub struct LeaseTimes {
     pub offer_ttl: Duration,
     /// Time between two reports of a worker.
     pub report_interval: Duration,
+}
+
+/// What is kept of checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Newest checkpoints of a job that has not succeeded.
+    pub newest: usize,
+    /// Of the artifact disk.
+    pub marks: Watermarks,
+    /// Least age of what is removed because nobody names it.
+    pub orphan_age: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        let marks = Watermarks { high_percent: DISK_HIGH_PERCENT, low_percent: DISK_LOW_PERCENT };
+        Retention { newest: KEEP_CHECKPOINTS as usize, marks, orphan_age: ORPHAN_AGE }
+    }
 }
 
 impl Default for LeaseTimes {
@@ -225,6 +274,7 @@ impl Config {
             Some(place) => check_artifacts(place)?,
             None => Artifacts::Folder(data_dir()?.join("artifacts")),
         };
+        let retention = check_retention(&settings)?;
         Ok(Config {
             listen: check_listen(&settings)?,
             web: check_web_listen(&settings)?,
@@ -235,6 +285,7 @@ impl Config {
             database_connections: check_connections(settings.database_connections)?,
             artifacts,
             leases: check_leases(settings.lease_ttl, settings.offer_ttl, settings.report_interval)?,
+            retention,
             log_format: settings.log_format.unwrap_or(LogFormat::Text),
             log_level: check_level(settings.log_level)?,
         })
@@ -361,6 +412,31 @@ fn check_leases(
     Ok(LeaseTimes { lease_ttl, offer_ttl, report_interval })
 }
 
+fn check_retention(settings: &Settings) -> Result<Retention, ConfigError> {
+    let newest = settings.keep_checkpoints.unwrap_or(KEEP_CHECKPOINTS);
+    if newest > KEEP_CHECKPOINTS_MAX {
+        let problem = format!("must be 0 to {KEEP_CHECKPOINTS_MAX}, got {newest}");
+        return Err(invalid("--keep-checkpoints", problem));
+    }
+    let high_percent = settings.disk_high_percent.unwrap_or(DISK_HIGH_PERCENT);
+    // Who sets only one of them means the other to follow.
+    let low_percent =
+        settings.disk_low_percent.unwrap_or(DISK_LOW_PERCENT.min(high_percent.saturating_sub(1)));
+    if low_percent >= high_percent || high_percent > 100 {
+        let problem = format!(
+            "must be below --disk-high-percent, which is at most 100; got {low_percent} and {high_percent}"
+        );
+        return Err(invalid("--disk-low-percent", problem));
+    }
+    let orphan_age = settings.orphan_age.unwrap_or(ORPHAN_AGE);
+    if !(Duration::from_secs(1)..=ORPHAN_AGE_MAX).contains(&orphan_age) {
+        let problem = format!("must be 1s to 365days, got {}", humantime::format_duration(orphan_age));
+        return Err(invalid("--orphan-age", problem));
+    }
+    let marks = Watermarks { high_percent, low_percent };
+    Ok(Retention { newest: newest as usize, marks, orphan_age })
+}
+
 fn check_duration(setting: &'static str, value: Duration) -> Result<Duration, ConfigError> {
     if (Duration::from_millis(10)..=DURATION_MAX).contains(&value) {
         return Ok(value);
@@ -377,99 +453,4 @@ fn check_level(level: Option<String>) -> Result<String, ConfigError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-
-    fn load(arguments: &[&str]) -> Result<Config, String> {
-        let arguments = ["cakes-coordinator", "--data-dir", "/data"].iter().chain(arguments);
-        match crate::command::Invocation::parse(arguments.map(Into::into)) {
-            Ok(invocation) => Ok(invocation.config),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    fn file(content: &str) -> tempfile::NamedTempFile {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(content.as_bytes()).unwrap();
-        file
-    }
-
-    #[test]
-    fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let file = file("lease_ttl = \"30s\"\noffer_ttl = \"5s\"\nlisten = \"127.0.0.1:1\"\n");
-        let path = file.path().to_str().unwrap();
-        let config = load(&["--config", path, "--lease-ttl", "40s"]).unwrap();
-        assert_eq!(config.leases.lease_ttl, Duration::from_secs(40));
-        assert_eq!(config.leases.offer_ttl, Duration::from_secs(5));
-        assert_eq!(config.leases.report_interval, REPORT_INTERVAL);
-        assert_eq!(config.listen.port(), 1);
-        assert_eq!(config.artifacts, Artifacts::Folder(PathBuf::from("/data/artifacts")));
-    }
-
-    #[test]
-    fn artifacts_are_a_directory_or_a_bucket() {
-        let bucket = load(&["--artifacts", "s3://bucket/prefix"]).unwrap().artifacts;
-        assert_eq!(bucket, Artifacts::Bucket(Url::parse("s3://bucket/prefix").unwrap()));
-        for wrong in ["gs://bucket", "s3://", "s3://key:secret@bucket"] {
-            let error = load(&["--artifacts", wrong]).err().unwrap();
-            assert!(error.contains("--artifacts") && error.contains("s3://BUCKET"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_misspelt_key_is_named_with_its_file() {
-        let file = file("lease_tll = \"30s\"\n");
-        let path = file.path().to_str().unwrap();
-        let error = load(&["--config", path]).err().unwrap();
-        assert!(error.contains("lease_tll") && error.contains("lease_ttl"), "{error}");
-        assert!(error.contains(file.path().file_name().unwrap().to_str().unwrap()), "{error}");
-    }
-
-    #[test]
-    fn a_wrong_value_in_the_file_is_named_by_its_key() {
-        for (content, key) in [("lease_ttl = 30\n", "lease_ttl"), ("listen = \"here\"\n", "listen")] {
-            let file = file(content);
-            let error = load(&["--config", file.path().to_str().unwrap()]).err().unwrap();
-            assert!(error.contains(key), "{error}");
-        }
-        let error = load(&["--config", "/nonexistent.toml"]).err().unwrap();
-        assert!(error.contains("/nonexistent.toml"), "{error}");
-    }
-
-    #[test]
-    fn values_that_make_no_sense_name_the_setting_and_the_remedy() {
-        let cases: [(&[&str], &str); 11] = [
-            (&["--lease-ttl", "6s"], "--lease-ttl: 6s must be more than three times --report-interval"),
-            (&["--report-interval", "1ms"], "--report-interval: must be 10ms to 1h"),
-            (&["--offer-ttl", "2h"], "--offer-ttl: must be 10ms to 1h"),
-            (&["--listen", "0.0.0.0:7550"], "add --insecure-listen"),
-            (&["--web-listen", "0.0.0.0:7551"], "--web-listen: 0.0.0.0:7551 can be reached"),
-            (&["--web-allow-host", "https://lab"], "--web-allow-host: 'https://lab' is no name of a host"),
-            (&["--web-listen", "on"], "--web-listen: 'on' is no address"),
-            (&["--database-url", "mysql://u:secret@h/d"], "--database-url: must begin with postgres://"),
-            (&["--database-connections", "1"], "--database-connections: must be 4 to 500"),
-            (&["--log-level", "cakes=loud"], "--log-level: 'cakes=loud' is no level"),
-            (&["--lease-ttl", "60"], "--lease-ttl"),
-        ];
-        for (arguments, expected) in cases {
-            let error = load(arguments).err().unwrap();
-            assert!(error.contains(expected), "{arguments:?}: {error}");
-            assert!(!error.contains("secret"), "{error}");
-        }
-        assert!(load(&["--listen", "0.0.0.0:7550", "--insecure-listen"]).is_ok());
-        assert!(load(&["--web-listen", "0.0.0.0:7551", "--insecure-listen"]).is_ok());
-    }
-
-    #[test]
-    fn the_page_is_near_its_port_where_it_was_told_or_nowhere() {
-        assert_eq!(load(&[]).unwrap().web, WebListen::Near(WEB_LISTEN));
-        assert_eq!(load(&["--web-listen", "off"]).unwrap().web, WebListen::Off);
-        let address = "127.0.0.1:8080".parse().unwrap();
-        assert_eq!(load(&["--web-listen", "127.0.0.1:8080"]).unwrap().web, WebListen::At(address));
-        let file = file("web_listen = \"off\"\n");
-        let path = file.path().to_str().unwrap();
-        assert_eq!(load(&["--config", path]).unwrap().web, WebListen::Off);
-    }
-}
+mod tests;

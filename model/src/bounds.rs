@@ -94,7 +94,8 @@ pub fn retried() -> System {
     }
 }
 
-/// Daemons fall silent for long, and the collector deletes what nobody names.
+/// Daemons fall silent for long; what nothing needs is condemned, and the collector
+/// deletes that and what nobody names.
 pub fn collected() -> System {
     System { saves: vec![1, 2], drops: true, fences: false, collect: true, ..one_job() }
 }
@@ -200,7 +201,9 @@ impl Bounds {
 /// The bounds in which a fault shows itself.
 pub fn of_mutant(mutant: Mutant) -> System {
     let system = match mutant {
-        Mutant::CollectByAge => collected(),
+        Mutant::CollectByAge | Mutant::CondemnCurrent | Mutant::DeleteFirst | Mutant::ForgetCondemned => {
+            collected()
+        }
         Mutant::LossNotCounted => more_than_paid(),
         Mutant::CancelFinished | Mutant::CompleteAfterCancel => cancelled(),
         Mutant::SubmitTwice => submitted(),

@@ -30,6 +30,13 @@ pub enum Mutant {
     /// The collector deletes what is old and has no row, though its attempt
     /// can still commit it.
     CollectByAge,
+    /// Retention does not ask what the next attempt goes on from.
+    CondemnCurrent,
+    /// Objects are deleted before the row that names them is condemned.
+    DeleteFirst,
+    /// The row of a condemned checkpoint is deleted, so that a repeated commit stores it
+    /// again.
+    ForgetCondemned,
     /// Leases that run out are not counted.
     LossNotCounted,
     /// The claim does not ask whether the job is queued.
@@ -61,7 +68,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 23] = [
+    pub const ALL: [Mutant; 26] = [
         Mutant::DropEpochCheck,
         Mutant::EpochFromLease,
         Mutant::FenceByWorker,
@@ -72,6 +79,9 @@ impl Mutant {
         Mutant::GiveUpOnComplete,
         Mutant::ForgetWhenStale,
         Mutant::CollectByAge,
+        Mutant::CondemnCurrent,
+        Mutant::DeleteFirst,
+        Mutant::ForgetCondemned,
         Mutant::LossNotCounted,
         Mutant::GrantAnyState,
         Mutant::StoreRepeats,
@@ -104,7 +114,11 @@ impl Mutant {
             Mutant::ResumeFromStore | Mutant::RaiseAlways => Safety::S8,
             Mutant::SubmitTwice => Safety::S9,
             Mutant::CompleteAfterCancel => Safety::S10,
-            Mutant::CollectByAge | Mutant::KeyByStep => Safety::S11,
+            Mutant::CollectByAge
+            | Mutant::CondemnCurrent
+            | Mutant::DeleteFirst
+            | Mutant::ForgetCondemned
+            | Mutant::KeyByStep => Safety::S11,
             Mutant::LossNotCounted => Safety::S12,
             Mutant::NoDeadline => Safety::S13,
             Mutant::ShowSuperseded => Safety::S14,

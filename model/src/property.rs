@@ -7,7 +7,9 @@
 use cakes_coordinator::core::job::{EndReason, JobState};
 use cakes_coordinator::core::retry::{Budgets, FailureClass};
 
-use crate::database::{Answer, AttemptRow, Call, Checkpoint, JobRow, Lease, Life, Rows, Token};
+use crate::database::{
+    Answer, AttemptRow, Call, Checkpoint, CheckpointRow, JobRow, Lease, Life, Rows, Token,
+};
 
 /// A property by its number in the specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,7 +63,9 @@ impl Safety {
             Safety::S8 => "S8 an attempt goes on from the farthest committed checkpoint",
             Safety::S9 => "S9 one submission key is one job",
             Safety::S10 => "S10 after a cancel that was acknowledged nothing succeeds; the loser is told",
-            Safety::S11 => "S11 what a row refers to is in the store; no key is written twice",
+            Safety::S11 => {
+                "S11 what is kept is in the store, what is needed is kept; no key is written twice"
+            }
             Safety::S12 => "S12 bad ends stay within the budget",
             Safety::S13 => "S13 an attempt lives exactly as long as it has a deadline",
             Safety::S14 => "S14 a reader finds one value per step",
@@ -108,10 +112,15 @@ pub fn holds(property: Safety, rows: &Rows, objects: &[Object], budgets: &Budget
             keys.iter().enumerate().all(|(index, key)| !keys[..index].contains(key))
         }
         Safety::S11 => (0..).zip(&rows.jobs).all(|(job, row)| {
-            row.checkpoints.iter().all(|row| {
+            let stored = row.checkpoints.iter().filter(|row| !row.condemned).all(|row| {
                 let token = Token { job, epoch: row.epoch, nonce: row.nonce };
                 objects.contains(&(token, row.step))
-            })
+            });
+            let results = row.results.iter().map(|result| result.checkpoint);
+            let resumed = row.live().and_then(|live| live.resume);
+            let needed = results.chain(row.checkpoint).chain(resumed);
+            let condemned = |needed| row.checkpoints.iter().any(|row| row.is(needed) && row.condemned);
+            stored && !needed.into_iter().any(condemned)
         }),
         Safety::S12 => jobs().all(|job| within_budgets(job, budgets, u32::from(retries))),
         Safety::S13 => attempts().all(|attempt| attempt.lives() == attempt.lease.is_some()),
@@ -213,7 +222,12 @@ fn watch_job(breaches: &mut Breaches, old: &JobRow, new: &JobRow, call: &Call) {
 fn is_kept(before: &Rows, after: &Rows) -> bool {
     before.jobs.len() <= after.jobs.len()
         && before.jobs.iter().zip(&after.jobs).all(|(old, new)| {
-            new.checkpoints.starts_with(&old.checkpoints)
+            let keys = |job: &JobRow| job.checkpoints.iter().map(CheckpointRow::key).collect::<Vec<_>>();
+            let freed = || {
+                old.checkpoints.iter().zip(&new.checkpoints).any(|(old, new)| old.condemned && !new.condemned)
+            };
+            keys(new).starts_with(&keys(old))
+                && !freed()
                 && new.results.starts_with(&old.results)
                 && old.attempts.len() <= new.attempts.len()
                 && old

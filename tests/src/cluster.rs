@@ -32,6 +32,8 @@ pub struct Options {
     pub report_interval: Option<Duration>,
     /// The coordinator serves its web page.
     pub web: bool,
+    /// What else the coordinator is told.
+    pub coordinator: &'static [&'static str],
 }
 
 impl Default for Options {
@@ -43,6 +45,7 @@ impl Default for Options {
             lease_ttl: Duration::from_secs(3),
             report_interval: None,
             web: false,
+            coordinator: &[],
         }
     }
 }
@@ -267,6 +270,7 @@ impl Cluster {
         command.arg("--offer-ttl").arg(format!("{}ms", ttl.as_millis()));
         let interval = self.options.report_interval.unwrap_or(ttl / 10);
         command.arg("--report-interval").arg(format!("{}ms", interval.as_millis()));
+        command.args(self.options.coordinator);
         Ok(command)
     }
 

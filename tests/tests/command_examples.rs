@@ -42,6 +42,8 @@ struct Names {
     search: String,
     /// One of its retrainings.
     job: String,
+    /// Step of its checkpoint.
+    step: String,
     digest: String,
     /// A search whose job waits.
     open_search: String,
@@ -85,11 +87,16 @@ async fn fill(cluster: &Cluster) -> Result<Names> {
     let digest = job.architecture_digest.clone();
     let architecture = cluster.cakes(&["arch", "get", &digest, "-o", "json"]).await?;
     std::fs::write(cluster.folder().join("net.json"), architecture.stdout)?;
+    let checkpoints = cluster.cakes(&["job", "checkpoints", &job.id, "-o", "json"]).await?;
+    let checkpoints: serde_json::Value = serde_json::from_str(&checkpoints.stdout)?;
+    let step = &checkpoints["checkpoints"][0]["step"];
+    let step = step.as_str().map_or_else(|| step.to_string(), str::to_owned);
     let named = cluster.cakes(&["context", "set", "lab", &cluster.url()]).await?;
     ensure!(named.code == Some(0), "{named:?}");
     Ok(Names {
         search: done.id.clone(),
         job: job.id.clone(),
+        step,
         digest,
         open_search: String::new(),
         waiting_job: String::new(),
@@ -152,6 +159,7 @@ fn replacements(example: &str, names: &Names) -> BTreeMap<&'static str, String> 
         ("--search 0198f3a2-7c1e", format!("--search {}", names.search)),
         ("--weights 0198f3a2-7c1e", format!("--weights {}", names.job)),
         ("0198f3a2-7c1e", id.clone()),
+        ("--step 4000", format!("--step {}", names.step)),
         ("4650aa08568a", names.digest.clone()),
         ("deploy/examples", examples.display().to_string()),
     ])

@@ -66,12 +66,21 @@ impl Drop for Server {
     }
 }
 
+impl Server {
+    /// What a process needs to use the bucket.
+    fn variables(&self) -> [(&'static str, String); 5] {
+        [
+            ("AWS_ENDPOINT", format!("http://{}", self.address)),
+            ("AWS_ALLOW_HTTP", "true".to_owned()),
+            ("AWS_ACCESS_KEY_ID", "worker".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
+            ("AWS_REGION", "us-east-1".to_owned()),
+        ]
+    }
+}
+
 fn daemon(bench: &Bench, server: &Server) -> Daemon {
-    let mut command = bench.command(&[]);
-    command.env("AWS_ENDPOINT", format!("http://{}", server.address)).env("AWS_ALLOW_HTTP", "true");
-    command.env("AWS_ACCESS_KEY_ID", "worker").env("AWS_SECRET_ACCESS_KEY", "secret");
-    command.env("AWS_REGION", "us-east-1");
-    Daemon::start(&mut command)
+    Daemon::start(bench.command(&[]).envs(server.variables()))
 }
 
 #[tokio::test]
@@ -101,6 +110,20 @@ async fn a_bucket_keeps_checkpoints_as_a_folder_does() {
     bench.coordinator.until("completion", |seen| seen.completions.get(1).cloned()).await;
     let log = bench.coordinator.seen().log(&resumed);
     assert!(log.iter().any(|line| line.contains("resumed from step 5")), "{log:?}");
+
+    // What the coordinator does with a checkpoint that it has given up.
+    let second = bench.coordinator.seen().completions[1].checkpoint.clone().unwrap();
+    let variables = server.variables().into_iter().map(|(name, value)| (name.to_owned(), value));
+    let store = cakes_artifacts::Artifacts::open_with("s3://cakes/some/prefix", variables).unwrap();
+    let job = second.key.split('/').next().unwrap();
+    let keys = async || -> Vec<String> {
+        store.folders(job).await.unwrap().into_iter().map(|folder| folder.key).collect()
+    };
+    assert!(keys().await.contains(&second.key));
+    assert!(store.delete(&second.key).await.unwrap() > 1, "files and a manifest");
+    assert!(!keys().await.contains(&second.key));
+    assert_eq!(store.delete(&second.key).await.unwrap(), 0, "a second time there is nothing");
+    assert!(store.jobs().await.unwrap().iter().any(|job| checkpoint.key.starts_with(job.as_str())));
 
     server.ask("PUT", &object, b"weights of step 6");
     let damaged = bench.grant(&acts, Some(checkpoint));

@@ -56,6 +56,15 @@ pub enum JobCommand {
     /// Say why a job is where it is.
     #[command(after_help = "Example:\n  cakes job explain 0198f3a2-7c1e")]
     Explain(JobId),
+    /// List the checkpoints of a job, and why each is kept or was given up.
+    #[command(after_help = "Example:\n  cakes job checkpoints 0198f3a2-7c1e")]
+    Checkpoints(JobId),
+    /// Keep a checkpoint until it is unpinned.
+    #[command(after_help = "Example:\n  cakes job pin 0198f3a2-7c1e --step 4000")]
+    Pin(CheckpointId),
+    /// Take a pin away; what nothing else keeps is given up soon.
+    #[command(after_help = "Example:\n  cakes job unpin 0198f3a2-7c1e --step 4000")]
+    Unpin(CheckpointId),
     /// Cancel a job.
     #[command(after_help = "Example:\n  cakes job cancel 0198f3a2-7c1e --reason mistake")]
     Cancel(CancelArguments),
@@ -74,6 +83,15 @@ pub enum JobCommand {
 pub struct JobId {
     /// Id of the job, or a prefix that only one has.
     id: String,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckpointId {
+    /// Id of the job, or a prefix that only one has.
+    id: String,
+    /// Optimizer steps done in the checkpoint.
+    #[arg(long, value_name = "N")]
+    step: u64,
 }
 
 #[derive(Debug, Args)]
@@ -190,6 +208,21 @@ pub async fn run(global: &GlobalArguments, command: JobCommand) -> Result<Outcom
         JobCommand::Logs(LogsArguments { id, follow }) => return follow::logs(&client, id, follow).await,
         JobCommand::Reproduce(arguments) => return reproduce::run(global, &client, &arguments).await,
         JobCommand::Explain(JobId { id }) => return explain(global, &client, id).await,
+        JobCommand::Checkpoints(JobId { id }) => {
+            let request = v1::ListCheckpointsRequest { id };
+            let found = rpc!(client, jobs.list_checkpoints, "JobService/ListCheckpoints", request)?;
+            return print_checkpoints(global, &found);
+        }
+        JobCommand::Pin(CheckpointId { id, step }) => {
+            let request = v1::PinCheckpointRequest { id, step };
+            let found = rpc!(client, jobs.pin_checkpoint, "JobService/PinCheckpoint", request)?;
+            return print_checkpoints(global, &found);
+        }
+        JobCommand::Unpin(CheckpointId { id, step }) => {
+            let request = v1::UnpinCheckpointRequest { id, step };
+            let found = rpc!(client, jobs.unpin_checkpoint, "JobService/UnpinCheckpoint", request)?;
+            return print_checkpoints(global, &found);
+        }
         JobCommand::Retrain(arguments) => {
             let RetrainArguments { digest, search, seed, initial_weights, wait } = arguments;
             let weights = initial_weights.map(v1::InitialWeights::from);
@@ -288,5 +321,13 @@ async fn explain(global: &GlobalArguments, client: &Client, id: String) -> Resul
     let request = v1::ExplainJobRequest { id };
     let response = rpc!(client, jobs.explain_job, "JobService/ExplainJob", request)?;
     output::print(global.output, &response, |response| tables::explanation(response, Utc::now()))?;
+    Ok(Outcome::Done)
+}
+
+fn print_checkpoints(
+    global: &GlobalArguments,
+    found: &v1::ListCheckpointsResponse,
+) -> Result<Outcome, CommandError> {
+    output::print(global.output, found, |found| tables::checkpoints(found, Utc::now()))?;
     Ok(Outcome::Done)
 }

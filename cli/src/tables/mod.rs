@@ -1,5 +1,6 @@
 //! Rows for people, from messages.
 
+mod checkpoints;
 mod compare;
 mod jobs;
 mod networks;
@@ -9,6 +10,7 @@ mod top;
 use cakes_proto::v1;
 use chrono::{DateTime, Utc};
 
+pub use checkpoints::checkpoints;
 pub use compare::{Compared, Difference, JointEntry, compare};
 pub use jobs::{explanation, job_details, job_state, jobs};
 pub use networks::{

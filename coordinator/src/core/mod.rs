@@ -7,6 +7,7 @@
 //! | [`retry`] | whether and when a job is tried again |
 //! | [`assign`] | which of several workers gets which job |
 //! | [`lease`] | how long a lease lasts, whether late ones are taken |
+//! | [`retention`] | which checkpoints are kept |
 //! | [`search`] | what a search does next |
 //! | [`memory`] | how much memory a training needs |
 //! | [`worker`] | what a worker may take |
@@ -23,6 +24,7 @@ pub mod histogram;
 pub mod job;
 pub mod lease;
 pub mod memory;
+pub mod retention;
 pub mod retry;
 pub mod search;
 pub mod worker;

@@ -14,7 +14,7 @@ use super::stream::{Messages, News, Then, Watched};
 use super::{Api, labels, lookup, values, wire};
 use crate::core::explain::explain;
 use crate::core::job::JobState;
-use crate::store::PgPool;
+use crate::core::retention::Policy;
 use crate::store::jobs as writes;
 use crate::store::notes::Subject;
 use crate::store::read::logs::LogPosition;
@@ -22,6 +22,7 @@ use crate::store::read::metrics::CurvePoint;
 use crate::store::read::{
     attempts, checkpoint, explain as reasons, jobs, logs, metrics, notes, searches, trainer_job,
 };
+use crate::store::{PgPool, checkpoints};
 
 const LOG_LINES_PER_LOOK: i64 = 500;
 const POINTS_DEFAULT: i32 = 1000;
@@ -86,6 +87,34 @@ impl JobService for Api {
             bytes: wire::count(found.bytes),
             is_result: found.is_result,
         }))
+    }
+
+    async fn list_checkpoints(
+        &self,
+        request: Request<v1::ListCheckpointsRequest>,
+    ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
+        let id = lookup::job(self.reader(), "id", &request.into_inner().id).await?;
+        self.checkpoints(id).await
+    }
+
+    async fn pin_checkpoint(
+        &self,
+        request: Request<v1::PinCheckpointRequest>,
+    ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
+        let v1::PinCheckpointRequest { id, step } = request.into_inner();
+        let (id, step) = (lookup::job(self.reader(), "id", &id).await?, values::signed("step", step)?);
+        self.write(move |pool| async move { checkpoints::pin(&pool, id, step).await }).await?;
+        self.checkpoints(id).await
+    }
+
+    async fn unpin_checkpoint(
+        &self,
+        request: Request<v1::UnpinCheckpointRequest>,
+    ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
+        let v1::UnpinCheckpointRequest { id, step } = request.into_inner();
+        let (id, step) = (lookup::job(self.reader(), "id", &id).await?, values::signed("step", step)?);
+        self.write(move |pool| async move { checkpoints::unpin(&pool, id, step).await }).await?;
+        self.checkpoints(id).await
     }
 
     async fn get_trainer_job(
@@ -236,6 +265,14 @@ impl JobService for Api {
 }
 
 impl Api {
+    /// The checkpoints as they are now.
+    async fn checkpoints(&self, id: JobId) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
+        let policy = Policy { newest: self.keep_checkpoints, is_pressed: false };
+        let found = checkpoint::list(self.reader(), id, policy).await?;
+        let checkpoints = found.into_iter().map(wire::checkpoint).collect();
+        Ok(Response::new(v1::ListCheckpointsResponse { job_id: id.to_string(), checkpoints }))
+    }
+
     /// The job as it is now.
     async fn answer(&self, id: JobId) -> Result<Response<v1::Job>, Status> {
         Ok(Response::new(load(self.reader(), id).await?))

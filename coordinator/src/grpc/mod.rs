@@ -52,6 +52,7 @@ pub struct Api {
     policy: Policy,
     report_interval: Duration,
     artifact_url: String,
+    keep_checkpoints: usize,
     bell: Bell,
     writes: TaskTracker,
     streams: Streams,
@@ -69,13 +70,15 @@ pub struct Settings {
     pub report_interval: Duration,
     /// Where workers put checkpoints.
     pub artifact_url: String,
+    /// Newest checkpoints that are kept of a job.
+    pub keep_checkpoints: usize,
 }
 
 impl Api {
     /// The API over a database. Writes ring `bell` when there may be something
     /// to plan, and are among the tasks that `shutdown` waits for.
     pub fn new(pools: Pools, settings: Settings, bell: Bell, shutdown: &Shutdown) -> Self {
-        let Settings { policy, report_interval, artifact_url } = settings;
+        let Settings { policy, report_interval, artifact_url, keep_checkpoints } = settings;
         let (reports, turns, wishes) = (
             Reports { pool: pools.renewals.clone(), policy },
             Turns { pool: pools.turnover.clone() },
@@ -89,6 +92,7 @@ impl Api {
             policy,
             report_interval,
             artifact_url,
+            keep_checkpoints,
             bell,
             writes: shutdown.tasks.clone(),
             streams: Streams::new(shutdown.stop.clone()),

@@ -13,6 +13,7 @@ use crate::core::worker::{Device, Schedule};
 use crate::store::attempts::Environment;
 use crate::store::read::architectures::ArchitectureRecord;
 use crate::store::read::attempts::AttemptRecord;
+use crate::store::read::checkpoint::CheckpointEntry;
 use crate::store::read::jobs::{JobRecord, ProgressRecord, ResultRecord};
 use crate::store::read::logs::LogRecord;
 use crate::store::read::notes::NoteRecord;
@@ -208,6 +209,21 @@ pub(super) fn attempt(record: AttemptRecord) -> v1::Attempt {
         outcome: record.outcome,
         start_time: time(record.grant_time),
         end_time: record.end_time.and_then(time),
+    }
+}
+
+pub(super) fn checkpoint(entry: CheckpointEntry) -> v1::StoredCheckpoint {
+    v1::StoredCheckpoint {
+        step: count(entry.step),
+        epoch: count(entry.epoch),
+        bytes: count(entry.bytes),
+        key: entry.key,
+        commit_time: time(entry.commit_time),
+        is_pinned: entry.is_pinned,
+        kept_because: entry.kept_because.into_iter().map(|reason| reason.to_string()).collect(),
+        condemn_reason: entry.condemn_reason.unwrap_or_default(),
+        condemn_time: entry.condemn_time.and_then(time),
+        delete_time: entry.delete_time.and_then(time),
     }
 }
 

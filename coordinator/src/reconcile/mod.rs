@@ -7,16 +7,21 @@
 
 mod advance_searches;
 mod expire_leases;
+mod remove_orphans;
+mod retain;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cakes_artifacts::Artifacts;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span};
 
+use crate::config::Retention;
 use crate::core::lease::Policy;
 use crate::store::Pools;
 
@@ -48,6 +53,25 @@ pub fn spawn(pools: &Pools, policy: Policy, bell: &Bell, stop: &CancellationToke
     let expire = expire_leases::run(pools.control.clone(), policy, bell.clone(), stop.clone());
     spawn_named(tracker, "advance-searches", advance);
     spawn_named(tracker, "expire-leases", expire);
+}
+
+/// Starts the tasks that keep the artifact store in order. `disk`: its folder, where it
+/// is one.
+pub fn spawn_keepers(
+    pools: &Pools,
+    artifacts: &Artifacts,
+    disk: Option<PathBuf>,
+    retention: Retention,
+    stop: &CancellationToken,
+    tracker: &TaskTracker,
+) {
+    let Retention { newest, marks, orphan_age } = retention;
+    let pool = || pools.control.clone();
+    let keeper = retain::Keeper { pool: pool(), artifacts: artifacts.clone(), disk, newest, marks };
+    let sweeper =
+        remove_orphans::Sweeper { pool: pool(), artifacts: artifacts.clone(), least_age: orphan_age };
+    spawn_named(tracker, "retain", retain::run(keeper, stop.clone()));
+    spawn_named(tracker, "remove-orphans", remove_orphans::run(sweeper, stop.clone()));
 }
 
 fn spawn_named(tracker: &TaskTracker, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {

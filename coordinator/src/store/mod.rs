@@ -25,6 +25,7 @@ mod text;
 
 pub mod access;
 pub mod attempts;
+pub mod checkpoints;
 pub mod exchange;
 pub mod jobs;
 pub mod notes;

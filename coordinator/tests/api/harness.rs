@@ -63,6 +63,7 @@ impl Service {
             policy,
             report_interval: Duration::from_secs(2),
             artifact_url: "file:///artifacts/".to_owned(),
+            keep_checkpoints: 3,
         };
         let page_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let page = page_listener.local_addr().unwrap();

@@ -18,6 +18,7 @@ mod random_walk;
 mod reconcile;
 mod remarks;
 mod report;
+mod retention;
 mod same_as_model;
 mod schema;
 mod submit;

@@ -17,9 +17,10 @@ use cakes_coordinator::store::attempts::{
     Acquisition, Completion, Entry, Grant, Report, acquire, commit_checkpoint, complete, expire_leases,
     extend_leases, fail, reconcile, report, start,
 };
+use cakes_coordinator::store::checkpoints::review;
 use cakes_coordinator::store::workers::{Registration, register, schedule};
 use cakes_coordinator::store::{Error, PgPool, jobs, searches};
-use cakes_model::database::{Answer, Call, Checkpoint, Lease, Rows, Token, World, execute};
+use cakes_model::database::{Answer, Call, Checkpoint, Lease, Rows, STRICT, Token, World, execute};
 use cakes_model::mutant::Rules;
 use cakes_proto::ids::{JobId, WorkerId};
 use chrono::Utc;
@@ -43,6 +44,7 @@ enum Step {
     Call(Call, Option<Box<Grant>>),
     RunOut,
     Sweep,
+    Condemn,
     Schedule(u8, Schedule),
 }
 
@@ -146,6 +148,7 @@ impl Scene {
             Deed::Retry => of_job(Call::Retry { job: 0 }),
             Deed::RunOut => Some(Step::RunOut),
             Deed::Sweep => Some(Step::Sweep),
+            Deed::Condemn => Some(Step::Condemn),
             Deed::Extend => of_job(Call::Extend),
             Deed::Register { worker, again } => {
                 let known = self.model.workers[usize::from(worker)].filter(|_| again);
@@ -175,6 +178,7 @@ impl Scene {
         match step {
             Step::RunOut => let_leases_run_out(pool).await,
             Step::Sweep => drop(expire_leases(pool, &self.policy).await?),
+            Step::Condemn => drop(review(pool, STRICT, None).await?),
             Step::Schedule(worker, wanted) => {
                 schedule(pool, &self.workers[usize::from(*worker)], *wanted).await?;
             }
@@ -242,7 +246,9 @@ impl Scene {
             Call::Resume { .. } => jobs::resume(pool, self.job).await?,
             Call::Retry { .. } => jobs::retry(pool, self.job).await?,
             Call::Extend => drop(extend_leases(pool, policy).await?),
-            Call::Acquire { .. } | Call::Submit { .. } | Call::Expire { .. } => unreachable!(),
+            Call::Acquire { .. } | Call::Submit { .. } | Call::Expire { .. } | Call::Condemn { .. } => {
+                unreachable!()
+            }
         }
         Ok(Answer::Done)
     }
@@ -280,6 +286,10 @@ impl Scene {
                 }
                 None
             }
+            Step::Condemn => {
+                execute(&mut after, &Call::Condemn { job: 0 }, &world);
+                None
+            }
             Step::Schedule(worker, schedule) => {
                 let row = after.workers[usize::from(*worker)].as_mut().unwrap();
                 row.schedule = *schedule;
@@ -310,9 +320,16 @@ impl Scene {
             "update job set run_after = null, avoid_worker_id = null, avoid_until = null where id = $1";
         sqlx::query(hurry).bind(self.job.0).execute(&self.pool).await.unwrap();
         let found = self.read().await;
-        for order in orders(steps.len()) {
+        // Retention leaves a job alone that somebody is at.
+        let leaves = steps.iter().any(|step| matches!(step, Step::Condemn)) && steps.len() > 1;
+        let ways = if leaves { &[false, true][..] } else { &[false] };
+        let orders = orders(steps.len());
+        for (order, left) in orders.iter().flat_map(|order| ways.iter().map(move |left| (order, *left))) {
             let mut rows = self.model.clone();
             let same = order.iter().all(|index| {
+                if left && matches!(steps[*index], Step::Condemn) {
+                    return true;
+                }
                 let (after, answer) = self.apply(&rows, &steps[*index], answers[*index]);
                 rows = after;
                 answer == answers[*index]
@@ -407,6 +424,9 @@ async fn statements_do_what_the_model_says(pool: PgPool) {
     let missing: Vec<_> =
         EndReason::ALL.iter().filter(|end| !ends.iter().any(|seen| seen == end.as_str())).collect();
     assert!(missing.is_empty(), "no attempt has ended as {missing:?}");
+    let condemned = "select array_agg(step order by step) from checkpoint where condemn_time is not null";
+    let condemned: Vec<i64> = sqlx::query_scalar(condemned).fetch_one(&pool).await.unwrap();
+    assert_eq!(condemned, [5, 6, 8], "only the result's is left");
     let resumed = "select count(*) from attempt where resume_step > 0 and end_reason = 'succeeded'";
     assert_eq!(count(&pool, resumed).await, 1, "the last attempt resumed and succeeded");
     walk(pool).await;

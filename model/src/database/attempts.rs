@@ -157,10 +157,13 @@ pub(super) fn commit(rows: &mut Rows, world: &World<'_>, token: Token, step: u8)
     let row = &mut rows.jobs[job];
     let epoch = row.attempts[index].epoch;
     let checkpoint = Checkpoint { epoch, step };
+    if world.rules.breaks(Mutant::ForgetCondemned) {
+        row.checkpoints.retain(|row| !row.condemned);
+    }
     let is_new = !row.is_committed(checkpoint);
     if is_new {
         // The key holds the caller's token, whatever the fence said.
-        row.checkpoints.push(CheckpointRow { epoch, nonce: token.nonce, step });
+        row.checkpoints.push(CheckpointRow { epoch, nonce: token.nonce, step, condemned: false });
     }
     let always = world.rules.breaks(Mutant::RaiseAlways);
     let farther = row.checkpoint.is_none_or(|last| last.step < step) && row.epoch == epoch;
@@ -214,7 +217,7 @@ pub(super) fn complete(
             std::cmp::Ordering::Less if !early => return Answer::Refused,
             _ => {}
         }
-        if !row.is_committed(checkpoint) && !early {
+        if !row.is_kept(checkpoint) && !early {
             return Answer::Refused;
         }
         row.results.push(result);

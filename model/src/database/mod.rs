@@ -8,6 +8,7 @@
 //! `coordinator/tests/store/random_walk.rs`, and the rows are compared.
 
 mod attempts;
+mod checkpoints;
 mod jobs;
 mod rows;
 mod workers;
@@ -15,6 +16,7 @@ mod workers;
 use cakes_coordinator::core::lease::Desired;
 use cakes_coordinator::core::retry::{Budgets, FailureClass};
 
+pub use checkpoints::{STRICT, unneeded};
 pub use rows::{AttemptRow, CheckpointRow, JobRow, Lease, Life, ResultRow, Rows, WorkerRow};
 
 use crate::mutant::Rules;
@@ -103,6 +105,10 @@ pub enum Call {
     },
     /// The sweep gives every live attempt a fresh term.
     Extend,
+    /// Checkpoints that nothing needs are condemned.
+    Condemn {
+        job: u8,
+    },
 }
 
 impl Call {
@@ -221,6 +227,7 @@ pub fn execute(rows: &mut Rows, call: &Call, world: &World<'_>) -> Answer {
         Call::Fail { token, class } => attempts::fail(rows, world, token, class),
         Call::Expire { token } => attempts::expire(rows, world, token),
         Call::Extend => attempts::extend(rows),
+        Call::Condemn { job } => checkpoints::condemn(rows, world, job),
         Call::Submit { key, body } => jobs::submit(rows, world, key, body),
         Call::Cancel { job } => jobs::cancel(rows, world, job),
         Call::Pause { job } => jobs::pause(rows, job),

@@ -77,6 +77,19 @@ pub struct CheckpointRow {
     pub epoch: u8,
     pub nonce: u8,
     pub step: u8,
+    /// Given up: its objects may be deleted.
+    pub condemned: bool,
+}
+
+impl CheckpointRow {
+    /// What never changes of it.
+    pub fn key(&self) -> (u8, u8, u8) {
+        (self.epoch, self.nonce, self.step)
+    }
+
+    pub fn is(&self, checkpoint: Checkpoint) -> bool {
+        (self.epoch, self.step) == (checkpoint.epoch, checkpoint.step)
+    }
 }
 
 /// A row of `result`.
@@ -128,10 +141,14 @@ impl JobRow {
         self.attempts.iter().find(|attempt| attempt.lives())
     }
 
-    /// Whether the checkpoint is committed.
+    /// Whether the checkpoint is committed; it may be condemned since.
     pub fn is_committed(&self, checkpoint: Checkpoint) -> bool {
-        let Checkpoint { epoch, step } = checkpoint;
-        self.checkpoints.iter().any(|row| row.epoch == epoch && row.step == step)
+        self.checkpoints.iter().any(|row| row.is(checkpoint))
+    }
+
+    /// Whether the checkpoint is committed and not condemned.
+    pub fn is_kept(&self, checkpoint: Checkpoint) -> bool {
+        self.checkpoints.iter().any(|row| row.is(checkpoint) && !row.condemned)
     }
 }
 

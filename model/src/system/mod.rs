@@ -26,7 +26,7 @@ use stateright::{Model, Property};
 
 use self::steps::{give_back, send};
 use crate::daemon::{Daemon, Limits, Stage, Work};
-use crate::database::{Call, Checkpoint, Lease, Rows, Token, World, execute};
+use crate::database::{Call, Checkpoint, Lease, Rows, Token, World, execute, unneeded};
 use crate::mutant::{Mutant, Rules};
 use crate::property::{Breaches, Object, Safety, Witness, holds, reader_sees_one_value, watch_call};
 
@@ -149,6 +149,10 @@ pub enum Action {
         sweep: usize,
     },
     Amnesty,
+    /// Retention looks at a job.
+    Condemn {
+        job: u8,
+    },
     Collect {
         object: Object,
     },
@@ -246,6 +250,10 @@ impl Model for System {
         if self.collect {
             let objects = state.objects.iter().filter(|object| self.may_collect(state, **object));
             actions.extend(objects.map(|object| Action::Collect { object: *object }));
+            let without_current = self.breaks(Mutant::CondemnCurrent);
+            let jobs = (0..).zip(&state.rows.jobs);
+            let doomed = jobs.filter(|(_, row)| !unneeded(row, without_current).is_empty());
+            actions.extend(doomed.map(|(job, _)| Action::Condemn { job }));
         }
         if state.standby.is_some() {
             actions.push(Action::FailOver);
@@ -309,6 +317,7 @@ impl Model for System {
                 self.deliver(&mut state, &Call::Expire { token }, false);
             }
             Action::Amnesty => self.deliver(&mut state, &Call::Extend, false),
+            Action::Condemn { job } => self.deliver(&mut state, &Call::Condemn { job }, false),
             Action::Collect { object } => state.objects.retain(|other| *other != object),
             Action::FailOver => {
                 state.rows = *state.standby.take()?;

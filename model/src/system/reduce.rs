@@ -65,7 +65,9 @@ impl System {
                                 _ => true,
                             };
                             let committed = rows.jobs[usize::from(token.job)].is_committed(done);
-                            !(committed && known) || self.breaks(Mutant::RaiseAlways)
+                            let repeats =
+                                self.breaks(Mutant::RaiseAlways) || self.breaks(Mutant::ForgetCondemned);
+                            !(committed && known) || repeats
                         }
                         _ => true,
                     }

@@ -4,7 +4,7 @@ use cakes_coordinator::core::retry::FailureClass;
 
 use super::{State, System};
 use crate::daemon::{Conclusion, Daemon, Limits, Stage, Work};
-use crate::database::{Answer, Call, Checkpoint, Rows, Token, World, execute};
+use crate::database::{Answer, Call, Checkpoint, Rows, Token, World, execute, unneeded};
 use crate::mutant::Mutant;
 use crate::property::{Object, Safety, Witness, watch_call};
 
@@ -143,16 +143,17 @@ impl System {
         send(state, Call::Commit { token, step });
     }
 
-    /// The collector's rule: no row names the object, and its attempt is known
-    /// and has ended, so that none ever will.
+    /// The collector's rule: the row that names the object is condemned, or no row names
+    /// it, and its attempt is known and has ended, so that none ever will.
     pub(super) fn may_collect(&self, state: &State, (token, step): Object) -> bool {
         let job = &state.rows.jobs[usize::from(token.job)];
-        let named = job
-            .checkpoints
-            .iter()
-            .any(|row| (row.epoch, row.nonce, row.step) == (token.epoch, token.nonce, step));
-        let ended = state.rows.attempt(token).is_some_and(|attempt| !attempt.lives());
-        !named && (ended || self.breaks(Mutant::CollectByAge))
+        let key = (token.epoch, token.nonce, step);
+        let Some(place) = job.checkpoints.iter().position(|row| row.key() == key) else {
+            let ended = state.rows.attempt(token).is_some_and(|attempt| !attempt.lives());
+            return ended || self.breaks(Mutant::CollectByAge);
+        };
+        let doomed = self.breaks(Mutant::DeleteFirst) && unneeded(job, false).contains(&place);
+        job.checkpoints[place].condemned || doomed
     }
 }
 

@@ -91,6 +91,15 @@ const LOST: Statements = &[
          from attempt join checkpoint on checkpoint.job_id = attempt.job_id and checkpoint.epoch < attempt.epoch
          group by attempt.job_id, attempt.epoch having max(checkpoint.step) > resume_step",
     ),
+    (
+        "a job or a result whose checkpoint was given up",
+        "select checkpoint.job_id, checkpoint.epoch, checkpoint.step
+         from checkpoint join job on job.id = checkpoint.job_id
+         left join result on result.job_id = checkpoint.job_id
+         where condemn_time is not null
+             and ((checkpoint.epoch, checkpoint.step) = (job.checkpoint_epoch, job.checkpoint_step)
+                 or (checkpoint.epoch, checkpoint.step) = (result.checkpoint_epoch, result.checkpoint_step))",
+    ),
 ];
 
 const DUPLICATED: Statements = &[
@@ -143,9 +152,10 @@ const ZOMBIES: Statements = &[
     ),
     (
         "a checkpoint stored behind its attempt's end",
+        // Retention changes rows later; then the times that the statements wrote are compared.
         "select job_id, checkpoint.epoch, checkpoint.step from checkpoint join attempt using (job_id, epoch)
-         where state = 'ended'
-             and pg_xact_commit_timestamp(checkpoint.xmin) > pg_xact_commit_timestamp(attempt.xmin)",
+         where state = 'ended' and case when settled then commit_time > end_time
+             else pg_xact_commit_timestamp(checkpoint.xmin) > pg_xact_commit_timestamp(attempt.xmin) end",
     ),
     (
         "an attempt that lived on behind the next grant",

@@ -234,7 +234,7 @@ fn fresh_nonce() -> Result<Nonce, Error> {
     Ok(Nonce(bytes))
 }
 
-pub(super) fn nonce_from(bytes: &[u8]) -> Result<Nonce, Error> {
+pub(in crate::store) fn nonce_from(bytes: &[u8]) -> Result<Nonce, Error> {
     let bytes = bytes.try_into().map_err(|_| corrupt("the nonce of an attempt", &"it has not 16 bytes"))?;
     Ok(Nonce(bytes))
 }

@@ -235,7 +235,7 @@ pub(super) async fn insert_results(
     rows: &[ResultRow<'_>],
 ) -> Result<BTreeSet<Uuid>, Error> {
     let rows = serde_json::to_value(rows).map_err(|error| corrupt("results", &error))?;
-    // S7: the primary key is the job, and the foreign key a committed checkpoint.
+    // S7 S11: the primary key is the job, and the foreign key a committed checkpoint that is kept.
     let recorded = sqlx::query_scalar!(
         "insert into result
              (job_id, epoch, last_seq, content_hash, checkpoint_epoch, checkpoint_step, quality,
@@ -252,6 +252,7 @@ pub(super) async fn insert_results(
              mac_count bigint, latency_ms float8, peak_memory_mib float8, train_duration_s float8, device text)
          join checkpoint on checkpoint.job_id = row.job_id and checkpoint.key = row.key
              and checkpoint.step = row.step and checkpoint.manifest_sha256 = row.manifest_sha256
+             and checkpoint.condemn_time is null
          returning job_id",
         rows
     )

@@ -17,6 +17,7 @@ mod together;
 mod turn;
 mod turn_rows;
 
+pub(super) use acquire::nonce_from;
 pub use acquire::{Acquisition, Grant, acquire, acquire_together};
 pub use commit_checkpoint::{Saved, commit_checkpoint};
 pub use complete::{Completion, Outcome, complete};

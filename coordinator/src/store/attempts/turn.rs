@@ -228,7 +228,7 @@ impl<'a> Batch<'a> {
         let recorded: BTreeSet<Uuid> = complete::insert_results(connection, &rows).await?;
         let jobs: Vec<Uuid> = rows.iter().map(|row| row.job_id).collect();
         for job in jobs.into_iter().filter(|job| !recorded.contains(job)) {
-            let problem = "the final checkpoint is not committed; commit it first";
+            let problem = "the final checkpoint is not committed, or is not kept any more; commit it first";
             self.refuse(job, Error::Refused(problem.to_owned()));
         }
         for (place, _, effects) in &self.writes {

@@ -41,6 +41,7 @@ pub enum Deed {
     RunOut,
     Sweep,
     Extend,
+    Condemn,
     /// `again`: the daemon's last registration comes once more.
     Register {
         worker: u8,
@@ -85,6 +86,7 @@ pub fn any_deed() -> impl Strategy<Value = Deed> {
         3 => Just(Deed::RunOut),
         4 => Just(Deed::Sweep),
         1 => Just(Deed::Extend),
+        3 => Just(Deed::Condemn),
         2 => (worker(), proptest::bool::weighted(0.3)).prop_map(|(worker, again)| Deed::Register { worker, again }),
         4 => (worker(), grant(), any::<bool>(), proptest::bool::weighted(0.2))
             .prop_map(|(worker, grant, named, late)| Deed::Reconcile { worker, grant, named, late }),
@@ -124,7 +126,10 @@ pub fn tour() -> Vec<Deed> {
     deeds.extend(begin(0));
     deeds.extend([lost(), Deed::Schedule { worker: 1, schedule: Schedule::Ready }]);
     deeds.extend(begin(1));
+    let commit = |step| Deed::Commit { grant: 0, step };
+    // The first is given up, and its commit comes late once more.
+    deeds.extend([commit(6), commit(8), Deed::Condemn, commit(6), Deed::Condemn]);
     deeds.extend(restart(1, true));
-    deeds.extend([report, Deed::Commit { grant: 0, step: 10 }, complete.clone(), complete]);
+    deeds.extend([report, commit(10), Deed::Condemn, complete.clone(), complete, Deed::Condemn]);
     deeds
 }

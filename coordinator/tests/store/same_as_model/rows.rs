@@ -53,8 +53,10 @@ impl Scene {
         let count = |column: &str| row.get::<i32, _>(column).unsigned_abs();
         let results = self
             .ask("select epoch, last_seq, checkpoint_epoch, checkpoint_step from result where job_id = $1");
-        let checkpoints =
-            self.ask("select epoch, step, key from checkpoint where job_id = $1 order by commit_time");
+        let checkpoints = self.ask(
+            "select epoch, step, key, condemn_time is not null as condemned from checkpoint
+                 where job_id = $1 order by commit_time",
+        );
         JobRow {
             state: row.get::<&str, _>("state").parse().unwrap(),
             epoch: small(row, "epoch"),
@@ -76,6 +78,7 @@ impl Scene {
                     epoch: small(row, "epoch"),
                     nonce: self.writer(row.get("key")),
                     step: small(row, "step"),
+                    condemned: row.get("condemned"),
                 })
                 .collect(),
             results: results

@@ -17,10 +17,10 @@ enum Round {
 
 fn any_round() -> impl Strategy<Value = Round> {
     let own = any_deed().prop_map(|deed| match deed {
-        Deed::RunOut | Deed::Sweep | Deed::Extend => Deed::Start { grant: 0 },
+        Deed::RunOut | Deed::Sweep | Deed::Extend | Deed::Condemn => Deed::Start { grant: 0 },
         deed => deed,
     });
-    let for_all = proptest::sample::select(vec![Deed::RunOut, Deed::Sweep, Deed::Extend]);
+    let for_all = proptest::sample::select(vec![Deed::RunOut, Deed::Sweep, Deed::Extend, Deed::Condemn]);
     prop_oneof![
         6 => proptest::collection::vec(own, SCENES).prop_map(Round::Each),
         1 => for_all.prop_map(Round::All),
@@ -159,7 +159,9 @@ async fn calls_that_share_a_transaction_do_what_they_do_alone(pool: PgPool) {
             runtime.block_on(async {
                 let mut scenes = Vec::new();
                 for _ in 0..SCENES {
-                    scenes.push(Scene::new(pool.clone()).await);
+                    let scene = Scene::new(pool.clone()).await;
+                    scene.show(false).await;
+                    scenes.push(scene);
                 }
                 for round in &list {
                     advance(&mut scenes, round).await?;

@@ -1,0 +1,106 @@
+use std::io::Write;
+
+use super::*;
+
+fn load(arguments: &[&str]) -> Result<Config, String> {
+    let arguments = ["cakes-coordinator", "--data-dir", "/data"].iter().chain(arguments);
+    match crate::command::Invocation::parse(arguments.map(Into::into)) {
+        Ok(invocation) => Ok(invocation.config),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn file(content: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(content.as_bytes()).unwrap();
+    file
+}
+
+#[test]
+fn flags_win_over_the_file_and_the_file_over_defaults() {
+    let file = file("lease_ttl = \"30s\"\noffer_ttl = \"5s\"\nlisten = \"127.0.0.1:1\"\n");
+    let path = file.path().to_str().unwrap();
+    let config = load(&["--config", path, "--lease-ttl", "40s"]).unwrap();
+    assert_eq!(config.leases.lease_ttl, Duration::from_secs(40));
+    assert_eq!(config.leases.offer_ttl, Duration::from_secs(5));
+    assert_eq!(config.leases.report_interval, REPORT_INTERVAL);
+    assert_eq!(config.listen.port(), 1);
+    assert_eq!(config.artifacts, Artifacts::Folder(PathBuf::from("/data/artifacts")));
+}
+
+#[test]
+fn artifacts_are_a_directory_or_a_bucket() {
+    let bucket = load(&["--artifacts", "s3://bucket/prefix"]).unwrap().artifacts;
+    assert_eq!(bucket, Artifacts::Bucket(Url::parse("s3://bucket/prefix").unwrap()));
+    for wrong in ["gs://bucket", "s3://", "s3://key:secret@bucket"] {
+        let error = load(&["--artifacts", wrong]).err().unwrap();
+        assert!(error.contains("--artifacts") && error.contains("s3://BUCKET"), "{error}");
+    }
+}
+
+#[test]
+fn one_watermark_follows_the_other() {
+    assert_eq!(load(&[]).unwrap().retention, Retention::default());
+    let retention = load(&["--disk-high-percent", "50", "--keep-checkpoints", "0"]).unwrap().retention;
+    assert_eq!(retention.marks, Watermarks { high_percent: 50, low_percent: 49 });
+    assert_eq!(retention.newest, 0);
+}
+
+#[test]
+fn a_misspelt_key_is_named_with_its_file() {
+    let file = file("lease_tll = \"30s\"\n");
+    let path = file.path().to_str().unwrap();
+    let error = load(&["--config", path]).err().unwrap();
+    assert!(error.contains("lease_tll") && error.contains("lease_ttl"), "{error}");
+    assert!(error.contains(file.path().file_name().unwrap().to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn a_wrong_value_in_the_file_is_named_by_its_key() {
+    for (content, key) in [("lease_ttl = 30\n", "lease_ttl"), ("listen = \"here\"\n", "listen")] {
+        let file = file(content);
+        let error = load(&["--config", file.path().to_str().unwrap()]).err().unwrap();
+        assert!(error.contains(key), "{error}");
+    }
+    let error = load(&["--config", "/nonexistent.toml"]).err().unwrap();
+    assert!(error.contains("/nonexistent.toml"), "{error}");
+}
+
+#[test]
+fn values_that_make_no_sense_name_the_setting_and_the_remedy() {
+    let cases: [(&[&str], &str); 15] = [
+        (&["--keep-checkpoints", "20000"], "--keep-checkpoints: must be 0 to"),
+        (&["--disk-low-percent", "95"], "--disk-low-percent: must be below --disk-high-percent"),
+        (&["--disk-high-percent", "101"], "at most 100"),
+        (&["--orphan-age", "10ms"], "--orphan-age: must be 1s to"),
+        (&["--lease-ttl", "6s"], "--lease-ttl: 6s must be more than three times --report-interval"),
+        (&["--report-interval", "1ms"], "--report-interval: must be 10ms to 1h"),
+        (&["--offer-ttl", "2h"], "--offer-ttl: must be 10ms to 1h"),
+        (&["--listen", "0.0.0.0:7550"], "add --insecure-listen"),
+        (&["--web-listen", "0.0.0.0:7551"], "--web-listen: 0.0.0.0:7551 can be reached"),
+        (&["--web-allow-host", "https://lab"], "--web-allow-host: 'https://lab' is no name of a host"),
+        (&["--web-listen", "on"], "--web-listen: 'on' is no address"),
+        (&["--database-url", "mysql://u:secret@h/d"], "--database-url: must begin with postgres://"),
+        (&["--database-connections", "1"], "--database-connections: must be 4 to 500"),
+        (&["--log-level", "cakes=loud"], "--log-level: 'cakes=loud' is no level"),
+        (&["--lease-ttl", "60"], "--lease-ttl"),
+    ];
+    for (arguments, expected) in cases {
+        let error = load(arguments).err().unwrap();
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+    assert!(load(&["--listen", "0.0.0.0:7550", "--insecure-listen"]).is_ok());
+    assert!(load(&["--web-listen", "0.0.0.0:7551", "--insecure-listen"]).is_ok());
+}
+
+#[test]
+fn the_page_is_near_its_port_where_it_was_told_or_nowhere() {
+    assert_eq!(load(&[]).unwrap().web, WebListen::Near(WEB_LISTEN));
+    assert_eq!(load(&["--web-listen", "off"]).unwrap().web, WebListen::Off);
+    let address = "127.0.0.1:8080".parse().unwrap();
+    assert_eq!(load(&["--web-listen", "127.0.0.1:8080"]).unwrap().web, WebListen::At(address));
+    let file = file("web_listen = \"off\"\n");
+    let path = file.path().to_str().unwrap();
+    assert_eq!(load(&["--config", path]).unwrap().web, WebListen::Off);
+}
