@@ -21,7 +21,7 @@ pub enum WorkerCommand {
     /// Let a worker finish its jobs and take no more.
     #[command(after_help = "Example:\n  cakes worker cordon gpu-01")]
     Cordon(WorkerName),
-    /// Let a drained or cordoned worker take jobs again.
+    /// Let a drained, cordoned or suspect worker take jobs again.
     #[command(after_help = "Example:\n  cakes worker uncordon gpu-01")]
     Uncordon(WorkerName),
 }

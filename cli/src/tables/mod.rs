@@ -127,6 +127,7 @@ pub fn workers(workers: &[v1::Worker], now: DateTime<Utc>) -> Rows {
         ("JOBS", Right),
         ("LAST SEEN", Left),
         ("VERSION", Left),
+        ("WHY", Left),
     ]);
     for worker in workers {
         let device = |device: &v1::Device| {
@@ -139,7 +140,19 @@ pub fn workers(workers: &[v1::Worker], now: DateTime<Utc>) -> Rows {
             worker.job_ids.len().to_string(),
             ago(worker.last_seen_time.as_ref(), now),
             worker.version.clone(),
+            suspicion(worker, now),
         ]);
     }
     rows
+}
+
+/// `for 4 min 10 s: its last 3 attempts ended by …`; empty for a worker that is not suspect.
+fn suspicion(worker: &v1::Worker, now: DateTime<Utc>) -> String {
+    match format::time(worker.suspect_until.as_ref()) {
+        Some(until) => {
+            let left = format::duration(format::elapsed(now, Some(until), now));
+            format!("for {left}: {}", worker.suspect_reason)
+        }
+        None => String::new(),
+    }
 }

@@ -44,6 +44,8 @@ pub struct WorkerFacts {
     pub schedule: Schedule,
     /// Not heard of for longer than a lease lasts.
     pub lost: bool,
+    /// Why it gets no jobs for a while.
+    pub suspect: Option<String>,
     pub devices: Vec<DeviceFacts>,
 }
 
@@ -129,8 +131,14 @@ fn obstacle(facts: &Facts) -> String {
             count => format!("None of the {count} registered workers has been heard of lately."),
         };
     }
-    let ready: Vec<&WorkerFacts> =
+    let open: Vec<&WorkerFacts> =
         present.iter().copied().filter(|worker| worker.schedule == Schedule::Ready).collect();
+    let ready: Vec<&WorkerFacts> = open.iter().copied().filter(|worker| worker.suspect.is_none()).collect();
+    if let (true, Some(WorkerFacts { id, suspect: Some(reason), .. })) = (ready.is_empty(), open.first()) {
+        return format!(
+            "Worker {id} gets no jobs for a while: {reason}; `cakes worker uncordon {id}` lets it take jobs now."
+        );
+    }
     if ready.is_empty() {
         return format!(
             "All {} present workers are cordoned or draining; `cakes worker uncordon` lets one take jobs.",
@@ -188,7 +196,7 @@ mod tests {
 
     fn worker(id: &str, memory_mib: u64, busy: bool) -> WorkerFacts {
         let devices = vec![DeviceFacts { name: "cpu".into(), memory_mib, busy }];
-        WorkerFacts { id: id.into(), schedule: Schedule::Ready, lost: false, devices }
+        WorkerFacts { id: id.into(), schedule: Schedule::Ready, lost: false, suspect: None, devices }
     }
 
     #[track_caller]
@@ -205,6 +213,9 @@ mod tests {
         says(&Facts { workers: vec![lost], ..facts() }, "None of the 1 registered");
         let cordoned = WorkerFacts { schedule: Schedule::Cordoned, ..worker("a", 2000, false) };
         says(&Facts { workers: vec![cordoned], ..facts() }, "uncordon");
+        let suspect = WorkerFacts { suspect: Some("its disk is full".into()), ..worker("a", 2000, false) };
+        says(&Facts { workers: vec![suspect.clone()], ..facts() }, "a while: its disk is full");
+        says(&Facts { workers: vec![suspect, worker("b", 2000, false)], ..facts() }, "Worker b is free");
         says(&Facts { workers: vec![worker("a", 500, false)], ..facts() }, "about 1000 MiB");
         says(&Facts { workers: vec![worker("a", 2000, true)], ..facts() }, "busy (1 in all)");
         says(&Facts { workers: vec![worker("a", 2000, false)], ..facts() }, "Worker a is free");

@@ -10,6 +10,7 @@
 //! | [`retention`] | which checkpoints are kept |
 //! | [`search`] | what a search does next |
 //! | [`memory`] | how much memory a training needs |
+//! | [`suspect`] | whether a machine is at fault |
 //! | [`worker`] | what a worker may take |
 //! | [`access`] | who may do what on the web page |
 //! | [`explain`] | why a job is where it is, in words |
@@ -27,6 +28,7 @@ pub mod memory;
 pub mod retention;
 pub mod retry;
 pub mod search;
+pub mod suspect;
 pub mod worker;
 
 pub use text::UnknownName;

@@ -234,11 +234,15 @@ pub(super) fn log_line(record: LogRecord) -> v1::LogLine {
 pub(super) fn worker(record: WorkerRecord) -> v1::Worker {
     let state = match record.schedule {
         _ if record.is_lost => v1::WorkerState::Lost,
+        Schedule::Ready if record.suspect.is_some() => v1::WorkerState::Suspect,
         Schedule::Ready => v1::WorkerState::Ready,
         Schedule::Cordoned => v1::WorkerState::Cordoned,
         Schedule::Draining => v1::WorkerState::Draining,
     };
+    let (suspect_reason, suspect_until) = record.suspect.unzip();
     v1::Worker {
+        suspect_reason: suspect_reason.unwrap_or_default(),
+        suspect_until: suspect_until.and_then(time),
         id: record.id.to_string(),
         state: state.into(),
         devices: record.devices.into_iter().map(device).collect(),

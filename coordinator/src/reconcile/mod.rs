@@ -7,6 +7,7 @@
 
 mod advance_searches;
 mod expire_leases;
+mod judge_workers;
 mod remove_orphans;
 mod retain;
 
@@ -51,7 +52,9 @@ impl Bell {
 pub fn spawn(pools: &Pools, policy: Policy, bell: &Bell, stop: &CancellationToken, tracker: &TaskTracker) {
     let advance = advance_searches::run(pools.control.clone(), bell.clone(), stop.clone());
     let expire = expire_leases::run(pools.control.clone(), policy, bell.clone(), stop.clone());
+    let judge = judge_workers::run(pools.control.clone(), stop.clone());
     spawn_named(tracker, "advance-searches", advance);
+    spawn_named(tracker, "judge-workers", judge);
     spawn_named(tracker, "expire-leases", expire);
 }
 

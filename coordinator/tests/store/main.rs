@@ -22,4 +22,5 @@ mod retention;
 mod same_as_model;
 mod schema;
 mod submit;
+mod suspect;
 mod tasks;

@@ -218,6 +218,7 @@ async fn with_plant(
     let over = Instant::now();
     chaos.clients.stop();
     chaos.plant.heal().await?;
+    chaos.plant.trust_workers().await?;
     chaos.fleet.heal()?;
     let last_calls = async {
         while let Some(person) = people.join_next().await {
@@ -254,6 +255,8 @@ async fn with_plant(
 async fn manage(plant: Arc<Plant>, say: Arc<dyn Fn(&str) + Send + Sync>, revived: Arc<AtomicU64>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
+        // The database may be away just now.
+        let _ = tokio::time::timeout(Duration::from_secs(2), plant.trust_workers()).await;
         match plant.revive_workers().await {
             Ok(count) => revived.fetch_add(count as u64, Ordering::Relaxed),
             Err(error) => {

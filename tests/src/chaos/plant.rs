@@ -338,6 +338,19 @@ impl Plant {
         self.postgres.lock().await.as_ref().map(cakes_postgres::Cluster::process_id)
     }
 
+    /// Lets all workers take jobs again, as an operator would. The rig breaks machines on
+    /// purpose, and a short run would be over before their rests are.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn trust_workers(&self) -> Result<()> {
+        let trust = "update worker set suspect_until = null, suspect_reason = null, suspect_count = 0,
+                         judged_time = clock_timestamp()
+                     where suspect_until is not null";
+        sqlx::query(trust).execute(&self.pool).await?;
+        Ok(())
+    }
+
     /// All faults end: everything runs and all connections work.
     ///
     /// # Errors

@@ -113,7 +113,8 @@ impl Batch<'_> {
                     if seen.insert((&wish.worker, wish.request_id)) {
                         self.free.push(place);
                         // Who is to take nothing gets it, unless it was granted before.
-                        (current.schedule != Schedule::Ready).then_some(Ok(None))
+                        let takes_none = current.schedule != Schedule::Ready || current.is_suspect;
+                        takes_none.then_some(Ok(None))
                     } else {
                         None
                     }

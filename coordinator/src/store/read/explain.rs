@@ -79,6 +79,7 @@ pub(super) async fn worker_facts(pool: &PgPool, lease_ttl: Duration) -> Result<V
             id: worker.id.to_string(),
             schedule: worker.schedule,
             lost: worker.is_lost,
+            suspect: worker.suspect.map(|(reason, _)| reason),
             devices: devices.collect(),
         }
     });

@@ -22,6 +22,8 @@ pub struct WorkerRecord {
     pub is_lost: bool,
     pub devices: Vec<Device>,
     pub version: String,
+    /// Why it gets no jobs, and until when; none for one that is not suspect now.
+    pub suspect: Option<(String, DateTime<Utc>)>,
     /// Jobs that it has leases for.
     pub jobs: Vec<Uuid>,
     pub last_seen_time: DateTime<Utc>,
@@ -39,7 +41,9 @@ pub async fn list(pool: &PgPool, lease_ttl: Duration) -> Result<Vec<WorkerRecord
         r#"select id, schedule, clock_timestamp() - last_seen_time > $1 as "is_lost!", devices, version,
                array(select job_id from attempt where worker_id = worker.id and end_time is null order by job_id)
                    as "jobs!",
-               last_seen_time, register_time
+               last_seen_time, register_time,
+               case when suspect_until > clock_timestamp() then suspect_until end as suspect_until,
+               suspect_reason
            from worker
            where last_seen_time > clock_timestamp() - interval '1 day'
            order by id"#,
@@ -62,7 +66,9 @@ pub async fn get(pool: &PgPool, id: &WorkerId, lease_ttl: Duration) -> Result<Wo
         r#"select id, schedule, clock_timestamp() - last_seen_time > $1 as "is_lost!", devices, version,
                array(select job_id from attempt where worker_id = worker.id and end_time is null order by job_id)
                    as "jobs!",
-               last_seen_time, register_time
+               last_seen_time, register_time,
+               case when suspect_until > clock_timestamp() then suspect_until end as suspect_until,
+               suspect_reason
            from worker
            where id = $2"#,
         ttl,
@@ -88,6 +94,8 @@ struct Row {
     jobs: Vec<Uuid>,
     last_seen_time: DateTime<Utc>,
     register_time: DateTime<Utc>,
+    suspect_until: Option<DateTime<Utc>>,
+    suspect_reason: Option<String>,
 }
 
 impl TryFrom<Row> for WorkerRecord {
@@ -102,6 +110,7 @@ impl TryFrom<Row> for WorkerRecord {
             is_lost: row.is_lost,
             devices: serde_json::from_value(row.devices).map_err(|error| corrupt("the devices", &error))?,
             version: row.version,
+            suspect: row.suspect_reason.zip(row.suspect_until),
             jobs: row.jobs,
             last_seen_time: row.last_seen_time,
             register_time: row.register_time,

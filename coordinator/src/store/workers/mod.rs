@@ -2,9 +2,11 @@
 
 mod register;
 mod schedule;
+mod suspect;
 
 pub use register::{Registration, register};
 pub use schedule::schedule;
+pub use suspect::judge_all;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +22,8 @@ use crate::core::worker::Schedule;
 pub(super) struct Current {
     pub incarnation: i64,
     pub schedule: Schedule,
+    /// Its machine seems to be at fault.
+    pub is_suspect: bool,
 }
 
 /// Locks the worker's row and notes that it lives.
@@ -48,13 +52,16 @@ pub(super) async fn lock_all(
         id: String,
         incarnation: i64,
         schedule: String,
+        is_suspect: bool,
     }
     macro_rules! lock {
         ($locks:literal) => {
             sqlx::query_as!(
                 Row,
-                "select id, incarnation, schedule from worker where id = any($1) order by id
-                 for no key update "
+                r#"select id, incarnation, schedule,
+                       coalesce(suspect_until > clock_timestamp(), false) as "is_suspect!"
+                   from worker where id = any($1) order by id
+                   for no key update "#
                     + $locks,
                 ids as _
             )
@@ -72,7 +79,7 @@ pub(super) async fn lock_all(
             let what = || format!("worker {}", row.id);
             let id = row.id.parse().map_err(|error| corrupt(what(), &error))?;
             let schedule = row.schedule.parse().map_err(|error| corrupt(what(), &error))?;
-            Ok((id, Current { incarnation: row.incarnation, schedule }))
+            Ok((id, Current { incarnation: row.incarnation, schedule, is_suspect: row.is_suspect }))
         })
         .collect()
 }
