@@ -7,10 +7,12 @@ use std::io::{Cursor, Read, Seek, Write};
 use cakes::cost::cost;
 use cakes::job::TrainerJob;
 use cakes::spec::CheckedSearch;
+use cakes_coordinator::core::retention::Policy;
 use cakes_coordinator::exchange::{Exporter, MANIFEST, Manifest, Member, Writer};
 use cakes_coordinator::store::attempts::{
     Completion, DataContent, Entry, Environment, Grant, Outcome, Report, complete,
 };
+use cakes_coordinator::store::checkpoints::review;
 use cakes_coordinator::store::exchange::{Imported, Sound, export, import};
 use cakes_coordinator::store::read::{checkpoint, front, jobs, metrics, searches};
 use cakes_coordinator::store::{Error, MIGRATIONS, PgPool, jobs as writes, searches as search_writes};
@@ -173,6 +175,11 @@ async fn what_comes_in_is_what_went_out_byte_for_byte(pool: PgPool) {
     before.remove(MANIFEST);
     after.remove(MANIFEST);
     assert_eq!(before, after);
+    // Their objects are elsewhere, or somebody else's.
+    let nothing = Policy { newest: 0, is_pressed: true };
+    sqlx::query("update checkpoint set settled = false").execute(&other).await.unwrap();
+    assert_eq!(review(&other, nothing, None).await.unwrap().condemned, 0);
+    assert!(count(&other, "select count(*) from checkpoint").await > 0);
     assert!(before["metrics.jsonl"].contains("\"NaN\""));
     assert!(
         before["jobs.jsonl"].contains(&"ab".repeat(32))

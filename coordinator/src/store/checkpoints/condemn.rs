@@ -29,8 +29,8 @@ pub struct Review {
 pub async fn review(pool: &PgPool, policy: Policy, after: Option<Uuid>) -> Result<Review, Error> {
     let mut connection = pool.acquire().await.map_err(failed("begin to look at checkpoints"))?;
     let jobs: Vec<Uuid> = sqlx::query_scalar!(
-        "select distinct job_id from checkpoint
-         where not settled and ($1::uuid is null or job_id > $1)
+        "select distinct job_id from checkpoint join job on job.id = checkpoint.job_id
+         where not settled and not job.imported and ($1::uuid is null or job_id > $1)
          order by job_id limit $2",
         after,
         JOBS_MAX

@@ -5,6 +5,7 @@ use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 
 use crate::store::error::{Error, failed};
+use crate::store::exchange::refuse_imported_job;
 use crate::store::job_row;
 
 /// Keeps the newest checkpoint of a step until it is unpinned.
@@ -14,6 +15,7 @@ use crate::store::job_row;
 #[instrument(skip(pool), fields(job = %id), err(level = "debug"))]
 pub async fn pin(pool: &PgPool, id: JobId, step: i64) -> Result<(), Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to pin a checkpoint"))?;
+    refuse_imported_job(&mut transaction, id).await?;
     job_row::lock(&mut transaction, id).await?;
     // S11: under the lock of whoever condemns.
     let pinned = sqlx::query!(
@@ -39,6 +41,7 @@ pub async fn pin(pool: &PgPool, id: JobId, step: i64) -> Result<(), Error> {
 #[instrument(skip(pool), fields(job = %id), err(level = "debug"))]
 pub async fn unpin(pool: &PgPool, id: JobId, step: i64) -> Result<(), Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to unpin a checkpoint"))?;
+    refuse_imported_job(&mut transaction, id).await?;
     job_row::lock(&mut transaction, id).await?;
     let unpinned = sqlx::query!(
         "update checkpoint set pinned = false, settled = false

@@ -212,7 +212,8 @@ async fn job_line(connection: &mut PgConnection, id: Uuid) -> Result<String, Err
                        ) one
                    ), '[]') as attempts,
                    coalesce((
-                       select jsonb_agg(to_jsonb(checkpoint) - 'job_id' order by epoch, step)
+                       select jsonb_agg(to_jsonb(checkpoint) - array['job_id', 'pinned', 'settled',
+                               'condemn_time', 'condemn_reason', 'delete_time'] order by epoch, step)
                        from checkpoint where checkpoint.job_id = job.id
                    ), '[]') as checkpoints,
                    (select to_jsonb(progress) - 'job_id' from job_progress progress

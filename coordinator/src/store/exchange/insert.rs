@@ -163,7 +163,8 @@ async fn architectures(connection: &mut PgConnection, search: SearchId, lines: &
     .map_err(failed("import the architectures of a search"))
 }
 
-/// Progress and checkpoints.
+/// Progress and checkpoints. What becomes of these is the affair of whoever has their
+/// objects.
 async fn what_jobs_left(connection: &mut PgConnection, lines: &str) -> Result<(), Error> {
     sqlx::query!(
         "with job as (
@@ -179,8 +180,8 @@ async fn what_jobs_left(connection: &mut PgConnection, lines: &str) -> Result<()
                  update_time timestamptz, revision bigint)
              where jsonb_typeof(job.progress) = 'object'
          )
-         insert into checkpoint (job_id, epoch, step, key, manifest_sha256, bytes, commit_time)
-         select job.id, row.*
+         insert into checkpoint (job_id, settled, epoch, step, key, manifest_sha256, bytes, commit_time)
+         select job.id, true, row.*
          from job cross join lateral jsonb_to_recordset(job.checkpoints) as row (
              epoch bigint, step bigint, key text, manifest_sha256 text, bytes bigint, commit_time timestamptz)",
         lines

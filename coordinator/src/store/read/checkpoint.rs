@@ -85,6 +85,7 @@ pub async fn list(pool: &PgPool, id: JobId, policy: Policy) -> Result<Vec<Checkp
     // One picture of both: what was condemned in between would be neither.
     let begin = pool.begin_with("begin isolation level repeatable read, read only");
     let mut transaction = begin.await.map_err(failed("begin to list checkpoints"))?;
+    refuse_imported_job(&mut transaction, id).await?;
     let rows = sqlx::query_as!(
         Row,
         "select epoch, step, key, bytes, commit_time, pinned, condemn_reason, condemn_time, delete_time

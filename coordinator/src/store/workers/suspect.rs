@@ -79,6 +79,7 @@ async fn candidates(pool: &PgPool) -> Result<Vec<Candidate>, Error> {
          from worker cross join lateral (
              select failure_class from attempt
              where attempt.worker_id = worker.id and attempt.end_time > worker.judged_time
+                 and not attempt.imported
              order by attempt.end_time desc limit 1
          ) as newest
          where worker.last_seen_time > clock_timestamp() - interval '10 minutes'
@@ -113,6 +114,7 @@ async fn ends(pool: &PgPool, worker: &Candidate) -> Result<Vec<Ended>, Error> {
                    and attempt.end_reason not in ('handed back', 'cancelled'), false) as "at_fault!"
            from attempt
            where attempt.worker_id = $1 and attempt.end_time > $2 and attempt.grant_time > $2
+               and not attempt.imported
            order by attempt.end_time desc limit $3"#,
         worker.id.as_str(),
         worker.judged_time,
@@ -140,7 +142,7 @@ async fn others_get_on(pool: &PgPool, worker: &WorkerId, since: DateTime<Utc>) -
                where end_time is null and worker_id <> $1 and last_step > resume_step
            ) or exists (
                select from worker other join attempt on attempt.worker_id = other.id
-               where other.id <> $1 and attempt.end_time >= $2 and (
+               where other.id <> $1 and attempt.end_time >= $2 and not attempt.imported and (
                    attempt.end_reason = 'succeeded' or exists (
                        select from checkpoint
                        where checkpoint.job_id = attempt.job_id and checkpoint.epoch = attempt.epoch))
