@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const PROTOS: [&str; 7] = [
+const PROTOS: [&str; 8] = [
     "cakes/v1/spec.proto",
     "cakes/v1/note.proto",
     "cakes/v1/architecture_service.proto",
@@ -13,6 +13,7 @@ const PROTOS: [&str; 7] = [
     "cakes/v1/search_service.proto",
     "cakes/v1/fleet_service.proto",
     "cakes/v1/worker_service.proto",
+    "cakes/v1/webhook_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -23,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("descriptors.bin"), &encoded)?;
 
     // In order, so that an architecture or a table is printed the same way every time.
-    const SORTED: [&str; 10] = [
+    const SORTED: [&str; 12] = [
         ".cakes.v1.LayerAllocation.channels",
         ".cakes.v1.LayerLatency.channel_ns",
         ".cakes.v1.Search",
@@ -34,6 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         ".cakes.v1.ListJobsRequest",
         ".cakes.v1.LabelSearchRequest",
         ".cakes.v1.LabelJobRequest",
+        ".cakes.v1.Webhook",
+        ".cakes.v1.AddWebhookRequest",
     ];
     let builder = SORTED.iter().fold(tonic_prost_build::configure(), |builder, path| builder.btree_map(path));
     builder

@@ -10,6 +10,7 @@ use crate::commands::dataset::DatasetCommand;
 use crate::commands::job::JobCommand;
 use crate::commands::search::SearchCommand;
 use crate::commands::top::TopArguments;
+use crate::commands::webhook::WebhookCommand;
 use crate::commands::worker::WorkerCommand;
 use crate::output::Format;
 
@@ -61,6 +62,9 @@ pub enum Noun {
     /// Workers: the machines that train.
     #[command(subcommand, arg_required_else_help = true)]
     Worker(WorkerCommand),
+    /// Webhooks: addresses that are told when something has happened.
+    #[command(subcommand, arg_required_else_help = true)]
+    Webhook(WebhookCommand),
     /// Data sets on this machine.
     #[command(subcommand, arg_required_else_help = true)]
     Dataset(DatasetCommand),

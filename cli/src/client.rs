@@ -6,6 +6,7 @@ use cakes_proto::v1::architecture_service_client::ArchitectureServiceClient;
 use cakes_proto::v1::fleet_service_client::FleetServiceClient;
 use cakes_proto::v1::job_service_client::JobServiceClient;
 use cakes_proto::v1::search_service_client::SearchServiceClient;
+use cakes_proto::v1::webhook_service_client::WebhookServiceClient;
 use serde::Serialize;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -72,6 +73,10 @@ impl Client {
 
     pub fn fleet(&self) -> FleetServiceClient<Channel> {
         FleetServiceClient::new(self.channel.clone())
+    }
+
+    pub fn webhooks(&self) -> WebhookServiceClient<Channel> {
+        WebhookServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     pub(crate) fn show_equivalent<T: Serialize>(&self, method: &str, request: &T) {

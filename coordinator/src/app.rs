@@ -109,7 +109,7 @@ async fn with_pools(
         lease_ttl: config.leases.lease_ttl,
         ..Policy::default()
     };
-    reconcile::spawn(pools, policy, &bell, &shutdown.stop, &shutdown.tasks);
+    reconcile::spawn(pools, policy, config.webhooks, &bell, &shutdown.stop, &shutdown.tasks);
     reconcile::spawn_keepers(pools, &artifacts, disk, config.retention, &shutdown.stop, &shutdown.tasks);
 
     let address = local_address(&listeners.api, config.listen)?;
@@ -118,6 +118,7 @@ async fn with_pools(
         report_interval: config.leases.report_interval,
         artifact_url: artifact_url.to_string(),
         keep_checkpoints: config.retention.newest,
+        allows_plain_webhooks: config.webhooks.allows_plain,
     };
     let api = Api::new(pools.clone(), settings, bell, shutdown);
     let page = match listeners.page {

@@ -16,12 +16,14 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::core::retention::Watermarks;
+use crate::reconcile::Webhooks;
 
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7550);
 const WEB_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7551);
 const LEASE_TTL: Duration = Duration::from_secs(60);
 const OFFER_TTL: Duration = Duration::from_secs(15);
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(10);
 const DATABASE_CONNECTIONS: u32 = 24;
 const KEEP_CHECKPOINTS: u32 = 3;
 const KEEP_CHECKPOINTS_MAX: u32 = 10_000;
@@ -129,6 +131,16 @@ pub struct Settings {
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     report_interval: Option<Duration>,
 
+    /// How long the receiver of a webhook may take to answer [default: 10s]
+    #[arg(long, env = "CAKES_WEBHOOK_TIMEOUT", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    webhook_timeout: Option<Duration>,
+
+    /// Allow webhooks without encryption to other machines
+    #[arg(long, env = "CAKES_INSECURE_WEBHOOKS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    insecure_webhooks: Option<bool>,
+
     /// Form of the log on standard error [default: text]
     #[arg(long, env = "CAKES_LOG_FORMAT", value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -192,6 +204,7 @@ pub struct Config {
     pub artifacts: Artifacts,
     pub leases: LeaseTimes,
     pub retention: Retention,
+    pub webhooks: Webhooks,
     pub log_format: LogFormat,
     pub log_level: String,
 }
@@ -286,6 +299,13 @@ impl Config {
             artifacts,
             leases: check_leases(settings.lease_ttl, settings.offer_ttl, settings.report_interval)?,
             retention,
+            webhooks: Webhooks {
+                timeout: check_duration(
+                    "--webhook-timeout",
+                    settings.webhook_timeout.unwrap_or(WEBHOOK_TIMEOUT),
+                )?,
+                allows_plain: settings.insecure_webhooks.unwrap_or(false),
+            },
             log_format: settings.log_format.unwrap_or(LogFormat::Text),
             log_level: check_level(settings.log_level)?,
         })

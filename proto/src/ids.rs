@@ -58,6 +58,11 @@ uuid_id!(
     JobId,
     "job id"
 );
+uuid_id!(
+    /// A webhook.
+    WebhookId,
+    "webhook id"
+);
 
 /// The name of a worker: `[a-z0-9][a-z0-9._-]*`, at most 64 characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

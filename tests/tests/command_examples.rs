@@ -18,7 +18,7 @@ fn every_example_of_the_help_does_what_it_says() {
 }
 
 /// Verbs that change something, in an order in which each finds what it needs.
-const LAST: [&str; 10] = [
+const LAST: [&str; 11] = [
     "job pause",
     "job resume",
     "job cancel",
@@ -27,6 +27,7 @@ const LAST: [&str; 10] = [
     "worker cordon",
     "worker drain",
     "worker uncordon",
+    "webhook remove",
     "context use",
     "context remove",
 ];
@@ -48,6 +49,7 @@ struct Names {
     /// A search whose job waits.
     open_search: String,
     waiting_job: String,
+    webhook: String,
 }
 
 async fn whole(cluster: &Cluster) -> Result<()> {
@@ -93,6 +95,12 @@ async fn fill(cluster: &Cluster) -> Result<Names> {
     let step = step.as_str().map_or_else(|| step.to_string(), str::to_owned);
     let named = cluster.cakes(&["context", "set", "lab", &cluster.url()]).await?;
     ensure!(named.code == Some(0), "{named:?}");
+    // 32 bytes of no value.
+    std::fs::write(cluster.folder().join("secret.txt"), "c2VjcmV0cyBvZiB0ZXN0cyBhcmUgMzIgYnl0ZXMuLi4=")?;
+    let words = ["--event", "job-failed", "--secret-file", "secret.txt", "-o", "json"];
+    let added = cluster.cakes(&[&["webhook", "add", "http://127.0.0.1:9/"], &words[..]].concat()).await?;
+    let webhook: serde_json::Value =
+        serde_json::from_str(&added.stdout).with_context(|| format!("{added:?}"))?;
     Ok(Names {
         search: done.id.clone(),
         job: job.id.clone(),
@@ -100,6 +108,7 @@ async fn fill(cluster: &Cluster) -> Result<Names> {
         digest,
         open_search: String::new(),
         waiting_job: String::new(),
+        webhook: webhook["id"].as_str().context("no webhook")?.to_owned(),
     })
 }
 
@@ -149,6 +158,7 @@ fn replacements(example: &str, names: &Names) -> BTreeMap<&'static str, String> 
     let changes = LAST.iter().any(|verb| example.starts_with(&format!("cakes {verb}")));
     let of_search = example.starts_with("cakes search");
     let id = match (of_search, changes) {
+        _ if example.starts_with("cakes webhook") => &names.webhook,
         (true, true) => &names.open_search,
         (true, false) => &names.search,
         (false, true) => &names.waiting_job,

@@ -17,6 +17,7 @@ pub mod search;
 mod stored;
 pub mod top;
 mod watch;
+pub mod webhook;
 pub mod worker;
 
 use clap::CommandFactory;
@@ -35,6 +36,7 @@ pub async fn run(arguments: Arguments) -> Result<Outcome, CommandError> {
         Noun::Job(command) => Box::pin(job::run(global, command)).await,
         Noun::Arch(command) => Box::pin(arch::run(global, command)).await,
         Noun::Worker(command) => worker::run(global, command).await,
+        Noun::Webhook(command) => webhook::run(global, command).await,
         Noun::Dataset(command) => dataset::run(global, &command),
         Noun::Context(command) => context::run(global, command),
         Noun::Top(arguments) => Box::pin(top::run(global, &arguments)).await,

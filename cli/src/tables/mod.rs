@@ -6,6 +6,7 @@ mod jobs;
 mod networks;
 mod remarks;
 mod top;
+mod webhooks;
 
 use cakes_proto::v1;
 use chrono::{DateTime, Utc};
@@ -20,6 +21,7 @@ pub use networks::{
 
 pub use remarks::{labels, notes};
 pub use top::{Picture, Waiting, top};
+pub use webhooks::{deliveries, webhooks};
 
 use crate::format;
 use crate::output::Align::{Left, Right};

@@ -14,6 +14,8 @@
 //! | [`worker`] | what a worker may take |
 //! | [`access`] | who may do what on the web page |
 //! | [`explain`] | why a job is where it is, in words |
+//! | [`front`] | which networks of a search nobody beats |
+//! | [`webhook`] | where webhooks may point, how they are signed, when they are tried again |
 //! | [`histogram`] | how scores are spread, and which channels are kept |
 
 mod text;
@@ -21,6 +23,7 @@ mod text;
 pub mod access;
 pub mod assign;
 pub mod explain;
+pub mod front;
 pub mod histogram;
 pub mod job;
 pub mod lease;
@@ -29,6 +32,7 @@ pub mod retention;
 pub mod retry;
 pub mod search;
 pub mod suspect;
+pub mod webhook;
 pub mod worker;
 
 pub use text::UnknownName;

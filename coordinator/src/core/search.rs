@@ -207,6 +207,12 @@ impl SearchSnapshot {
             && wanted(&self.search).into_iter().any(|(_, origin)| !self.holds(&origin))
     }
 
+    /// Whether a retraining has succeeded and the search goes on.
+    pub fn has_results(&self) -> bool {
+        let is_result = |job: &RecordedJob| job.work != Work::Supernet && job.state == JobState::Succeeded;
+        !self.closed && self.jobs.iter().any(is_result)
+    }
+
     fn holds(&self, origin: &str) -> bool {
         self.architectures.iter().any(|recorded| recorded.retrain && recorded.origin == origin)
     }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use cakes::architecture::{Architecture, ArchitectureDigest};
 use cakes::frame::{ClassificationQuality, Quality, SegmentationQuality};
-use cakes::pareto::{Point, front};
 use cakes_proto::convert::classification_to_wire;
 use cakes_proto::v1;
 
 use super::wire;
+use crate::core::front::{mean, unbeaten};
 use crate::store::read::architectures::ArchitectureRecord;
 use crate::store::read::front::RetrainResult;
 
@@ -70,15 +70,9 @@ fn mark_front(entries: &mut [v1::FrontEntry]) {
         let cost = entry.architecture.as_ref().and_then(|architecture| architecture.cost.as_ref());
         cost.map_or(f64::NAN, |cost| cost.mac_count as f64)
     };
-    let points: Vec<Point> =
-        entries.iter().map(|entry| Point { quality: entry.quality, costs: vec![mac_count(entry)] }).collect();
-    for index in front(&points) {
+    for index in unbeaten(entries.iter().map(|entry| (entry.quality, mac_count(entry)))) {
         entries[index].on_front = true;
     }
-}
-
-fn mean(values: &[f64]) -> f64 {
-    if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
 }
 
 /// Standard deviation of a sample; 0 for a single value.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::store::PgPool;
 use cakes::architecture::ArchitectureDigest;
-use cakes_proto::ids::{JobId, SearchId, WorkerId};
+use cakes_proto::ids::{JobId, SearchId, WebhookId, WorkerId};
 use tonic::Status;
 
 use super::status::{invalid_field, not_found};
@@ -42,6 +42,15 @@ pub(crate) async fn architecture(
     }
     let prefix = prefix("digest", field, text)?;
     only("architecture", field, &prefix, lookup::architectures(pool, &prefix).await?)
+}
+
+/// The webhook that `text` names. A whole id is not looked up here.
+pub(super) async fn webhook(pool: &PgPool, field: &str, text: &str) -> Result<WebhookId, Status> {
+    if let Ok(id) = WebhookId::from_str(text) {
+        return Ok(id);
+    }
+    let prefix = prefix("webhook id", field, text)?;
+    only("webhook", field, &prefix, lookup::webhooks(pool, &prefix).await?)
 }
 
 /// The name of a worker.

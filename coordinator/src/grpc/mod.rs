@@ -23,6 +23,7 @@ mod status;
 mod stream;
 mod transfer;
 mod values;
+mod webhook_service;
 mod wire;
 mod worker_service;
 mod worker_wire;
@@ -53,6 +54,7 @@ pub struct Api {
     report_interval: Duration,
     artifact_url: String,
     keep_checkpoints: usize,
+    allows_plain_webhooks: bool,
     bell: Bell,
     writes: TaskTracker,
     streams: Streams,
@@ -72,13 +74,16 @@ pub struct Settings {
     pub artifact_url: String,
     /// Newest checkpoints that are kept of a job.
     pub keep_checkpoints: usize,
+    /// Webhooks may be http to other machines.
+    pub allows_plain_webhooks: bool,
 }
 
 impl Api {
     /// The API over a database. Writes ring `bell` when there may be something
     /// to plan, and are among the tasks that `shutdown` waits for.
     pub fn new(pools: Pools, settings: Settings, bell: Bell, shutdown: &Shutdown) -> Self {
-        let Settings { policy, report_interval, artifact_url, keep_checkpoints } = settings;
+        let Settings { policy, report_interval, artifact_url, keep_checkpoints, allows_plain_webhooks } =
+            settings;
         let (reports, turns, wishes) = (
             Reports { pool: pools.renewals.clone(), policy },
             Turns { pool: pools.turnover.clone() },
@@ -93,6 +98,7 @@ impl Api {
             report_interval,
             artifact_url,
             keep_checkpoints,
+            allows_plain_webhooks,
             bell,
             writes: shutdown.tasks.clone(),
             streams: Streams::new(shutdown.stop.clone()),

@@ -7,6 +7,7 @@ use cakes_proto::v1::architecture_service_server::ArchitectureServiceServer;
 use cakes_proto::v1::fleet_service_server::FleetServiceServer;
 use cakes_proto::v1::job_service_server::JobServiceServer;
 use cakes_proto::v1::search_service_server::SearchServiceServer;
+use cakes_proto::v1::webhook_service_server::WebhookServiceServer;
 use cakes_proto::v1::worker_service_server::WorkerServiceServer;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
@@ -70,6 +71,7 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: Shutdown) -> Resul
         .add_service(limited!(JobServiceServer))
         .add_service(limited!(ArchitectureServiceServer))
         .add_service(limited!(FleetServiceServer))
+        .add_service(limited!(WebhookServiceServer))
         .add_service(limited!(WorkerServiceServer))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)

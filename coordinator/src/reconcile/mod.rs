@@ -6,6 +6,7 @@
 //! open is the one that always runs. Several coordinators may run them at once.
 
 mod advance_searches;
+mod deliver_webhooks;
 mod expire_leases;
 mod judge_workers;
 mod remove_orphans;
@@ -21,6 +22,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span};
+
+pub use deliver_webhooks::Webhooks;
 
 use crate::config::Retention;
 use crate::core::lease::Policy;
@@ -49,13 +52,22 @@ impl Bell {
 }
 
 /// Starts the tasks; they end when `stop` is cancelled, after what they are at.
-pub fn spawn(pools: &Pools, policy: Policy, bell: &Bell, stop: &CancellationToken, tracker: &TaskTracker) {
+pub fn spawn(
+    pools: &Pools,
+    policy: Policy,
+    webhooks: Webhooks,
+    bell: &Bell,
+    stop: &CancellationToken,
+    tracker: &TaskTracker,
+) {
     let advance = advance_searches::run(pools.control.clone(), bell.clone(), stop.clone());
     let expire = expire_leases::run(pools.control.clone(), policy, bell.clone(), stop.clone());
     let judge = judge_workers::run(pools.control.clone(), stop.clone());
     spawn_named(tracker, "advance-searches", advance);
     spawn_named(tracker, "judge-workers", judge);
     spawn_named(tracker, "expire-leases", expire);
+    let deliver = deliver_webhooks::run(pools.control.clone(), webhooks, stop.clone());
+    spawn_named(tracker, "deliver-webhooks", deliver);
 }
 
 /// Starts the tasks that keep the artifact store in order. `disk`: its folder, where it

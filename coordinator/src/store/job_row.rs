@@ -7,8 +7,10 @@ use sqlx::PgConnection;
 
 use super::error::{Error, corrupt, failed};
 use super::event::{self, Event};
+use super::webhooks::{self, Happening};
 use crate::core::job::{JobState, Transition};
 use crate::core::retry::{AVOID_WORKER_FOR, Counters};
+use crate::core::webhook::WebhookEvent;
 
 /// The name in the database.
 pub(super) fn task_name(task: TaskKind) -> &'static str {
@@ -123,7 +125,7 @@ pub(super) async fn apply(
         "delay_s": moved.delay.map(|delay| delay.as_secs_f64()),
     });
     event::record(
-        connection,
+        &mut *connection,
         Event {
             kind,
             search: job.search,
@@ -133,5 +135,11 @@ pub(super) async fn apply(
             body: Some(body),
         },
     )
-    .await
+    .await?;
+    if moved.next != JobState::Failed {
+        return Ok(());
+    }
+    let happening =
+        Happening { event: WebhookEvent::JobFailed, search: job.search, job: Some(job.id), point: None };
+    webhooks::record(connection, happening).await
 }

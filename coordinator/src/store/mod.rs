@@ -31,6 +31,7 @@ pub mod jobs;
 pub mod notes;
 pub mod read;
 pub mod searches;
+pub mod webhooks;
 pub mod workers;
 
 pub use connect::{PoolSizes, Pools, connect, limited};

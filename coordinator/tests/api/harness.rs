@@ -58,12 +58,14 @@ impl Service {
         let address = listener.local_addr().unwrap();
         let pools = Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool };
         let (shutdown, bell, policy) = (Shutdown::default(), Bell::new(), Policy::default());
-        reconcile::spawn(&pools, policy, &bell, &shutdown.stop, &shutdown.tasks);
+        let webhooks = reconcile::Webhooks { timeout: Duration::from_secs(10), allows_plain: false };
+        reconcile::spawn(&pools, policy, webhooks, &bell, &shutdown.stop, &shutdown.tasks);
         let settings = grpc::Settings {
             policy,
             report_interval: Duration::from_secs(2),
             artifact_url: "file:///artifacts/".to_owned(),
             keep_checkpoints: 3,
+            allows_plain_webhooks: false,
         };
         let page_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let page = page_listener.local_addr().unwrap();

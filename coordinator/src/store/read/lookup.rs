@@ -1,7 +1,7 @@
 //! From the beginning of an identity to the identity.
 
 use cakes::architecture::ArchitectureDigest;
-use cakes_proto::ids::{JobId, SearchId};
+use cakes_proto::ids::{JobId, SearchId, WebhookId};
 use sqlx::PgPool;
 
 use super::failed;
@@ -56,4 +56,20 @@ pub async fn architectures(pool: &PgPool, prefix: &str) -> Result<Vec<Architectu
     .await
     .map_err(failed("look up architectures"))?;
     digests.iter().map(|digest| super::architectures::digest(digest)).collect()
+}
+
+/// Webhooks whose id begins with `prefix`, a few at the most.
+///
+/// # Errors
+/// The database fails.
+pub async fn webhooks(pool: &PgPool, prefix: &str) -> Result<Vec<WebhookId>, Error> {
+    sqlx::query_scalar!(
+        "select id from webhook where id::text like $1 || '%' order by create_time limit $2",
+        prefix,
+        CANDIDATES
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(failed("look up webhooks"))
+    .map(|ids| ids.into_iter().map(WebhookId).collect())
 }

@@ -22,6 +22,7 @@ pub mod searches;
 pub mod summary;
 pub mod timeline;
 pub mod trainer_job;
+pub mod webhooks;
 pub mod workers;
 
 use super::error::{corrupt, failed};

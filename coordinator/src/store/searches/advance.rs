@@ -5,12 +5,15 @@ use cakes_proto::ids::SearchId;
 use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 
+use super::front;
 use super::snapshot::lock_snapshot;
 use crate::core::search::{SearchState, Step, plan};
+use crate::core::webhook::WebhookEvent;
 use crate::store::architecture_rows;
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::event::{self, Event};
 use crate::store::jobs::{NewJob, enqueue};
+use crate::store::webhooks::{self, Happening};
 
 /// A search that is not closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +56,9 @@ pub async fn advance(pool: &PgPool, id: SearchId) -> Result<usize, Error> {
 /// The same within a transaction.
 pub(super) async fn advance_locked(connection: &mut PgConnection, id: SearchId) -> Result<usize, Error> {
     let snapshot = lock_snapshot(connection, id).await?;
+    if snapshot.has_results() {
+        front::announce(connection, id).await?;
+    }
     // Deriving takes a processor for a while.
     let planned = tokio::task::spawn_blocking(move || (plan(&snapshot), snapshot)).await;
     let (steps, snapshot) = planned.map_err(|error| corrupt(format!("the plan of search {id}"), &error))?;
@@ -141,7 +147,13 @@ async fn set_state(
     };
     let body = serde_json::json!({ "reason": reason });
     let event = Event { kind, search: Some(id), body: Some(body), ..Event::default() };
-    event::record(connection, event).await
+    event::record(&mut *connection, event).await?;
+    let told = match state {
+        SearchState::Succeeded => WebhookEvent::SearchFinished,
+        SearchState::Failed => WebhookEvent::SearchFailed,
+        SearchState::Searching | SearchState::Retraining | SearchState::Cancelled => return Ok(()),
+    };
+    webhooks::record(connection, Happening { event: told, search: Some(id), job: None, point: None }).await
 }
 
 async fn close(connection: &mut PgConnection, id: SearchId) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 mod advance;
 mod cancel;
 mod derive;
+mod front;
 mod label;
 mod snapshot;
 mod submit;
