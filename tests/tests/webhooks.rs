@@ -278,8 +278,7 @@ fn what_happens_is_told_signed_and_until_it_is_taken() {
 
 #[test]
 fn a_delivery_survives_the_coordinator_and_not_its_webhook() {
-    let options =
-        Options { workers: &[], coordinator: &["--webhook-timeout", "5s"], ..Options::default() };
+    let options = Options { workers: &[], coordinator: &["--webhook-timeout", "5s"], ..Options::default() };
     scenario(options, async |cluster| {
         let refusals = vec![Deed::Answer(503); 2];
         let deeds =
