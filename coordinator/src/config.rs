@@ -23,7 +23,6 @@ const WEB_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LO
 const LEASE_TTL: Duration = Duration::from_secs(60);
 const OFFER_TTL: Duration = Duration::from_secs(15);
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
-const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(10);
 const DATABASE_CONNECTIONS: u32 = 24;
 const KEEP_CHECKPOINTS: u32 = 3;
 const KEEP_CHECKPOINTS_MAX: u32 = 10_000;
@@ -302,7 +301,7 @@ impl Config {
             webhooks: Webhooks {
                 timeout: check_duration(
                     "--webhook-timeout",
-                    settings.webhook_timeout.unwrap_or(WEBHOOK_TIMEOUT),
+                    settings.webhook_timeout.unwrap_or(Webhooks::default().timeout),
                 )?,
                 allows_plain: settings.insecure_webhooks.unwrap_or(false),
             },

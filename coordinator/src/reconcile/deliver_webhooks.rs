@@ -26,6 +26,12 @@ pub struct Webhooks {
     pub allows_plain: bool,
 }
 
+impl Default for Webhooks {
+    fn default() -> Self {
+        Webhooks { timeout: Duration::from_secs(10), allows_plain: false }
+    }
+}
+
 /// Requests under way at a time, of one coordinator.
 const REQUESTS_MAX: usize = 32;
 /// Of these, to one webhook.

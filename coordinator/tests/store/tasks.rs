@@ -24,8 +24,7 @@ async fn until(mut condition: impl AsyncFnMut() -> bool) {
 async fn the_tasks_advance_searches_take_back_jobs_and_stop_when_told(pool: PgPool) {
     let pools = Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool.clone() };
     let (bell, stop, tracker) = (Bell::new(), CancellationToken::new(), TaskTracker::new());
-    let webhooks = Webhooks { timeout: Duration::from_secs(10), allows_plain: false };
-    spawn(&pools, Policy::default(), webhooks, &bell, &stop, &tracker);
+    spawn(&pools, Policy::default(), Webhooks::default(), &bell, &stop, &tracker);
     let search = search_of(&[1.0], &[1]);
     let id = submit(&pool, &search).await;
     let worker = worker(&pool, "a").await;

@@ -3,8 +3,10 @@
 
 use std::borrow::Cow;
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use bytemuck::Pod;
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::{F32, F32x3, U8, U8x3};
+use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 
 use super::{FrameValues, Frames};
 use crate::DataError;
@@ -69,20 +71,18 @@ impl OneSize<'_> {
     /// Resizes a frame `[H, W, C]` of values of `size` bytes.
     fn resize(&mut self, frame: &[u8], size: usize) -> Result<Vec<u8>, DataError> {
         let channels = self.frames.channels;
-        let together = match (size, channels) {
-            (1, 1) => PixelType::U8,
-            (1, 3) => PixelType::U8x3,
-            (4, 1) => PixelType::F32,
-            (4, 3) => PixelType::F32x3,
-            _ => return self.resize_planes(frame, size),
-        };
-        self.resize_pixels(frame, together)
+        match (size, channels) {
+            (1, 1) => self.resize_pixels::<U8>(frame),
+            (1, 3) => self.resize_pixels::<U8x3>(frame),
+            (4, 1) => self.resize_pixels::<F32>(frame),
+            (4, 3) => self.resize_pixels::<F32x3>(frame),
+            _ => self.resize_planes(frame, size),
+        }
     }
 
     /// Each channel by itself.
     fn resize_planes(&mut self, frame: &[u8], size: usize) -> Result<Vec<u8>, DataError> {
         let channels = self.frames.channels;
-        let kind = if size == 1 { PixelType::U8 } else { PixelType::F32 };
         let mut out = vec![0; self.height * self.width * channels * size];
         for channel in 0..channels {
             let values = frame.chunks_exact(size).skip(channel).step_by(channels);
@@ -90,7 +90,8 @@ impl OneSize<'_> {
             // Floats must lie where floats may lie.
             let aligned: Vec<f32> = if size == 4 { bytemuck::pod_collect_to_vec(&plane) } else { Vec::new() };
             let plane = if size == 4 { bytemuck::cast_slice(&aligned) } else { &plane };
-            let resized = self.resize_pixels(plane, kind)?;
+            let resized =
+                if size == 1 { self.resize_pixels::<U8>(plane) } else { self.resize_pixels::<F32>(plane) }?;
             let places = out.chunks_exact_mut(size).skip(channel).step_by(channels);
             for (place, value) in places.zip(resized.chunks_exact(size)) {
                 place.copy_from_slice(value);
@@ -99,19 +100,23 @@ impl OneSize<'_> {
         Ok(out)
     }
 
-    fn resize_pixels(&mut self, pixels: &[u8], kind: PixelType) -> Result<Vec<u8>, DataError> {
+    // Of a pixel's type: that of the library for any of them would compile all.
+    fn resize_pixels<P: PixelTrait>(&mut self, pixels: &[u8]) -> Result<Vec<u8>, DataError>
+    where
+        P::Component: Pod,
+    {
         let wrong =
             |error: &dyn std::fmt::Display| DataError::Program(format!("cannot resize a frame: {error}"));
         let Frames { height, width, .. } = self.frames;
-        let source =
-            ImageRef::new(*width as u32, *height as u32, pixels, kind).map_err(|error| wrong(&error))?;
-        let mut target = Image::new(self.width as u32, self.height as u32, kind);
+        let source = TypedImageRef::<P>::from_buffer(*width as u32, *height as u32, pixels)
+            .map_err(|error| wrong(&error))?;
+        let mut target = TypedImage::<P>::new(self.width as u32, self.height as u32);
         let CropBox { top, left, height, width } = self.crop;
         let options = ResizeOptions::new()
             .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
             .use_alpha(false)
             .crop(left, top, width, height);
-        self.resizer.resize(&source, &mut target, &options).map_err(|error| wrong(&error))?;
-        Ok(target.into_vec())
+        self.resizer.resize_typed(&source, &mut target, &options).map_err(|error| wrong(&error))?;
+        Ok(bytemuck::cast_slice(P::components(target.pixels())).to_vec())
     }
 }
