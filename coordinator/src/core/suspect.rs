@@ -101,7 +101,7 @@ mod tests {
     fn three_bad_ends_of_two_jobs_while_others_get_on() {
         let bad = facts(&[(1, Bad), (2, Neither), (2, Bad), (1, Bad)]);
         assert_eq!(judge(&bad), Judgement::Suspect { rest: BACK_OFF_FIRST });
-        assert_eq!(judge(&Facts { others_get_on: false, ..bad.clone() }), Judgement::Same);
+        assert_eq!(judge(&Facts { others_get_on: false, ..bad }), Judgement::Same);
         assert_eq!(judge(&facts(&[(1, Bad), (1, Bad), (1, Bad)])), Judgement::Same, "one job's fault");
         assert_eq!(judge(&facts(&[(1, Bad), (2, Bad), (3, Good), (4, Bad)])), Judgement::Same);
         assert_eq!(judge(&facts(&[(1, Bad), (2, Bad)])), Judgement::Same);

@@ -24,3 +24,4 @@ mod schema;
 mod submit;
 mod suspect;
 mod tasks;
+mod webhooks;
