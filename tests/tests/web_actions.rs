@@ -56,8 +56,6 @@ struct Page<'a> {
 }
 
 /// Text of every button in the content.
-const BUTTONS: &str =
-    "return [...document.querySelectorAll('.actions button')].map((button) => button.textContent)";
 const SETTLED: &str = "return document.querySelectorAll('[aria-busy]').length === 0";
 
 impl Page<'_> {
@@ -67,9 +65,12 @@ impl Page<'_> {
     }
 
     async fn expect_buttons(&self, expected: &[&str]) -> Result<()> {
-        let found = self.browser.script(BUTTONS).await?;
-        ensure!(found == Value::from(expected.to_vec()), "the buttons are {found}, expected {expected:?}");
-        Ok(())
+        let script = format!(
+            "return JSON.stringify([...document.querySelectorAll('.actions button')].map((button) => \
+             button.textContent)) === {}",
+            serde_json::to_string(&serde_json::to_string(expected)?)?
+        );
+        self.browser.until(&format!("the buttons are {expected:?}"), &script).await
     }
 
     /// The coordinator's own command, beside the coordinator.
@@ -214,7 +215,7 @@ impl Page<'_> {
         let said = self.browser.script(said).await?;
         ensure!(said.to_string().contains("being cancelled"), "a screen reader is told {said}");
         ensure!(state().await?.contains("CANCELLING"), "the command says {}", state().await?);
-        self.expect_buttons_later(&[]).await?;
+        self.expect_buttons(&[]).await?;
         let audit = self.administer(&["audit", "list", "--json"]).await?;
         let row =
             audit.stdout.lines().find(|line| line.contains("cancel_job")).context("no row of the record")?;
@@ -223,15 +224,6 @@ impl Page<'_> {
             "{row}"
         );
         Ok(())
-    }
-
-    async fn expect_buttons_later(&self, expected: &[&str]) -> Result<()> {
-        let script = format!(
-            "return JSON.stringify([...document.querySelectorAll('.actions button')].map((button) => \
-             button.textContent)) === {}",
-            serde_json::to_string(&serde_json::to_string(expected)?)?
-        );
-        self.browser.until(&format!("the buttons are {expected:?}"), &script).await
     }
 
     /// A page of nobody's, in the browser that is signed in. (Our own page under another

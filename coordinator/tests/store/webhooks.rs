@@ -118,8 +118,12 @@ async fn a_failure_is_told_when_it_is_final_and_a_refused_one_never(pool: PgPool
     sqlx::query("update job set run_after = null").execute(&pool).await.unwrap();
 
     let grant = worker.begin(&pool).await;
-    fail(&pool, &policy, lost.token, FailureClass::User, "no such file").await.unwrap_err();
-    assert_eq!(told(&pool, hook).await, [""; 0], "whose lease is over changes nothing");
+    fail(&pool, &policy, lost.token, FailureClass::User, "no such file").await.unwrap();
+    assert_eq!(told(&pool, hook).await, [""; 0], "whose attempt is over gets the first answer again");
+    let mut forged = grant.token;
+    forged.epoch += 1;
+    fail(&pool, &policy, forged, FailureClass::User, "no such file").await.unwrap_err();
+    assert_eq!(told(&pool, hook).await, [""; 0], "who has no lease changes nothing");
     for _ in 0..2 {
         fail(&pool, &policy, grant.token, FailureClass::User, "no such file").await.unwrap();
     }
