@@ -110,14 +110,14 @@ async fn an_end_and_each_new_point_of_the_front_are_told_once_to_those_who_asked
 async fn a_failure_is_told_when_it_is_final_and_a_refused_one_never(pool: PgPool) {
     let hook = add(&pool, &webhook("ada", &ALL, Some("ada"))).await.unwrap();
     let id = ada_submits(&pool).await;
-    let worker = worker(&pool, "a").await;
-    let lost = worker.begin(&pool).await;
+    let (bad, good) = (worker(&pool, "bad").await, worker(&pool, "good").await);
+    let lost = bad.begin(&pool).await;
     let policy = Policy::default();
     fail(&pool, &policy, lost.token, FailureClass::Infrastructure, "the disk is full").await.unwrap();
     assert_eq!(told(&pool, hook).await, [""; 0], "it is tried again");
     sqlx::query("update job set run_after = null").execute(&pool).await.unwrap();
 
-    let grant = worker.begin(&pool).await;
+    let grant = good.begin(&pool).await;
     fail(&pool, &policy, lost.token, FailureClass::User, "no such file").await.unwrap();
     assert_eq!(told(&pool, hook).await, [""; 0], "whose attempt is over gets the first answer again");
     let mut forged = grant.token;
@@ -130,7 +130,7 @@ async fn a_failure_is_told_when_it_is_final_and_a_refused_one_never(pool: PgPool
     assert_eq!(told(&pool, hook).await, ["job-failed"]);
     while search_state(&pool, id).await != "failed" {
         if advance(&pool, id).await.unwrap() == 0 {
-            let next = worker.begin(&pool).await;
+            let next = good.begin(&pool).await;
             fail(&pool, &policy, next.token, FailureClass::User, "no such file").await.unwrap();
         }
     }
