@@ -12,7 +12,7 @@ use cakes::kernel::Kernel;
 use cakes::scores::{ChannelScores, LayerScores};
 use cakes_proto::convert::quality_to_wire;
 use cakes_proto::v1::report_entry::Entry;
-use cakes_proto::v1::{FailureClass, JobProgress, LogLine, MetricPoint, SearchState};
+use cakes_proto::v1::{self, FailureClass, JobProgress, LogLine, MetricPoint, SearchState};
 use serde_json::{Value, json};
 
 use crate::fake::{Attempt, FakeWorker, NoOp, Transcript, connect};
@@ -79,6 +79,7 @@ pub async fn fill(cluster: &Cluster) -> Result<Exhibit> {
     let (one, two) = (worker(cluster, "gpu-a").await?, worker(cluster, "gpu-b").await?);
     let finished = finished_search(&api, [&one, &two]).await?;
     let failed_job = failed_search(&api, &two).await?;
+    remark(&api, &finished, &failed_job).await?;
     let submitted = api.submit(&search_file("example-running", 40)).await?.search.context("no search")?;
     let mut running_job = next_job(&one).await?;
     let job: TrainerJob = serde_json::from_str(&running_job.trainer_job_json)?;
@@ -88,6 +89,39 @@ pub async fn fill(cluster: &Cluster) -> Result<Exhibit> {
     }
     one.commit(&mut running_job, 10 * u64::from(job.training.steps_per_epoch)).await?;
     Ok(Exhibit { finished, running: submitted.id, running_job, worker: one, failed_job })
+}
+
+/// What people attach: labels and notes of a search, of its last retraining and of what that
+/// trains.
+async fn remark(api: &Api, search: &str, failed_job: &str) -> Result<()> {
+    let found = api.search(search).await?;
+    let job = found.jobs.last().context("no job")?;
+    let labels = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    };
+    let set = labels(&[("owner", "ada"), ("paper", "miccai-2026")]);
+    let request = v1::LabelSearchRequest { id: search.to_owned(), set, remove: Vec::new() };
+    api.searches().label_search(request).await?;
+    let request =
+        v1::LabelJobRequest { id: job.id.clone(), set: labels(&[("keep", "")]), remove: Vec::new() };
+    api.jobs().label_job(request).await?;
+    let (author, request_id) = ("ada".to_owned(), String::new());
+    let text = "compare with the planes of last week\nbefore anything is published".to_owned();
+    let request = v1::AddSearchNoteRequest { id: search.to_owned(), text, author, request_id };
+    api.searches().add_search_note(request).await?;
+    for (id, text) in [(&job.id, "to be exported for the clinic"), (&failed_job.to_owned(), MARKUP)] {
+        let (author, request_id) = ("bob".to_owned(), String::new());
+        let request = v1::AddJobNoteRequest { id: id.clone(), text: text.to_owned(), author, request_id };
+        api.jobs().add_job_note(request).await?;
+    }
+    let request = v1::AddArchitectureNoteRequest {
+        digest: job.architecture_digest.clone(),
+        text: "fastest on the scanner's own machine".to_owned(),
+        author: "cleo".to_owned(),
+        request_id: String::new(),
+    };
+    api.architectures().add_architecture_note(request).await?;
+    Ok(())
 }
 
 async fn next_job(worker: &FakeWorker) -> Result<Attempt> {
@@ -133,7 +167,7 @@ async fn run(worker: &FakeWorker, attempt: &mut Attempt) -> Result<()> {
     worker.commit(attempt, job.training.steps_total()).await?;
     let mut outcome = NoOp::of(&job)?;
     let value = final_quality(&job);
-    outcome.result = cakes_proto::v1::JobResult {
+    outcome.result = v1::JobResult {
         latency_ms: outcome.result.latency_ms.map(|_| latency_ms(outcome.result.mac_count, &job)),
         peak_memory_mib: 912.0,
         train_duration_s: 214.0,

@@ -30,10 +30,20 @@ fn pages(made: &Exhibit) -> Vec<(String, Vec<&'static str>)> {
     let (search, job) = (&made.finished, &made.running_job.token.job_id);
     let of = |view: &str| format!("/searches/{search}?view={view}");
     vec![
-        ("/".to_owned(), vec!["example-volumes", "example-running", "example-wrong-labels", "succeeded"]),
+        (
+            "/".to_owned(),
+            vec!["example-volumes", "example-running", "example-wrong-labels", "succeeded", "owner=ada"],
+        ),
         (
             format!("/searches/{search}"),
-            vec!["mean Dice against MACs", "budget 0.3", "baseline c3d", "Compare two"],
+            vec![
+                "mean Dice against MACs",
+                "budget 0.3",
+                "baseline c3d",
+                "Compare two",
+                "paper=miccai-2026",
+                "compare with the planes of last week",
+            ],
         ),
         (of("composition"), vec!["Channels per layer", "budget 0.45", "3x3x3"]),
         (of("epochs"), vec!["Kernel with most channels", "epoch"]),
@@ -92,6 +102,7 @@ fn every_page_shows_what_is_there_and_asks_nobody_else() {
 
         markup_stays_text(&browser, &base, &made).await?;
         keys_lead_from_the_top_to_an_architecture(&browser, &base, &made).await?;
+        labels_and_notes_are_shown_and_lead_to_more(&browser, &base, cluster, &made).await?;
         themes_follow_the_system_and_the_button(&browser, &base).await?;
         news_appear_without_reloading(&browser, cluster, &made).await?;
         a_coordinator_that_comes_back_is_found_again(&browser, cluster).await?;
@@ -165,6 +176,58 @@ async fn keys_lead_from_the_top_to_an_architecture(
     let address = browser.script("return location.pathname").await?;
     ensure!(address.as_str().is_some_and(|path| path.starts_with("/architectures/")), "{address}");
     Ok(())
+}
+
+/// Every label leads to the list of all that have it, and the field beside the list says so.
+async fn labels_and_notes_are_shown_and_lead_to_more(
+    browser: &Browser,
+    base: &str,
+    cluster: &Cluster,
+    made: &Exhibit,
+) -> Result<()> {
+    let rows = |count: usize| {
+        format!("return document.querySelectorAll('tbody tr, .vspace .vrow').length === {count}")
+    };
+    browser.goto(&format!("{base}/searches/{}", made.finished)).await?;
+    browser.until_text(&["ada, ", "before anything is published"]).await?;
+    let follow = |label: &str| {
+        format!(
+            "const found = [...document.querySelectorAll('a.label')].find((known) => known.textContent === '{label}'); \
+             found?.click(); return Boolean(found)"
+        )
+    };
+    browser.until("there is a label", &follow("owner=ada")).await?;
+    browser.until("one search has it", &rows(1)).await?;
+    browser.until_text(&["example-volumes"]).await?;
+    let type_labels = |text: &str| {
+        format!(
+            "const input = document.querySelector('input[data-key^=\"text Labels\"]'); input.value = '{text}'; \
+             input.dispatchEvent(new Event('input'))"
+        )
+    };
+    let address = "return new URLSearchParams(location.search).get('label')";
+    ensure!(browser.script(address).await? == "owner=ada");
+    browser.script(&type_labels("owner=ada paper=other")).await?;
+    browser.until_text(&["No search matches."]).await?;
+    browser.script(&type_labels("owner")).await?;
+    let refused = "return document.querySelector('input[aria-invalid=\"true\"]') !== null";
+    browser.until("what is no label is marked", refused).await?;
+    browser.script(&type_labels("")).await?;
+    browser.until("all searches are there again", &rows(3)).await?;
+
+    let select = format!("from job where search_id = '{}' and labels <> '{{}}'", made.finished);
+    let (job, digest) = (
+        cluster.sql(&format!("select id {select}"))?,
+        cluster.sql(&format!("select architecture_digest {select}"))?,
+    );
+    browser.goto(&format!("{base}/architectures/{digest}")).await?;
+    browser.until_text(&["fastest on the scanner's own machine"]).await?;
+    browser.goto(&format!("{base}/jobs/{job}")).await?;
+    browser.until_text(&["to be exported for the clinic", "keep="]).await?;
+    browser.until("there is a label", &follow("keep=")).await?;
+    browser.until("one job has it", &rows(1)).await?;
+    let only = format!("return document.querySelector('.vrow a')?.pathname === '/jobs/{job}'");
+    browser.until("it is that job", &only).await
 }
 
 async fn themes_follow_the_system_and_the_button(browser: &Browser, base: &str) -> Result<()> {

@@ -11,6 +11,7 @@
 //! | [`search`] | what a search does next |
 //! | [`memory`] | how much memory a training needs |
 //! | [`suspect`] | whether a machine is at fault |
+//! | [`note`] | how much people may remark |
 //! | [`worker`] | what a worker may take |
 //! | [`access`] | who may do what on the web page |
 //! | [`explain`] | why a job is where it is, in words |
@@ -28,6 +29,7 @@ pub mod histogram;
 pub mod job;
 pub mod lease;
 pub mod memory;
+pub mod note;
 pub mod retention;
 pub mod retry;
 pub mod search;

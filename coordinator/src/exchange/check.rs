@@ -19,10 +19,11 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::rows::{
-    ArchitectureRow, AttemptRow, EventRow, JobRow, MetricRow, ResultRow, ScoresRow, SearchRow,
+    ArchitectureRow, AttemptRow, EventRow, JobRow, MetricRow, NoteRow, ResultRow, ScoresRow, SearchRow,
 };
 use super::{Archive, ExchangeError, Member};
 use crate::core::job::{JobKind, JobState};
+use crate::core::note::{AUTHOR_CHARS_MAX, NOTES_MAX, TEXT_CHARS_MAX};
 use crate::core::search::SearchState;
 
 /// Longest key of a metric, in characters; the table checks the same.
@@ -115,10 +116,29 @@ fn check_search<R: Read + Seek>(archive: &mut Archive<R>, search: &SearchRow) ->
     if search.revision < 1 {
         return wrong("revision must be at least 1".to_owned());
     }
+    if let Err(problem) = check_notes(&search.notes) {
+        return wrong(problem);
+    }
     let request: v1::SubmitSearchRequest = one(archive, Member::Request)?;
     match search_from_wire(request.search) {
         Ok(_) => Ok(()),
         Err(error) => Err(ExchangeError::line(Member::Request, 1, error)),
+    }
+}
+
+fn check_notes(notes: &[NoteRow]) -> Result<(), String> {
+    if i64::try_from(notes.len()).is_ok_and(|count| count > NOTES_MAX) {
+        return Err(format!("has {} notes, more than {NOTES_MAX}", notes.len()));
+    }
+    let is_of = |text: &str, max| (1..=max).contains(&text.chars().count());
+    match notes
+        .iter()
+        .position(|note| !is_of(&note.author, AUTHOR_CHARS_MAX) || !is_of(&note.text, TEXT_CHARS_MAX))
+    {
+        Some(place) => Err(format!(
+            "notes[{place}] needs an author of 1 to {AUTHOR_CHARS_MAX} and a text of 1 to {TEXT_CHARS_MAX} characters"
+        )),
+        None => Ok(()),
     }
 }
 
@@ -158,6 +178,10 @@ fn check_architectures<R: Read + Seek>(
                 "origin '{}' is given twice, empty, or longer than 64 characters",
                 row.origin
             ));
+        }
+        check_notes(&row.notes).or_else(wrong)?;
+        if !row.notes.is_empty() && known.contains_key(&digest) {
+            return wrong("notes of its architecture belong to the first line that has it".to_owned());
         }
         known.insert(digest, counted);
         Ok(())
@@ -208,6 +232,7 @@ fn check_job(
         return Err(format!("is {state}, which end_time contradicts"));
     }
     check_trainer_job(job, kind, search)?;
+    check_notes(&job.notes)?;
     if let Some(digest) =
         job.architecture_digest.as_ref().filter(|digest| !architectures.contains_key(*digest))
     {

@@ -21,8 +21,11 @@ use uuid::Uuid;
 
 /// What the manifest says the file is.
 pub const FORMAT: &str = "cakes-search";
-/// Raised when an older reader would misunderstand the file.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest version. Raised when an older reader would misunderstand the file, or refuse it
+/// without saying why. A file has the oldest version that can hold it.
+pub const FORMAT_VERSION: u32 = 2;
+/// Version of a file without labels and notes.
+pub const PLAIN_VERSION: u32 = 1;
 /// Name of the member that describes the others.
 pub const MANIFEST: &str = "manifest.json";
 

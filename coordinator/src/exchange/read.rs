@@ -8,7 +8,7 @@ use zip::ZipArchive;
 
 use super::{
     ExchangeError, FORMAT, FORMAT_VERSION, LINE_BYTES_MAX, MANIFEST, MANIFEST_BYTES_MAX, MEMBER_BYTES_MAX,
-    Manifest, Member, RATIO_MAX, content_sha256,
+    Manifest, Member, PLAIN_VERSION, RATIO_MAX, content_sha256,
 };
 
 /// A file whose members are those of its manifest, byte for byte.
@@ -133,9 +133,10 @@ fn read_manifest<R: Read + Seek>(zip: &mut ZipArchive<R>) -> Result<Manifest, Ex
     if loose["format"] != FORMAT {
         return Err(problem(format!("format is {}, not \"{FORMAT}\"", loose["format"])));
     }
-    if loose["format_version"] != FORMAT_VERSION {
+    let is_known = |version| (u64::from(PLAIN_VERSION)..=FORMAT_VERSION.into()).contains(&version);
+    if !loose["format_version"].as_u64().is_some_and(is_known) {
         return Err(problem(format!(
-            "format_version is {}, this version of cakes reads {FORMAT_VERSION}; import it with the version that \
+            "format_version is {}, this version of cakes reads {PLAIN_VERSION} to {FORMAT_VERSION}; import it with the version that \
              wrote it, or a newer one",
             loose["format_version"]
         )));

@@ -6,6 +6,7 @@ use cakes::architecture::Architecture;
 use cakes::cost::Cost;
 use cakes::derive::LatencyTable;
 use cakes::job::TrainerJob;
+use cakes::labels::Labels;
 use cakes::scores::ChannelScores;
 use cakes::spec::CheckedSearch;
 use chrono::{DateTime, Datelike, Utc};
@@ -64,6 +65,19 @@ pub struct SearchRow {
     pub revision: i64,
     pub create_time: Time,
     pub end_time: Option<Time>,
+    #[serde(default)]
+    pub labels: Labels,
+    #[serde(default)]
+    pub notes: Vec<NoteRow>,
+}
+
+/// A remark of somebody; the table checks the same lengths.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoteRow {
+    pub author: String,
+    pub text: String,
+    pub create_time: Time,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,6 +92,9 @@ pub struct ArchitectureRow {
     pub cost: Cost,
     pub create_time: Time,
     pub architecture: Architecture,
+    /// Of the architecture, in the first line that has it.
+    #[serde(default)]
+    pub notes: Vec<NoteRow>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -113,6 +130,10 @@ pub struct JobRow {
     pub checkpoints: Vec<CheckpointRow>,
     pub progress: Option<ProgressRow>,
     pub result: Option<ResultRow>,
+    #[serde(default)]
+    pub labels: Labels,
+    #[serde(default)]
+    pub notes: Vec<NoteRow>,
 }
 
 #[derive(Debug, Deserialize)]

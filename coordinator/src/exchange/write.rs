@@ -8,7 +8,9 @@ use uuid::Uuid;
 use zip::write::{SimpleFileOptions, StreamWriter};
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
-use super::{Exporter, FORMAT, FORMAT_VERSION, MANIFEST, Manifest, Member, MemberFacts, content_sha256};
+use super::{
+    Exporter, FORMAT, FORMAT_VERSION, MANIFEST, Manifest, Member, MemberFacts, PLAIN_VERSION, content_sha256,
+};
 
 /// What was packed and not yet taken.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +43,7 @@ pub struct Writer {
     pipe: Pipe,
     hash: Sha256,
     members: Vec<MemberFacts>,
+    format_version: u32,
 }
 
 impl Default for Writer {
@@ -51,6 +54,7 @@ impl Default for Writer {
             pipe,
             hash: Sha256::new(),
             members: Vec::new(),
+            format_version: PLAIN_VERSION,
         }
     }
 }
@@ -84,6 +88,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Says that a line has labels or notes, which older readers do not know.
+    pub fn has_remarks(&mut self) {
+        self.format_version = FORMAT_VERSION;
+    }
+
     /// Packed bytes that wait.
     pub fn waiting(&self) -> usize {
         self.pipe.length()
@@ -110,7 +119,7 @@ impl Writer {
         let Exporter { cakes_version, source, export_time } = exporter;
         let manifest = Manifest {
             format: FORMAT.to_owned(),
-            format_version: FORMAT_VERSION,
+            format_version: self.format_version,
             search_id,
             is_snapshot,
             content_sha256: content_sha256(&self.members),

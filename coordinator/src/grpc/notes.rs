@@ -5,10 +5,8 @@ use tonic::Status;
 use super::search_service::request_id_if_given;
 use super::status::invalid_field;
 use super::{Api, values};
+use crate::core::note::{AUTHOR_CHARS_MAX, TEXT_CHARS_MAX};
 use crate::store::notes::{NewNote, Subject, add};
-
-const AUTHOR_CHARS_MAX: usize = 100;
-const TEXT_CHARS_MAX: usize = 2000;
 
 impl Api {
     /// Adds a note, checked, to what it is about.

@@ -8,9 +8,7 @@ use tracing::instrument;
 
 use super::error::{Error, failed};
 use super::text::check_request_id;
-
-/// Notes of one thing, at the most: they all travel with it.
-pub const NOTES_MAX: i64 = 200;
+use crate::core::note::NOTES_MAX;
 
 /// What a note is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

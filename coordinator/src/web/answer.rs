@@ -1,8 +1,11 @@
 //! Answers in JSON: what was asked for, or why not.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use cakes::labels::Labels;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tonic::{Code, Status};
@@ -135,6 +138,19 @@ pub(super) fn names<T: std::str::FromStr<Err: std::fmt::Display>>(
 ) -> Result<Vec<T>, Failure> {
     let given = list.unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty());
     given.map(|name| name.parse().map_err(|error| Failure::invalid(parameter, error))).collect()
+}
+
+/// Labels from a list of KEY=VALUE with commas or blanks between them.
+pub(super) fn labels(list: Option<&str>) -> Result<Labels, Failure> {
+    let wrong = |problem: &dyn std::fmt::Display| Failure::invalid("label", problem);
+    let given = list.unwrap_or_default().split([',', ' ']).filter(|label| !label.is_empty());
+    let pair = |label: &str| {
+        let (key, value) =
+            label.split_once('=').ok_or_else(|| wrong(&format!("'{label}': write KEY=VALUE")))?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    let labels: BTreeMap<String, String> = given.map(pair).collect::<Result<_, Failure>>()?;
+    Labels::new(labels).map_err(|violation| wrong(&violation.problem))
 }
 
 /// Cuts a page that was read with one entry too many, and says whether there was one.

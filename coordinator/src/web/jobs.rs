@@ -8,16 +8,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Web;
-use super::answer::{Failure, cut, json, limit, names};
+use super::answer::{Failure, cut, json, labels, limit, names};
 use super::searches::text;
-use super::views::{AttemptView, JobView};
+use super::views::{AttemptView, JobView, NoteView};
 use crate::core::explain::explain;
 use crate::core::job::JobKind;
 use crate::grpc::lookup;
 use crate::store::PgPool;
+use crate::store::notes::Subject;
 use crate::store::read::logs::{self, LogPosition, LogRecord};
 use crate::store::read::summary::{self, JobFilter};
-use crate::store::read::{attempts, composition, explain as reasons, jobs, metrics as curves};
+use crate::store::read::{attempts, composition, explain as reasons, jobs, metrics as curves, notes};
 
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 500;
@@ -35,6 +36,8 @@ pub(super) struct JobList {
     kind: Option<String>,
     /// Part of a label, or the beginning of an id.
     text: Option<String>,
+    /// KEY=VALUE with commas between them.
+    label: Option<String>,
     /// `next` of the page before.
     after: Option<i64>,
     limit: Option<i64>,
@@ -57,11 +60,11 @@ pub(super) async fn list(
     let limit = limit(query.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let states = names("state", query.state.as_deref())?;
     let kind: Option<JobKind> = names("kind", query.kind.as_deref())?.pop();
-    let text = text(query.text)?;
+    let (text, labels) = (text(query.text)?, labels(query.label.as_deref())?);
     let page = web.ask(async {
         let search =
             lookup::search_if_given(&web.pool, "search", query.search.as_deref().unwrap_or("")).await?;
-        let filter = JobFilter { search, states, kind, text };
+        let filter = JobFilter { search, states, kind, text, labels };
         let mut jobs = summary::jobs(&web.pool, &filter, query.after, limit + 1).await?;
         let more = cut(&mut jobs, limit);
         let next = jobs.last().map(|job| job.position).filter(|_| more);
@@ -91,6 +94,7 @@ pub(super) async fn one(
             let job = jobs::get(&web.pool, id).await?;
             let facts = reasons::facts(&web.pool, &job, web.lease_ttl.0).await?;
             let attempts = attempts::of_job(&web.pool, id).await?;
+            let remarks = notes::of(&web.pool, Subject::Job(id)).await?;
             let runs_on = facts.runs_on.as_ref();
             Ok(json!({
                 "job": JobView::from(job),
@@ -98,6 +102,7 @@ pub(super) async fn one(
                 "queue_position": facts.queue_position,
                 "memory_mib": facts.memory_mib,
                 "device": runs_on.map(|placement| &placement.device),
+                "notes": remarks.into_iter().map(NoteView::from).collect::<Vec<_>>(),
                 "attempts": attempts.into_iter().map(AttemptView::from).collect::<Vec<_>>(),
             }))
         })

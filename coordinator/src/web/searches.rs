@@ -17,13 +17,16 @@ use tonic::Request;
 use uuid::Uuid;
 
 use super::Web;
-use super::answer::{Failure, cut, json, limit, names};
-use super::views::{JobView, SearchView};
+use super::answer::{Failure, cut, json, labels, limit, names};
+use super::views::{JobView, NoteView, SearchView};
 use crate::core::histogram::{BINS_MAX, histogram};
 use crate::grpc::lookup;
 use crate::store::PgPool;
+use crate::store::notes::Subject;
 use crate::store::read::summary::{self, JobFilter, SearchFilter};
-use crate::store::read::{architectures, composition as composition_of, jobs, scores as scores_of, searches};
+use crate::store::read::{
+    architectures, composition as composition_of, jobs, notes, scores as scores_of, searches,
+};
 
 /// Most characters of a text that is searched for.
 pub(super) const TEXT_CHARS_MAX: usize = 100;
@@ -37,6 +40,8 @@ pub(super) struct SearchList {
     state: Option<String>,
     /// Part of a name, or the beginning of an id.
     text: Option<String>,
+    /// KEY=VALUE with commas between them.
+    label: Option<String>,
     /// `next` of the page before.
     after: Option<String>,
     limit: Option<i64>,
@@ -56,7 +61,8 @@ pub(super) async fn list(
 ) -> Result<Response, Failure> {
     let limit = limit(query.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let states = names("state", query.state.as_deref())?;
-    let filter = SearchFilter { id: None, states, text: text(query.text)? };
+    let (text, labels) = (text(query.text)?, labels(query.label.as_deref())?);
+    let filter = SearchFilter { id: None, states, text, labels };
     let behind = query.after.as_deref().map(position).transpose()?;
     let mut found =
         web.ask(async { Ok(summary::searches(&web.pool, &filter, behind, limit + 1).await?) }).await?;
@@ -109,6 +115,7 @@ pub(super) async fn one(
                 Some(job) => Some(JobView::from(jobs::get(&web.pool, job).await?)),
                 None => None,
             };
+            let remarks = notes::of(&web.pool, Subject::Search(id)).await?;
             let layers = record.spec.spec().backbone.searchable_layers();
             let layers: Vec<_> = layers
                 .iter()
@@ -122,6 +129,7 @@ pub(super) async fn one(
                 "kernels": record.spec.spec().supernet.kernels,
                 "job_counts": counts,
                 "supernet": supernet,
+                "notes": remarks.into_iter().map(NoteView::from).collect::<Vec<_>>(),
             }))
         })
         .await?;

@@ -2,6 +2,7 @@
 //! the names.
 
 use cakes::frame::Quality;
+use cakes::labels::Labels;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
@@ -10,6 +11,7 @@ use uuid::Uuid;
 use crate::store::read::attempts::AttemptRecord;
 use crate::store::read::events::EventRecord;
 use crate::store::read::jobs::{JobRecord, ProgressRecord, ResultRecord};
+use crate::store::read::notes::NoteRecord;
 use crate::store::read::summary::SearchSummary;
 use crate::store::read::timeline::Span;
 
@@ -31,6 +33,7 @@ pub(super) struct SearchView {
     pub step_share: f64,
     pub best_quality: Option<f64>,
     pub quality_metric: Option<String>,
+    pub labels: Labels,
 }
 
 impl From<SearchSummary> for SearchView {
@@ -53,6 +56,7 @@ impl From<SearchSummary> for SearchView {
             step_share: summary.step_share,
             best_quality,
             quality_metric,
+            labels: summary.labels,
         }
     }
 }
@@ -66,6 +70,7 @@ pub(super) struct JobView {
     pub state: &'static str,
     pub state_reason: String,
     pub label: String,
+    pub labels: Labels,
     pub architecture: Option<String>,
     pub attempt_count: i64,
     pub worker: Option<String>,
@@ -115,6 +120,7 @@ impl From<JobRecord> for JobView {
             state: job.state.as_str(),
             state_reason: job.state_reason,
             label: job.label,
+            labels: job.labels,
             architecture: job.architecture.map(|digest| digest.to_string()),
             attempt_count: job.epoch,
             worker: job.worker,
@@ -164,6 +170,20 @@ impl From<ResultRecord> for ResultView {
             device: result.device,
             checkpoint_key: result.checkpoint_key,
         }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct NoteView {
+    pub author: String,
+    pub text: String,
+    pub create_time: DateTime<Utc>,
+}
+
+impl From<NoteRecord> for NoteView {
+    fn from(note: NoteRecord) -> Self {
+        let NoteRecord { author, text, create_time } = note;
+        NoteView { author, text, create_time }
     }
 }
 

@@ -109,6 +109,8 @@ async fn what_does_not_exist_is_said_to_be_unknown(pool: PgPool) {
         ("/jobs?state=sleeping", "state"),
         ("/jobs/xyz", "id"),
         ("/searches?after=1", "after"),
+        ("/searches?label=owner", "label"),
+        ("/jobs?label=a%20b%3D", "label"),
         ("/queue?offset=-1", "offset"),
         ("/timeline?hours=0", "hours"),
     ] {
@@ -139,7 +141,39 @@ async fn lists_come_in_pages_without_gaps_or_repeats(pool: PgPool) {
     let found = ask(&service, "/searches?text=THRE&state=searching").await;
     assert_eq!(list(&found, "searches").len(), 1);
 
+    let labels = |pair: &str| {
+        let (key, value) = pair.split_once('=').unwrap();
+        [(key.to_owned(), value.to_owned())].into()
+    };
+    for (name, label) in [("one", "owner=ada"), ("two", "owner=bob"), ("three", "keep=")] {
+        let found = ask(&service, &format!("/searches?text={name}")).await;
+        let id = found["searches"][0]["id"].as_str().unwrap().to_owned();
+        let request = v1::LabelSearchRequest { id, set: labels(label), remove: Vec::new() };
+        service.searches().label_search(request).await.unwrap();
+    }
+    let found = ask(&service, "/searches?label=owner%3Dada").await;
+    assert_eq!(
+        (list(&found, "searches").len(), &found["searches"][0]["labels"]["owner"]),
+        (1, &"ada".into())
+    );
+    assert_eq!(list(&ask(&service, "/searches?label=keep%3D").await, "searches").len(), 1);
+    assert!(list(&ask(&service, "/searches?label=keep%3D,owner%3Dada").await, "searches").is_empty());
+
     let all = ask(&service, "/jobs?limit=500").await;
+    let id = all["jobs"][0]["id"].as_str().unwrap().to_owned();
+    let request = v1::LabelJobRequest { id: id.clone(), set: labels("keep="), remove: Vec::new() };
+    service.jobs().label_job(request).await.unwrap();
+    let request = v1::AddJobNoteRequest {
+        id: id.clone(),
+        text: "look here".to_owned(),
+        author: "ada".to_owned(),
+        request_id: String::new(),
+    };
+    service.jobs().add_job_note(request).await.unwrap();
+    let found = ask(&service, "/jobs?label=keep%3D").await;
+    assert_eq!((list(&found, "jobs").len(), found["jobs"][0]["id"].as_str()), (1, Some(id.as_str())));
+    assert_eq!(found["counts"], serde_json::json!({ "queued": 1 }));
+    assert_eq!(ask(&service, &format!("/jobs/{id}")).await["notes"][0]["text"], "look here");
     let all: Vec<&str> = list(&all, "jobs").iter().map(|job| job["id"].as_str().unwrap()).collect();
     let (mut paged, mut path) = (Vec::new(), "/jobs?limit=4".to_owned());
     loop {

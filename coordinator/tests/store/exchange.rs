@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Cursor, Read, Seek, Write};
 
+use cakes::architecture::ArchitectureDigest;
 use cakes::cost::cost;
 use cakes::job::TrainerJob;
+use cakes::labels::{LabelChange, Labels};
 use cakes::spec::CheckedSearch;
 use cakes_coordinator::core::retention::Policy;
 use cakes_coordinator::exchange::{Exporter, MANIFEST, Manifest, Member, Writer};
@@ -14,9 +16,10 @@ use cakes_coordinator::store::attempts::{
 };
 use cakes_coordinator::store::checkpoints::review;
 use cakes_coordinator::store::exchange::{Imported, Sound, export, import};
-use cakes_coordinator::store::read::{checkpoint, front, jobs, metrics, searches};
+use cakes_coordinator::store::notes::{NewNote, Subject, add};
+use cakes_coordinator::store::read::{checkpoint, front, jobs, metrics, notes, searches};
 use cakes_coordinator::store::{Error, MIGRATIONS, PgPool, jobs as writes, searches as search_writes};
-use cakes_proto::ids::SearchId;
+use cakes_proto::ids::{JobId, SearchId};
 use chrono::Utc;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
@@ -212,6 +215,77 @@ async fn what_comes_in_is_what_went_out_byte_for_byte(pool: PgPool) {
     drop_elsewhere(&pool, other).await;
 }
 
+/// Remarks of a search, of its last job and of an architecture.
+async fn remark(pool: &PgPool, id: SearchId) -> (JobId, ArchitectureDigest) {
+    let job = jobs::of_search(pool, id).await.unwrap().pop().unwrap();
+    let labels = |key: &str| Labels::new([(key.to_owned(), "x".to_owned())].into()).unwrap();
+    let change = |key| LabelChange::new(labels(key), []).unwrap();
+    search_writes::label(pool, id, &change("owner")).await.unwrap();
+    writes::label(pool, job.id, &change("keep")).await.unwrap();
+    let digest = job.architecture.unwrap();
+    let subjects = [Subject::Search(id), Subject::Job(job.id), Subject::Architecture(digest)];
+    for (subject, text) in subjects.into_iter().flat_map(|subject| [(subject, "first"), (subject, "second")])
+    {
+        let (author, text) = ("ada".to_owned(), format!("{text} \u{1F4C8}"));
+        add(pool, &NewNote { subject, author, text, request_id: None }).await.unwrap();
+    }
+    (job.id, digest)
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn labels_and_notes_travel_along(pool: PgPool) {
+    let id = finished(&pool).await;
+    let plain = file_of(&pool, id).await;
+    assert_eq!(manifest(&plain).format_version, 1, "older readers can read it");
+    assert!(!unpacked(&plain).values().any(|text| text.contains("\"notes\"") || text.contains("\"labels\"")));
+
+    let (job, digest) = remark(&pool, id).await;
+    let other = elsewhere(&pool).await;
+    let file = file_of(&pool, id).await;
+    assert_eq!(manifest(&file).format_version, 2);
+    take_in(&other, &file).await.unwrap();
+    let again = file_of(&other, id).await;
+    assert_eq!(manifest(&again).content_sha256, manifest(&file).content_sha256);
+    assert_eq!(take_in(&pool, &again).await.unwrap(), Imported { id, is_new: false });
+    for subject in [Subject::Search(id), Subject::Job(job), Subject::Architecture(digest)] {
+        let known = notes::of(&pool, subject).await.unwrap();
+        assert_eq!((known.len(), &known), (2, &notes::of(&other, subject).await.unwrap()));
+    }
+    assert_eq!(searches::get(&other, id).await.unwrap().labels.iter().next(), Some(("owner", "x")));
+    assert_eq!(jobs::get(&other, job).await.unwrap().labels.iter().next(), Some(("keep", "x")));
+    drop_elsewhere(&pool, other).await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn notes_of_an_architecture_join_those_that_are_there(pool: PgPool) {
+    let id = finished(&pool).await;
+    let (_, digest) = remark(&pool, id).await;
+    let (file, other) = (file_of(&pool, id).await, elsewhere(&pool).await);
+    // The architecture is known there, with one of the two notes and one of its own.
+    sqlx::query("insert into architecture (digest, spec) values ($1, '{}')")
+        .bind(digest.to_string())
+        .execute(&other)
+        .await
+        .unwrap();
+    let known = notes::of(&pool, Subject::Architecture(digest)).await.unwrap();
+    for (text, time) in [(&known[0].text, known[0].create_time), (&"own".to_owned(), Utc::now())] {
+        sqlx::query(
+            "insert into note (architecture_digest, author, text, create_time) values ($1, 'ada', $2, $3)",
+        )
+        .bind(digest.to_string())
+        .bind(text)
+        .bind(time)
+        .execute(&other)
+        .await
+        .unwrap();
+    }
+    take_in(&other, &file).await.unwrap();
+    let found = notes::of(&other, Subject::Architecture(digest)).await.unwrap();
+    let texts: Vec<&str> = found.iter().map(|note| note.text.as_str()).collect();
+    assert_eq!(texts, [&known[0].text, &known[1].text, "own"]);
+    drop_elsewhere(&pool, other).await;
+}
+
 #[sqlx::test(migrations = "../migrations")]
 async fn a_spoilt_file_is_refused_by_its_place_and_nothing_is_written(pool: PgPool) {
     let (id, other) = (finished(&pool).await, elsewhere(&pool).await);
@@ -226,8 +300,8 @@ async fn a_spoilt_file_is_refused_by_its_place_and_nothing_is_written(pool: PgPo
         ("cut off", file[..file.len() / 2].to_vec(), "no whole zip archive"),
         (
             "another version",
-            with_manifest(&file, |manifest| manifest["format_version"] = 2.into()),
-            "format_version is 2, this version of cakes reads 1",
+            with_manifest(&file, |manifest| manifest["format_version"] = 3.into()),
+            "format_version is 3, this version of cakes reads 1 to 2",
         ),
         (
             "another format",
@@ -299,6 +373,20 @@ async fn a_spoilt_file_is_refused_by_its_place_and_nothing_is_written(pool: PgPo
             "an event of another job",
             with_changed(&file, Member::Events, field("job_id", json!(foreign))),
             "events.jsonl line 1: job 00000000",
+        ),
+        (
+            "labels that are none",
+            with_changed(&file, Member::Search, field("labels", json!({ "a b": "" }))),
+            "search.json line 1: labels: the key 'a b' must have",
+        ),
+        (
+            "a note of nobody",
+            with_changed(
+                &file,
+                Member::Jobs,
+                field("notes", json!([{ "author": "", "text": "x", "create_time": "2026-05-03T00:00:00Z" }])),
+            ),
+            "jobs.jsonl line 1: notes[0] needs an author",
         ),
         (
             "a point twice",

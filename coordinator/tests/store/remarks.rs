@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use cakes::labels::{LABELS_MAX, LabelChange, Labels};
-use cakes_coordinator::store::notes::{NOTES_MAX, NewNote, Subject, add};
+use cakes_coordinator::core::note::NOTES_MAX;
+use cakes_coordinator::store::notes::{NewNote, Subject, add};
 use cakes_coordinator::store::read::{jobs as read_jobs, notes, searches as read_searches};
 use cakes_coordinator::store::{Error, PgPool, jobs, searches};
 use cakes_proto::ids::{JobId, SearchId};

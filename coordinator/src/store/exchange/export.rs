@@ -55,7 +55,7 @@ pub async fn export(
     let mut file = File { writer: Writer::default(), pieces };
     let (line, spec, is_snapshot) = search(&mut transaction, id).await?;
     file.begin(Member::Search)?;
-    file.line(&line).await?;
+    file.remarked(&line).await?;
     file.begin(Member::Request)?;
     file.line(&request(id, spec)?).await?;
     file.begin(Member::Architectures)?;
@@ -63,7 +63,7 @@ pub async fn export(
     let jobs = jobs_in_order(&mut transaction, id).await?;
     file.begin(Member::Jobs)?;
     for job in &jobs {
-        file.line(&job_line(&mut transaction, *job).await?).await?;
+        file.remarked(&job_line(&mut transaction, *job).await?).await?;
     }
     file.begin(Member::Scores)?;
     for job in &jobs {
@@ -84,6 +84,12 @@ pub async fn export(
     file.finish(id.0, is_snapshot, exporter).await
 }
 
+/// A line that may have labels and notes; without them it is what it was before there were any.
+struct Remarked {
+    json: String,
+    has_remarks: bool,
+}
+
 /// A file on its way.
 struct File<'a> {
     writer: Writer,
@@ -102,6 +108,13 @@ impl File<'_> {
             self.pieces.send(piece).await.map_err(|_| gone())?;
         }
         Ok(())
+    }
+
+    async fn remarked(&mut self, line: &Remarked) -> Result<(), Error> {
+        if line.has_remarks {
+            self.writer.has_remarks();
+        }
+        self.line(&line.json).await
     }
 
     async fn finish(self, search: Uuid, is_snapshot: bool, exporter: Exporter) -> Result<String, Error> {
@@ -136,20 +149,31 @@ async fn be_patient(connection: &mut PgConnection) -> Result<(), Error> {
 async fn search(
     connection: &mut PgConnection,
     id: SearchId,
-) -> Result<(String, serde_json::Value, bool), Error> {
+) -> Result<(Remarked, serde_json::Value, bool), Error> {
     let row = sqlx::query!(
-        r#"select to_jsonb(line)::text as "line!", line.spec, line.end_time is null as "is_snapshot!"
+        r#"select (to_jsonb(line) || given.remarks)::text as "json!", given.remarks <> '{}' as "has_remarks!",
+               line.spec, line.end_time is null as "is_snapshot!"
            from (
                select id, name, spec, state, state_reason, revision, create_time, end_time
                from search where id = $1
-           ) line"#,
+           ) line
+           cross join lateral (
+               select case when labels = '{}' then '{}' else jsonb_build_object('labels', labels) end || coalesce((
+                   select jsonb_build_object('notes', jsonb_agg(
+                       jsonb_build_object('author', author, 'text', text, 'create_time', note.create_time)
+                       order by note.create_time, author, text))
+                   from note where note.search_id = line.id having count(*) > 0
+               ), '{}') as remarks
+               from search where search.id = line.id
+           ) given"#,
         id.0
     )
     .fetch_optional(connection)
     .await
     .map_err(failed("export a search"))?
     .ok_or_else(|| Error::NotFound { kind: "search", id: id.to_string() })?;
-    Ok((row.line, row.spec, row.is_snapshot))
+    let line = Remarked { json: row.json, has_remarks: row.has_remarks };
+    Ok((line, row.spec, row.is_snapshot))
 }
 
 /// The search as people submit it.
@@ -167,19 +191,34 @@ async fn architectures(
     file: &mut File<'_>,
 ) -> Result<(), Error> {
     let doing = failed("export the architectures of a search");
-    let mut lines = sqlx::query_scalar!(
-        r#"select to_jsonb(line)::text as "line!"
+    let mut lines = sqlx::query_as!(
+        Remarked,
+        r#"select (to_jsonb(line) - 'position' || remarks)::text as "json!", remarks <> '{}' as "has_remarks!"
            from (
-               select given.origin, given.digest, given.retrain, given.param_count, given.mac_count,
+               select given.position, given.origin, given.digest, given.retrain, given.param_count, given.mac_count,
                    given.mac_fraction, given.cost, given.create_time, architecture.spec as architecture
                from search_architecture given join architecture on architecture.digest = given.digest
-               where given.search_id = $1 order by given.position
-           ) line"#,
+               where given.search_id = $1
+           ) line
+           cross join lateral (
+               select coalesce((
+                   select jsonb_build_object('notes', jsonb_agg(
+                       jsonb_build_object('author', author, 'text', text, 'create_time', note.create_time)
+                       order by note.create_time, author, text))
+                   from note
+                   where note.architecture_digest = line.digest and line.position = (
+                       select min(position) from search_architecture first
+                       where first.search_id = $1 and first.digest = line.digest
+                   )
+                   having count(*) > 0
+               ), '{}') as remarks
+           ) given
+           order by line.position"#,
         id.0
     )
     .fetch(connection);
     while let Some(line) = lines.try_next().await.map_err(&doing)? {
-        file.line(&line).await?;
+        file.remarked(&line).await?;
     }
     Ok(())
 }
@@ -191,9 +230,10 @@ async fn jobs_in_order(connection: &mut PgConnection, id: SearchId) -> Result<Ve
         .map_err(failed("export the jobs of a search"))
 }
 
-async fn job_line(connection: &mut PgConnection, id: Uuid) -> Result<String, Error> {
-    sqlx::query_scalar!(
-        r#"select to_jsonb(line)::text as "line!"
+async fn job_line(connection: &mut PgConnection, id: Uuid) -> Result<Remarked, Error> {
+    sqlx::query_as!(
+        Remarked,
+        r#"select (to_jsonb(line) || remarks)::text as "json!", remarks <> '{}' as "has_remarks!"
            from (
                select id, kind, label, priority, architecture_digest, seed, trainer_job, step_count, memory_mib,
                    task, state, state_reason, epoch, lost_count, infrastructure_count, resource_count,
@@ -220,7 +260,16 @@ async fn job_line(connection: &mut PgConnection, id: Uuid) -> Result<String, Err
                     where progress.job_id = job.id) as progress,
                    (select to_jsonb(result) - 'job_id' from result where result.job_id = job.id) as result
                from job where id = $1
-           ) line"#,
+           ) line
+           cross join lateral (
+               select case when labels = '{}' then '{}' else jsonb_build_object('labels', labels) end || coalesce((
+                   select jsonb_build_object('notes', jsonb_agg(
+                       jsonb_build_object('author', author, 'text', text, 'create_time', note.create_time)
+                       order by note.create_time, author, text))
+                   from note where note.job_id = line.id having count(*) > 0
+               ), '{}') as remarks
+               from job where job.id = line.id
+           ) given"#,
         id
     )
     .fetch_one(connection)

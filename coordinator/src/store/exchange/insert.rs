@@ -5,6 +5,7 @@ use cakes_proto::ids::SearchId;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
+use super::remarks::notes;
 use crate::exchange::Member;
 use crate::store::error::{Error, failed};
 
@@ -24,15 +25,22 @@ impl Rows {
         lines: &str,
     ) -> Result<(), Error> {
         match member {
-            Member::Search => self.search(connection, lines).await,
+            Member::Search => {
+                self.search(connection, lines).await?;
+                notes(connection, member, lines).await
+            }
             // It follows from the search.
             Member::Request => Ok(()),
-            Member::Architectures => architectures(connection, search, lines).await,
+            Member::Architectures => {
+                architectures(connection, search, lines).await?;
+                notes(connection, member, lines).await
+            }
             Member::Jobs => {
                 self.jobs(connection, search, lines).await?;
                 self.attempts(connection, lines).await?;
                 what_jobs_left(connection, lines).await?;
-                results(connection, lines).await
+                results(connection, lines).await?;
+                notes(connection, member, lines).await
             }
             Member::Scores => scores(connection, lines).await,
             Member::Events => events(connection, search, lines).await,
@@ -43,14 +51,14 @@ impl Rows {
     async fn search(&self, connection: &mut PgConnection, lines: &str) -> Result<(), Error> {
         sqlx::query!(
             "insert into search
-                 (id, name, spec, state, state_reason, revision, create_time, end_time, imported)
+                 (id, name, spec, state, state_reason, revision, create_time, end_time, labels, imported)
              select id, name, spec,
                  case when end_time is null then 'cancelled' else state end,
                  case when end_time is null then 'a snapshot of a search that was ' || state else state_reason end,
-                 revision, create_time, coalesce(end_time, $2), true
+                 revision, create_time, coalesce(end_time, $2), coalesce(labels, '{}'), true
              from jsonb_to_recordset($1::text::jsonb) as row (
                  id uuid, name text, spec jsonb, state text, state_reason text, revision bigint,
-                 create_time timestamptz, end_time timestamptz)",
+                 create_time timestamptz, end_time timestamptz, labels jsonb)",
             lines,
             self.export_time
         )
@@ -66,7 +74,7 @@ impl Rows {
                  (id, search_id, kind, label, priority, architecture_digest, seed, trainer_job, step_count,
                   memory_mib, task, state, state_reason, epoch, lost_count, infrastructure_count,
                   resource_count, numeric_count, no_progress_count, furthest_step, checkpoint_epoch,
-                  checkpoint_step, supernet_job_id, revision, create_time, start_time, end_time, imported)
+                  checkpoint_step, supernet_job_id, revision, create_time, start_time, end_time, labels, imported)
              select id, $2, kind, label, priority, architecture_digest, seed, trainer_job, step_count,
                   memory_mib, task,
                   case when end_time is null then 'cancelled' else state end,
@@ -74,14 +82,14 @@ impl Rows {
                       else state_reason end,
                   epoch, lost_count, infrastructure_count, resource_count, numeric_count, no_progress_count,
                   furthest_step, checkpoint_epoch, checkpoint_step, supernet_job_id, revision, create_time,
-                  start_time, coalesce(end_time, $3), true
+                  start_time, coalesce(end_time, $3), coalesce(labels, '{}'), true
              from rows from (jsonb_to_recordset($1::text::jsonb) as (
                  id uuid, kind text, label text, priority integer, architecture_digest text,
                  seed numeric, trainer_job jsonb, step_count bigint, memory_mib bigint, task text, state text,
                  state_reason text, epoch bigint, lost_count integer, infrastructure_count integer,
                  resource_count integer, numeric_count integer, no_progress_count integer,
                  furthest_step bigint, checkpoint_epoch bigint, checkpoint_step bigint, supernet_job_id uuid,
-                 revision bigint, create_time timestamptz, start_time timestamptz, end_time timestamptz
+                 revision bigint, create_time timestamptz, start_time timestamptz, end_time timestamptz, labels jsonb
              )) with ordinality as row
              order by row.ordinality",
             lines,

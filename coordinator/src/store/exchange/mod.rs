@@ -4,6 +4,7 @@ mod export;
 mod guard;
 mod import;
 mod insert;
+mod remarks;
 
 pub use export::export;
 pub use import::{Imported, Sound, import};

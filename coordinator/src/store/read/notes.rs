@@ -25,7 +25,7 @@ pub async fn of(pool: &PgPool, subject: Subject) -> Result<Vec<NoteRecord>, Erro
         NoteRecord,
         "select author, text, create_time from note
          where search_id = $1 or job_id = $2 or architecture_digest = $3
-         order by id",
+         order by create_time, id",
         search,
         job,
         architecture

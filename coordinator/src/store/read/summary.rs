@@ -1,5 +1,6 @@
 //! Searches and jobs in a line each, for lists that are looked at often.
 
+use cakes::labels::Labels;
 use cakes_proto::ids::{JobId, SearchId};
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
@@ -8,7 +9,7 @@ use super::jobs::{self, JobRecord};
 use super::{corrupt, failed};
 use crate::core::job::{JobKind, JobState};
 use crate::core::search::SearchState;
-use crate::store::Error;
+use crate::store::{Error, labels};
 
 /// A search in a line.
 #[derive(Clone, Debug)]
@@ -33,6 +34,7 @@ pub struct SearchSummary {
     pub step_share: f64,
     /// Best quality of a retraining, and its metric's name.
     pub best: Option<(f64, String)>,
+    pub labels: Labels,
 }
 
 /// Which searches a list holds.
@@ -43,6 +45,8 @@ pub struct SearchFilter {
     pub states: Vec<SearchState>,
     /// Part of the name, or beginning of the id; empty for all.
     pub text: String,
+    /// Only searches that have all of these.
+    pub labels: Labels,
 }
 
 /// Searches, newest first, behind the given time and id.
@@ -59,16 +63,18 @@ pub async fn searches(
     let (time, id) = behind.unzip();
     let rows = sqlx::query!(
         r#"with page as (
-               select id, name, spec -> 'backbone' as backbone, state, state_reason, create_time, end_time, imported
+               select id, name, spec -> 'backbone' as backbone, state, state_reason, create_time, end_time, imported,
+                   labels
                from search
                where ($1::uuid is null or id = $1)
                    and (cardinality($2::text[]) = 0 or state = any($2))
                    and ($3 = '' or strpos(lower(name), lower($3)) > 0 or starts_with(id::text, lower($3)))
                    and ($4::timestamptz is null or (create_time, id) < ($4, $5::uuid))
+                   and labels @> $7
                order by create_time desc, id desc limit $6
            )
            select page.id, page.name, page.state, page.state_reason, page.create_time, page.end_time,
-               page.imported,
+               page.imported, page.labels,
                coalesce((select key from jsonb_object_keys(page.backbone) key limit 1), '') as "backbone!",
                jobs.total as "total!", jobs.succeeded as "succeeded!", jobs.failed as "failed!",
                jobs.cancelled as "cancelled!", jobs.live as "live!", jobs.step_share as "step_share!",
@@ -99,7 +105,8 @@ pub async fn searches(
         filter.text,
         time,
         id.map(|id| id.0),
-        limit
+        limit,
+        labels::to_column(&filter.labels)?
     )
     .fetch_all(pool)
     .await
@@ -121,6 +128,7 @@ pub async fn searches(
             live_count: row.live,
             step_share: row.step_share,
             best: row.quality.zip(row.quality_metric),
+            labels: labels::from_column(row.labels)?,
         })
     });
     summaries.collect()
@@ -135,6 +143,8 @@ pub struct JobFilter {
     pub kind: Option<JobKind>,
     /// Part of the label, or beginning of the id; empty for all.
     pub text: String,
+    /// Only jobs that have all of these themselves.
+    pub labels: Labels,
 }
 
 /// Jobs, newest first, created before position `behind`.
@@ -155,13 +165,15 @@ pub async fn jobs(
              and ($3::text is null or kind = $3)
              and ($4 = '' or strpos(lower(label), lower($4)) > 0 or starts_with(id::text, lower($4)))
              and ($5::bigint is null or position < $5)
+             and labels @> $7
          order by position desc limit $6",
         filter.search.map(|search| search.0),
         &states,
         filter.kind.map(JobKind::as_str),
         filter.text,
         behind,
-        limit
+        limit,
+        labels::to_column(&filter.labels)?
     )
     .fetch_all(pool)
     .await
@@ -181,10 +193,12 @@ pub async fn job_counts(pool: &PgPool, filter: &JobFilter) -> Result<Vec<(JobSta
            where ($1::uuid is null or search_id = $1)
                and ($2::text is null or kind = $2)
                and ($3 = '' or strpos(lower(label), lower($3)) > 0 or starts_with(id::text, lower($3)))
+               and labels @> $4
            group by state"#,
         filter.search.map(|search| search.0),
         filter.kind.map(JobKind::as_str),
-        filter.text
+        filter.text,
+        labels::to_column(&filter.labels)?
     )
     .fetch_all(pool)
     .await

@@ -46,15 +46,46 @@ export function choice(label, options, value, change) {
   return el("label", { class: "field" }, el("span", {}, label), select);
 }
 
-export function search(label, value, change) {
+export function search(label, value, change, longest = 100) {
   let timer;
-  const input = el("input", { type: "search", value, "data-key": `text ${label}`, maxlength: 100, autocomplete: "off", spellcheck: "false",
+  const input = el("input", { type: "search", value, "data-key": `text ${label}`, maxlength: longest, autocomplete: "off", spellcheck: "false",
     oninput: (event) => {
       clearTimeout(timer);
       const text = event.target.value;
       timer = setTimeout(() => change(text), 250);
     } });
   return el("label", { class: "field" }, el("span", {}, label), input);
+}
+
+const WORD = "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?";
+const LABEL = new RegExp(`^${WORD}=(?:${WORD})?$`);
+
+/// A field for KEY=VALUE, several with blanks between them; what is none yet changes nothing.
+export function labelFilter(value, change) {
+  const field = search("Labels, as in owner=ada", value.replaceAll(",", " "), (text) => {
+    const given = text.split(/[\s,]+/).filter(Boolean);
+    const isWhole = given.every((label) => LABEL.test(label));
+    field.querySelector("input").setAttribute("aria-invalid", String(!isWhole));
+    if (isWhole) change(given.join(","));
+  }, 400);
+  return field;
+}
+
+/// Labels of something; each leads to the list of all that have it.
+export function labels(of, list, id) {
+  const given = Object.entries(of ?? {}).sort();
+  if (given.length === 0) return null;
+  return el("span", { class: "labels" }, given.map(([key, value]) => {
+    const text = `${key}=${value}`;
+    return link(`${list}?label=${encodeURIComponent(text)}`, text, { class: "label", "data-key": `label ${text} of ${id}`, title: `All with ${text}` });
+  }));
+}
+
+/// What people remarked, oldest first; nothing for no notes.
+export function notes(given) {
+  if (!given?.length) return null;
+  return el("section", { class: "plate", "aria-label": "Notes" }, el("h2", {}, "Notes"),
+    el("ul", { class: "notes" }, given.map((note) => el("li", {}, el("p", { class: "quiet" }, note.author, ", ", since(note.create_time)), el("p", { class: "note" }, note.text)))));
 }
 
 export function facts(pairs) {

@@ -5,7 +5,7 @@ import { address } from "/assets/lib/api.js";
 import { origins, spell, total, used } from "/assets/lib/architecture.js";
 import { el, link } from "/assets/lib/dom.js";
 import { clock, count, macs, share, si } from "/assets/lib/format.js";
-import { code, facts, section, table } from "/assets/lib/widgets.js";
+import { code, facts, notes, section, table } from "/assets/lib/widgets.js";
 
 export const title = "Architecture";
 
@@ -35,6 +35,7 @@ function draw(found, search) {
   return [el("div", {}, el("h1", {}, origins(found)), el("p", { class: "lead mono" }, found.digest)),
     el("section", { class: "plate", "aria-label": "Cost" }, facts([["Multiply-accumulates", `${macs(cost.mac_count)} (${share(cost.mac_fraction ?? 0)} of all-3x3x3)`], ["Parameters", `${si(cost.param_count)} (${count(cost.param_count)})`], ["Activations", si(cost.activation_count)], ["For a patch of", per], ["First derived", clock(found.create_time)], ["Channels in all", spell(total(found.layers))]]),
       el("p", { class: "row" }, search ? link(`/searches/${search}`, "Its search") : null, link(`/diff?a=${found.digest}${search ? `&search=${search}` : ""}`, "Compare with another"))),
+    notes(found.notes),
     el("section", { class: "plate" }, el("h2", {}, "Channels per layer"), legend(used(found.layers)), composition(origins(found), found.layers, { withTable: false })),
     el("section", { class: "plate" }, el("h2", {}, "Layer by layer"), table("Searchable layers with their cost", [["Layer"], ["Channels by kernel", "long"], ["Width", "num"], ["Extent", "num wide"], ["Parameters", "num wide"], ["MACs", "num"]], rows),
       el("p", { class: "quiet" }, "Export it with ", code(`cakes arch export ${found.digest.slice(0, 12)}`)))];

@@ -6,7 +6,7 @@ import { address, get } from "/assets/lib/api.js";
 import { el, link } from "/assets/lib/dom.js";
 import { clock, count, duration, macs, mebibytes, metric, milliseconds, number, quality, short, si } from "/assets/lib/format.js";
 import { live } from "/assets/lib/live.js";
-import { badge, bar, empty, facts, section, since, table } from "/assets/lib/widgets.js";
+import { badge, bar, empty, facts, labels, notes, section, since, table } from "/assets/lib/widgets.js";
 import { eventTable } from "/assets/pages/events.js";
 import { done } from "/assets/pages/jobs.js";
 
@@ -30,7 +30,7 @@ export function show({ host, id, signal, title: name }) {
   follow(log, id, concerns, signal);
 }
 
-function draw({ job, explanation, queue_position: place, memory_mib: memory, device, attempts }) {
+function draw({ job, explanation, queue_position: place, memory_mib: memory, device, attempts, notes: given }) {
   const { progress, result } = job;
   const known = [["Kind", job.kind], job.architecture ? ["Architecture", link(`/architectures/${job.architecture}${job.search ? `?search=${job.search}` : ""}`, short(job.architecture))] : null,
     job.search ? ["Search", link(`/searches/${job.search}`, short(job.search))] : null, place ? ["Position in the queue", count(place)] : null,
@@ -39,8 +39,9 @@ function draw({ job, explanation, queue_position: place, memory_mib: memory, dev
     progress?.step && !result ? ["Speed", `${number(progress.samples_per_s)} samples/s`] : null, progress && !result ? ["Time left", duration(progress.remaining_s)] : null, progress ? ["Last checkpoint", progress.checkpoint_step ? `step ${count(progress.checkpoint_step)}` : "none"] : null];
   const ended = result ? [[metric(result.quality_metric), quality(result.quality)], ["Per class", result.per_class.map((value) => quality(value)).join(", ")], ["Parameters", si(result.param_count)], ["Multiply-accumulates", macs(result.mac_count)], ["Latency", milliseconds(result.latency_ms)], ["Peak memory", mebibytes(result.peak_memory_mib)], ["Training took", duration(result.train_duration_s)], ["Device", result.device]] : [];
   const rows = [...attempts].reverse().map((attempt) => [attempt.epoch, attempt.worker, attempt.outcome, attempt.resume_step ? `step ${count(attempt.resume_step)}` : "the start", count(attempt.last_step), clock(attempt.grant_time), attempt.end_time ? duration((new Date(attempt.end_time) - new Date(attempt.grant_time)) / 1000) : "goes on"]);
-  return [el("div", {}, el("h1", {}, job.label), el("div", { class: "row centre" }, badge(job.state), bar(done(job), "progress of the job"), el("span", { class: "quiet mono" }, job.id)), el("p", {}, explanation), jobActions(job)),
+  return [el("div", {}, el("h1", {}, job.label), el("div", { class: "row centre" }, badge(job.state), bar(done(job), "progress of the job"), el("span", { class: "quiet mono" }, job.id)), labels(job.labels, "/jobs", job.id), el("p", {}, explanation), jobActions(job)),
     el("section", { class: "plate", "aria-label": "Facts" }, facts(known)),
+    notes(given),
     result ? el("section", { class: "plate" }, el("h2", {}, "Result"), facts(ended)) : null,
     el("section", { class: "plate" }, el("h2", {}, "Attempts"), rows.length === 0 ? empty("It has not been given to a worker yet.") : table("Attempts, newest first", [["Attempt"], ["Worker"], ["Outcome", "long"], ["From", "tight wide"], ["Last step", "num"], ["Granted", "tight wide"], ["Took", "tight"]], rows))];
 }

@@ -5,7 +5,7 @@ import { el, link } from "/assets/lib/dom.js";
 import { count, duration, quality, short } from "/assets/lib/format.js";
 import { CursorSource } from "/assets/lib/sources.js";
 import { virtualList } from "/assets/lib/virtual.js";
-import { badge, bar, choice, code, empty, search, since } from "/assets/lib/widgets.js";
+import { badge, bar, choice, code, empty, labelFilter, labels, search, since } from "/assets/lib/widgets.js";
 
 export const title = "Jobs";
 
@@ -29,7 +29,7 @@ const PAGE = 500;
 /// A list of the jobs that a filter leaves; gives a function that shows another filter's.
 export function jobList(host, filter, { withSearch, before, none, concerns, signal }) {
   const cells = (job) => [
-    el("span", {}, link(`/jobs/${job.id}`, job.label), withSearch && job.search ? el("span", { class: "quiet" }, " of ", link(`/searches/${job.search}`, short(job.search), { "data-key": `search of ${job.id}` })) : null),
+    el("span", {}, link(`/jobs/${job.id}`, job.label), withSearch && job.search ? el("span", { class: "quiet" }, " of ", link(`/searches/${job.search}`, short(job.search), { "data-key": `search of ${job.id}` })) : null, " ", labels(job.labels, "/jobs", job.id)),
     badge(job.state), bar(done(job), `progress of ${job.label}`),
     quality(job.result?.quality ?? job.progress?.quality), rest(job), job.worker ?? "–", job.attempt_count, since(job.create_time)];
   const source = (wanted) => new CursorSource(async (after) => {
@@ -42,7 +42,7 @@ export function jobList(host, filter, { withSearch, before, none, concerns, sign
 }
 
 export function show({ host, query, signal }) {
-  const filter = { state: query.state ?? "", kind: query.kind ?? "", text: query.text ?? "", search: query.search ?? "" };
+  const filter = { state: query.state ?? "", kind: query.kind ?? "", text: query.text ?? "", label: query.label ?? "", search: query.search ?? "" };
   const list = el("section", { class: "plate", "aria-label": "Jobs" });
   const set = (name, value) => {
     filter[name] = value;
@@ -51,7 +51,7 @@ export function show({ host, query, signal }) {
   };
   host.append(el("div", {}, el("h1", {}, "Jobs"), filter.search ? el("p", { class: "lead" }, "Of the search ", link(`/searches/${filter.search}`, short(filter.search)), ". ", link("/jobs", "All jobs")) : el("p", { class: "lead" }, "Each is one training.")),
     el("div", { class: "row" }, search("Label or id", filter.text, (value) => set("text", value)),
-      choice("Kind", [["", "all"], ["supernet", "supernet"], ["retrain", "retrain"]], filter.kind, (value) => set("kind", value))), list);
+      choice("Kind", [["", "all"], ["supernet", "supernet"], ["retrain", "retrain"]], filter.kind, (value) => set("kind", value)), labelFilter(filter.label, (value) => set("label", value))), list);
   const showFilter = jobList(list, { ...filter }, { withSearch: true, before: (answer) => answer && states(answer, filter, set), none: () => nothing(filter), signal });
 }
 
@@ -62,6 +62,6 @@ function states({ counts }, filter, set) {
 }
 
 function nothing(filter) {
-  if (filter.text || filter.kind || filter.state) return empty("No job matches.", "Choose another state, or clear the text.");
+  if (filter.text || filter.kind || filter.state || filter.label) return empty("No job matches.", "Choose another state, or clear the text and the labels.");
   return empty("There are no jobs yet.", el("span", {}, "Submit a search with ", code("cakes search submit FILE"), "."));
 }

@@ -10,7 +10,7 @@ import { address } from "/assets/lib/api.js";
 import { front, isBaseline, isRandom, origins, used } from "/assets/lib/architecture.js";
 import { el, link } from "/assets/lib/dom.js";
 import { macs, metric, milliseconds, quality, share, short, si, words } from "/assets/lib/format.js";
-import { badge, bar, choice, code, empty, facts, section, since, table } from "/assets/lib/widgets.js";
+import { badge, bar, choice, code, empty, facts, labels, notes, section, since, table } from "/assets/lib/widgets.js";
 import { session } from "/assets/lib/session.js";
 import { showDerive } from "/assets/pages/derive.js";
 import { jobList } from "/assets/pages/jobs.js";
@@ -29,7 +29,7 @@ const COSTS = {
 export function show(context) {
   const { host, id, query, signal } = context;
   const view = VIEWS.some(([name]) => name === query.view) ? query.view : "front";
-  const head = el("div", {});
+  const head = el("div", { class: "head" });
   const shown = VIEWS.filter(([name]) => name !== "derive" || session.may("preview_derivation") || view === "derive");
   const tabs = el("nav", { "aria-label": "Views of this search" }, el("ul", { class: "tabs" }, shown.map(([name, text]) => el("li", {}, link(`/searches/${id}?view=${name}`, text, { "aria-current": name === view ? "page" : null })))));
   const body = el("div", { class: "page" });
@@ -42,13 +42,13 @@ export function show(context) {
   DRAWN[view]({ ...context, host: body, concerns });
 }
 
-function summary({ search, job_counts: counts }) {
+function summary({ search, job_counts: counts, notes: given }) {
   const parts = Object.entries(counts).sort().map(([state, count]) => link(`/jobs?search=${search.id}&state=${state}`, `${count} ${state}`));
   return [el("h1", {}, search.name),
     el("div", { class: "row centre" }, badge(search.state), search.imported ? el("span", { class: "quiet" }, "imported: read here, never run") : null, bar(search.step_share, "progress of the search"),
       el("span", { class: "quiet" }, "submitted ", since(search.create_time)), el("span", { class: "quiet mono" }, short(search.id)),
       el("span", { class: "row centre quiet" }, parts)),
-    search.state_reason ? el("p", { class: "quiet" }, search.state_reason) : null, searchActions(search)];
+    search.state_reason ? el("p", { class: "quiet" }, search.state_reason) : null, labels(search.labels, "/searches", search.id), searchActions(search), notes(given)];
 }
 
 const DRAWN = { front: showFront, composition: showComposition, epochs: showEpochs, scores: showScores, jobs: showJobs, events: showEvents, spec: showSpec, derive: showDerive };
