@@ -8,6 +8,7 @@ use cakes_proto::v1;
 use chrono::Utc;
 use clap::Args;
 
+use super::job::{retraining, submit_retrain};
 use super::search::{SearchId, latency_table};
 use crate::args::GlobalArguments;
 use crate::client::{Client, rpc};
@@ -177,7 +178,8 @@ pub async fn derive(
     let mut jobs = Vec::new();
     for digest in digests {
         for seed in &arguments.seed {
-            jobs.push(super::job::submit_retrain(client, digest, &search_id, *seed, None).await?);
+            let request = retraining(digest, &search_id, *seed);
+            jobs.push(submit_retrain(client, request).await?);
         }
     }
     output::print(global.output, &Retrained { derived: response, jobs }, |retrained| {

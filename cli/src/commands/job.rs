@@ -1,13 +1,11 @@
 //! `cakes job`: one training each.
 
-use std::collections::BTreeMap;
-
 use cakes_proto::v1;
 use chrono::Utc;
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
-use super::remark::{LabelArguments, LabelFilter, NoteArguments};
+use super::remark::{GivenLabels, LabelArguments, LabelFilter, NoteArguments};
 use super::repeat::{self, Repeat};
 use super::reproduce::{self, ReproduceArguments};
 use super::{follow, watch};
@@ -35,7 +33,7 @@ pub enum JobCommand {
     /// Train an architecture that a search has recorded, as the search trains.
     #[command(
         after_help = "Examples:\n  cakes job retrain 4650aa08568a --search 0198f3a2-7c1e --seed 3 --wait\n  \
-                      cakes job retrain 4650aa08568a --search 0198f3a2-7c1e --initial-weights supernet"
+                      cakes job retrain 4650aa08568a --search 0198f3a2-7c1e --initial-weights supernet --label paper=miccai-2026"
     )]
     Retrain(RetrainArguments),
     /// Write what is needed to repeat a job without the service, and print the command.
@@ -124,6 +122,8 @@ pub struct RetrainArguments {
     /// What to start from, instead of what the search says.
     #[arg(long, value_enum, value_name = "WHAT")]
     initial_weights: Option<InitialWeightsName>,
+    #[command(flatten)]
+    labels: GivenLabels,
     /// Follow the job until it has ended; the exit code says how.
     #[arg(long)]
     wait: bool,
@@ -224,9 +224,13 @@ pub async fn run(global: &GlobalArguments, command: JobCommand) -> Result<Outcom
             return print_checkpoints(global, &found);
         }
         JobCommand::Retrain(arguments) => {
-            let RetrainArguments { digest, search, seed, initial_weights, wait } = arguments;
-            let weights = initial_weights.map(v1::InitialWeights::from);
-            let job = submit_retrain(&client, &digest, &search, seed, weights).await?;
+            let RetrainArguments { digest, search, seed, initial_weights, labels, wait } = arguments;
+            let request = v1::SubmitRetrainRequest {
+                initial_weights: initial_weights.map(v1::InitialWeights::from).unwrap_or_default().into(),
+                labels: labels.labels()?,
+                ..retraining(&digest, &search, seed)
+            };
+            let job = submit_retrain(&client, request).await?;
             if wait {
                 output::note(&format!("job {} submitted", job.id));
                 return Box::pin(watch::job(global, &client, job.id)).await;
@@ -262,27 +266,25 @@ pub async fn run(global: &GlobalArguments, command: JobCommand) -> Result<Outcom
     Ok(Outcome::Done)
 }
 
-/// Queues the retraining of an architecture outside its search's plan; without
-/// `initial_weights` it starts from what the search says.
+/// The retraining of an architecture outside its search's plan, as the search trains.
+pub(super) fn retraining(digest: &str, search_id: &str, seed: u64) -> v1::SubmitRetrainRequest {
+    v1::SubmitRetrainRequest {
+        request_id: Uuid::new_v4().to_string(),
+        architecture_digest: digest.to_owned(),
+        search_id: search_id.to_owned(),
+        seed,
+        ..v1::SubmitRetrainRequest::default()
+    }
+}
+
+/// Queues a retraining.
 ///
 /// # Errors
 /// The coordinator is away or refuses.
 pub(super) async fn submit_retrain(
     client: &Client,
-    digest: &str,
-    search_id: &str,
-    seed: u64,
-    initial_weights: Option<v1::InitialWeights>,
+    request: v1::SubmitRetrainRequest,
 ) -> Result<v1::Job, CommandError> {
-    let request = v1::SubmitRetrainRequest {
-        request_id: Uuid::new_v4().to_string(),
-        architecture_digest: digest.to_owned(),
-        search_id: search_id.to_owned(),
-        training: None,
-        seed,
-        initial_weights: initial_weights.unwrap_or_default().into(),
-        labels: BTreeMap::new(),
-    };
     rpc!(client, jobs.submit_retrain, "JobService/SubmitRetrain", request)
 }
 

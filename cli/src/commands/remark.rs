@@ -56,6 +56,28 @@ impl LabelFilter {
     }
 }
 
+/// Labels that something has from its beginning.
+#[derive(Clone, Debug, Default, Args)]
+pub struct GivenLabels {
+    /// A label to find it by; several times for several labels.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    label: Vec<(String, String)>,
+}
+
+impl GivenLabels {
+    /// # Errors
+    /// A key is given twice.
+    pub fn labels(self) -> Result<BTreeMap<String, String>, CommandError> {
+        let mut labels = BTreeMap::new();
+        for (key, value) in self.label {
+            if labels.insert(key.clone(), value).is_some() {
+                return Err(CommandError::invalid(format!("--label: {key} is given twice; give it once")));
+            }
+        }
+        Ok(labels)
+    }
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
     let (key, value) = (key.to_owned(), value.to_owned());
@@ -136,6 +158,12 @@ mod tests {
             assert!(error.contains(problem), "{wrong}: {error}");
         }
         assert!(change(&["a=1", "a-"]).is_err());
+        let given = |labels: &[(&str, &str)]| {
+            let label = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            GivenLabels { label }.labels()
+        };
+        assert_eq!(given(&[("keep", ""), ("owner", "ada")]).unwrap(), set);
+        assert!(given(&[("a", "1"), ("a", "1")]).unwrap_err().to_string().contains("a is given twice"));
         assert!(pair("a=b").is_ok() && pair("a").is_err() && pair("a=-").is_err());
     }
 }
