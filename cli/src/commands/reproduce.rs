@@ -169,28 +169,46 @@ async fn check(
         .map_err(|error| CommandError::invalid(format!("{}: {error}", path.display())))?;
     let figures = figures(&result, &summary);
     output::print(global.output, &figures, |figures| table(figures))?;
-    let data = data_difference(&job.environment.unwrap_or_default(), &arguments.out.join(RUN).join(DATA))?;
-    if let Some(difference) = &data {
-        output::note(difference);
+    let data = compare_data(&job.environment.unwrap_or_default(), &arguments.out.join(RUN).join(DATA))?;
+    match &data {
+        Data::Same => {}
+        Data::Differ(note) | Data::Unknown(note) => output::note(note),
     }
-    let same = data.is_none() && figures.iter().all(Figure::is_same);
+    let same = !matches!(data, Data::Differ(_)) && figures.iter().all(Figure::is_same);
     Ok(if same { Outcome::Done } else { Outcome::Failed })
 }
 
-/// How the data of the run differ from those of the job; none where they do not, or where
-/// either is of a version that told no digest.
-fn data_difference(recorded: &v1::Environment, file: &Path) -> Result<Option<String>, CommandError> {
+/// Whether both runs trained on the same data.
+#[derive(Debug, PartialEq)]
+enum Data {
+    Same,
+    /// How they differ.
+    Differ(String),
+    /// Whose digest is missing.
+    Unknown(String),
+}
+
+fn compare_data(recorded: &v1::Environment, file: &Path) -> Result<Data, CommandError> {
+    let unknown = |who: &str| {
+        Ok(Data::Unknown(format!(
+            "{who} told no digest of its data, as trainers of older versions do: whether both trained on the same \
+             data is not known"
+        )))
+    };
+    if recorded.data_sha256.is_empty() {
+        return unknown("the job");
+    }
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return unknown("this run"),
         Err(error) => return Err(CommandError::file(file, error)),
     };
     let again: DataContent = serde_json::from_str(&text)
         .map_err(|error| CommandError::invalid(format!("{}: {error}", file.display())))?;
-    if recorded.data_sha256.is_empty() || recorded.data_sha256 == again.sha256 {
-        return Ok(None);
+    if recorded.data_sha256 == again.sha256 {
+        return Ok(Data::Same);
     }
-    Ok(Some(format!(
+    Ok(Data::Differ(format!(
         "the data differ: the job trained on {} ({} files, {} bytes), this run on {} ({} files, {} bytes)",
         recorded.data_sha256,
         recorded.data_file_count,
@@ -250,15 +268,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_data_are_told_and_a_missing_digest_is_no_difference() {
+    fn other_data_and_a_missing_digest_are_told() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(DATA);
         let job = |sha256: &str| v1::Environment { data_sha256: sha256.to_owned(), ..Default::default() };
-        assert_eq!(data_difference(&job("aa"), &file).unwrap(), None);
+        let unknown = |job: &v1::Environment| match compare_data(job, &file).unwrap() {
+            Data::Unknown(note) => note,
+            other => panic!("{other:?}"),
+        };
+        assert!(unknown(&job("aa")).starts_with("this run told no digest"));
+        assert!(unknown(&job("")).starts_with("the job told no digest"));
         std::fs::write(&file, r#"{"sha256":"bb","file_count":2,"bytes":3}"#).unwrap();
-        assert_eq!(data_difference(&job("bb"), &file).unwrap(), None);
-        assert_eq!(data_difference(&job(""), &file).unwrap(), None);
-        let told = data_difference(&job("aa"), &file).unwrap().unwrap();
+        assert_eq!(compare_data(&job("bb"), &file).unwrap(), Data::Same);
+        assert!(unknown(&job("")).starts_with("the job told no digest"));
+        let Data::Differ(told) = compare_data(&job("aa"), &file).unwrap() else { panic!("they differ") };
         assert!(told.contains("aa") && told.contains("bb (2 files, 3 bytes)"), "{told}");
     }
 }
