@@ -126,9 +126,10 @@ fn obstacle(facts: &Facts) -> String {
     }
     let present: Vec<&WorkerFacts> = facts.workers.iter().filter(|worker| !worker.lost).collect();
     if present.is_empty() {
-        return match facts.workers.len() {
-            0 => "No worker has registered; start one with `cakes-worker --server URL`.".to_owned(),
-            count => format!("None of the {count} registered workers has been heard of lately."),
+        return match facts.workers.as_slice() {
+            [] => "No worker has registered; start one with `cakes-worker --server URL`.".to_owned(),
+            [WorkerFacts { id, .. }] => format!("The only worker, {id}, has not been heard of lately."),
+            workers => format!("None of the {} registered workers has been heard of lately.", workers.len()),
         };
     }
     let open: Vec<&WorkerFacts> =
@@ -140,10 +141,11 @@ fn obstacle(facts: &Facts) -> String {
         );
     }
     if ready.is_empty() {
-        return format!(
-            "All {} present workers are cordoned or draining; `cakes worker uncordon` lets one take jobs.",
-            present.len()
-        );
+        let who = match present.as_slice() {
+            [WorkerFacts { id, .. }] => format!("The only present worker, {id}, is"),
+            present => format!("All {} present workers are", present.len()),
+        };
+        return format!("{who} cordoned or draining; `cakes worker uncordon` lets one take jobs.");
     }
     let devices =
         || ready.iter().flat_map(|worker| worker.devices.iter().map(move |device| (worker, device)));
@@ -210,9 +212,14 @@ mod tests {
         says(&facts(), "position 3");
         says(&facts(), "No worker has registered");
         let lost = WorkerFacts { lost: true, ..worker("a", 2000, false) };
-        says(&Facts { workers: vec![lost], ..facts() }, "None of the 1 registered");
+        says(&Facts { workers: vec![lost.clone()], ..facts() }, "The only worker, a, has not been heard of");
+        says(&Facts { workers: vec![lost.clone(), lost], ..facts() }, "None of the 2 registered");
         let cordoned = WorkerFacts { schedule: Schedule::Cordoned, ..worker("a", 2000, false) };
-        says(&Facts { workers: vec![cordoned], ..facts() }, "uncordon");
+        says(
+            &Facts { workers: vec![cordoned.clone()], ..facts() },
+            "The only present worker, a, is cordoned or",
+        );
+        says(&Facts { workers: vec![cordoned.clone(), cordoned], ..facts() }, "All 2 present workers are");
         let suspect = WorkerFacts { suspect: Some("its disk is full".into()), ..worker("a", 2000, false) };
         says(&Facts { workers: vec![suspect.clone()], ..facts() }, "a while: its disk is full");
         says(&Facts { workers: vec![suspect, worker("b", 2000, false)], ..facts() }, "Worker b is free");

@@ -156,7 +156,7 @@ async fn the_queue_gives_the_reason_that_explain_gives(pool: PgPool) {
     agrees("no_ready_worker", "cordoned or draining").await;
     workers::schedule(&pool, &a.id, Schedule::Ready).await.unwrap();
     set("update worker set last_seen_time = now() - interval '2 minutes'").await;
-    agrees("no_worker", "None of the 1 registered").await;
+    agrees("no_worker", "has not been heard of").await;
     set("update worker set last_seen_time = now()").await;
     set("update job set priority = -1 where id = (select job_id from dashboard.queue where queue_position = 1)").await;
     let taken = a.begin(&pool).await;
