@@ -1,4 +1,6 @@
-//! Who may do what on the web page, and when guesses are refused unheard.
+//! Who may do what on the web page, and how long a wrong token waits for its answer.
+
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -61,6 +63,11 @@ pub fn permits(role: Role, action: Action) -> bool {
     roles.contains(&role)
 }
 
+/// Whether it may change something, so that it is recorded before it is done.
+pub fn changes(action: Action) -> bool {
+    !matches!(action, Action::Read | Action::PreviewDerivation)
+}
+
 /// The least role that may do it, for a refusal that says what is needed.
 pub fn least_role(action: Action) -> Option<Role> {
     Role::ALL.iter().copied().find(|role| permits(*role, action))
@@ -91,6 +98,7 @@ pub fn token_hash(token: &str) -> Option<SecretHash> {
 pub const FAILURES_WINDOW_S: f64 = 60.0;
 const FAILURES_OF_PEER_MAX: i64 = 10;
 const FAILURES_MAX: i64 = 100;
+const WRONG_TOKEN_DELAY: Duration = Duration::from_secs(1);
 
 /// Refusals of callers that nobody knows, in the last [`FAILURES_WINDOW_S`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,9 +109,15 @@ pub struct Failures {
     pub of_all: i64,
 }
 
-/// Whether one more try to sign in is heard.
-pub fn hears(failures: Failures) -> bool {
+/// Whether one more refusal of somebody whom nobody knows gets a row of the record.
+pub fn is_recorded(failures: Failures) -> bool {
     failures.of_peer < FAILURES_OF_PEER_MAX && failures.of_all < FAILURES_MAX
+}
+
+/// How long one more wrong token waits for its answer, behind those before it. It only keeps
+/// the noise down: tokens are 256 random bits, which nobody finds by trying.
+pub fn delay(failures: Failures) -> Duration {
+    if is_recorded(failures) { Duration::ZERO } else { WRONG_TOKEN_DELAY }
 }
 
 #[cfg(test)]
@@ -136,9 +150,11 @@ mod tests {
     }
 
     #[test]
-    fn guesses_are_heard_until_there_are_too_many() {
-        assert!(hears(Failures { of_peer: 9, of_all: 99 }));
-        assert!(!hears(Failures { of_peer: 10, of_all: 10 }));
-        assert!(!hears(Failures { of_peer: 0, of_all: 100 }));
+    fn guesses_wait_when_there_are_too_many() {
+        let few = Failures { of_peer: 9, of_all: 99 };
+        assert!(is_recorded(few) && delay(few).is_zero());
+        for many in [Failures { of_peer: 10, of_all: 10 }, Failures { of_peer: 0, of_all: 100 }] {
+            assert!(!is_recorded(many) && !delay(many).is_zero());
+        }
     }
 }

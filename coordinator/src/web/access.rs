@@ -13,7 +13,7 @@ use super::answer::{Failure, json};
 use super::guard::{comes_over_plain_http, is_loopback_name};
 use super::listener::Peer;
 use super::{Web, actions, guard};
-use crate::core::access::{Action, SecretHash, hears, least_role, permits, token_hash};
+use crate::core::access::{Action, SecretHash, delay, is_recorded, least_role, permits, token_hash};
 use crate::store::access::{self as stored, AuditEntry, Found, Holder};
 
 /// Longest time that a browser stays signed in.
@@ -92,8 +92,7 @@ impl Web {
             return match found {
                 Ok(who) => Ok(Caller { who: Some(who), peer }),
                 Err(failure) => {
-                    let caller = Caller { who: None, peer };
-                    self.record(&caller, "bearer", "", Err(&failure)).await;
+                    self.refuse_token(&Caller { who: None, peer }, "bearer", &failure).await;
                     Err(failure)
                 }
             };
@@ -103,6 +102,14 @@ impl Web {
             None => None,
         };
         Ok(Caller { who, peer })
+    }
+
+    /// Records a wrong token, and lets whoever gave one of too many wait for the answer. One
+    /// that is right is taken at any time: nobody can keep others from signing in.
+    async fn refuse_token(&self, caller: &Caller, action: &str, failure: &Failure) {
+        let failures = stored::failures(&self.pool, &caller.peer, action).await;
+        self.record(caller, action, "", Err(failure)).await;
+        tokio::time::sleep(failures.map(delay).unwrap_or_default()).await;
     }
 
     /// Whose token it is.
@@ -144,8 +151,23 @@ impl Web {
         format!("{name}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Strict{secure}")
     }
 
-    /// Adds a row to the record. Of callers that nobody knows only so many are kept, so
-    /// that nobody fills the disk.
+    /// Adds a row that says what is about to be done.
+    ///
+    /// # Errors
+    /// It cannot be recorded, and so must not be done.
+    pub(super) async fn begin(&self, caller: &Caller, action: &str, object: &str) -> Result<i64, Failure> {
+        let who = caller.who.as_ref();
+        let (answer, detail) = (stored::BEGUN, "");
+        let entry = AuditEntry { who, peer: &caller.peer, action, object, answer, detail, begun: None };
+        stored::record(&self.pool, &entry).await.map_err(|error| {
+            tracing::error!(%error, ?entry, "what is to be done cannot be recorded");
+            let message =
+                "nothing was done, since it cannot be recorded; the coordinator's log says why".to_owned();
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, "NOT_RECORDED", message)
+        })
+    }
+
+    /// Adds a row to the record of what nothing was begun for.
     pub(super) async fn record(
         &self,
         caller: &Caller,
@@ -153,17 +175,30 @@ impl Web {
         object: &str,
         outcome: Result<(), &Failure>,
     ) {
+        self.record_outcome(caller, action, object, outcome, None).await;
+    }
+
+    /// Adds a row to the record. Of callers that nobody knows only so many are kept, so
+    /// that nobody fills the disk.
+    pub(super) async fn record_outcome(
+        &self,
+        caller: &Caller,
+        action: &str,
+        object: &str,
+        outcome: Result<(), &Failure>,
+        begun: Option<i64>,
+    ) {
         let (answer, detail) = match outcome {
             Ok(()) => ("ok", ""),
             Err(failure) => (failure.code(), failure.message()),
         };
         let who = caller.who.as_ref();
-        let entry = AuditEntry { who, peer: &caller.peer, action, object, answer, detail };
+        let entry = AuditEntry { who, peer: &caller.peer, action, object, answer, detail, begun };
         let written = async {
-            if who.is_none() && !hears(stored::failures(&self.pool, &caller.peer, action).await?) {
+            if who.is_none() && !is_recorded(stored::failures(&self.pool, &caller.peer, action).await?) {
                 return Ok(());
             }
-            stored::record(&self.pool, &entry).await
+            stored::record(&self.pool, &entry).await.map(drop)
         };
         if let Err(error) = written.await {
             tracing::error!(%error, ?entry, "what was done cannot be recorded");
@@ -220,35 +255,37 @@ pub(super) async fn sign_in(
     body: Bytes,
 ) -> Result<Response, Failure> {
     let anybody = Caller { who: None, ..caller };
-    if !hears(web.ask(async { Ok(stored::failures(&web.pool, &anybody.peer, SIGN_IN).await?) }).await?) {
-        let message = "too many wrong tokens; wait a minute and try again".to_owned();
-        return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_TRIES", message));
-    }
-    let opened = async {
+    let known = async {
         if comes_over_plain_http(&headers) {
             let message = "this connection is not encrypted, and others could read the token; open the page through \
                 `ssh -L`, or a proxy with TLS (docs/web.md)";
             return Err(Failure::new(StatusCode::FORBIDDEN, "NOT_ENCRYPTED", message.to_owned()));
         }
         let SignIn { token } = actions::read(&body)?;
-        let mut who = web.token(&token).await?;
-        let secret = stored::random_bytes()?;
-        let hash = Sha256::digest(secret).into();
-        let opened = stored::open(&web.pool, hash, who.token_id, SESSION_HOURS);
-        who.expire_time = Some(web.ask(async { Ok(opened.await?) }).await?);
-        Ok((who, hex::encode(secret)))
+        web.token(&token).await
     };
-    let (who, secret) = match opened.await {
-        Ok(opened) => opened,
+    let who = match known.await {
+        Ok(who) => who,
         Err(failure) => {
-            web.record(&anybody, SIGN_IN, "", Err(&failure)).await;
+            web.refuse_token(&anybody, SIGN_IN, &failure).await;
             return Err(failure);
         }
     };
+    let caller = Caller { who: Some(who.clone()), ..anybody };
+    let begun = web.begin(&caller, SIGN_IN, "").await?;
+    let opened = open(&web, who).await;
+    web.record_outcome(&caller, SIGN_IN, "", opened.as_ref().map(drop), Some(begun)).await;
+    let (who, secret) = opened?;
     let cookie = web.cookie(&headers, &secret, i64::from(SESSION_HOURS) * 3600);
-    let body = describe(&web, Some(&who));
-    web.record(&Caller { who: Some(who), ..anybody }, SIGN_IN, "", Ok(())).await;
-    with_cookie(&body, &cookie)
+    with_cookie(&describe(&web, Some(&who)), &cookie)
+}
+
+/// Opens a session, and says until when it lasts and what the cookie holds.
+async fn open(web: &Web, mut who: Holder) -> Result<(Holder, String), Failure> {
+    let secret = stored::random_bytes()?;
+    let opened = stored::open(&web.pool, Sha256::digest(secret).into(), who.token_id, SESSION_HOURS);
+    who.expire_time = Some(web.ask(async { Ok(opened.await?) }).await?);
+    Ok((who, hex::encode(secret)))
 }
 
 pub(super) async fn sign_out(
@@ -257,10 +294,15 @@ pub(super) async fn sign_out(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     if let Some(hash) = web.session_hash(&headers) {
-        web.ask(async { Ok(stored::close(&web.pool, hash).await?) }).await?;
-        if caller.who.is_some() {
-            web.record(&caller, SIGN_OUT, "", Ok(())).await;
+        let begun = match &caller.who {
+            Some(_) => Some(web.begin(&caller, SIGN_OUT, "").await?),
+            None => None,
+        };
+        let closed = web.ask(async { Ok(stored::close(&web.pool, hash).await?) }).await;
+        if begun.is_some() {
+            web.record_outcome(&caller, SIGN_OUT, "", closed.as_ref().map(drop), begun).await;
         }
+        closed?;
     }
     with_cookie(&describe(&web, None), &web.cookie(&headers, "", 0))
 }

@@ -17,7 +17,7 @@ use super::Web;
 use super::access::Caller;
 use super::answer::{Failure, json as answer};
 use super::views::JobView;
-use crate::core::access::Action;
+use crate::core::access::{Action, changes};
 use crate::grpc::lookup;
 use crate::store::read::jobs;
 
@@ -36,7 +36,7 @@ pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 
 impl Web {
     /// Does it if the caller's role permits it, and records the answer; also where the
-    /// caller has gone meanwhile.
+    /// caller has gone meanwhile. That it is begun is recorded before, or it is not done.
     async fn act<F>(
         &self,
         caller: Caller,
@@ -49,11 +49,15 @@ impl Web {
     {
         let (web, object) = (self.clone(), object.to_owned());
         let task = self.tasks.spawn(async move {
-            let done = match caller.may(action) {
-                Ok(()) => web.in_turn(work(web.clone())).await,
-                Err(refused) => Err(refused),
+            let begun = match caller.may(action) {
+                Ok(()) if changes(action) => web.begin(&caller, action.as_str(), &object).await.map(Some),
+                allowed => allowed.map(|()| None),
             };
-            web.record(&caller, action.as_str(), &object, done.as_ref().map(drop)).await;
+            let (begun, done) = match begun {
+                Ok(begun) => (begun, web.in_turn(work(web.clone())).await),
+                Err(refused) => (None, Err(refused)),
+            };
+            web.record_outcome(&caller, action.as_str(), &object, done.as_ref().map(drop), begun).await;
             done
         });
         let done = task.await.unwrap_or_else(|error| Err(Failure::broken(&error)))?;

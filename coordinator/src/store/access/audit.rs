@@ -20,10 +20,15 @@ pub struct AuditEntry<'a> {
     pub peer: &'a str,
     pub action: &'a str,
     pub object: &'a str,
-    /// "ok", or the code of the refusal.
+    /// "ok", the code of the refusal, or [`BEGUN`].
     pub answer: &'a str,
     pub detail: &'a str,
+    /// The row that said that it was begun.
+    pub begun: Option<i64>,
 }
+
+/// The answer of what is about to be done. It stays the last word where a coordinator died.
+pub const BEGUN: &str = "BEGUN";
 
 /// A row of the record.
 #[derive(Clone, Debug)]
@@ -39,25 +44,26 @@ pub struct AuditRecord {
     pub detail: String,
 }
 
-/// Adds a row.
+/// Adds a row, and says its number.
 ///
 /// # Errors
 /// The database fails.
-pub async fn record(pool: &PgPool, entry: &AuditEntry<'_>) -> Result<(), Error> {
-    sqlx::query!(
-        "insert into audit (token_name, role, peer, action, object, answer, detail)
-         values ($1, $2, $3, $4, $5, $6, $7)",
+pub async fn record(pool: &PgPool, entry: &AuditEntry<'_>) -> Result<i64, Error> {
+    sqlx::query_scalar!(
+        "insert into audit (token_name, role, peer, action, object, answer, detail, begun_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)
+         returning id",
         entry.who.map(|who| who.name.as_str()),
         entry.who.map(|who| who.role.as_str()),
         entry.peer,
         entry.action,
         storable(entry.object, OBJECT_BYTES_MAX),
         entry.answer,
-        storable(entry.detail, DETAIL_BYTES_MAX)
+        storable(entry.detail, DETAIL_BYTES_MAX),
+        entry.begun
     )
-    .execute(pool)
+    .fetch_one(pool)
     .await
-    .map(drop)
     .map_err(failed("record what was done"))
 }
 
@@ -80,7 +86,7 @@ pub async fn failures(pool: &PgPool, peer: &str, action: &str) -> Result<Failure
     Ok(Failures { of_peer: row.of_peer, of_all: row.of_all })
 }
 
-/// Rows, newest first, before number `behind`.
+/// Rows, newest first, before number `behind`. What was begun stands there until its outcome does.
 ///
 /// # Errors
 /// The database fails.
@@ -88,7 +94,9 @@ pub async fn page(pool: &PgPool, behind: Option<i64>, limit: i64) -> Result<Vec<
     sqlx::query_as!(
         AuditRecord,
         "select id, time, token_name, role, peer, action, object, answer, detail from audit
-         where $1::bigint is null or id < $1 order by id desc limit $2",
+         where ($1::bigint is null or id < $1)
+             and not exists (select from audit outcome where outcome.begun_id = audit.id)
+         order by id desc limit $2",
         behind,
         limit
     )
