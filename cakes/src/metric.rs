@@ -164,6 +164,12 @@ impl Metric {
     }
 }
 
+/// Whether a key counts the channels of some layer and kernel.
+pub fn is_channels_key(key: &str) -> bool {
+    let prefix = Metric::Channels.key().split("LAYER").next();
+    prefix.is_some_and(|prefix| key.starts_with(prefix))
+}
+
 /// The key under which a supernet's trainer reports the channels of a kernel.
 pub fn channels_key(layer: &str, kernel: Kernel) -> String {
     Metric::Channels.key().replace("LAYER", layer).replace("KERNEL", &kernel.to_string())
@@ -181,5 +187,7 @@ mod tests {
         assert_eq!(keys.len(), Metric::ALL.len());
         assert_eq!(Metric::DiceOfClass.of_class(2), "validation/dice_2");
         assert_eq!(channels_key("encoder1.conv2", Kernel::K133), "composition/encoder1.conv2/1x3x3");
+        let of_channels = Metric::ALL.iter().filter(|metric| is_channels_key(metric.key()));
+        assert_eq!(of_channels.collect::<Vec<_>>(), [&Metric::Channels]);
     }
 }

@@ -321,6 +321,7 @@ impl Page<'_> {
         let active = "const grid = document.querySelector('[role=grid]'); \
             return document.getElementById(grid.getAttribute('aria-activedescendant'))?.getAttribute('aria-rowindex')";
         ensure!(self.browser.script(active).await? == "3", "an arrow leads to the second row");
+        self.browser.requests().await?;
         self.browser.press("End").await?;
         let last = format!(
             "const grid = document.querySelector('[role=grid]'); \
@@ -329,6 +330,10 @@ impl Page<'_> {
             count + 1
         );
         self.browser.until("the last row is active", &last).await?;
+        let asked = self.browser.requests().await?;
+        let pages = asked.iter().filter(|address| address.contains("/api/v1/jobs?")).count();
+        // Those that are seen there, maybe once more for what happened meanwhile.
+        ensure!((1..8).contains(&pages), "the end is {pages} pages away");
         let drawn = self.browser.script("return document.querySelectorAll('.vspace .vrow').length").await?;
         ensure!(drawn.as_u64().is_some_and(|drawn| drawn < 80), "{drawn} rows are drawn");
         self.browser.press("Enter").await?;

@@ -54,7 +54,16 @@ fn pages(made: &Exhibit) -> Vec<(String, Vec<&'static str>)> {
         (format!("/searches/{}", made.running), vec!["No architecture is retrained yet"]),
         (format!("/searches/{}?view=epochs", made.running), vec!["Kernel with most channels"]),
         ("/jobs".to_owned(), vec!["running", "queued", "budget 0.7 seed 0"]),
-        (format!("/jobs/{job}"), vec!["Runs on worker gpu-a", "train/loss", "epoch 14: mean Dice"]),
+        (
+            format!("/jobs/{job}"),
+            vec![
+                "Runs on worker gpu-a",
+                "train/loss",
+                "epoch 14: mean Dice",
+                "Checkpoints that are kept",
+                "current",
+            ],
+        ),
         ("/queue".to_owned(), vec!["baseline c3d seed 0", "Position"]),
         ("/devices?hours=1".to_owned(), vec!["gpu-a cpu", "busy", "Attempts by device"]),
         ("/workers".to_owned(), vec!["gpu-a", "gpu-b", "ready"]),
@@ -103,6 +112,7 @@ fn every_page_shows_what_is_there_and_asks_nobody_else() {
         markup_stays_text(&browser, &base, &made).await?;
         keys_lead_from_the_top_to_an_architecture(&browser, &base, &made).await?;
         labels_and_notes_are_shown_and_lead_to_more(&browser, &base, cluster, &made).await?;
+        checkpoints_and_suspects_say_why(&browser, &base, cluster, &made).await?;
         themes_follow_the_system_and_the_button(&browser, &base).await?;
         news_appear_without_reloading(&browser, cluster, &made).await?;
         a_coordinator_that_comes_back_is_found_again(&browser, cluster).await?;
@@ -228,6 +238,48 @@ async fn labels_and_notes_are_shown_and_lead_to_more(
     browser.until("one job has it", &rows(1)).await?;
     let only = format!("return document.querySelector('.vrow a')?.pathname === '/jobs/{job}'");
     browser.until("it is that job", &only).await
+}
+
+/// As `cakes job checkpoints` and `cakes worker list` say it.
+async fn checkpoints_and_suspects_say_why(
+    browser: &Browser,
+    base: &str,
+    cluster: &Cluster,
+    made: &Exhibit,
+) -> Result<()> {
+    let job = &made.running_job.token.job_id;
+    let pinned = cluster.cakes(&["job", "pin", job, "--step", "500"]).await?;
+    ensure!(pinned.code == Some(0), "{pinned:?}");
+    cluster.sql(&format!(
+        "insert into checkpoint (job_id, epoch, step, key, manifest_sha256, bytes, settled, condemn_time, condemn_reason)
+         select job_id, epoch, 50, key || '-old', manifest_sha256, bytes, true, clock_timestamp(), 'not among the newest 3'
+         from checkpoint where job_id = '{job}' and step = 500"
+    ))?;
+    browser.goto(&format!("{base}/jobs/{job}")).await?;
+    browser.until_text(&["current, pinned", "1 was given up; cakes job checkpoints"]).await?;
+    let rows = "return document.querySelectorAll('section[aria-label=Checkpoints] tbody tr').length";
+    ensure!(browser.script(rows).await? == 1, "one that was given up is shown as kept");
+
+    cluster.sql(
+        "update worker set suspect_until = clock_timestamp() + interval '1 hour', suspect_count = 1,
+             suspect_reason = 'its last 3 attempts ended by a full disk'
+         where id = 'gpu-b'",
+    )?;
+    for width in [1280, 390] {
+        browser.resize(width, 844).await?;
+        browser.goto(&format!("{base}/workers")).await?;
+        let told = ["suspect", "its last 3 attempts ended by a full disk", "cakes worker uncordon gpu-b"];
+        browser.until_text(&told).await?;
+        let overflow = "return Math.max(0, document.documentElement.scrollWidth - innerWidth)";
+        ensure!(browser.script(overflow).await? == 0, "the workers do not fit {width} px");
+    }
+    browser.resize(1280, 844).await?;
+    let freed = cluster.cakes(&["worker", "uncordon", "gpu-b"]).await?;
+    ensure!(freed.code == Some(0), "{freed:?}");
+    browser.goto(&format!("{base}/workers")).await?;
+    browser.until_text(&["gpu-b"]).await?;
+    ensure!(!browser.text().await?.contains("suspect"), "it is trusted again");
+    Ok(())
 }
 
 async fn themes_follow_the_system_and_the_button(browser: &Browser, base: &str) -> Result<()> {

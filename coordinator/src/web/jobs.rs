@@ -3,9 +3,13 @@
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
+use cakes::metric::is_channels_key;
 use cakes_proto::ids::JobId;
+use cakes_proto::v1;
+use cakes_proto::v1::job_service_server::JobService;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
+use tonic::{Code, Request};
 
 use super::Web;
 use super::answer::{Failure, cut, json, labels, limit, names};
@@ -18,7 +22,7 @@ use crate::store::PgPool;
 use crate::store::notes::Subject;
 use crate::store::read::logs::{self, LogPosition, LogRecord};
 use crate::store::read::summary::{self, JobFilter};
-use crate::store::read::{attempts, composition, explain as reasons, jobs, metrics as curves, notes};
+use crate::store::read::{attempts, explain as reasons, jobs, metrics as curves, notes};
 
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 500;
@@ -40,6 +44,8 @@ pub(super) struct JobList {
     label: Option<String>,
     /// `next` of the page before.
     after: Option<i64>,
+    /// Jobs that are passed over, behind `after`.
+    offset: Option<i64>,
     limit: Option<i64>,
 }
 
@@ -61,11 +67,15 @@ pub(super) async fn list(
     let states = names("state", query.state.as_deref())?;
     let kind: Option<JobKind> = names("kind", query.kind.as_deref())?.pop();
     let (text, labels) = (text(query.text)?, labels(query.label.as_deref())?);
+    let offset = query.offset.unwrap_or(0);
+    if offset < 0 {
+        return Err(Failure::invalid("offset", format!("must be 0 or more, got {offset}")));
+    }
     let page = web.ask(async {
         let search =
             lookup::search_if_given(&web.pool, "search", query.search.as_deref().unwrap_or("")).await?;
         let filter = JobFilter { search, states, kind, text, labels };
-        let mut jobs = summary::jobs(&web.pool, &filter, query.after, limit + 1).await?;
+        let mut jobs = summary::jobs(&web.pool, &filter, query.after, offset, limit + 1).await?;
         let more = cut(&mut jobs, limit);
         let next = jobs.last().map(|job| job.position).filter(|_| more);
         let counts = summary::job_counts(&web.pool, &filter).await?;
@@ -102,12 +112,23 @@ pub(super) async fn one(
                 "queue_position": facts.queue_position,
                 "memory_mib": facts.memory_mib,
                 "device": runs_on.map(|placement| &placement.device),
+                "checkpoints": checkpoints(&web, id).await?,
                 "notes": remarks.into_iter().map(NoteView::from).collect::<Vec<_>>(),
                 "attempts": attempts.into_iter().map(AttemptView::from).collect::<Vec<_>>(),
             }))
         })
         .await?;
     json(&headers, &answer)
+}
+
+/// Checkpoints as `cakes job checkpoints` has them; null where they are elsewhere.
+async fn checkpoints(web: &Web, id: JobId) -> Result<Value, Failure> {
+    let request = v1::ListCheckpointsRequest { id: id.to_string() };
+    match web.api.list_checkpoints(Request::new(request)).await {
+        Ok(found) => Ok(json!(found.into_inner().checkpoints)),
+        Err(status) if status.code() == Code::FailedPrecondition => Ok(Value::Null),
+        Err(status) => Err(status.into()),
+    }
 }
 
 #[derive(Deserialize)]
@@ -195,7 +216,7 @@ pub(super) async fn metrics(
     let mut curves: Vec<CurveView> = Vec::new();
     for point in found.await? {
         // Counts of channels have a picture of their own.
-        if keys.is_empty() && point.key.starts_with(composition::PREFIX) {
+        if keys.is_empty() && is_channels_key(&point.key) {
             continue;
         }
         if curves.last().is_none_or(|curve| curve.key != point.key) {

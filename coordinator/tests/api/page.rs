@@ -112,6 +112,7 @@ async fn what_does_not_exist_is_said_to_be_unknown(pool: PgPool) {
         ("/searches?label=owner", "label"),
         ("/jobs?label=a%20b%3D", "label"),
         ("/queue?offset=-1", "offset"),
+        ("/jobs?offset=-1", "offset"),
         ("/timeline?hours=0", "hours"),
     ] {
         let answer = get(&service, &format!("/api/v1{path}")).await;
@@ -183,6 +184,10 @@ async fn lists_come_in_pages_without_gaps_or_repeats(pool: PgPool) {
         path = format!("/jobs?limit=4&after={next}");
     }
     assert_eq!(paged, all);
+    let end = all.len() - 2;
+    let last = ask(&service, &format!("/jobs?limit=4&offset={end}")).await;
+    let ids: Vec<_> = list(&last, "jobs").iter().map(|job| job["id"].as_str().unwrap()).collect();
+    assert_eq!((ids, &last["next"]), (all[end..].to_vec(), &Value::Null));
     let queue = ask(&service, "/queue?limit=3&offset=1").await;
     assert_eq!(queue["length"].as_u64(), Some(all.len() as u64));
     let positions: Vec<_> = list(&queue, "jobs").iter().map(|entry| entry["position"].as_i64()).collect();
@@ -244,6 +249,8 @@ async fn a_search_is_shown_from_its_first_step_to_its_front(pool: PgPool) {
 
     let job = ask(&service, &format!("/jobs/{}", run[3])).await;
     assert_eq!((job["job"]["state"].as_str(), list(&job, "attempts").len()), (Some("succeeded"), 1));
+    let kept = &list(&job, "checkpoints")[0]["kept_because"];
+    assert!(kept.as_array().unwrap().contains(&"result".into()), "{kept}");
     let log = ask(&service, &format!("/jobs/{}/logs", run[3])).await;
     assert_eq!(log["lines"][0]["text"], "first step");
     let next = log["next"].as_str().unwrap();

@@ -26,9 +26,6 @@ pub struct Evaluation {
     pub layers: Vec<LayerAllocation>,
 }
 
-/// How the keys of all counts of channels begin.
-pub const PREFIX: &str = "composition/";
-
 /// Evaluations of a supernet, by rising step. Steps at which a layer's counts do not
 /// sum to its width are left out.
 ///

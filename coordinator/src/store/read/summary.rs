@@ -147,7 +147,7 @@ pub struct JobFilter {
     pub labels: Labels,
 }
 
-/// Jobs, newest first, created before position `behind`.
+/// Jobs, newest first, created before position `behind`, without the first `offset` of them.
 ///
 /// # Errors
 /// The database fails.
@@ -155,6 +155,7 @@ pub async fn jobs(
     pool: &PgPool,
     filter: &JobFilter,
     behind: Option<i64>,
+    offset: i64,
     limit: i64,
 ) -> Result<Vec<JobRecord>, Error> {
     let states: Vec<String> = filter.states.iter().map(|state| state.as_str().to_owned()).collect();
@@ -166,14 +167,15 @@ pub async fn jobs(
              and ($4 = '' or strpos(lower(label), lower($4)) > 0 or starts_with(id::text, lower($4)))
              and ($5::bigint is null or position < $5)
              and labels @> $7
-         order by position desc limit $6",
+         order by position desc limit $6 offset $8",
         filter.search.map(|search| search.0),
         &states,
         filter.kind.map(JobKind::as_str),
         filter.text,
         behind,
         limit,
-        labels::to_column(&filter.labels)?
+        labels::to_column(&filter.labels)?,
+        offset
     )
     .fetch_all(pool)
     .await

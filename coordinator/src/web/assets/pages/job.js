@@ -6,7 +6,7 @@ import { address, get } from "/assets/lib/api.js";
 import { el, link } from "/assets/lib/dom.js";
 import { clock, count, duration, macs, mebibytes, metric, milliseconds, number, quality, short, si } from "/assets/lib/format.js";
 import { live } from "/assets/lib/live.js";
-import { badge, bar, empty, facts, labels, notes, section, since, table } from "/assets/lib/widgets.js";
+import { badge, bar, code, empty, facts, labels, notes, section, since, table } from "/assets/lib/widgets.js";
 import { eventTable } from "/assets/pages/events.js";
 import { done } from "/assets/pages/jobs.js";
 
@@ -30,7 +30,7 @@ export function show({ host, id, signal, title: name }) {
   follow(log, id, concerns, signal);
 }
 
-function draw({ job, explanation, queue_position: place, memory_mib: memory, device, attempts, notes: given }) {
+function draw({ job, explanation, queue_position: place, memory_mib: memory, device, attempts, checkpoints, notes: given }) {
   const { progress, result } = job;
   const known = [["Kind", job.kind], job.architecture ? ["Architecture", link(`/architectures/${job.architecture}${job.search ? `?search=${job.search}` : ""}`, short(job.architecture))] : null,
     job.search ? ["Search", link(`/searches/${job.search}`, short(job.search))] : null, place ? ["Position in the queue", count(place)] : null,
@@ -43,7 +43,20 @@ function draw({ job, explanation, queue_position: place, memory_mib: memory, dev
     el("section", { class: "plate", "aria-label": "Facts" }, facts(known)),
     notes(given),
     result ? el("section", { class: "plate" }, el("h2", {}, "Result"), facts(ended)) : null,
-    el("section", { class: "plate" }, el("h2", {}, "Attempts"), rows.length === 0 ? empty("It has not been given to a worker yet.") : table("Attempts, newest first", [["Attempt"], ["Worker"], ["Outcome", "long"], ["From", "tight wide"], ["Last step", "num"], ["Granted", "tight wide"], ["Took", "tight"]], rows))];
+    el("section", { class: "plate" }, el("h2", {}, "Attempts"), rows.length === 0 ? empty("It has not been given to a worker yet.") : table("Attempts, newest first", [["Attempt"], ["Worker"], ["Outcome", "long"], ["From", "tight wide"], ["Last step", "num"], ["Granted", "tight wide"], ["Took", "tight"]], rows)),
+    kept(job, checkpoints)];
+}
+
+/// Checkpoints that are kept, and why; as `cakes job checkpoints` says it.
+function kept(job, checkpoints) {
+  if (!checkpoints) return null;
+  const here = checkpoints.filter((known) => !known.condemn_time);
+  const gone = checkpoints.length - here.length;
+  const rows = here.map((known) => [count(known.step ?? 0), (known.kept_because ?? []).join(", ") || "not for long", si(known.bytes ?? 0, "B"), since(known.commit_time), known.epoch ?? "–"]);
+  const more = gone ? [`${count(gone)} ${gone === 1 ? "was" : "were"} given up; `, code(`cakes job checkpoints ${short(job.id)}`), " says why."] : null;
+  return el("section", { class: "plate", "aria-label": "Checkpoints" }, el("h2", {}, "Checkpoints that are kept"),
+    rows.length === 0 ? empty("None is kept.") : table("Checkpoints, the farthest first", [["Step"], ["Kept because"], ["Size", "num"], ["Saved", "tight"], ["Attempt", "num wide"]], rows),
+    more ? el("p", { class: "quiet" }, more) : null);
 }
 
 function drawCurves(found, id) {

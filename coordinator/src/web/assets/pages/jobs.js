@@ -3,7 +3,7 @@
 import { address, get } from "/assets/lib/api.js";
 import { el, link } from "/assets/lib/dom.js";
 import { count, duration, quality, short } from "/assets/lib/format.js";
-import { CursorSource } from "/assets/lib/sources.js";
+import { OffsetSource } from "/assets/lib/sources.js";
 import { virtualList } from "/assets/lib/virtual.js";
 import { badge, bar, choice, code, empty, labelFilter, labels, search, since } from "/assets/lib/widgets.js";
 
@@ -24,7 +24,7 @@ function rest(job) {
 }
 
 const COLUMNS = [["Job", null, "minmax(9rem, 3fr)", "minmax(0, 1fr)"], ["State", null, "6.2rem", "6rem"], ["Progress", null, "minmax(6.5rem, 1fr)", "5.6rem"], ["Quality", "num wide", "5rem"], ["Time", "wide", "7rem"], ["Worker", "wide", "minmax(5rem, 1fr)"], ["Attempts", "num wide", "5rem"], ["Queued", "wide", "7rem"]];
-const PAGE = 500;
+const PAGE = 200;
 
 /// A list of the jobs that a filter leaves; gives a function that shows another filter's.
 export function jobList(host, filter, { withSearch, before, none, concerns, signal }) {
@@ -32,11 +32,12 @@ export function jobList(host, filter, { withSearch, before, none, concerns, sign
     el("span", {}, link(`/jobs/${job.id}`, job.label), withSearch && job.search ? el("span", { class: "quiet" }, " of ", link(`/searches/${job.search}`, short(job.search), { "data-key": `search of ${job.id}` })) : null, " ", labels(job.labels, "/jobs", job.id)),
     badge(job.state), bar(done(job), `progress of ${job.label}`),
     quality(job.result?.quality ?? job.progress?.quality), rest(job), job.worker ?? "–", job.attempt_count, since(job.create_time)];
-  const source = (wanted) => new CursorSource(async (after) => {
-    const { data } = await get(address("/jobs", { ...wanted, after, limit: PAGE }), signal);
+  // By place, so that the end is as near as the beginning.
+  const source = (wanted) => new OffsetSource(async (offset) => {
+    const { data } = await get(address("/jobs", { ...wanted, offset, limit: PAGE }), signal);
     const counts = wanted.state ? [data.counts[wanted.state] ?? 0] : Object.values(data.counts);
-    return { rows: data.jobs, next: data.next, total: counts.reduce((sum, part) => sum + part, 0), answer: data };
-  }, (job) => job.position);
+    return { rows: data.jobs, total: counts.reduce((sum, part) => sum + part, 0), answer: data };
+  }, PAGE);
   const show = virtualList(host, { caption: "Jobs, newest first", columns: COLUMNS, source: source(filter), cells, before, none, concerns, signal });
   return (wanted) => show(source(wanted));
 }
