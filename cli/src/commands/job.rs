@@ -33,7 +33,8 @@ pub enum JobCommand {
     /// Train an architecture that a search has recorded, as the search trains.
     #[command(
         after_help = "Examples:\n  cakes job retrain 4650aa08568a --search 0198f3a2-7c1e --seed 3 --wait\n  \
-                      cakes job retrain 4650aa08568a --search 0198f3a2-7c1e --initial-weights supernet --label paper=miccai-2026"
+                      cakes job retrain 4650aa08568a --search 0198f3a2-7c1e --initial-weights supernet\n  \
+                      cakes job retrain 4650aa08568a --search 0198f3a2-7c1e --seed 4 --label paper=miccai-2026"
     )]
     Retrain(RetrainArguments),
     /// Write what is needed to repeat a job without the service, and print the command.

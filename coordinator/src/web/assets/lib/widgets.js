@@ -85,7 +85,7 @@ export function labels(of, list, id) {
 export function notes(given) {
   if (!given?.length) return null;
   return el("section", { class: "plate", "aria-label": "Notes" }, el("h2", {}, "Notes"),
-    el("ul", { class: "notes" }, given.map((note) => el("li", {}, el("p", { class: "quiet" }, note.author, ", ", since(note.create_time)), el("p", { class: "note" }, note.text)))));
+    el("ul", { class: "notes", tabindex: 0, "data-scroll": "notes", "aria-label": "Notes, oldest first" }, given.map((note) => el("li", {}, el("p", { class: "quiet" }, note.author, ", ", since(note.create_time)), el("p", { class: "note" }, note.text)))));
 }
 
 export function facts(pairs) {

@@ -22,7 +22,7 @@ export function show({ host, query, signal }) {
   };
   const list = el("div", { class: "run-list" });
   host.append(el("div", {}, el("h1", {}, "Learning curves"), el("p", { class: "lead" }, "Choose runs and what to see of them.")), picture, runs);
-  runs.append(el("h2", {}, "Runs"), search("Label or id", "", (value) => {
+  runs.append(el("h2", {}, "Runs"), search("Name or id", "", (value) => {
     state.text = value;
     relist();
   }), list);

@@ -51,7 +51,7 @@ export function show({ host, query, signal }) {
     showFilter({ ...filter });
   };
   host.append(el("div", {}, el("h1", {}, "Jobs"), filter.search ? el("p", { class: "lead" }, "Of the search ", link(`/searches/${filter.search}`, short(filter.search)), ". ", link("/jobs", "All jobs")) : el("p", { class: "lead" }, "Each is one training.")),
-    el("div", { class: "row" }, search("Label or id", filter.text, (value) => set("text", value)),
+    el("div", { class: "row" }, search("Name or id", filter.text, (value) => set("text", value)),
       choice("Kind", [["", "all"], ["supernet", "supernet"], ["retrain", "retrain"]], filter.kind, (value) => set("kind", value)), labelFilter(filter.label, (value) => set("label", value))), list);
   const showFilter = jobList(list, { ...filter }, { withSearch: true, before: (answer) => answer && states(answer, filter, set), none: () => nothing(filter), signal });
 }
