@@ -20,7 +20,7 @@ pub enum WebhookCommand {
     /// The address is https, except on the coordinator's own machine. The secret is 24 to
     /// 64 bytes as base64; the receiver needs it too, and nothing ever shows it again.
     #[command(
-        after_help = "Examples:\n  cakes webhook add https://hooks.example/cakes --event search-finished,search-failed --secret-file secret.txt\n  cakes webhook add https://hooks.example/front --event front-point --secret-file secret.txt --label owner=ada"
+        after_help = "Examples:\n  cakes webhook add https://hooks.example/cakes --event search-failed --secret-file secret.txt\n  cakes webhook add https://hooks.example --event front-point --label a=b --secret-file secret.txt"
     )]
     Add(AddArguments),
     /// List webhooks, oldest first.
