@@ -78,10 +78,22 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
     }
 }
 
+/// What of ours a call passes through. The dev profile does not optimise it, and a
+/// release build would compile every library anew; so this alone is compiled apart,
+/// beside what tests use. At level 1: at 3 the coordinator takes many minutes, because
+/// every crate then has its own copy of what is generic.
+const MEASURED: [&str; 6] =
+    ["cakes", "cakes-artifacts", "cakes-coordinator", "cakes-postgres", "cakes-proto", "cakes-tests"];
+
 /// Becomes the bench, which then gets every signal itself and stops what it started.
 fn service(what: &str, arguments: &ServiceArguments) -> Result<()> {
-    let build = ["build", "--quiet", "--package", "cakes-coordinator", "--package", "cakes-tests", "--bins"];
-    process::run(process::cargo().args(build))?;
+    let mut build = process::cargo();
+    // With the features of the whole workspace, as tests have them.
+    build.args(["build", "--quiet", "--workspace", "--bin", "cakes-coordinator", "--bin", "cakes-bench"]);
+    for package in MEASURED {
+        build.arg("--config").arg(format!("profile.dev.package.{package}.opt-level=1"));
+    }
+    process::run(&mut build)?;
     let mut bench = std::process::Command::new(process::programs().join("cakes-bench"));
     bench.arg(what).args(&arguments.rest).env(process::PROGRAMS_UNDER_TEST, process::programs());
     Err(bench.exec()).with_context(|| format!("cannot start `{}`", process::show(&bench)))
