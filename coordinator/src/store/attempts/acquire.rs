@@ -78,8 +78,13 @@ async fn perform(
     locks: Locks,
 ) -> Result<Answers<Option<Grant>>, Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin grants"))?;
-    let mut batch = Batch { wishes, answers: wishes.iter().map(|_| None).collect(), free: Vec::new() };
-    batch.check_workers(&mut transaction, locks).await?;
+    let mut batch = Batch {
+        wishes,
+        answers: wishes.iter().map(|_| None).collect(),
+        free: Vec::new(),
+        silent: BTreeSet::new(),
+    };
+    batch.check_workers(&mut transaction, policy, locks).await?;
     batch.find_earlier(&mut transaction).await?;
     batch.grant(&mut transaction, policy).await?;
     transaction.commit().await.map_err(failed("commit grants"))?;
@@ -92,14 +97,23 @@ struct Batch<'a> {
     answers: Answers<Option<Grant>>,
     /// Places of wishes that may be granted.
     free: Vec<usize>,
+    /// Workers of which it is to be noted that they live.
+    silent: BTreeSet<&'a str>,
 }
 
 impl Batch<'_> {
     /// Refuses older starts. Of equal requests only the first is looked at.
-    async fn check_workers(&mut self, connection: &mut PgConnection, locks: Locks) -> Result<(), Error> {
+    async fn check_workers(
+        &mut self,
+        connection: &mut PgConnection,
+        policy: &Policy,
+        locks: Locks,
+    ) -> Result<(), Error> {
         let ids: BTreeSet<&str> = self.wishes.iter().map(|wish| wish.worker.as_str()).collect();
         let ids: Vec<&str> = ids.into_iter().collect();
         let known = workers::lock_all(connection, &ids, locks).await?;
+        // Exact to a twelfth of what makes a worker count as lost, as for reports.
+        let silence_s = policy.lease_ttl.as_secs_f64() / 12.0;
         let mut seen = BTreeSet::new();
         for (place, wish) in self.wishes.iter().enumerate() {
             let found = known.get(&wish.worker);
@@ -110,6 +124,9 @@ impl Batch<'_> {
                     Some(Err(Error::StaleIncarnation { current: *incarnation }))
                 }
                 Some(current) => {
+                    if current.silent_s >= silence_s {
+                        self.silent.insert(wish.worker.as_str());
+                    }
                     if seen.insert((&wish.worker, wish.request_id)) {
                         self.free.push(place);
                         // Who is to take nothing gets it, unless it was granted before.
@@ -176,6 +193,7 @@ impl Batch<'_> {
         let alive: BTreeSet<&str> = alive
             .filter(|(_, answer)| matches!(answer, Some(Ok(_))))
             .map(|(wish, _)| wish.worker.as_str())
+            .filter(|worker| self.silent.contains(worker))
             .collect();
         workers::see(connection, &alive.into_iter().collect::<Vec<_>>()).await
     }

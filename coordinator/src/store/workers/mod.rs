@@ -24,6 +24,8 @@ pub(super) struct Current {
     pub schedule: Schedule,
     /// Its machine seems to be at fault.
     pub is_suspect: bool,
+    /// How long ago it was last heard of, in seconds.
+    pub silent_s: f64,
 }
 
 /// Locks the worker's row and notes that it lives.
@@ -53,13 +55,15 @@ pub(super) async fn lock_all(
         incarnation: i64,
         schedule: String,
         is_suspect: bool,
+        silent_s: f64,
     }
     macro_rules! lock {
         ($locks:literal) => {
             sqlx::query_as!(
                 Row,
                 r#"select id, incarnation, schedule,
-                       coalesce(suspect_until > clock_timestamp(), false) as "is_suspect!"
+                       coalesce(suspect_until > clock_timestamp(), false) as "is_suspect!",
+                       extract(epoch from clock_timestamp() - last_seen_time)::float8 as "silent_s!"
                    from worker where id = any($1) order by id
                    for no key update "#
                     + $locks,
@@ -79,7 +83,8 @@ pub(super) async fn lock_all(
             let what = || format!("worker {}", row.id);
             let id = row.id.parse().map_err(|error| corrupt(what(), &error))?;
             let schedule = row.schedule.parse().map_err(|error| corrupt(what(), &error))?;
-            Ok((id, Current { incarnation: row.incarnation, schedule, is_suspect: row.is_suspect }))
+            let Row { incarnation, is_suspect, silent_s, .. } = row;
+            Ok((id, Current { incarnation, schedule, is_suspect, silent_s }))
         })
         .collect()
 }
