@@ -31,7 +31,7 @@ pub struct Journal {
 /// The last call of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Conclusion {
-    Complete { last_seq: u8, checkpoint: Checkpoint },
+    Complete { last_seq: u8, checkpoint: Checkpoint, saves: bool },
     Fail(FailureClass),
 }
 
@@ -78,6 +78,8 @@ pub struct Work {
     /// Last step that was uploaded, and that is known to be committed.
     pub saved: u8,
     pub stored: Checkpoint,
+    /// Whether the last step was uploaded and is committed with the completion.
+    pub keeps: bool,
 }
 
 impl Work {
@@ -127,8 +129,8 @@ impl Daemon {
                 self.journal.map(|Journal { token, .. }| Call::Start { token })
             }
             Stage::Telling { conclusion, .. } => self.journal.map(|Journal { token, .. }| match conclusion {
-                Conclusion::Complete { last_seq, checkpoint } => {
-                    Call::Complete { token, last_seq, checkpoint }
+                Conclusion::Complete { last_seq, checkpoint, saves } => {
+                    Call::Complete { token, last_seq, checkpoint, saves }
                 }
                 Conclusion::Fail(class) => Call::Fail { token, class },
             }),
@@ -168,12 +170,15 @@ impl Daemon {
     /// Completes as soon as everything is delivered.
     pub fn complete_if_delivered(&mut self, limits: &Limits) {
         let Stage::Working(work) = self.stage else { return };
-        let delivered = work.acked == work.last_seq() && work.stored.step == work.step;
+        let saved = work.stored.step == work.step || work.keeps;
+        let delivered = work.acked == work.last_seq() && saved;
         let early = limits.rules.breaks(Mutant::CompleteEarly);
         if work.started && work.step == limits.steps && (delivered || early) {
             let epoch = self.journal.map_or(0, |journal| journal.token.epoch);
-            let final_one = if delivered { work.stored } else { Checkpoint { epoch, step: work.step } };
-            let conclusion = Conclusion::Complete { last_seq: work.last_seq(), checkpoint: final_one };
+            let committed = delivered && !work.keeps;
+            let checkpoint = if committed { work.stored } else { Checkpoint { epoch, step: work.step } };
+            let (last_seq, saves) = (work.last_seq(), work.keeps);
+            let conclusion = Conclusion::Complete { last_seq, checkpoint, saves };
             self.conclude(work.incarnation, conclusion);
         }
     }
@@ -231,6 +236,7 @@ impl Daemon {
                     acked: 0,
                     saved: resume.step,
                     stored: resume,
+                    keeps: false,
                 });
             }
             Answer::Stale => {

@@ -20,4 +20,4 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 
 /// Version of the protocol between coordinator and worker. Raised with every
 /// change that an older peer would misunderstand; 0 is never valid.
-pub const WORKER_PROTOCOL: u32 = 5;
+pub const WORKER_PROTOCOL: u32 = 6;

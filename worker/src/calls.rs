@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::app::Context;
 use crate::artifacts::Artifacts;
-use crate::attempt::{Conclusion, Event, Failure, LocalCheckpoint};
+use crate::attempt::{Conclusion, Event, Failure, LocalCheckpoint, StoredCheckpoint};
 use crate::client::{Answer, CallError, Client, Coordinator};
 use crate::journal::{Concluding, Journal, Record};
 use crate::outbox::Batch;
@@ -104,19 +104,21 @@ impl Calls {
         }
     }
 
-    /// Uploads a checkpoint and makes it the one to resume from.
-    pub async fn store(self: Arc<Self>, checkpoint: LocalCheckpoint) -> Event {
-        let stored = match self.artifacts.upload(&checkpoint, &self.prefix).await {
-            Ok(stored) => stored,
-            Err(error) => {
-                return Event::StoreFailed { permanent: error.is_permanent(), message: error.to_string() };
-            }
-        };
+    /// Puts a checkpoint into the store.
+    pub async fn upload(self: Arc<Self>, checkpoint: LocalCheckpoint) -> Event {
+        match self.artifacts.upload(&checkpoint, &self.prefix).await {
+            Ok(stored) => Event::Uploaded { checkpoint: stored, bytes: checkpoint.bytes },
+            Err(error) => Event::StoreFailed { permanent: error.is_permanent(), message: error.to_string() },
+        }
+    }
+
+    /// Makes an uploaded checkpoint the one to resume from.
+    pub async fn commit(self: Arc<Self>, stored: StoredCheckpoint, bytes: u64) -> Event {
         let reference = stored_to_wire(stored.clone());
         let request = v1::CommitCheckpointRequest {
             token: Some(self.token.into()),
             checkpoint: Some(reference.clone()),
-            bytes: checkpoint.bytes,
+            bytes,
         };
         let call = |mut client: Client| {
             let request = request.clone();

@@ -224,6 +224,7 @@ mod tests {
             scores_json: "{}".into(),
             latency_json: "{}".into(),
             checkpoint: None,
+            checkpoint_bytes: Some(7),
         }));
         {
             let work = WorkDir::open(root.path()).unwrap();

@@ -126,7 +126,10 @@ impl Runner {
             Effect::Report { batch, progress } => {
                 self.under_way.push(Box::pin(calls.report(batch, progress)));
             }
-            Effect::Store(checkpoint) => self.under_way.push(Box::pin(calls.store(checkpoint))),
+            Effect::Store(checkpoint) => self.under_way.push(Box::pin(calls.upload(checkpoint))),
+            Effect::Commit { checkpoint, bytes } => {
+                self.under_way.push(Box::pin(calls.commit(checkpoint, bytes)));
+            }
             Effect::Conclude(conclusion) => self.under_way.push(Box::pin(calls.conclude(conclusion))),
             Effect::AbandonPreparation => self.preparation = None,
             Effect::SendStop => {

@@ -69,13 +69,14 @@ pub fn complete_request(
     token: LeaseToken,
     completion: Completion,
 ) -> Result<v1::CompleteRequest, serde_json::Error> {
-    let Completion { summary, scores, latency, checkpoint, last_seq, device } = completion;
+    let Completion { summary, scores, latency, checkpoint, checkpoint_bytes, last_seq, device } = completion;
     let scores_json = scores.as_ref().map(serde_json::to_string).transpose()?.unwrap_or_default();
     let latency_json = latency.as_ref().map(serde_json::to_string).transpose()?.unwrap_or_default();
     Ok(v1::CompleteRequest {
         token: Some(token.into()),
         last_seq,
         checkpoint: Some(stored_to_wire(checkpoint)),
+        checkpoint_bytes,
         result: Some(v1::JobResult {
             param_count: summary.param_count,
             mac_count: summary.mac_count,

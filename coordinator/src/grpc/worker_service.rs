@@ -111,9 +111,12 @@ impl WorkerService for Api {
         let request = request.into_inner();
         let token = token(request.token)?;
         let checkpoint = worker_wire::checkpoint(request.checkpoint)?;
+        let checkpoint_bytes =
+            request.checkpoint_bytes.map(|bytes| values::signed("checkpoint_bytes", bytes)).transpose()?;
         let completion = attempts::Completion {
             last_seq: values::signed("last_seq", request.last_seq)?,
             checkpoint,
+            checkpoint_bytes,
             outcome: worker_wire::outcome(request.result)?,
             scores: of_a_supernet("scores_json", &request.scores_json)?,
             latency: of_a_supernet("latency_json", &request.latency_json)?,

@@ -240,6 +240,7 @@ impl Worker {
             token: grant.token.clone(),
             last_seq,
             checkpoint: Some(checkpoint),
+            checkpoint_bytes: None,
             result: Some(result(&job, quality)),
             scores_json: scores(&job)
                 .map_or_else(String::new, |scores| serde_json::to_string(&scores).unwrap()),

@@ -77,6 +77,57 @@ async fn nothing_is_complete_that_lacks_a_part(pool: PgPool) {
     complete(&pool, grant.token, &good).await.unwrap();
 }
 
+#[sqlx::test(migrations = "../migrations")]
+async fn a_completion_commits_its_checkpoint_or_nothing(pool: PgPool) {
+    let search = small_search();
+    submit(&pool, &search).await;
+    let worker = worker(&pool, "a").await;
+    let grant = worker.begin(&pool).await;
+    save(&pool, &grant, 5).await;
+    let saves = Completion {
+        checkpoint_bytes: Some(77),
+        ..completion(checkpoint_of(&grant, 10), Some(scores(&search)))
+    };
+    let refuses = async |what: &Completion| {
+        let before = picture(&pool).await;
+        let error = complete(&pool, grant.token, what).await.unwrap_err();
+        assert_eq!(picture(&pool).await, before, "{error}");
+        error
+    };
+    let ahead = Completion { last_seq: 3, ..saves.clone() };
+    assert!(matches!(refuses(&ahead).await, Error::OutOfRange { ack_seq: 0 }));
+    let outside = CheckpointRef { key: "elsewhere/step-10".into(), ..saves.checkpoint.clone() };
+    let outside = Completion { checkpoint: outside, ..saves.clone() };
+    assert!(matches!(refuses(&outside).await, Error::InvalidArgument { field: "checkpoint.key", .. }));
+    let other = CheckpointRef { manifest_sha256: "f".repeat(64), ..checkpoint_of(&grant, 5) };
+    let other = Completion { checkpoint: other, ..saves.clone() };
+    assert!(matches!(refuses(&other).await, Error::Refused(_)), "another one of that step is committed");
+
+    for again in [saves.clone(), saves.clone(), Completion { checkpoint_bytes: None, ..saves.clone() }] {
+        complete(&pool, grant.token, &again).await.unwrap();
+    }
+    assert_eq!(state(&pool, grant.token.job).await, "succeeded");
+    let named = "select count(*) from result join checkpoint using (job_id)
+        join job on job.id = result.job_id
+        where result.checkpoint_step = 10 and checkpoint.step = 10 and bytes = 77
+            and (job.checkpoint_epoch, job.checkpoint_step) = (checkpoint.epoch, checkpoint.step)";
+    assert_eq!(count(&pool, named).await, 1);
+    assert_eq!(count(&pool, "select count(*) from checkpoint").await, 2);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_completion_that_a_cancel_beat_commits_no_checkpoint(pool: PgPool) {
+    let search = small_search();
+    submit(&pool, &search).await;
+    let grant = worker(&pool, "a").await.begin(&pool).await;
+    jobs::cancel(&pool, grant.token.job, "enough").await.unwrap();
+    let saves = completion(checkpoint_of(&grant, 10), Some(scores(&search)));
+    let saves = Completion { checkpoint_bytes: Some(77), ..saves };
+    assert!(matches!(complete(&pool, grant.token, &saves).await, Err(Error::JobCancelled { .. })));
+    assert_eq!(state(&pool, grant.token.job).await, "cancelled");
+    assert_eq!(count(&pool, "select count(*) from checkpoint").await, 0);
+}
+
 /// Whichever commits first wins, and both callers learn which.
 #[sqlx::test(migrations = "../migrations")]
 async fn of_a_cancel_and_a_completion_one_wins_and_the_other_is_told(pool: PgPool) {

@@ -139,8 +139,15 @@ impl Scene {
                     token,
                     last_seq: beyond + self.model.attempt(token).map_or(0, |attempt| attempt.last_seq),
                     checkpoint: committed.unwrap_or(Checkpoint { epoch: token.epoch, step: 10 }),
+                    saves: false,
                 })
             }
+            Deed::Finish { grant, beyond, step } => of_grant(grant, &|token| Call::Complete {
+                token,
+                last_seq: beyond + self.model.attempt(token).map_or(0, |attempt| attempt.last_seq),
+                checkpoint: Checkpoint { epoch: token.epoch, step },
+                saves: true,
+            }),
             Deed::Fail { grant, class } => of_grant(grant, &|token| Call::Fail { token, class }),
             Deed::Cancel => of_job(Call::Cancel { job: 0 }),
             Deed::Pause => of_job(Call::Pause { job: 0 }),
@@ -236,8 +243,8 @@ impl Scene {
                 let checkpoint = checkpoint_of(granted(), i64::from(step));
                 commit_checkpoint(pool, granted().token, &checkpoint, 1).await?;
             }
-            Call::Complete { last_seq, checkpoint, .. } => {
-                let done = self.completion(granted(), last_seq, checkpoint);
+            Call::Complete { last_seq, checkpoint, saves, .. } => {
+                let done = self.completion(granted(), last_seq, checkpoint, saves);
                 complete(pool, granted().token, &done).await?;
             }
             Call::Fail { class, .. } => fail(pool, policy, granted().token, class, "it broke").await?,
@@ -254,11 +261,11 @@ impl Scene {
     }
 
     /// What an attempt hands in that names a checkpoint.
-    fn completion(&self, grant: &Grant, last_seq: u8, checkpoint: Checkpoint) -> Completion {
+    fn completion(&self, grant: &Grant, last_seq: u8, checkpoint: Checkpoint, saves: bool) -> Completion {
         let of = self.grants.iter().find(|grant| grant.token.epoch == i64::from(checkpoint.epoch));
         let named = checkpoint_of(of.unwrap_or(grant), i64::from(checkpoint.step));
         let done = completion(named, Some(scores(&self.search)));
-        Completion { last_seq: i64::from(last_seq), ..done }
+        Completion { last_seq: i64::from(last_seq), checkpoint_bytes: saves.then_some(1), ..done }
     }
 
     /// Runs a step on the model's rows. `seen`: what Postgres answered.

@@ -218,7 +218,7 @@ pub fn completion(checkpoint: CheckpointRef, scores: Option<ChannelScores>) -> C
         train_duration_s: 12.0,
     };
     let latency = scores.as_ref().map(times);
-    Completion { last_seq: 0, checkpoint, outcome, scores, latency }
+    Completion { last_seq: 0, checkpoint, checkpoint_bytes: None, outcome, scores, latency }
 }
 
 /// Saves and completes a started attempt without reports.

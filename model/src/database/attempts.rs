@@ -155,7 +155,11 @@ fn schedule(rows: &Rows, worker: u8) -> Schedule {
 pub(super) fn commit(rows: &mut Rows, world: &World<'_>, token: Token, step: u8) -> Answer {
     let Some((job, index)) = live(rows, world, token) else { return Answer::LeaseLost };
     let row = &mut rows.jobs[job];
-    let epoch = row.attempts[index].epoch;
+    store(row, world, row.attempts[index].epoch, token, step);
+    Answer::Done
+}
+
+fn store(row: &mut JobRow, world: &World<'_>, epoch: u8, token: Token, step: u8) {
     let checkpoint = Checkpoint { epoch, step };
     if world.rules.breaks(Mutant::ForgetCondemned) {
         row.checkpoints.retain(|row| !row.condemned);
@@ -170,7 +174,6 @@ pub(super) fn commit(rows: &mut Rows, world: &World<'_>, token: Token, step: u8)
     if (is_new && farther) || always {
         row.checkpoint = Some(checkpoint);
     }
-    Answer::Done
 }
 
 /// `store/attempts/complete.rs`.
@@ -180,6 +183,7 @@ pub(super) fn complete(
     token: Token,
     last_seq: u8,
     checkpoint: Checkpoint,
+    saves: bool,
 ) -> Answer {
     let rules = world.rules;
     let running = |row: &JobRow| rules.breaks(Mutant::CompleteWithoutEpoch) && row.state == JobState::Running;
@@ -216,6 +220,9 @@ pub(super) fn complete(
             std::cmp::Ordering::Greater if !early => return Answer::OutOfRange { ack_seq: stored },
             std::cmp::Ordering::Less if !early => return Answer::Refused,
             _ => {}
+        }
+        if saves {
+            store(row, world, result.epoch, token, checkpoint.step);
         }
         if !row.is_kept(checkpoint) && !early {
             return Answer::Refused;

@@ -71,6 +71,8 @@ pub enum Call {
         token: Token,
         last_seq: u8,
         checkpoint: Checkpoint,
+        /// Whether the checkpoint is committed with the result.
+        saves: bool,
     },
     Fail {
         token: Token,
@@ -221,8 +223,8 @@ pub fn execute(rows: &mut Rows, call: &Call, world: &World<'_>) -> Answer {
             attempts::report(rows, world, token, batch, step)
         }
         Call::Commit { token, step } => attempts::commit(rows, world, token, step),
-        Call::Complete { token, last_seq, checkpoint } => {
-            attempts::complete(rows, world, token, last_seq, checkpoint)
+        Call::Complete { token, last_seq, checkpoint, saves } => {
+            attempts::complete(rows, world, token, last_seq, checkpoint, saves)
         }
         Call::Fail { token, class } => attempts::fail(rows, world, token, class),
         Call::Expire { token } => attempts::expire(rows, world, token),

@@ -24,6 +24,10 @@ impl System {
                 let due = work.step > work.saved && self.saves.contains(&work.step);
                 if due && work.saved == work.stored.step {
                     actions.push(Action::Save { worker });
+                    // Otherwise the commit is asked for before the trainer's last word.
+                    if work.step == self.steps {
+                        actions.push(Action::SaveLast { worker });
+                    }
                 }
                 actions.extend(self.failures.iter().map(|class| Action::Fail { worker, class: *class }));
             }

@@ -116,6 +116,10 @@ pub enum Action {
     Save {
         worker: u8,
     },
+    /// The last checkpoint is uploaded; the completion commits it.
+    SaveLast {
+        worker: u8,
+    },
     /// The trainer fails.
     Fail {
         worker: u8,
@@ -189,7 +193,8 @@ impl System {
                     Call::Start { token },
                     Call::Report { token, first_seq: last_seq + 1, count: 1, first_step: step, step },
                     Call::Commit { token, step },
-                    Call::Complete { token, last_seq, checkpoint },
+                    Call::Complete { token, last_seq, checkpoint, saves: false },
+                    Call::Complete { token, last_seq, checkpoint: Checkpoint { epoch, step }, saves: true },
                     Call::Fail { token, class: FailureClass::Lost },
                 ];
                 calls.iter().all(|call| {
@@ -280,7 +285,8 @@ impl Model for System {
             }
             Action::Train { worker } => self.train(&mut state, usize::from(worker)),
             Action::Report { worker } => System::report(&mut state, usize::from(worker)),
-            Action::Save { worker } => self.save(&mut state, usize::from(worker)),
+            Action::Save { worker } => self.save(&mut state, usize::from(worker), false),
+            Action::SaveLast { worker } => self.save(&mut state, usize::from(worker), true),
             Action::Fail { worker, class } => self.change(&mut state, usize::from(worker), |daemon, _| {
                 give_back(daemon, class);
             }),

@@ -128,11 +128,13 @@ impl System {
         send(state, call);
     }
 
-    /// `worker/src/calls.rs`, `store`: created if absent, then committed.
-    pub(super) fn save(&self, state: &mut State, worker: usize) {
+    /// `worker/src/calls.rs`, `upload`: created if absent; then committed, or kept for the
+    /// completion.
+    pub(super) fn save(&self, state: &mut State, worker: usize, keeps: bool) {
         let Some((token, work)) = work_of(&mut state.daemons[worker]) else { return };
         let step = work.step;
         work.saved = step;
+        work.keeps = keeps;
         let object = (token, step);
         let by_step = |(other, saved): &Object| other.job == token.job && *saved == step && *other != token;
         let taken = self.breaks(Mutant::KeyByStep) && state.objects.iter().any(by_step);
@@ -140,7 +142,11 @@ impl System {
         if let Err(place) = state.objects.binary_search(&object) {
             state.objects.insert(place, object);
         }
-        send(state, Call::Commit { token, step });
+        if keeps {
+            self.change(state, worker, |daemon, limits| daemon.complete_if_delivered(limits));
+        } else {
+            send(state, Call::Commit { token, step });
+        }
     }
 
     /// The collector's rule: the row that names the object is condemned, or no row names

@@ -1,6 +1,6 @@
-//! Jobs that do nothing, as fast as they go: acquire, start, one report, commit
-//! of the checkpoint that a completion must name, complete; each call durable and
-//! awaited before the next.
+//! Jobs that do nothing, as fast as they go: acquire, start, one report, complete with
+//! the checkpoint that a result must name; each call durable and awaited before the
+//! next.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,8 +42,6 @@ pub struct QueueRow {
     pub start_p99_ms: Option<f64>,
     pub report_p50_ms: Option<f64>,
     pub report_p99_ms: Option<f64>,
-    pub commit_p50_ms: Option<f64>,
-    pub commit_p99_ms: Option<f64>,
     pub complete_p50_ms: Option<f64>,
     pub complete_p99_ms: Option<f64>,
     /// Of the coordinator, at the end.
@@ -131,8 +129,6 @@ async fn measure(rig: &Rig, workers: u32, jobs: u32) -> Result<QueueRow> {
         start_p99_ms: milliseconds(Kind::Start, 99),
         report_p50_ms: milliseconds(Kind::Report, 50),
         report_p99_ms: milliseconds(Kind::Report, 99),
-        commit_p50_ms: milliseconds(Kind::Commit, 50),
-        commit_p99_ms: milliseconds(Kind::Commit, 99),
         complete_p50_ms: milliseconds(Kind::Complete, 50),
         complete_p99_ms: milliseconds(Kind::Complete, 99),
         rss_mib: rss_mib(rig.cluster.coordinator_pid()?)?,

@@ -207,13 +207,13 @@ fn pair(p50: Option<f64>, p99: Option<f64>) -> String {
 }
 
 const QUEUE_HEAD: &str = "
-workers  finished  jobs/s  pgbench  share  acquire ms   start ms     report ms    commit ms    complete ms  \
+workers  finished  jobs/s  pgbench  share  acquire ms   start ms     report ms    complete ms  \
 cpu ms/job: coordinator postgres workers  rss MiB
-                                           p50/p99      p50/p99      p50/p99      p50/p99      p50/p99";
+                                           p50/p99      p50/p99      p50/p99      p50/p99";
 
 fn show_queue(row: &QueueRow) -> String {
     format!(
-        "{:>7} {:>9} {:>7.0} {:>8.0} {:>5.0}%  {:<12} {:<12} {:<12} {:<12} {:<12} {:>23.2} {:>8.2} {:>7.2} {:>8.0}",
+        "{:>7} {:>9} {:>7.0} {:>8.0} {:>5.0}%  {:<12} {:<12} {:<12} {:<12} {:>23.2} {:>8.2} {:>7.2} {:>8.0}",
         row.workers,
         row.finished,
         row.jobs_per_s,
@@ -222,7 +222,6 @@ fn show_queue(row: &QueueRow) -> String {
         pair(row.acquire_p50_ms, row.acquire_p99_ms),
         pair(row.start_p50_ms, row.start_p99_ms),
         pair(row.report_p50_ms, row.report_p99_ms),
-        pair(row.commit_p50_ms, row.commit_p99_ms),
         pair(row.complete_p50_ms, row.complete_p99_ms),
         row.coordinator_cpu_ms,
         row.postgres_cpu_ms,

@@ -41,8 +41,9 @@ pub struct Attempt {
     pub prefix: String,
     /// Number of the last entry that the coordinator has.
     pub acked_seq: u64,
-    /// The last one that was committed, by this attempt or before it.
+    /// The last one, by this attempt or before it: committed, unless it has a size.
     pub checkpoint: Option<v1::CheckpointReference>,
+    pub checkpoint_bytes: Option<u64>,
 }
 
 impl From<v1::Grant> for Attempt {
@@ -51,10 +52,24 @@ impl From<v1::Grant> for Attempt {
             token: grant.token.unwrap_or_default(),
             trainer_job_json: grant.trainer_job_json,
             checkpoint: grant.resume_from.clone(),
+            checkpoint_bytes: None,
             resume_from: grant.resume_from,
             prefix: grant.artifact_prefix,
             acked_seq: 0,
         }
+    }
+}
+
+impl Attempt {
+    fn checkpoint_of(&self, step: u64) -> v1::CheckpointReference {
+        let key = format!("{}/step-{step:09}", self.prefix);
+        v1::CheckpointReference { key, step, manifest_sha256: "ab".repeat(32) }
+    }
+
+    /// Makes a checkpoint of a step the one that the completion commits.
+    pub fn save_last(&mut self, step: u64) {
+        self.checkpoint = Some(self.checkpoint_of(step));
+        self.checkpoint_bytes = Some(1);
     }
 }
 
@@ -214,11 +229,7 @@ impl FakeWorker {
     /// The lease is lost, another checkpoint of the step was committed, or there
     /// is no answer.
     pub async fn commit(&self, attempt: &mut Attempt, step: u64) -> Result<(), Refusal> {
-        let checkpoint = v1::CheckpointReference {
-            key: format!("{}/step-{step:09}", attempt.prefix),
-            step,
-            manifest_sha256: "ab".repeat(32),
-        };
+        let checkpoint = attempt.checkpoint_of(step);
         let call = Call::Commit { key: checkpoint.key.clone(), step };
         let request = v1::CommitCheckpointRequest {
             token: Some(attempt.token.clone()),
@@ -235,7 +246,8 @@ impl FakeWorker {
         Ok(())
     }
 
-    /// Completes the job with its last checkpoint.
+    /// Completes the job with its last checkpoint, which is committed with it if it was
+    /// not before.
     ///
     /// # Errors
     /// The lease is lost, the job was cancelled, something is missing, or there
@@ -249,6 +261,7 @@ impl FakeWorker {
             token: Some(attempt.token.clone()),
             last_seq: attempt.acked_seq,
             checkpoint: attempt.checkpoint.clone(),
+            checkpoint_bytes: attempt.checkpoint_bytes,
             result: Some(outcome.result.clone()),
             scores_json: outcome.scores_json.clone(),
             latency_json: outcome.latency_json.clone(),
@@ -312,7 +325,7 @@ impl FakeWorker {
         self.start(attempt).await?;
         let (entries, progress) = step_report(outcome.step_count, outcome.step_count);
         self.report(attempt, entries, progress).await?;
-        self.commit(attempt, outcome.step_count).await?;
+        attempt.save_last(outcome.step_count);
         self.complete(attempt, outcome).await
     }
 

@@ -36,6 +36,8 @@ pub enum Event {
     LeaseLost(String),
     /// The coordinator does not take a call, and never will.
     Refused { call: &'static str, message: String },
+    /// A checkpoint is in the store, and the size of its files.
+    Uploaded { checkpoint: StoredCheckpoint, bytes: u64 },
     /// A checkpoint is in the store and committed.
     Stored(StoredCheckpoint),
     /// A checkpoint could not be stored; `permanent` if it never can be.
@@ -74,8 +76,10 @@ pub enum Effect {
     SendStop,
     /// Kill the trainer and everything that it started.
     Kill,
-    /// Upload and commit; answer with `Stored`, `StoreFailed` or `LeaseLost`.
+    /// Upload; answer with `Uploaded` or `StoreFailed`.
     Store(LocalCheckpoint),
+    /// Commit what was uploaded; answer with `Stored`, `StoreFailed` or `LeaseLost`.
+    Commit { checkpoint: StoredCheckpoint, bytes: u64 },
     /// Delete a checkpoint folder that nobody needs.
     RemoveLocal(PathBuf),
     /// Keep the conclusion in the journal, then call Complete or Fail; answer
@@ -99,6 +103,8 @@ pub struct Completion {
     /// Of a supernet.
     pub latency: Option<LatencyTable>,
     pub checkpoint: StoredCheckpoint,
+    /// Size of the checkpoint's files, if it is to be committed with the completion.
+    pub checkpoint_bytes: Option<u64>,
     pub last_seq: u64,
     /// The device by its model's name, as the trainer saw it.
     pub device: String,

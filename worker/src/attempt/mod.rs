@@ -277,6 +277,7 @@ impl Attempt {
             }
             Event::LeaseLost(why) => self.drop_attempt(format!("lease lost: {why}"), effects),
             Event::Refused { call, message } => self.refused(call, &message, now, effects),
+            Event::Uploaded { checkpoint, bytes } => self.uploaded(checkpoint, bytes, effects),
             Event::Stored(stored) => {
                 self.note(format!("checkpoint of step {} is stored", stored.step), now);
                 effects.extend(self.uploads.finish(stored, at).map(Effect::RemoveLocal));

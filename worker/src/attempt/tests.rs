@@ -132,6 +132,11 @@ fn stored(step: u64) -> Event {
     Event::Stored(StoredCheckpoint { step, key: format!("k/{step}"), manifest_sha256: "aa".into() })
 }
 
+fn uploaded(step: u64) -> Event {
+    let checkpoint = StoredCheckpoint { step, key: format!("k/{step}"), manifest_sha256: "aa".into() };
+    Event::Uploaded { checkpoint, bytes: 10 }
+}
+
 fn completed(step: u64) -> TrainerEvent {
     TrainerEvent::Completed(Summary {
         step,
@@ -184,6 +189,39 @@ fn a_job_completes_when_its_entries_are_acknowledged_and_its_checkpoint_is_commi
     assert_eq!(completion.last_seq, bench.attempt.acked_seq());
     bench.says(Event::Concluded);
     assert_eq!(bench.attempt.outcome(), Some(&Outcome::Completed));
+}
+
+#[test]
+fn the_last_checkpoint_is_committed_with_the_completion_and_others_at_once() {
+    let mut bench = Bench::training();
+    bench.trainer(step(50));
+    bench.trainer(checkpoint(50));
+    let early = uploaded(50);
+    assert!(bench.says(early).iter().any(|effect| matches!(effect, Effect::Commit { bytes: 10, .. })));
+    bench.says(stored(50));
+    bench.trainer(step(100));
+    bench.trainer(checkpoint(100));
+    bench.trainer(completed(100));
+    let commits = |effect: &Effect| matches!(effect, Effect::Commit { .. });
+    assert!(!bench.says(uploaded(100)).iter().any(commits));
+    bench.says(exit(0));
+    let Conclusion::Complete(completion) = bench.conclusion() else { panic!("failed") };
+    assert_eq!((completion.checkpoint.step, completion.checkpoint_bytes), (100, Some(10)));
+}
+
+#[test]
+fn a_checkpoint_that_is_uploaded_before_the_trainer_s_last_word_is_committed_by_itself() {
+    let mut bench = Bench::training();
+    bench.trainer(step(100));
+    bench.trainer(checkpoint(100));
+    let effects = bench.says(uploaded(100));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Commit { .. })));
+    bench.trainer(completed(100));
+    bench.says(exit(0));
+    assert_eq!(concluded(&bench.acknowledged(DesiredState::Run)), None, "its commit is under way");
+    bench.says(stored(100));
+    let Conclusion::Complete(completion) = bench.conclusion() else { panic!("failed") };
+    assert_eq!((completion.checkpoint.step, completion.checkpoint_bytes), (100, None));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::event::class_to_wire;
 use super::exit::classify;
 use super::{
     Attempt, Completion, Conclusion, Effect, Ending, Exit, Failure, LocalCheckpoint, Outcome, State,
-    StopReason, stamp,
+    StopReason, StoredCheckpoint, stamp,
 };
 use crate::clock::Now;
 
@@ -320,14 +320,31 @@ impl Attempt {
         effects.push(Effect::Conclude(conclusion));
     }
 
+    /// A checkpoint is committed at once, unless the completion that names it comes next:
+    /// then one call does both.
+    pub(super) fn uploaded(&mut self, checkpoint: StoredCheckpoint, bytes: u64, effects: &mut Vec<Effect>) {
+        match &self.state {
+            State::Leaving { ending: Ending::Complete(summary), .. }
+            | State::Delivering { ending: Ending::Complete(summary), .. }
+                if summary.step == checkpoint.step =>
+            {
+                self.uploads.keep_last(checkpoint, bytes);
+            }
+            _ => effects.push(Effect::Commit { checkpoint, bytes }),
+        }
+    }
+
     fn completion(&mut self, summary: Summary) -> Conclusion {
-        match self.uploads.stored() {
-            Some(checkpoint) if checkpoint.step == summary.step => {
+        let with_it = self.uploads.last().map(|(checkpoint, bytes)| (checkpoint, Some(*bytes)));
+        let before = self.uploads.stored().map(|checkpoint| (checkpoint, None));
+        match with_it.or(before) {
+            Some((checkpoint, checkpoint_bytes)) if checkpoint.step == summary.step => {
                 Conclusion::Complete(Box::new(Completion {
                     summary,
                     scores: self.scores.take(),
                     latency: self.latency.take(),
                     checkpoint: checkpoint.clone(),
+                    checkpoint_bytes,
                     last_seq: self.outbox.last_seq(),
                     device: self.device.clone().unwrap_or_default(),
                 }))

@@ -20,6 +20,8 @@ pub struct Uploads {
     current: Option<(LocalCheckpoint, Attempt)>,
     pending: Option<LocalCheckpoint>,
     stored: Option<StoredCheckpoint>,
+    /// Uploaded; it is committed with the completion, and its size.
+    last: Option<(StoredCheckpoint, u64)>,
     stored_folder: Option<PathBuf>,
     last_error: Option<String>,
 }
@@ -42,6 +44,11 @@ impl Uploads {
 
     pub fn stored(&self) -> Option<&StoredCheckpoint> {
         self.stored.as_ref()
+    }
+
+    /// The checkpoint that is committed with the completion, and the size of its files.
+    pub fn last(&self) -> Option<&(StoredCheckpoint, u64)> {
+        self.last.as_ref()
     }
 
     pub fn stored_step(&self) -> u64 {
@@ -89,6 +96,12 @@ impl Uploads {
         let folder = self.current.take().map(|(checkpoint, _)| checkpoint.directory);
         self.promote(now);
         std::mem::replace(&mut self.stored_folder, folder)
+    }
+
+    /// The current one is uploaded, and is committed with the completion.
+    pub fn keep_last(&mut self, uploaded: StoredCheckpoint, bytes: u64) {
+        self.current = None;
+        self.last = Some((uploaded, bytes));
     }
 
     /// The current one could not be stored. It is tried again unless a newer one

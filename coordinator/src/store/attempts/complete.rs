@@ -17,6 +17,7 @@ use sqlx::types::Uuid;
 use sqlx::{PgConnection, PgPool};
 
 use super::CheckpointRef;
+use super::commit_checkpoint::{self, Saved};
 use super::turn::{Decision, Deed, Effects, Turn, turn};
 use super::turn_rows::Turning;
 use crate::core::job::{EndReason, JobEvent, JobKind, JobState, transition};
@@ -30,8 +31,10 @@ use crate::store::quality::QualityColumns;
 pub struct Completion {
     /// Number of the last entry that was reported.
     pub last_seq: i64,
-    /// Committed before, by this attempt or by an earlier one.
+    /// Committed before, by this attempt or by an earlier one; or with the result.
     pub checkpoint: CheckpointRef,
+    /// Size of the checkpoint's files, if it is to be committed with the result.
+    pub checkpoint_bytes: Option<i64>,
     pub outcome: Outcome,
     /// Of a supernet.
     pub scores: Option<ChannelScores>,
@@ -50,8 +53,8 @@ pub struct Outcome {
     pub train_duration_s: f64,
 }
 
-/// Records the result and ends the job. The same result again is answered like
-/// the first time.
+/// Records the result and ends the job, and commits the checkpoint if it is to be
+/// committed with it. The same result again is answered like the first time.
 ///
 /// # Errors
 /// The token is not the current one, entries or the checkpoint are missing,
@@ -66,12 +69,21 @@ pub async fn complete(pool: &PgPool, token: LeaseToken, completion: &Completion)
 pub(super) struct Content {
     pub hash: [u8; 32],
     columns: QualityColumns,
+    /// The checkpoint, if it is to be committed with the result.
+    pub saved: Option<Saved>,
 }
 
 /// What can be told of a completion without the database.
-pub(super) fn check(completion: &Completion) -> Result<Content, Error> {
+pub(super) fn check(token: LeaseToken, completion: &Completion) -> Result<Content, Error> {
     check_numbers(&completion.outcome)?;
-    Ok(Content { hash: content_hash(completion), columns: QualityColumns::of(&completion.outcome.quality)? })
+    let carried = |bytes| Saved { checkpoint: completion.checkpoint.clone(), bytes };
+    let saved = completion.checkpoint_bytes.map(carried);
+    saved.as_ref().map_or(Ok(()), |saved| commit_checkpoint::check(token, saved))?;
+    Ok(Content {
+        saved,
+        hash: content_hash(completion),
+        columns: QualityColumns::of(&completion.outcome.quality)?,
+    })
 }
 
 pub(super) fn decide(row: &Turning, completion: &Completion) -> Decision {
@@ -205,7 +217,7 @@ pub(super) fn result_row<'a>(
     content: &'a Content,
 ) -> ResultRow<'a> {
     let Completion { checkpoint, outcome, .. } = completion;
-    let Content { hash, columns } = content;
+    let Content { hash, columns, .. } = content;
     ResultRow {
         job_id: token.job.0,
         epoch: token.epoch,
@@ -340,7 +352,7 @@ fn findings<'a>(
 }
 
 fn content_hash(completion: &Completion) -> [u8; 32] {
-    let Completion { last_seq, checkpoint, outcome, scores, latency } = completion;
+    let Completion { last_seq, checkpoint, outcome, scores, latency, checkpoint_bytes: _ } = completion;
     let content = (last_seq, &checkpoint.key, &checkpoint.manifest_sha256, outcome, scores, latency);
     // Plain data into memory cannot fail.
     Sha256::digest(serde_json::to_vec(&content).unwrap_or_default()).into()

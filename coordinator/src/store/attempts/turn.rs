@@ -129,7 +129,7 @@ impl<'a> Batch<'a> {
             let checked = match deed {
                 Deed::Start { .. } => Ok(None),
                 Deed::Commit(saved) => commit_checkpoint::check(*token, saved).map(|()| None),
-                Deed::Complete(completion) => complete::check(completion).map(Some),
+                Deed::Complete(completion) => complete::check(*token, completion).map(Some),
             };
             let (content, refusal) = match checked {
                 Ok(content) => (content, None),
@@ -195,13 +195,18 @@ impl<'a> Batch<'a> {
 
     /// Checkpoints; who names another one than was committed before is refused.
     async fn save(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
-        let deeds = self.writes.iter().map(|(place, ..)| &self.turns[*place]);
-        let saved: Vec<(LeaseToken, &Saved)> = deeds
-            .filter_map(|Turn { token, deed }| match deed {
-                Deed::Commit(saved) => Some((*token, saved)),
+        let mut saved: Vec<(LeaseToken, &Saved)> = Vec::new();
+        for (place, _, effects) in &self.writes {
+            let Turn { token, deed } = &self.turns[*place];
+            let of_it = match deed {
+                Deed::Commit(saved) => Some(saved),
+                Deed::Complete(_) if effects.succeeds => {
+                    self.contents[*place].as_ref().and_then(|content| content.saved.as_ref())
+                }
                 Deed::Start { .. } | Deed::Complete(_) => None,
-            })
-            .collect();
+            };
+            saved.extend(of_it.map(|of_it| (*token, of_it)));
+        }
         if saved.is_empty() {
             return Ok(());
         }

@@ -30,6 +30,12 @@ pub enum Deed {
         beyond: u8,
         saved: bool,
     },
+    /// The completion commits its checkpoint.
+    Finish {
+        grant: u8,
+        beyond: u8,
+        step: u8,
+    },
     Fail {
         grant: u8,
         class: FailureClass,
@@ -78,6 +84,8 @@ pub fn any_deed() -> impl Strategy<Value = Deed> {
         3 => (grant(), 1_u8..11).prop_map(|(grant, step)| Deed::Commit { grant, step }),
         3 => (grant(), prop_oneof![4 => Just(0_u8), 1 => Just(1)], proptest::bool::weighted(0.9))
             .prop_map(|(grant, beyond, saved)| Deed::Complete { grant, beyond, saved }),
+        2 => (grant(), prop_oneof![4 => Just(0_u8), 1 => Just(1)], 1_u8..11)
+            .prop_map(|(grant, beyond, step)| Deed::Finish { grant, beyond, step }),
         2 => (grant(), class).prop_map(|(grant, class)| Deed::Fail { grant, class }),
         1 => Just(Deed::Cancel),
         1 => Just(Deed::Pause),

@@ -46,8 +46,8 @@ impl Scene {
             Call::Commit { step, .. } => {
                 TurnDeed::Commit(Saved { checkpoint: checkpoint_of(grant, i64::from(step)), bytes: 1 })
             }
-            Call::Complete { last_seq, checkpoint, .. } => {
-                TurnDeed::Complete(Box::new(self.completion(grant, last_seq, checkpoint)))
+            Call::Complete { last_seq, checkpoint, saves, .. } => {
+                TurnDeed::Complete(Box::new(self.completion(grant, last_seq, checkpoint, saves)))
             }
             _ => return None,
         };

@@ -24,6 +24,7 @@ fn any_event() -> impl Strategy<Value = (u64, Happening)> {
         Just(Happening::Yield),
         Just(Happening::LeaseLost),
         Just(Happening::OutOfRange),
+        Just(Happening::Uploaded),
         Just(Happening::Stored),
         Just(Happening::StoreFailed),
         Just(Happening::Drain),
@@ -54,6 +55,7 @@ enum Happening {
     Yield,
     LeaseLost,
     OutOfRange,
+    Uploaded,
     Stored,
     StoreFailed,
     Drain,
@@ -75,6 +77,9 @@ struct World {
     report: Option<(u64, u64)>,
     stored_seq: u64,
     storing: Option<LocalCheckpoint>,
+    /// Neither committed nor asked to be.
+    uploaded: Option<LocalCheckpoint>,
+    committing: Option<LocalCheckpoint>,
     concluding: Option<Conclusion>,
 }
 
@@ -98,11 +103,18 @@ impl World {
                     self.killed = true;
                 }
                 Effect::Store(local) => {
-                    prop_assert!(self.storing.is_none(), "uploads overlap");
+                    prop_assert!(self.storing.is_none() && self.committing.is_none(), "uploads overlap");
                     self.storing = Some(local.clone());
                 }
+                Effect::Commit { checkpoint, bytes } => {
+                    let local = self.uploaded.take();
+                    let found = local.as_ref().map(|local| (local.step, local.bytes));
+                    prop_assert_eq!(found, Some((checkpoint.step, *bytes)));
+                    self.committing = local;
+                }
                 Effect::RemoveLocal(folder) => {
-                    let used = self.storing.as_ref().is_some_and(|local| local.directory == *folder);
+                    let busy = self.storing.iter().chain(&self.committing);
+                    let used = busy.into_iter().any(|local| local.directory == *folder);
                     prop_assert!(!used, "a folder is removed under an upload");
                 }
                 Effect::Conclude(conclusion) => {
@@ -110,6 +122,8 @@ impl World {
                     prop_assert!(self.started);
                     if let Conclusion::Complete(completion) = conclusion {
                         prop_assert_eq!(completion.last_seq, self.stored_seq);
+                        let kept = self.uploaded.as_ref().map(|local| local.bytes);
+                        prop_assert_eq!(completion.checkpoint_bytes, kept);
                     }
                     self.concluding = Some(conclusion.clone());
                 }
@@ -169,12 +183,18 @@ impl World {
                 Some(Event::OutOfRange { ack_seq: Some(self.stored_seq) })
             }
             Happening::LeaseLost if self.start_asked => Some(Event::LeaseLost("taken".into())),
-            Happening::Stored => {
+            Happening::Uploaded => {
                 let local = self.storing.take()?;
+                let step = local.step;
+                self.uploaded = Some(local);
+                Some(uploaded(step))
+            }
+            Happening::Stored => {
+                let local = self.committing.take()?;
                 Some(stored(local.step))
             }
             Happening::StoreFailed => {
-                self.storing.take()?;
+                self.storing.take().or_else(|| self.committing.take())?;
                 Some(Event::StoreFailed { message: "full".into(), permanent: false })
             }
             Happening::Drain => Some(Event::Drain { deadline: at + Duration::from_secs(30) }),
@@ -225,6 +245,7 @@ proptest! {
                 Happening::Prepared,
                 Happening::Started,
                 Happening::ReportAnswered,
+                Happening::Uploaded,
                 Happening::Stored,
                 Happening::Nothing,
             ];
