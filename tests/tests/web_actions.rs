@@ -55,8 +55,8 @@ struct Page<'a> {
     base: String,
 }
 
-/// Text of every button in the content.
-const SETTLED: &str = "return document.querySelectorAll('[aria-busy]').length === 0";
+/// A page's buttons are drawn together with its heading.
+const SETTLED: &str = "return document.querySelectorAll('[aria-busy]').length === 0 && Boolean(document.querySelector('main h1'))";
 
 impl Page<'_> {
     async fn goto(&self, path: &str) -> Result<()> {
