@@ -1,11 +1,13 @@
 //! Faults of real workers, their trainers, their disks and the store.
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use uuid::Uuid;
@@ -156,8 +158,15 @@ pub(super) async fn store_away(chaos: &Chaos) -> Result<Proof> {
     let store = chaos.plant.artifacts().join(trainer.job.to_string());
     let away = chaos.plant.folder().join(format!("artifacts-{}", trainer.job));
     // Jobs without a checkpoint have no folder yet.
-    let had_folder = fs::rename(&store, &away).is_ok();
-    fs::write(&store, "no folder")?;
+    fs::create_dir_all(&store)?;
+    fs::write(&away, "no folder")?;
+    // At once, so that no worker makes the folder anew between one rename and another.
+    let exchange = || renameat2(AT_FDCWD, &store, AT_FDCWD, &away, RenameFlags::RENAME_EXCHANGE);
+    match exchange() {
+        // Its last checkpoint was removed, and the folder with it.
+        Err(Errno::ENOENT) => return Ok(None),
+        exchanged => exchanged?,
+    }
     let statement = "select text from log_line
         where job_id = $1 and epoch >= $2 and text like '%checkpoint could not be stored%' limit 1";
     let told: Option<String> = seen(PATIENCE / 2, async || {
@@ -165,10 +174,8 @@ pub(super) async fn store_away(chaos: &Chaos) -> Result<Proof> {
         Ok(query.fetch_optional(&chaos.plant.pool).await?)
     })
     .await;
-    fs::remove_file(&store)?;
-    if had_folder {
-        fs::rename(&away, &store)?;
-    }
+    exchange()?;
+    fs::remove_file(&away)?;
     Ok(told.map(|text| first_line(&text)))
 }
 
@@ -237,21 +244,25 @@ impl Damage {
         let sizes = files.filter_map(|file| Some((file.metadata().ok()?.len(), file.path())));
         let Some((size, path)) = sizes.max() else { return Ok(None) };
         let damage = Damage { path, at: random.below(size) };
-        damage.flip()?;
-        Ok(Some(damage))
+        Ok(damage.flip()?.then_some(damage))
     }
 
-    fn flip(&self) -> Result<()> {
-        let mut file = fs::File::options().read(true).write(true).open(&self.path)?;
+    /// False where the file is gone: retention removes a checkpoint once a newer one is stored.
+    fn flip(&self) -> Result<bool> {
+        let mut file = match fs::File::options().read(true).write(true).open(&self.path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            opened => opened?,
+        };
         let mut byte = [0];
         file.seek(SeekFrom::Start(self.at))?;
         file.read_exact(&mut byte)?;
         file.seek(SeekFrom::Start(self.at))?;
-        Ok(file.write_all(&[byte[0] ^ 1])?)
+        file.write_all(&[byte[0] ^ 1])?;
+        Ok(true)
     }
 
-    /// The same bit again.
+    /// The same bit again, in a file that is still there.
     fn mend(&self) -> Result<()> {
-        self.flip()
+        self.flip().map(drop)
     }
 }
