@@ -13,6 +13,7 @@
 //! | [`suspect`] | whether a machine is at fault |
 //! | [`note`] | how much people may remark |
 //! | [`worker`] | what a worker may take |
+//! | [`identity`] | who calls |
 //! | [`access`] | who may do what on the web page |
 //! | [`explain`] | why a job is where it is, in words |
 //! | [`front`] | which networks of a search nobody beats |
@@ -26,6 +27,7 @@ pub mod assign;
 pub mod explain;
 pub mod front;
 pub mod histogram;
+pub mod identity;
 pub mod job;
 pub mod lease;
 pub mod memory;

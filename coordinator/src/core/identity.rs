@@ -1,0 +1,14 @@
+//! Who calls: what a certificate, a token or a connection of this machine says of its holder.
+
+use super::access::Role;
+
+/// Who is at the other end of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// A person, or a program that acts for one.
+    User { name: String, role: Role },
+    /// A daemon that runs jobs.
+    Worker { name: String },
+    /// Another coordinator of the same service.
+    Coordinator { name: String },
+}
