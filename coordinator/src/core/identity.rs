@@ -1,5 +1,7 @@
 //! Who calls: what a certificate, a token or a connection of this machine says of its holder.
 
+use std::time::SystemTime;
+
 use super::access::Role;
 
 /// Who is at the other end of a call.
@@ -11,4 +13,12 @@ pub enum Identity {
     Worker { name: String },
     /// Another coordinator of the same service.
     Coordinator { name: String },
+}
+
+/// What a certificate proved when its connection was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certified {
+    pub identity: Identity,
+    /// A connection may outlive its certificate: what is called from then on is refused.
+    pub expires_at: SystemTime,
 }

@@ -4,6 +4,7 @@
 //! once; out of file descriptors it would burn a core and tell nobody.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,7 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::Stream;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
+
+use crate::core::identity::Certified;
 
 /// Connections at a time; more wait in the system's backlog.
 const CONNECTIONS_MAX: usize = 4096;
@@ -21,10 +24,20 @@ const CONNECTIONS_MAX: usize = 4096;
 /// Pause after a failed `accept`.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// Who is at the other end of a connection; an extension of each of its requests.
+#[derive(Clone, Debug)]
+pub struct PeerInfo {
+    /// None where the system does not say.
+    pub address: Option<SocketAddr>,
+    /// None on a connection without a certificate.
+    pub certified: Option<Certified>,
+}
+
 /// A connection that counts against the limit while it lives.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: TcpStream,
+    peer: PeerInfo,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -34,19 +47,20 @@ pub(super) fn connections(listener: TcpListener) -> impl Stream<Item = io::Resul
     futures::stream::unfold((listener, permits), |(listener, permits)| async move {
         // The semaphore is never closed.
         let permit = permits.clone().acquire_owned().await.ok()?;
-        let stream = accept(&listener).await;
-        Some((Ok(Connection { stream, _permit: permit }), (listener, permits)))
+        let (stream, address) = accept(&listener).await;
+        let peer = PeerInfo { address: Some(address), certified: None };
+        Some((Ok(Connection { stream, peer, _permit: permit }), (listener, permits)))
     })
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection keeps Nagle's delay");
                 }
-                return stream;
+                return (stream, address);
             }
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted");
@@ -57,10 +71,10 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = PeerInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
+        self.peer.clone()
     }
 }
 
