@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use prost::Message;
 
+#[path = "build/methods.rs"]
+mod methods;
+
 const PROTOS: [&str; 8] = [
     "cakes/v1/spec.proto",
     "cakes/v1/note.proto",
@@ -18,10 +21,12 @@ const PROTOS: [&str; 8] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=cakes");
+    println!("cargo::rerun-if-changed=build");
     let descriptors = protox::compile(PROTOS, ["."])?;
     let encoded = descriptors.encode_to_vec();
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), &encoded)?;
+    std::fs::write(out.join("methods.rs"), methods::generate(&descriptors)?)?;
 
     // In order, so that an architecture or a table is printed the same way every time.
     const SORTED: [&str; 12] = [

@@ -5,8 +5,14 @@
 //! field by field. Whatever comes in passes [`convert`] once; behind it only
 //! domain types and the ids of [`ids`] travel.
 
+pub mod bearer;
 pub mod convert;
 pub mod ids;
+
+/// The methods that a coordinator serves, made from the descriptors.
+pub mod method {
+    include!(concat!(env!("OUT_DIR"), "/methods.rs"));
+}
 
 /// Messages and services of the package `cakes.v1`.
 #[allow(clippy::all, clippy::pedantic, missing_docs, rustdoc::all)]
