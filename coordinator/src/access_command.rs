@@ -94,18 +94,27 @@ fn token_line(token: &TokenRecord) -> Vec<String> {
 fn audit_line(row: &AuditRecord) -> Vec<String> {
     let who = match (&row.token_name, &row.role) {
         (Some(name), Some(role)) => format!("{name} ({role})"),
+        (None, Some(role)) => role.clone(),
         _ => "nobody known".to_owned(),
     };
     let answer =
         if row.detail.is_empty() { row.answer.clone() } else { format!("{}: {}", row.answer, row.detail) };
-    vec![time(row.time), who, row.peer.clone(), row.action.clone(), row.object.clone(), answer]
+    vec![
+        time(row.time),
+        who,
+        row.via.clone(),
+        row.peer.clone(),
+        row.action.clone(),
+        row.object.clone(),
+        answer,
+    ]
 }
 
 fn audit_json(row: &AuditRecord) -> String {
-    let AuditRecord { id, time, token_name, role, peer, action, object, answer, detail } = row;
+    let AuditRecord { id, time, token_name, role, via, peer, action, object, answer, detail } = row;
     json!({
-        "id": id, "time": time, "token_name": token_name, "role": role, "peer": peer, "action": action,
-        "object": object, "answer": answer, "detail": detail,
+        "id": id, "time": time, "token_name": token_name, "role": role, "via": via, "peer": peer,
+        "action": action, "object": object, "answer": answer, "detail": detail,
     })
     .to_string()
 }

@@ -119,6 +119,7 @@ async fn with_pools(
         artifact_url: artifact_url.to_string(),
         keep_checkpoints: config.retention.newest,
         allows_plain_webhooks: config.webhooks.allows_plain,
+        requires_identity: config.requires_identity,
     };
     let api = Api::new(pools.clone(), settings, bell, shutdown);
     let page = match listeners.page {

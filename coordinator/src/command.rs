@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Settings};
-use crate::core::access::Role;
+use crate::core::access::TokenRole;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,7 +18,8 @@ Examples:
   CAKES_LEASE_TTL=2m cakes-coordinator --config /etc/cakes/coordinator.toml
       reads a file of keys such as  report_interval = \"5s\"
   cakes-coordinator token issue anna --role operator --expires 90d
-      lets anna act on the web page; beside a coordinator that runs, or without one
+      lets anna act on the web page and over the API; beside a coordinator that runs, or
+      without one
 
 Every flag is also an environment variable CAKES_… and a key of the TOML file
 (--lease-ttl: CAKES_LEASE_TTL, lease_ttl). Flag wins over environment, environment
@@ -30,14 +31,16 @@ Examples:
   cakes-coordinator token list
   cakes-coordinator token revoke anna
 
-Tokens are for the web page and the JSON behind it. They lie in the coordinator's
-database: give the same --data-dir, --database-url or --config as to the coordinator.";
+Tokens are for the gRPC API, for the web page and for the JSON behind it. They lie in the
+coordinator's database: give the same --data-dir, --database-url or --config as to the coordinator.";
 
 const ISSUE_EXAMPLES: &str = "\
 Examples:
   cakes-coordinator token issue anna --role operator --expires 90d
   TOKEN=$(cakes-coordinator token issue nightly --role submitter)
-      the token is all that stands on standard output";
+      the token is all that stands on standard output
+  cakes-coordinator token issue gpu-01 --role worker > /etc/cakes/token
+      for cakes-worker --id gpu-01 --token-file /etc/cakes/token";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -68,10 +71,10 @@ struct CommandLine {
 /// What is done instead of serving.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Tokens: who may do what on the web page
+    /// Tokens: who may do what
     #[command(subcommand, after_help = TOKEN_EXAMPLES)]
     Token(TokenCommand),
-    /// What was done on the web page, and what was refused there
+    /// What was done on the web page and over the API, and what was refused there
     #[command(subcommand, after_help = AUDIT_EXAMPLES)]
     Audit(AuditCommand),
 }
@@ -83,10 +86,11 @@ pub enum TokenCommand {
     Issue {
         /// Whose it is: letters, digits and . _ @ -
         name: String,
-        /// viewer looks, submitter also derives, retrains and retries, operator also
-        /// pauses, resumes and cancels
-        #[arg(long, value_name = "viewer|submitter|operator")]
-        role: Role,
+        /// viewer looks, submitter also submits, derives, remarks and retries, operator also
+        /// stops work and looks after workers, checkpoints and webhooks; worker: the worker of
+        /// this name
+        #[arg(long, value_name = "viewer|submitter|operator|worker")]
+        role: TokenRole,
         /// How long it holds, as in 12h, 90d [default: until it is revoked]
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
         expires: Option<Duration>,

@@ -65,6 +65,11 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     insecure_listen: Option<bool>,
 
+    /// Let nobody use the gRPC API without a token or a certificate, not even on this machine
+    #[arg(long, env = "CAKES_REQUIRE_IDENTITY", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    require_identity: Option<bool>,
+
     /// File to write the port to once the daemon serves
     #[arg(long, env = "CAKES_PORT_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,6 +202,8 @@ pub struct Config {
     pub web: WebListen,
     pub web_allowed_hosts: Vec<String>,
     pub web_requires_token: bool,
+    /// Callers of the gRPC API must say who they are.
+    pub requires_identity: bool,
     pub port_file: Option<PathBuf>,
     pub database: Database,
     pub database_connections: u32,
@@ -292,6 +299,7 @@ impl Config {
             web: check_web_listen(&settings)?,
             web_allowed_hosts: settings.web_allow_host.iter().map(check_host).collect::<Result<_, _>>()?,
             web_requires_token: settings.web_require_token == Some(true),
+            requires_identity: settings.require_identity == Some(true),
             port_file: settings.port_file,
             database,
             database_connections: check_connections(settings.database_connections)?,

@@ -5,6 +5,7 @@
 
 pub mod access_command;
 pub mod app;
+mod audit;
 pub mod command;
 pub mod config;
 pub mod core;

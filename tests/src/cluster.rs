@@ -279,17 +279,34 @@ impl Cluster {
     /// # Errors
     /// It cannot be started.
     pub fn start_worker(&mut self, name: &str) -> Result<()> {
+        self.start_worker_with(name, &[])
+    }
+
+    /// The same with further arguments.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_worker_with(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
+        let mut command = self.worker_command(name, arguments)?;
+        let log = self.folder().join(format!("worker-{name}.log"));
+        let daemon = Daemon::start(&format!("worker {name}"), &mut command, &log)?;
+        self.workers.insert(name.to_owned(), daemon);
+        Ok(())
+    }
+
+    /// A worker of this name that is not started.
+    ///
+    /// # Errors
+    /// The programs do not build.
+    pub fn worker_command(&self, name: &str, arguments: &[&str]) -> Result<Command> {
         let mut command = binaries::command("cakes-worker", &self.mark)?;
         command.arg("--server").arg(self.url()).args(["--id", name, "--devices", "cpu", "--threads", "1"]);
         fs::create_dir_all(self.data_root())?;
         command.arg("--data-root").arg(self.data_root());
         command.arg("--work-dir").arg(self.folder().join(format!("worker-{name}")));
         // A coordinator that has gone as well takes no jobs back.
-        command.args(["--shutdown-limit", "5s"]);
-        let log = self.folder().join(format!("worker-{name}.log"));
-        let daemon = Daemon::start(&format!("worker {name}"), &mut command, &log)?;
-        self.workers.insert(name.to_owned(), daemon);
-        Ok(())
+        command.args(["--shutdown-limit", "5s"]).args(arguments);
+        Ok(command)
     }
 
     /// `kill -9` of a worker's daemon; its trainer is left to itself.

@@ -1,9 +1,14 @@
-//! Who may do what on the web page, and how long a wrong token waits for its answer.
+//! What tokens are good for, what the web page's actions are, and how long a wrong token
+//! waits for its answer.
 
 use std::time::Duration;
 
+use cakes_proto::bearer::PREFIX;
+use cakes_proto::method::Method;
 use sha2::{Digest, Sha256};
 
+use super::identity::Identity;
+use super::rights::{self, Caller};
 use super::text::named;
 
 /// What a token lets its holder do. Each role may do what the one before it may.
@@ -22,6 +27,54 @@ named!(Role, "role", {
     Submitter => "submitter",
     Operator => "operator",
 });
+
+/// What a token says of its holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TokenRole {
+    Viewer,
+    Submitter,
+    Operator,
+    /// The worker that the token is named after.
+    Worker,
+}
+
+named!(TokenRole, "role", {
+    Viewer => "viewer",
+    Submitter => "submitter",
+    Operator => "operator",
+    Worker => "worker",
+});
+
+impl TokenRole {
+    /// The role of a user; None for a worker.
+    pub fn of_user(self) -> Option<Role> {
+        match self {
+            TokenRole::Viewer => Some(Role::Viewer),
+            TokenRole::Submitter => Some(Role::Submitter),
+            TokenRole::Operator => Some(Role::Operator),
+            TokenRole::Worker => None,
+        }
+    }
+
+    /// Whoever holds a token of this name and role.
+    pub fn identity(self, name: &str) -> Identity {
+        let name = name.to_owned();
+        match self.of_user() {
+            Some(role) => Identity::User { name, role },
+            None => Identity::Worker { name },
+        }
+    }
+}
+
+impl From<Role> for TokenRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Viewer => TokenRole::Viewer,
+            Role::Submitter => TokenRole::Submitter,
+            Role::Operator => TokenRole::Operator,
+        }
+    }
+}
 
 /// What can be asked of the web page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,25 +100,32 @@ named!(Action, "action", {
     CancelSearch => "cancel_search",
 });
 
-/// The table: a role that does not stand in the row of an action may not do it.
+impl Action {
+    /// The methods of the API that it calls, or whose answers it shows.
+    pub fn methods(self) -> &'static [Method] {
+        match self {
+            Action::Read => &[Method::ListSearches, Method::ListJobs, Method::ListWorkers],
+            Action::PreviewDerivation => &[Method::DeriveArchitectures],
+            Action::QueueRetrainings => &[Method::DeriveArchitectures, Method::SubmitRetrain],
+            Action::RetryJob => &[Method::RetryJob],
+            Action::ResumeJob => &[Method::ResumeJob],
+            Action::PauseJob => &[Method::PauseJob],
+            Action::CancelJob => &[Method::CancelJob],
+            Action::CancelSearch => &[Method::CancelSearch],
+        }
+    }
+}
+
+/// Whether the table of rights lets a role call everything that an action is.
 pub fn permits(role: Role, action: Action) -> bool {
-    use Role::{Operator, Submitter, Viewer};
-    let roles: &[Role] = match action {
-        Action::Read => &[Viewer, Submitter, Operator],
-        Action::PreviewDerivation => &[Submitter, Operator],
-        Action::QueueRetrainings => &[Submitter, Operator],
-        Action::RetryJob => &[Submitter, Operator],
-        Action::ResumeJob => &[Operator],
-        Action::PauseJob => &[Operator],
-        Action::CancelJob => &[Operator],
-        Action::CancelSearch => &[Operator],
-    };
-    roles.contains(&role)
+    let user = Caller::Known(Identity::User { name: String::new(), role });
+    action.methods().iter().all(|method| user.may(*method).is_ok())
 }
 
 /// Whether it may change something, so that it is recorded before it is done.
 pub fn changes(action: Action) -> bool {
-    !matches!(action, Action::Read | Action::PreviewDerivation)
+    // A preview calls what could write, and asks it not to.
+    action != Action::PreviewDerivation && action.methods().iter().any(|method| rights::changes(*method))
 }
 
 /// The least role that may do it, for a refusal that says what is needed.
@@ -73,8 +133,6 @@ pub fn least_role(action: Action) -> Option<Role> {
     Role::ALL.iter().copied().find(|role| permits(*role, action))
 }
 
-/// How every token begins, so that one that leaked is known for what it is.
-const PREFIX: &str = "cakes_";
 const SECRET_BYTES: usize = 32;
 
 /// What is stored of a token, and looked up: no comparison takes longer for a guess
@@ -133,9 +191,24 @@ mod tests {
             }
             assert!(permits(Role::Operator, *action), "{action}");
             assert_eq!(permits(Role::Viewer, *action), *action == Action::Read, "{action}");
+            // The record calls it the same, whichever way it was asked for.
+            if changes(*action)
+                && let [method] = action.methods()
+            {
+                assert_eq!(action.as_str(), method.name());
+            }
         }
         assert_eq!(least_role(Action::QueueRetrainings), Some(Role::Submitter));
         assert_eq!(least_role(Action::CancelJob), Some(Role::Operator));
+    }
+
+    #[test]
+    fn a_token_of_a_worker_is_of_no_user() {
+        for role in Role::ALL.iter().copied() {
+            assert_eq!(TokenRole::from(role).of_user(), Some(role));
+            assert_eq!(TokenRole::from(role).as_str(), role.as_str());
+        }
+        assert_eq!(TokenRole::Worker.identity("a"), Identity::Worker { name: "a".to_owned() });
     }
 
     #[test]

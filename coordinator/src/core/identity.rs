@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::access::Role;
+use super::access::{Role, TokenRole};
 
 /// Who is at the other end of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,23 @@ pub enum Identity {
     Worker { name: String },
     /// Another coordinator of the same service.
     Coordinator { name: String },
+}
+
+impl Identity {
+    pub fn name(&self) -> &str {
+        match self {
+            Identity::User { name, .. } | Identity::Worker { name } | Identity::Coordinator { name } => name,
+        }
+    }
+
+    /// The name of its role.
+    pub fn role(&self) -> &'static str {
+        match self {
+            Identity::User { role, .. } => role.as_str(),
+            Identity::Worker { .. } => TokenRole::Worker.as_str(),
+            Identity::Coordinator { .. } => "coordinator",
+        }
+    }
 }
 
 /// What a certificate proved when its connection was made.

@@ -14,7 +14,8 @@
 //! | [`note`] | how much people may remark |
 //! | [`worker`] | what a worker may take |
 //! | [`identity`] | who calls |
-//! | [`access`] | who may do what on the web page |
+//! | [`rights`] | who may call what |
+//! | [`access`] | what tokens are good for, what the web page's actions are |
 //! | [`explain`] | why a job is where it is, in words |
 //! | [`front`] | which networks of a search nobody beats |
 //! | [`webhook`] | where webhooks may point, how they are signed, when they are tried again |
@@ -34,6 +35,7 @@ pub mod memory;
 pub mod note;
 pub mod retention;
 pub mod retry;
+pub mod rights;
 pub mod search;
 pub mod suspect;
 pub mod webhook;

@@ -3,11 +3,12 @@
 //!
 //! Writes are detached from their caller: tonic drops a handler when its client
 //! goes away or its time is up, and a transaction must not end there. What workers
-//! call often shares transactions ([`lanes`]).
+//! call often shares transactions ([`lanes`]). Before all of them stands the [`gate`].
 
 mod architecture_service;
 mod fleet_service;
 mod front;
+mod gate;
 mod health;
 mod job_service;
 mod labels;
@@ -37,12 +38,14 @@ use tonic::Status;
 pub use listener::PeerInfo;
 pub use server::{ServeError, serve};
 pub use status::ERROR_DOMAIN;
+pub(crate) use status::audited;
 
 use crate::core::lease::Policy;
 use crate::lane::Lane;
 use crate::reconcile::Bell;
 use crate::shutdown::Shutdown;
 use crate::store::{self, PgPool, Pools};
+use gate::Leases;
 use lanes::{Reports, Turns, Wishes};
 use stream::Streams;
 use transfer::Transfers;
@@ -56,6 +59,8 @@ pub struct Api {
     artifact_url: String,
     keep_checkpoints: usize,
     allows_plain_webhooks: bool,
+    requires_identity: bool,
+    leases: Leases,
     bell: Bell,
     writes: TaskTracker,
     streams: Streams,
@@ -77,14 +82,22 @@ pub struct Settings {
     pub keep_checkpoints: usize,
     /// Webhooks may be http to other machines.
     pub allows_plain_webhooks: bool,
+    /// Whoever shows neither a token nor a certificate may do nothing, instead of everything.
+    pub requires_identity: bool,
 }
 
 impl Api {
     /// The API over a database. Writes ring `bell` when there may be something
     /// to plan, and are among the tasks that `shutdown` waits for.
     pub fn new(pools: Pools, settings: Settings, bell: Bell, shutdown: &Shutdown) -> Self {
-        let Settings { policy, report_interval, artifact_url, keep_checkpoints, allows_plain_webhooks } =
-            settings;
+        let Settings {
+            policy,
+            report_interval,
+            artifact_url,
+            keep_checkpoints,
+            allows_plain_webhooks,
+            requires_identity,
+        } = settings;
         let (reports, turns, wishes) = (
             Reports { pool: pools.renewals.clone(), policy },
             Turns { pool: pools.turnover.clone() },
@@ -94,12 +107,14 @@ impl Api {
             reports: Lane::new(&reports, &shutdown.tasks),
             turns: Lane::new(&turns, &shutdown.tasks),
             wishes: Lane::new(&wishes, &shutdown.tasks),
+            leases: Leases::new(pools.renewals.clone()),
             pools,
             policy,
             report_interval,
             artifact_url,
             keep_checkpoints,
             allows_plain_webhooks,
+            requires_identity,
             bell,
             writes: shutdown.tasks.clone(),
             streams: Streams::new(shutdown.stop.clone()),

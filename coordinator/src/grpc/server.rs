@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::middleware::from_fn_with_state;
 use cakes_proto::DESCRIPTORS;
 use cakes_proto::v1::architecture_service_server::ArchitectureServiceServer;
 use cakes_proto::v1::fleet_service_server::FleetServiceServer;
@@ -10,13 +11,15 @@ use cakes_proto::v1::search_service_server::SearchServiceServer;
 use cakes_proto::v1::webhook_service_server::WebhookServiceServer;
 use cakes_proto::v1::worker_service_server::WorkerServiceServer;
 use tokio::net::TcpListener;
+use tonic::service::Routes;
 use tonic::transport::Server;
 
+use super::gate::{self, Gate};
 use super::{Api, health, listener};
 use crate::shutdown::Shutdown;
 
 /// Largest request and response.
-const MESSAGE_BYTES_MAX: usize = 4 << 20;
+pub(super) const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Time for a unary call, and for a streaming one until its stream begins.
 /// Longer than any wait for a database connection, so that a caller learns the
@@ -58,6 +61,18 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: Shutdown) -> Resul
                 .max_encoding_message_size(MESSAGE_BYTES_MAX)
         };
     }
+    let gate = Gate::new(&api.pools, api.requires_identity, shutdown.tasks.clone());
+    let routes = Routes::new(limited!(SearchServiceServer))
+        .add_service(limited!(JobServiceServer))
+        .add_service(limited!(ArchitectureServiceServer))
+        .add_service(limited!(FleetServiceServer))
+        .add_service(limited!(WebhookServiceServer))
+        .add_service(limited!(WorkerServiceServer))
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .into_axum_router()
+        .layer(from_fn_with_state(gate, gate::guard));
     // No max_connection_age: in this version of tonic it cuts streams off.
     Server::builder()
         .timeout(REQUEST_TIMEOUT)
@@ -67,15 +82,7 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: Shutdown) -> Resul
         .concurrency_limit_per_connection(CONNECTION_CALLS_MAX)
         .load_shed(true)
         .trace_fn(|request| tracing::info_span!("call", method = request.uri().path()))
-        .add_service(limited!(SearchServiceServer))
-        .add_service(limited!(JobServiceServer))
-        .add_service(limited!(ArchitectureServiceServer))
-        .add_service(limited!(FleetServiceServer))
-        .add_service(limited!(WebhookServiceServer))
-        .add_service(limited!(WorkerServiceServer))
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+        .add_routes(Routes::from(routes).prepare())
         .serve_with_incoming_shutdown(listener::connections(listener), async move {
             shutdown.stop.cancelled().await;
         })

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | INVALID_ARGUMENT | fields named in `BadRequest` are wrong | corrects them |
 //! | NOT_FOUND, ALREADY_EXISTS | what the message names | asks for something else |
+//! | UNAUTHENTICATED | nobody known calls, or with what does not hold; `ErrorInfo` says which | shows something else |
+//! | PERMISSION_DENIED | `ErrorInfo` has method, role and needed_role | asks whoever may |
 //! | FAILED_PRECONDITION | the state forbids it; the reason is in `ErrorInfo` | stops, or changes the state |
 //! | OUT_OF_RANGE | report entries are missing; `ack_seq` is in `ErrorInfo` | sends from there |
 //! | UNAVAILABLE, RESOURCE_EXHAUSTED | not now | repeats the call later |
@@ -18,6 +20,7 @@ use cakes_proto::convert::in_wire_terms;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+use crate::core::rights::{NotOwn, Refusal};
 use crate::store;
 
 /// Domain of every `ErrorInfo`.
@@ -116,6 +119,62 @@ pub(super) fn too_many_streams(limit: usize) -> Status {
 /// More calls than can be served now.
 pub(super) fn busy(what: &dyn Display) -> Status {
     with_reason(Code::ResourceExhausted, what.to_string(), "BUSY", [])
+}
+
+/// Nothing is served under this path.
+pub(super) fn no_such_method(path: &str) -> Status {
+    let message = format!("there is no method '{}'; server reflection lists those that are", shorten(path));
+    Status::unimplemented(message)
+}
+
+/// What the caller shows of itself does not hold.
+pub(super) fn unauthenticated(reason: &str, message: &str) -> Status {
+    with_reason(Code::Unauthenticated, message, reason, [])
+}
+
+/// The table of rights does not permit it.
+pub(super) fn not_permitted(refusal: &Refusal) -> Status {
+    let (code, reason) = match refusal.is_of_nobody() {
+        true => (Code::Unauthenticated, "IDENTITY_REQUIRED"),
+        false => (Code::PermissionDenied, "ROLE_REQUIRED"),
+    };
+    let Refusal { method, role, needs, message } = refusal;
+    let said = [("method", method.path()), ("role", role), ("needed_role", needs)];
+    with_reason(code, message, reason, said.map(|(key, value)| (key, value.to_owned())))
+}
+
+/// A worker speaks of another one.
+pub(super) fn not_own(refused: &NotOwn) -> Status {
+    let said = [("caller", refused.caller.clone()), ("worker", refused.worker.clone())];
+    with_reason(Code::PermissionDenied, refused.to_string(), "NOT_OWN", said)
+}
+
+/// What is to be done cannot be recorded, and so is not done.
+pub(super) fn not_recorded(error: store::Error) -> Status {
+    if error.is_unavailable() {
+        return error.into();
+    }
+    let message = "nothing was done, since it cannot be recorded; the coordinator's log says why";
+    with_reason(Code::Unavailable, message, "NOT_RECORDED", [])
+}
+
+/// How an answer is called in the record, by the page as well.
+pub(crate) fn audited(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "ok",
+        Code::Unauthenticated => "UNAUTHORIZED",
+        Code::PermissionDenied => "FORBIDDEN",
+        Code::NotFound => "NOT_FOUND",
+        Code::InvalidArgument | Code::OutOfRange => "INVALID_ARGUMENT",
+        Code::FailedPrecondition | Code::AlreadyExists => "WRONG_STATE",
+        Code::ResourceExhausted => "BUSY",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::Cancelled => "CANCELLED",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Unknown | Code::DeadlineExceeded | Code::Aborted | Code::Internal | Code::DataLoss => {
+            "INTERNAL"
+        }
+    }
 }
 
 /// A defect: details go to the log, the caller gets their id.

@@ -1,15 +1,17 @@
 //! What worker daemons say. Requests are checked in [`super::worker_wire`].
 
-use cakes_proto::ids::LeaseToken;
+use cakes_proto::ids::{LeaseToken, WorkerId};
 use cakes_proto::v1::worker_service_server::WorkerService;
 use cakes_proto::{WORKER_PROTOCOL, v1};
 use serde::de::DeserializeOwned;
-use tonic::{Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status};
 
-use super::status::{invalid_field, other_protocol};
+use super::gate::caller;
+use super::status::{invalid_field, not_own, other_protocol};
 use super::{Api, lookup, values, worker_wire};
 use crate::core::lease::Desired;
 use crate::core::lease::Verdict;
+use crate::core::rights::speaks_for;
 use crate::store::attempts::{Deed, Saved, Turn, Turned};
 use crate::store::{attempts, workers};
 
@@ -28,13 +30,13 @@ impl WorkerService for Api {
         &self,
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         // First, because nothing else in an unknown version's request can be trusted.
         if request.protocol_version != WORKER_PROTOCOL {
             return Err(other_protocol(request.protocol_version));
         }
         let registration = workers::Registration {
-            worker: lookup::worker("worker_id", &request.worker_id)?,
+            worker: own(&extensions, &request.worker_id)?,
             request_id: worker_wire::uuid("request_id", &request.request_id)?,
             devices: worker_wire::devices(request.devices)?,
             version: values::checked("version", request.version, VERSION_CHARS_MAX)?,
@@ -53,9 +55,9 @@ impl WorkerService for Api {
         &self,
         request: Request<v1::AcquireRequest>,
     ) -> Result<Response<v1::AcquireResponse>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let acquisition = attempts::Acquisition {
-            worker: lookup::worker("worker_id", &request.worker_id)?,
+            worker: own(&extensions, &request.worker_id)?,
             incarnation: values::signed("incarnation", request.incarnation)?,
             request_id: worker_wire::uuid("request_id", &request.request_id)?,
             device: worker_wire::device("device", request.device)?,
@@ -68,7 +70,9 @@ impl WorkerService for Api {
     }
 
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
-        let token = token(request.into_inner().token)?;
+        let (_, extensions, request) = request.into_parts();
+        let token = token(request.token)?;
+        self.leases.check(&extensions, token).await?;
         let lease_ttl = self.policy.lease_ttl;
         self.turns.call(Turn { token, deed: Deed::Start { lease_ttl } }).await?;
         Ok(Response::new(v1::StartResponse { lease_ttl_ms: worker_wire::milliseconds(lease_ttl) }))
@@ -78,7 +82,9 @@ impl WorkerService for Api {
         &self,
         request: Request<v1::ReportRequest>,
     ) -> Result<Response<v1::ReportResponse>, Status> {
-        let report = worker_wire::report(request.into_inner())?;
+        let (_, extensions, request) = request.into_parts();
+        let report = worker_wire::report(request)?;
+        self.leases.check(&extensions, report.token).await?;
         let receipt = self.reports.call(report).await?;
         let desired = match receipt.desired {
             Desired::Run => v1::DesiredState::Run,
@@ -96,8 +102,10 @@ impl WorkerService for Api {
         &self,
         request: Request<v1::CommitCheckpointRequest>,
     ) -> Result<Response<v1::CommitCheckpointResponse>, Status> {
-        let v1::CommitCheckpointRequest { token: wire, checkpoint, bytes } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let v1::CommitCheckpointRequest { token: wire, checkpoint, bytes } = request;
         let token = token(wire)?;
+        self.leases.check(&extensions, token).await?;
         let checkpoint = worker_wire::checkpoint(checkpoint)?;
         let bytes = values::signed("bytes", bytes)?;
         self.turns.call(Turn { token, deed: Deed::Commit(Saved { checkpoint, bytes }) }).await?;
@@ -108,8 +116,9 @@ impl WorkerService for Api {
         &self,
         request: Request<v1::CompleteRequest>,
     ) -> Result<Response<v1::CompleteResponse>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let token = token(request.token)?;
+        self.leases.check(&extensions, token).await?;
         let checkpoint = worker_wire::checkpoint(request.checkpoint)?;
         let checkpoint_bytes =
             request.checkpoint_bytes.map(|bytes| values::signed("checkpoint_bytes", bytes)).transpose()?;
@@ -131,8 +140,10 @@ impl WorkerService for Api {
     }
 
     async fn fail(&self, request: Request<v1::FailRequest>) -> Result<Response<v1::FailResponse>, Status> {
-        let v1::FailRequest { token: wire, failure_class, message } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let v1::FailRequest { token: wire, failure_class, message } = request;
         let token = token(wire)?;
+        self.leases.check(&extensions, token).await?;
         let class = worker_wire::failure_class(failure_class)?;
         let message = values::cleaned(&message, MESSAGE_CHARS_MAX);
         let policy = self.policy;
@@ -147,8 +158,9 @@ impl WorkerService for Api {
         &self,
         request: Request<v1::ReconcileRequest>,
     ) -> Result<Response<v1::ReconcileResponse>, Status> {
-        let v1::ReconcileRequest { worker_id, incarnation, tokens } = request.into_inner();
-        let worker = lookup::worker("worker_id", &worker_id)?;
+        let (_, extensions, request) = request.into_parts();
+        let v1::ReconcileRequest { worker_id, incarnation, tokens } = request;
+        let worker = own(&extensions, &worker_id)?;
         let incarnation = values::signed("incarnation", incarnation)?;
         if tokens.len() > RECONCILED_MAX {
             return Err(invalid_field("tokens", format!("{} are more than {RECONCILED_MAX}", tokens.len())));
@@ -166,6 +178,13 @@ impl WorkerService for Api {
         });
         Ok(Response::new(v1::ReconcileResponse { verdicts: verdicts.collect() }))
     }
+}
+
+/// The worker that a request names, which must be the one that calls.
+fn own(extensions: &Extensions, worker_id: &str) -> Result<WorkerId, Status> {
+    let worker = lookup::worker("worker_id", worker_id)?;
+    speaks_for(caller(extensions)?, worker.as_str()).map_err(|refused| not_own(&refused))?;
+    Ok(worker)
 }
 
 fn token(wire: Option<v1::LeaseToken>) -> Result<LeaseToken, Status> {

@@ -13,8 +13,9 @@ use super::answer::{Failure, json};
 use super::guard::{comes_over_plain_http, is_loopback_name};
 use super::listener::Peer;
 use super::{Web, actions, guard};
-use crate::core::access::{Action, SecretHash, delay, is_recorded, least_role, permits, token_hash};
-use crate::store::access::{self as stored, AuditEntry, Found, Holder};
+use crate::audit::DONE;
+use crate::core::access::{Action, SecretHash, delay, least_role, permits, token_hash};
+use crate::store::access::{self as stored, Asker, Found, Holder, Via};
 
 /// Longest time that a browser stays signed in.
 const SESSION_HOURS: i32 = 12;
@@ -41,7 +42,7 @@ impl Caller {
                 "sign in with a token first; `cakes-coordinator token issue` makes one",
             ));
         };
-        if permits(who.role, action) {
+        if who.role.of_user().is_some_and(|role| permits(role, action)) {
             return Ok(());
         }
         let needed = least_role(action).map_or_else(String::new, |role| {
@@ -49,6 +50,16 @@ impl Caller {
         });
         let message = format!("'{}' has the role {} and may not do this{needed}", who.name, who.role);
         Err(Failure::new(StatusCode::FORBIDDEN, "FORBIDDEN", message))
+    }
+
+    fn asker(&self) -> Asker<'_> {
+        let who = self.who.as_ref();
+        Asker {
+            name: who.map(|who| who.name.as_str()),
+            role: who.map(|who| who.role.as_str()),
+            peer: &self.peer,
+            via: Via::Page,
+        }
     }
 }
 
@@ -156,11 +167,7 @@ impl Web {
     /// # Errors
     /// It cannot be recorded, and so must not be done.
     pub(super) async fn begin(&self, caller: &Caller, action: &str, object: &str) -> Result<i64, Failure> {
-        let who = caller.who.as_ref();
-        let (answer, detail) = (stored::BEGUN, "");
-        let entry = AuditEntry { who, peer: &caller.peer, action, object, answer, detail, begun: None };
-        stored::record(&self.pool, &entry).await.map_err(|error| {
-            tracing::error!(%error, ?entry, "what is to be done cannot be recorded");
+        self.audit.begin(caller.asker(), action, object).await.map_err(|_| {
             let message =
                 "nothing was done, since it cannot be recorded; the coordinator's log says why".to_owned();
             Failure::new(StatusCode::SERVICE_UNAVAILABLE, "NOT_RECORDED", message)
@@ -188,21 +195,8 @@ impl Web {
         outcome: Result<(), &Failure>,
         begun: Option<i64>,
     ) {
-        let (answer, detail) = match outcome {
-            Ok(()) => ("ok", ""),
-            Err(failure) => (failure.code(), failure.message()),
-        };
-        let who = caller.who.as_ref();
-        let entry = AuditEntry { who, peer: &caller.peer, action, object, answer, detail, begun };
-        let written = async {
-            if who.is_none() && !is_recorded(stored::failures(&self.pool, &caller.peer, action).await?) {
-                return Ok(());
-            }
-            stored::record(&self.pool, &entry).await.map(drop)
-        };
-        if let Err(error) = written.await {
-            tracing::error!(%error, ?entry, "what was done cannot be recorded");
-        }
+        let outcome = outcome.map_or_else(|failure| (failure.code(), failure.message()), |()| DONE);
+        self.audit.end(caller.asker(), action, object, outcome, begun).await;
     }
 }
 
@@ -219,7 +213,7 @@ fn describe(web: &Web, who: Option<&Holder>) -> serde_json::Value {
     let may = |who: &Holder| -> Vec<&str> {
         Action::ALL
             .iter()
-            .filter(|action| permits(who.role, **action))
+            .filter(|action| who.role.of_user().is_some_and(|role| permits(role, **action)))
             .map(|action| action.as_str())
             .collect()
     };
@@ -262,7 +256,15 @@ pub(super) async fn sign_in(
             return Err(Failure::new(StatusCode::FORBIDDEN, "NOT_ENCRYPTED", message.to_owned()));
         }
         let SignIn { token } = actions::read(&body)?;
-        web.token(&token).await
+        let who = web.token(&token).await?;
+        match who.role.of_user() {
+            Some(_) => Ok(who),
+            None => Err(Failure::new(
+                StatusCode::FORBIDDEN,
+                "FORBIDDEN",
+                format!("the token '{}' is that of a worker; the page is for people", who.name),
+            )),
+        }
     };
     let who = match known.await {
         Ok(who) => who,

@@ -10,6 +10,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tonic::{Code, Status};
 
+use crate::grpc::audited;
 use crate::store;
 
 /// Why a request has no answer.
@@ -67,15 +68,15 @@ impl IntoResponse for Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        let (http, code) = match status.code() {
-            Code::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
-            Code::InvalidArgument | Code::OutOfRange => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT"),
-            Code::FailedPrecondition | Code::AlreadyExists => (StatusCode::CONFLICT, "WRONG_STATE"),
-            Code::ResourceExhausted => (StatusCode::TOO_MANY_REQUESTS, "BUSY"),
-            Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
-            _ => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL"),
+        let http = match status.code() {
+            Code::NotFound => StatusCode::NOT_FOUND,
+            Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
+            Code::FailedPrecondition | Code::AlreadyExists => StatusCode::CONFLICT,
+            Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+            Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Failure::new(http, code, status.message().to_owned())
+        Failure::new(http, audited(status.code()), status.message().to_owned())
     }
 }
 

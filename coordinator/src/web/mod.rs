@@ -35,6 +35,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Audit;
 use crate::grpc::Api;
 use crate::shutdown::Shutdown;
 use crate::store::PgPool;
@@ -78,6 +79,7 @@ struct Web {
     questions: Arc<Semaphore>,
     changes: Changes,
     tasks: TaskTracker,
+    audit: Audit,
 }
 
 /// Silence after which a worker counts as lost.
@@ -109,6 +111,7 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let changes = Changes::new(pool.clone(), &shutdown);
     let web = Web {
+        audit: Audit::new(pool.clone()),
         api,
         pool,
         lease_ttl: LeaseTtl(settings.lease_ttl),

@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use cakes_coordinator::core::access::{Action, Role, permits};
+use cakes_coordinator::core::access::{Action, Role, TokenRole, permits};
 use cakes_coordinator::core::lease::Policy;
-use cakes_coordinator::store::access::{issue, page as audit, revoke};
-use cakes_coordinator::store::{MIGRATIONS, PgPool};
+use cakes_coordinator::store::access::{self, AuditRecord, issue, revoke};
+use cakes_coordinator::store::{Error, MIGRATIONS, PgPool};
 use cakes_coordinator::web::Settings;
 use cakes_proto::v1::JobState;
 use serde_json::{Value, json};
@@ -17,6 +17,13 @@ use crate::page::{Answer, send};
 
 const OWN: &str =
     "Origin: http://localhost\r\nSec-Fetch-Site: same-origin\r\nContent-Type: application/json\r\n";
+
+/// Rows of the page; what a test asks of the API is in the record as well.
+async fn audit(pool: &PgPool, behind: Option<i64>, limit: i64) -> Result<Vec<AuditRecord>, Error> {
+    let mut rows = access::page(pool, behind, limit).await?;
+    rows.retain(|row| row.via == "page");
+    Ok(rows)
+}
 
 async fn post(service: &Service, path: &str, headers: &str, body: &Value) -> Answer {
     let body = body.to_string();
@@ -193,6 +200,14 @@ async fn a_session_ends_with_its_token_and_no_wrong_token_opens_one(pool: PgPool
     assert_eq!(get(&service, "/session", &open).await.json()["signed_in"], false);
     let refused = post(&service, "/sign-in", OWN, &json!({ "token": late })).await;
     assert!(refused.status == 401 && refused.body.contains("expired"), "{}", refused.body);
+
+    // The page is for people.
+    let of_worker = issue(&pool, "gpu-01", TokenRole::Worker, None).await.unwrap();
+    assert!(issue(&pool, "Gpu-01", TokenRole::Worker, None).await.is_err(), "no worker is called so");
+    let refused = post(&service, "/sign-in", OWN, &json!({ "token": of_worker })).await;
+    assert!(refused.status == 403 && refused.body.contains("that of a worker"), "{}", refused.body);
+    let refused = with_token(&service, &of_worker, &format!("/jobs/{job}/pause"), &json!({})).await;
+    assert_eq!((refused.status, code(&refused).as_str()), (403, "FORBIDDEN"), "{}", refused.body);
 
     let guess = format!("cakes_{}", "0".repeat(64));
     let mut answers = Vec::new();

@@ -54,6 +54,20 @@ impl Service {
 
     /// With settings of the page.
     pub async fn start_with(pool: PgPool, page_settings: web::Settings) -> Self {
+        Self::serve(pool, page_settings, false).await
+    }
+
+    /// One whose callers must say who they are.
+    pub async fn start_for_known(pool: PgPool) -> Self {
+        let settings = web::Settings {
+            lease_ttl: Policy::default().lease_ttl,
+            allowed_hosts: Vec::new(),
+            requires_token: true,
+        };
+        Self::serve(pool, settings, true).await
+    }
+
+    async fn serve(pool: PgPool, page_settings: web::Settings, requires_identity: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let pools = Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool };
@@ -66,6 +80,7 @@ impl Service {
             artifact_url: "file:///artifacts/".to_owned(),
             keep_checkpoints: 3,
             allows_plain_webhooks: false,
+            requires_identity,
         };
         let page_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let page = page_listener.local_addr().unwrap();

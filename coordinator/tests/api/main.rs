@@ -4,8 +4,10 @@
 mod access;
 mod edges;
 mod examples;
+mod gate;
 mod harness;
 mod life;
 mod page;
 mod refusals;
+mod rights;
 mod streams;

@@ -4,7 +4,7 @@ mod audit;
 mod sessions;
 mod tokens;
 
-pub use audit::{AuditEntry, AuditRecord, BEGUN, failures, page, record};
+pub use audit::{Asker, AuditEntry, AuditRecord, BEGUN, Via, failures, page, record};
 pub use sessions::{close, find_session, open};
 pub use tokens::{Found, Holder, TokenRecord, find_token, issue, list, revoke};
 

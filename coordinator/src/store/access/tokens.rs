@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use cakes_proto::ids::WorkerId;
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use sqlx::postgres::types::PgInterval;
 use tracing::instrument;
 
 use super::random_bytes;
-use crate::core::access::{Role, SecretHash, token_hash, token_of};
+use crate::core::access::{SecretHash, TokenRole, token_hash, token_of};
 use crate::store::error::{Error, corrupt, failed};
 
 /// Whose token it is.
@@ -16,7 +17,7 @@ use crate::store::error::{Error, corrupt, failed};
 pub struct Holder {
     pub token_id: i64,
     pub name: String,
-    pub role: Role,
+    pub role: TokenRole,
     pub expire_time: Option<DateTime<Utc>>,
 }
 
@@ -44,15 +45,20 @@ pub struct TokenRecord {
 /// Makes a token; the secret is told now and never again.
 ///
 /// # Errors
-/// A valid token has this name, or it is no name.
+/// A valid token has this name, or it is no name, or no worker can be called so.
 #[instrument(skip_all, fields(name), err(level = "debug"))]
 pub async fn issue(
     pool: &PgPool,
     name: &str,
-    role: Role,
+    role: impl Into<TokenRole>,
     expires: Option<Duration>,
 ) -> Result<String, Error> {
     check_name(name)?;
+    let role = role.into();
+    if role == TokenRole::Worker {
+        let named = name.parse::<WorkerId>();
+        named.map_err(|error| Error::InvalidArgument { field: "name", problem: error.to_string() })?;
+    }
     let token = token_of(random_bytes()?);
     let hash = token_hash(&token).ok_or_else(|| corrupt("a new token", &"it has no hash"))?;
     let expires = expires.map(interval).transpose()?;

@@ -1,10 +1,10 @@
 //! Attempts at a job.
 
-use cakes_proto::ids::JobId;
+use cakes_proto::ids::{JobId, LeaseToken, WorkerId};
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
-use super::failed;
+use super::{corrupt, failed};
 use crate::store::Error;
 
 /// One attempt as people see it.
@@ -37,4 +37,24 @@ pub async fn of_job(pool: &PgPool, job: JobId) -> Result<Vec<AttemptRecord>, Err
     .fetch_all(pool)
     .await
     .map_err(failed("read the attempts at a job"))
+}
+
+/// The worker that a lease was granted to, whether it lives or has ended.
+///
+/// # Errors
+/// The database fails.
+pub async fn worker_of(pool: &PgPool, token: LeaseToken) -> Result<Option<WorkerId>, Error> {
+    let worker = sqlx::query_scalar!(
+        "select worker_id from attempt where job_id = $1 and epoch = $2 and nonce = $3",
+        token.job.0,
+        token.epoch,
+        &token.nonce.0[..]
+    )
+    .fetch_optional(pool)
+    .await
+    .map_err(failed("look whose lease it is"))?;
+    let parsed = |worker: String| {
+        worker.parse().map_err(|error| corrupt(format!("an attempt at job {}", token.job), &error))
+    };
+    worker.map(parsed).transpose()
 }

@@ -1,0 +1,125 @@
+//! What stands before every handler: which method is it, who calls, may they?
+//!
+//! ```text
+//!  path ──► Method ──► who calls ──► core::rights ──► handler ──► answers
+//!   └ UNIMPLEMENTED     │             └ PERMISSION_DENIED          └ a stream ends with the
+//!                       │ certificate, token, or nobody               right to it
+//!                       └ UNAUTHENTICATED
+//! ```
+//!
+//! Nothing is read of a request before it may be made. What changes something is in the
+//! record before it is done, and so is every refusal.
+
+mod identify;
+mod leases;
+mod record;
+mod watched;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use cakes_proto::method::Method;
+use tokio_util::task::TaskTracker;
+use tonic::{Code, Extensions, Status};
+
+pub(super) use leases::Leases;
+
+use super::PeerInfo;
+use super::status;
+use crate::audit::Audit;
+use crate::core::rights::{Caller, NOBODY, changes};
+use crate::store::access::{Asker, Via};
+use crate::store::{PgPool, Pools};
+use identify::{Proof, Tokens};
+
+/// What the gate needs. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Gate {
+    tokens: Tokens,
+    audit: Audit,
+    pool: PgPool,
+    requires_identity: bool,
+    tasks: TaskTracker,
+}
+
+/// The role of nobody known, where nobody need be, in the record.
+const TRUSTED: &str = "trusted";
+
+/// Who calls, how that is known, and from where.
+#[derive(Clone, Debug)]
+struct Admitted {
+    caller: Caller,
+    proof: Proof,
+    peer: String,
+}
+
+impl Admitted {
+    fn asker(&self) -> Asker<'_> {
+        let (name, role) = match &self.caller {
+            Caller::Known(identity) => (Some(identity.name()), Some(identity.role())),
+            Caller::Trusted => (None, Some(TRUSTED)),
+            Caller::Nobody => (None, None),
+        };
+        Asker { name, role, peer: &self.peer, via: Via::Api }
+    }
+}
+
+/// The caller of a request that has passed the gate.
+///
+/// # Errors
+/// It has not, which is a defect.
+pub(super) fn caller(extensions: &Extensions) -> Result<&Caller, Status> {
+    extensions.get().ok_or_else(|| status::internal(&"a request came past the gate"))
+}
+
+impl Gate {
+    pub(super) fn new(pools: &Pools, requires_identity: bool, tasks: TaskTracker) -> Self {
+        let pool = pools.control.clone();
+        Gate { tokens: Tokens::new(pools), audit: Audit::new(pool.clone()), pool, requires_identity, tasks }
+    }
+}
+
+/// Lets a request through or answers it.
+pub(super) async fn guard(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let Some(method) = Method::from_path(request.uri().path()) else {
+        return answer(status::no_such_method(request.uri().path()));
+    };
+    // A body is not shared between threads, so it is laid aside while something is waited for.
+    let (mut parts, body) = request.into_parts();
+    let Some(peer) = parts.extensions.get::<PeerInfo>().cloned() else {
+        return answer(status::internal(&"a connection without an address"));
+    };
+    let address = peer.address.map_or_else(|| NOBODY.to_owned(), |address| address.ip().to_string());
+    let admitted = match gate.identify(method, &peer, &parts.headers).await {
+        Ok((caller, proof)) => Admitted { caller, proof, peer: address },
+        Err(refused) => {
+            let nobody = Admitted { caller: Caller::Nobody, proof: Proof::None, peer: address };
+            gate.refuse_proof(&nobody, method, &refused).await;
+            return answer(refused);
+        }
+    };
+    if let Err(refusal) = admitted.caller.may(method) {
+        let refused = status::not_permitted(&refusal);
+        gate.refuse(&admitted, method, &refused).await;
+        return answer(refused);
+    }
+    parts.extensions.insert(admitted.caller.clone());
+    let request = Request::from_parts(parts, body);
+    match changes(method) {
+        true => gate.act(method, admitted, request, next).await,
+        false => {
+            let response = next.run(request).await;
+            // A worker that speaks for another one is known as such by its handler.
+            let refused = response.extensions().get::<Status>();
+            if let Some(refused) = refused.filter(|status| status.code() == Code::PermissionDenied).cloned() {
+                gate.refuse(&admitted, method, &refused).await;
+            }
+            if method.streams() { gate.watch(&admitted, response, None) } else { response }
+        }
+    }
+}
+
+fn answer(status: Status) -> Response {
+    status.into_http::<Body>()
+}

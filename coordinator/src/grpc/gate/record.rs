@@ -1,0 +1,155 @@
+//! What is done and what is refused, in the record.
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
+use cakes_proto::method::Method;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use tonic::Status;
+use tracing::Instrument;
+
+use super::super::server::MESSAGE_BYTES_MAX;
+use super::{Admitted, Gate, answer, status};
+use crate::audit::{DONE, Outcome};
+use crate::core::access::delay;
+use crate::store::access::failures;
+
+/// What a wrong token is called in the record, as on the page.
+const WRONG_TOKEN: &str = "bearer";
+
+/// What a call of nobody known is called: one name for all methods, so that all of them
+/// together fill the record no further than one does.
+const UNKNOWN_CALLER: &str = "call";
+
+/// Before a message stand a byte for compression and four for its length.
+const FRAME_BYTES: usize = 5;
+
+/// Longest object that is recorded, in bytes.
+const OBJECT_BYTES_MAX: usize = 100;
+
+impl Gate {
+    /// Records a certificate or a token that does not hold, and lets whoever gave one of too
+    /// many wait for the answer.
+    pub(super) async fn refuse_proof(&self, nobody: &Admitted, method: Method, refused: &Status) {
+        let known = failures(&self.pool, &nobody.peer, WRONG_TOKEN).await;
+        self.audit.end(nobody.asker(), WRONG_TOKEN, method.name(), outcome(refused), None).await;
+        tokio::time::sleep(known.map(delay).unwrap_or_default()).await;
+    }
+
+    /// Records a call that is not permitted.
+    pub(super) async fn refuse(&self, admitted: &Admitted, method: Method, refused: &Status) {
+        let asker = admitted.asker();
+        let (action, object) = match asker.role {
+            Some(_) => (method.name(), ""),
+            None => (UNKNOWN_CALLER, method.name()),
+        };
+        self.audit.end(asker, action, object, outcome(refused), None).await;
+    }
+
+    /// Does what changes something: it is recorded before, or not done, and carried to its
+    /// end and recorded after, also where the caller has gone meanwhile.
+    pub(super) async fn act(
+        &self,
+        method: Method,
+        admitted: Admitted,
+        request: Request,
+        next: Next,
+    ) -> Response {
+        let (object, request) = match self.object(method, request).await {
+            Ok(known) => known,
+            Err(refused) => return answer(refused),
+        };
+        let gate = self.clone();
+        let acting = async move {
+            let begun = match gate.audit.begin(admitted.asker(), method.name(), &object).await {
+                Ok(begun) => begun,
+                Err(error) => return answer(status::not_recorded(error)),
+            };
+            let response = next.run(request).await;
+            let refused = response.extensions().get::<Status>().cloned();
+            if refused.is_none() && method.streams() {
+                let act = super::watched::Act { method, object, begun };
+                return gate.watch(&admitted, response, Some(act));
+            }
+            let outcome = refused.as_ref().map_or(DONE, outcome);
+            gate.audit.end(admitted.asker(), method.name(), &object, outcome, Some(begun)).await;
+            response
+        };
+        let task = self.tasks.spawn(acting.instrument(tracing::Span::current()));
+        task.await.unwrap_or_else(|error| answer(status::internal(&error)))
+    }
+
+    /// What a request is about, as it says.
+    async fn object(&self, method: Method, request: Request) -> Result<(String, Request), Status> {
+        if method.takes_stream() {
+            return Ok((String::new(), request));
+        }
+        // As a whole and now: what is begun is not ended by whoever sends it slowly.
+        let (parts, body) = request.into_parts();
+        let bytes = axum::body::to_bytes(body, MESSAGE_BYTES_MAX + FRAME_BYTES).await.map_err(|_| {
+            Status::out_of_range(format!(
+                "the request did not come, or is larger than {MESSAGE_BYTES_MAX} bytes"
+            ))
+        })?;
+        let message = bytes.get(FRAME_BYTES..).unwrap_or_default();
+        let object = method.object_field().and_then(|field| text_field(message, field)).unwrap_or_default();
+        Ok((object, Request::from_parts(parts, Body::from(bytes))))
+    }
+}
+
+/// How a refusal is called in the record.
+pub(super) fn outcome(refused: &Status) -> Outcome<'_> {
+    (status::audited(refused.code()), refused.message())
+}
+
+/// A field of a message that holds text; of several the last counts, as for whoever reads the
+/// whole. None where there is none or the message is broken.
+fn text_field(mut message: &[u8], field: u32) -> Option<String> {
+    let mut text = None;
+    while !message.is_empty() {
+        let (tag, kind) = decode_key(&mut message).ok()?;
+        if tag == field && kind == WireType::LengthDelimited {
+            let length = usize::try_from(decode_varint(&mut message).ok()?).ok()?;
+            let (value, rest) = message.split_at_checked(length)?;
+            message = rest;
+            let shown = &value[..value.len().min(OBJECT_BYTES_MAX)];
+            text = Some(String::from_utf8_lossy(shown).into_owned());
+        } else {
+            skip_field(kind, tag, &mut message, DecodeContext::default()).ok()?;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use cakes_proto::v1;
+    use prost::Message;
+
+    use super::*;
+
+    #[test]
+    fn what_a_request_is_about_is_found_in_it() {
+        let request = v1::CancelJobRequest { id: "0198f3".to_owned(), reason: "enough".to_owned() };
+        let bytes = request.encode_to_vec();
+        let field = Method::CancelJob.object_field().unwrap();
+        assert_eq!(text_field(&bytes, field).as_deref(), Some("0198f3"));
+        let request = v1::SubmitRetrainRequest {
+            request_id: "r".to_owned(),
+            architecture_digest: "abc".to_owned(),
+            seed: 7,
+            ..v1::SubmitRetrainRequest::default()
+        };
+        let field = Method::SubmitRetrain.object_field().unwrap();
+        assert_eq!(text_field(&request.encode_to_vec(), field).as_deref(), Some("abc"));
+        // What is broken is no reason to fail: the handler says so.
+        for length in 0..bytes.len() {
+            let _ = text_field(&bytes[..length], 1);
+        }
+        assert_eq!(text_field(&[0xff; 40], 1), None);
+        assert_eq!(text_field(&[], 1), None);
+        let long = v1::CancelJobRequest { id: "ä".repeat(1000), reason: String::new() };
+        assert!(text_field(&long.encode_to_vec(), 1).unwrap().len() <= OBJECT_BYTES_MAX + 3);
+    }
+}
