@@ -36,6 +36,9 @@ pub struct GlobalArguments {
     /// The coordinator of this name, see `cakes context`.
     #[arg(long, env = "CAKES_CONTEXT", global = true, value_name = "NAME", help_heading = "Everywhere")]
     pub context: Option<String>,
+    /// A file with the token that says who calls; CAKES_TOKEN may hold the token itself.
+    #[arg(long, env = "CAKES_TOKEN_FILE", global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub token_file: Option<PathBuf>,
     /// How results are printed.
     #[arg(short, long, value_enum, default_value = "table", global = true, help_heading = "Everywhere")]
     pub output: Format,

@@ -66,6 +66,8 @@ pub enum CommandError {
     Unreachable { server: String, cause: String },
     #[error("{}", explain(.0).join("\n"))]
     Server(Box<Status>),
+    #[error(transparent)]
+    Token(#[from] cakes_proto::bearer::BearerError),
     #[error("cannot write the output: {0}")]
     Output(#[from] std::io::Error),
     #[error("{0}")]
@@ -95,7 +97,7 @@ impl CommandError {
 impl From<&CommandError> for Outcome {
     fn from(error: &CommandError) -> Self {
         match error {
-            CommandError::Invalid(_) => Outcome::Invalid,
+            CommandError::Invalid(_) | CommandError::Token(_) => Outcome::Invalid,
             CommandError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Outcome::Invalid
             }

@@ -4,7 +4,8 @@
 //! context = "lab"            # the one that is used
 //!
 //! [contexts.lab]
-//! server = "http://gpu-01:7550"
+//! server = "https://gpu-01:7550"
+//! token_file = "/home/anna/.config/cakes/lab.token"
 //! ```
 //!
 //! `--server` and `CAKES_SERVER` win over `--context` and `CAKES_CONTEXT`, those over
@@ -43,6 +44,16 @@ pub struct Settings {
 pub struct Context {
     /// `http://HOST:PORT`
     pub server: String,
+    /// Holds the token that says who calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+}
+
+impl Context {
+    /// A coordinator that is told nothing about its caller.
+    pub fn of(server: impl Into<String>) -> Self {
+        Context { server: server.into(), token_file: None }
+    }
 }
 
 /// What a command line and its environment say about the coordinator.
@@ -87,17 +98,18 @@ impl Settings {
         write().map_err(|error| CommandError::file(path, error))
     }
 
-    /// The coordinator's address.
+    /// The coordinator, and what it is told. One that is given by its address gets nothing of
+    /// what a context holds: a token goes nowhere but where it belongs.
     ///
     /// # Errors
     /// The context that is wanted is not there.
-    pub fn server(&self, wanted: Wanted<'_>) -> Result<String, CommandError> {
+    pub fn coordinator(&self, wanted: Wanted<'_>) -> Result<Context, CommandError> {
         if let Some(server) = wanted.server {
-            return Ok(server.to_owned());
+            return Ok(Context::of(server));
         }
         match wanted.context.or(self.context.as_deref()) {
-            None => Ok(DEFAULT_SERVER.to_owned()),
-            Some(name) => Ok(self.find(name)?.server.clone()),
+            None => Ok(Context::of(DEFAULT_SERVER)),
+            Some(name) => Ok(self.find(name)?.clone()),
         }
     }
 
@@ -132,8 +144,8 @@ pub fn path() -> Result<PathBuf, CommandError> {
 /// The coordinator of a command; the file is only read when it decides.
 ///
 /// # Errors
-/// As [`Settings::load`] and [`Settings::server`].
-pub fn server(wanted: Wanted<'_>) -> Result<String, CommandError> {
+/// As [`Settings::load`] and [`Settings::coordinator`].
+pub fn coordinator(wanted: Wanted<'_>) -> Result<Context, CommandError> {
     let settings = match (wanted.server, path()) {
         (Some(_), _) => Settings::default(),
         (None, Ok(path)) => Settings::load(&path)?,
@@ -141,7 +153,7 @@ pub fn server(wanted: Wanted<'_>) -> Result<String, CommandError> {
         (None, Err(error)) if wanted.context.is_some() => return Err(error),
         (None, Err(_)) => Settings::default(),
     };
-    settings.server(wanted)
+    settings.coordinator(wanted)
 }
 
 #[cfg(test)]
@@ -150,23 +162,32 @@ mod tests {
 
     fn settings() -> Settings {
         toml::from_str(
-            "context = 'lab'\n[contexts.lab]\nserver = 'http://lab:1'\n[contexts.home]\nserver = 'http://home:2'\n",
+            "context = 'lab'\n[contexts.lab]\nserver = 'http://lab:1'\ntoken_file = '/lab.token'\n\
+             [contexts.home]\nserver = 'http://home:2'\n",
         )
         .unwrap()
     }
 
     #[test]
     fn the_command_line_wins_over_the_context_and_that_over_the_file() {
-        let of = |server, context| settings().server(Wanted { server, context }).unwrap();
+        let of = |server, context| settings().coordinator(Wanted { server, context }).unwrap().server;
         assert_eq!(of(Some("http://x:9"), Some("home")), "http://x:9");
         assert_eq!(of(None, Some("home")), "http://home:2");
         assert_eq!(of(None, None), "http://lab:1");
-        assert_eq!(Settings::default().server(Wanted::default()).unwrap(), DEFAULT_SERVER);
+        assert_eq!(Settings::default().coordinator(Wanted::default()).unwrap(), Context::of(DEFAULT_SERVER));
+    }
+
+    #[test]
+    fn a_token_goes_to_the_coordinator_of_its_context_alone() {
+        let of = |server, context| settings().coordinator(Wanted { server, context }).unwrap().token_file;
+        assert_eq!(of(None, None).as_deref(), Some(Path::new("/lab.token")));
+        assert_eq!(of(None, Some("home")), None);
+        assert_eq!(of(Some("http://lab:1"), None), None);
     }
 
     #[test]
     fn a_context_that_is_not_there_is_an_error_that_lists_those_that_are() {
-        let error = settings().server(Wanted { server: None, context: Some("lib") }).unwrap_err();
+        let error = settings().coordinator(Wanted { server: None, context: Some("lib") }).unwrap_err();
         assert!(error.to_string().contains("'lib' (home, lab)"), "{error}");
     }
 

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::client::Coordinator;
+use crate::client::{Coordinator, Credentials};
 use crate::clock::since_boot;
 use crate::config::Config;
 use crate::journal::WorkDir;
@@ -66,7 +66,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let attempts = work.attempts();
     let left_behind = recovery::clear_processes(&work)?;
 
-    let coordinator = Coordinator::new(config.server.clone(), config.other_servers.clone());
+    let credentials = Credentials::read(config.token_file.clone())?;
+    let coordinator = Coordinator::new(config.server.clone(), config.other_servers.clone(), credentials);
     let session = tokio::select! {
         session = Session::register(coordinator, config.id.clone(), devices) => Arc::new(session?),
         () = signals.next() => return Ok(()),

@@ -6,10 +6,13 @@
 //! call may be repeated, it is. Several coordinators are taken in turn.
 
 use std::future::Future;
-use std::sync::Mutex;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use cakes_proto::bearer::{Bearer, BearerError};
 use cakes_proto::v1::worker_service_client::WorkerServiceClient;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 use tonic_types::StatusExt;
@@ -31,7 +34,7 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(5);
 const WRONG_CALL: [&str; 2] = ["WRONG_STATE", "PROTOCOL_VERSION"];
 
 /// A connection to one of the coordinators.
-pub type Client = WorkerServiceClient<Channel>;
+pub type Client = WorkerServiceClient<InterceptedService<Channel, Bearer>>;
 
 /// An answer that repeating would not change.
 #[derive(Debug, thiserror::Error)]
@@ -52,20 +55,52 @@ pub struct Answer<T> {
     pub sent_at: Duration,
 }
 
+/// What says who this worker is.
+#[derive(Debug, Default)]
+pub struct Credentials {
+    token_file: Option<PathBuf>,
+    bearer: Bearer,
+}
+
+impl Credentials {
+    /// # Errors
+    /// The file cannot be read or holds no token.
+    pub fn read(token_file: Option<PathBuf>) -> Result<Self, BearerError> {
+        let bearer = token_file.as_deref().map_or_else(|| Ok(Bearer::default()), Bearer::from_file)?;
+        Ok(Credentials { token_file, bearer })
+    }
+
+    /// # Errors
+    /// Others could read them on their way to `url`.
+    pub fn check_way(&self, url: &str) -> Result<(), BearerError> {
+        self.bearer.check_way(url)
+    }
+}
+
 /// The coordinators, one of them in use.
 #[derive(Debug)]
 pub struct Coordinator {
     endpoints: Vec<Endpoint>,
-    current: Mutex<(usize, Client)>,
+    token_file: Option<PathBuf>,
+    current: Mutex<Current>,
+}
+
+#[derive(Clone, Debug)]
+struct Current {
+    /// Grows with every connection.
+    number: usize,
+    bearer: Bearer,
+    client: Client,
 }
 
 impl Coordinator {
     /// Connects when the first call is made.
-    pub fn new(first: Endpoint, others: Vec<Endpoint>) -> Self {
+    pub fn new(first: Endpoint, others: Vec<Endpoint>, credentials: Credentials) -> Self {
+        let Credentials { token_file, bearer } = credentials;
         let first = with_deadlines(first);
-        let client = client(&first);
+        let client = client(&first, &bearer);
         let endpoints = std::iter::once(first).chain(others.into_iter().map(with_deadlines)).collect();
-        Coordinator { endpoints, current: Mutex::new((0, client)) }
+        Coordinator { endpoints, token_file, current: Mutex::new(Current { number: 0, bearer, client }) }
     }
 
     /// Repeats a call until the coordinator has answered it for good.
@@ -83,7 +118,7 @@ impl Coordinator {
         let mut pause = PAUSE_FIRST;
         let mut failures = 0_u32;
         loop {
-            let (index, client) = self.client();
+            let Current { number, bearer, client } = self.current();
             let sent_at = since_boot();
             let status = match operation(client).await {
                 Ok(response) => {
@@ -94,6 +129,10 @@ impl Coordinator {
                 }
                 Err(status) => status,
             };
+            if status.code() == Code::Unauthenticated && self.has_new_token(number, &bearer) {
+                info!(call, "the token is refused; the file has another one, which is used from now on");
+                continue;
+            }
             if let Some(error) = refusal(&status) {
                 return Err(error);
             }
@@ -101,30 +140,51 @@ impl Coordinator {
             if failures.is_power_of_two() {
                 warn!(call, failures, code = ?status.code(), "no answer: {}", status.message());
             }
-            self.leave(index);
+            self.leave(number);
             tokio::time::sleep(jittered(pause)).await;
             pause = (pause * 2).min(PAUSE_LONGEST);
         }
     }
 
-    fn client(&self) -> (usize, Client) {
-        let current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        current.clone()
+    fn current(&self) -> Current {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Turns from a coordinator that does not answer to the next one, over a new
     /// connection. Does nothing if another call already did.
-    fn leave(&self, index: usize) {
-        let mut current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if current.0 == index {
-            let next = index.wrapping_add(1);
-            *current = (next, client(&self.endpoints[next % self.endpoints.len()]));
+    fn leave(&self, number: usize) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.number == number {
+            current.number = number.wrapping_add(1);
+            current.client = client(&self.endpoints[current.number % self.endpoints.len()], &current.bearer);
+        }
+    }
+
+    /// Whether there is another token than the one that was refused: tokens are renewed
+    /// without a restart.
+    fn has_new_token(&self, number: usize, refused: &Bearer) -> bool {
+        let Some(file) = &self.token_file else { return false };
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if !current.bearer.is_same(refused) {
+            return true;
+        }
+        match Bearer::from_file(file) {
+            Ok(bearer) if !bearer.is_same(refused) => {
+                let endpoint = &self.endpoints[number % self.endpoints.len()];
+                *current = Current { number, client: client(endpoint, &bearer), bearer };
+                true
+            }
+            Ok(_) => false,
+            Err(problem) => {
+                warn!("{problem}");
+                false
+            }
         }
     }
 }
 
-fn client(endpoint: &Endpoint) -> Client {
-    WorkerServiceClient::new(endpoint.connect_lazy())
+fn client(endpoint: &Endpoint, bearer: &Bearer) -> Client {
+    WorkerServiceClient::with_interceptor(endpoint.connect_lazy(), bearer.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tonic::transport::Endpoint;
 
 use crate::attempt::{Patience, SectionLimits};
+use crate::client::Credentials;
 use crate::devices::DeviceChoice;
 use crate::process::machine_memory_mib;
 use crate::telemetry::LogFormat;
@@ -22,6 +23,7 @@ Examples:
   cakes-worker
   cakes-worker --server http://coordinator:7550 --data-root /data --devices cuda:0,cuda:1
   CAKES_SERVER=http://coordinator:7550 cakes-worker --config /etc/cakes/worker.toml
+  cakes-worker --id gpu-01 --token-file /etc/cakes/token
 
 Every flag is also an environment variable (shown above) and a key of the file
 named by --config: --data-root is data_root = \"/data\". A flag wins over the
@@ -40,6 +42,12 @@ pub struct Flags {
     #[arg(long, env = "CAKES_SERVER", value_name = "URLS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     server: Option<String>,
+
+    /// File with the token that says which worker this is, see `cakes-coordinator token issue`; it is read
+    /// again when the token is refused.
+    #[arg(long, env = "CAKES_TOKEN_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_file: Option<PathBuf>,
 
     /// Name of this worker, kept over restarts [default: the host's name].
     #[arg(long, env = "CAKES_ID", value_name = "NAME")]
@@ -175,6 +183,8 @@ pub struct Flags {
 struct Settings {
     server: String,
     #[serde(default)]
+    token_file: Option<PathBuf>,
+    #[serde(default)]
     id: Option<String>,
     data_root: PathBuf,
     #[serde(default)]
@@ -227,6 +237,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             server: "http://127.0.0.1:7550".to_owned(),
+            token_file: None,
             id: None,
             data_root: PathBuf::from("."),
             work_dir: None,
@@ -262,6 +273,8 @@ pub struct Config {
     pub server: Endpoint,
     /// Taken in turn when the first does not answer.
     pub other_servers: Vec<Endpoint>,
+    /// Holds a token, which goes to none of the servers in plain text.
+    pub token_file: Option<PathBuf>,
     pub id: WorkerId,
     /// Absolute.
     pub data_root: PathBuf,
@@ -342,6 +355,11 @@ impl Config {
             checkpoint: positive("checkpoint_limit", settings.checkpoint_limit)?,
             latency: positive("latency_limit", settings.latency_limit)?,
         };
+        let credentials = Credentials::read(settings.token_file.clone());
+        let credentials = credentials.map_err(|error| wrong("token_file", error.to_string()))?;
+        for url in settings.server.split(',').map(str::trim).filter(|url| !url.is_empty()) {
+            credentials.check_way(url).map_err(|error| wrong("token_file", error.to_string()))?;
+        }
         let (first, others) = settings.server.split_once(',').unwrap_or((&settings.server, ""));
         Ok(Config {
             server: server(first)?,
@@ -350,6 +368,7 @@ impl Config {
                 .filter(|url| !url.is_empty())
                 .map(server)
                 .collect::<Result<_, _>>()?,
+            token_file: settings.token_file,
             id: worker_id(settings.id)?,
             data_root: absolute_folder("data_root", &settings.data_root)?,
             work_dir,

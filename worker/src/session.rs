@@ -23,7 +23,7 @@ pub struct Registration {
 /// Why this daemon cannot work for the coordinator.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    #[error("the coordinator refuses this worker: {0}; install coordinator and worker of one version")]
+    #[error("the coordinator refuses this worker: {0}")]
     Refused(String),
     #[error(
         "the coordinator speaks protocol {theirs}, this worker {WORKER_PROTOCOL}; install the two of one version"

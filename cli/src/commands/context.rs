@@ -1,5 +1,8 @@
 //! `cakes context`: coordinators by name.
 
+use std::path::{Path, PathBuf};
+
+use cakes_proto::bearer::Bearer;
 use clap::Subcommand;
 use serde_json::json;
 
@@ -16,7 +19,11 @@ pub enum ContextCommand {
     #[command(after_help = "Example:\n  cakes context list")]
     List,
     /// Name a coordinator, or give a name another one; the first is used from now on.
-    #[command(after_help = "Example:\n  cakes context set lab http://gpu-01:7550")]
+    ///
+    /// With --token-file, its calls bring the token of that file.
+    #[command(
+        after_help = "Examples:\n  cakes context set lab http://gpu-01:7550\n  cakes context set here http://127.0.0.1:7550 --token-file token"
+    )]
     Set {
         /// Letters, digits, - and _.
         name: String,
@@ -51,7 +58,10 @@ pub fn run(global: &GlobalArguments, command: ContextCommand) -> Result<Outcome,
                 .contexts
                 .iter()
                 .map(|(name, context)| {
-                    json!({ "name": name, "server": context.server, "used": is_used(&settings, name) })
+                    json!({
+                        "name": name, "server": context.server, "token_file": context.token_file,
+                        "used": is_used(&settings, name),
+                    })
                 })
                 .collect();
             output::print(global.output, &json!({ "contexts": list }), |_| table(&settings))?;
@@ -60,8 +70,10 @@ pub fn run(global: &GlobalArguments, command: ContextCommand) -> Result<Outcome,
         ContextCommand::Set { name, address } => {
             check_name(&name)?;
             let server = client::with_scheme(&address)?;
+            let token_file =
+                global.token_file.as_deref().map(|file| token_file(file, &server)).transpose()?;
             output::note(&format!("{name} is {server}"));
-            settings.contexts.insert(name.clone(), Context { server });
+            settings.contexts.insert(name.clone(), Context { server, token_file });
             if settings.context.is_none() {
                 settings.context = Some(name);
             }
@@ -94,12 +106,19 @@ fn table(settings: &Settings) -> String {
             "no contexts, so commands go to {DEFAULT_SERVER}; add one with `cakes context set NAME URL`"
         );
     }
-    let mut rows = Rows::new([("USED", Left), ("NAME", Left), ("SERVER", Left)]);
+    let mut rows = Rows::new([("USED", Left), ("NAME", Left), ("SERVER", Left), ("TOKEN FILE", Left)]);
     for (name, context) in &settings.contexts {
         let mark = if is_used(settings, name) { "*" } else { "" };
-        rows.push(vec![mark.to_owned(), name.clone(), context.server.clone()]);
+        let token_file = context.token_file.as_deref().unwrap_or(Path::new("")).display();
+        rows.push(vec![mark.to_owned(), name.clone(), context.server.clone(), token_file.to_string()]);
     }
     rows.render(output::terminal_width())
+}
+
+/// The file by a name that holds everywhere, once it is sure that it can be used.
+fn token_file(file: &Path, server: &str) -> Result<PathBuf, CommandError> {
+    Bearer::from_file(file)?.check_way(server)?;
+    std::path::absolute(file).map_err(|error| CommandError::file(file, error))
 }
 
 fn check_name(name: &str) -> Result<(), CommandError> {
