@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
 fn people_do_what_their_role_permits_and_workers_are_themselves_alone() {
-    let options = Options { workers: &[], coordinator: &["--require-identity"], ..Options::default() };
+    let options = Options { workers: &[], coordinator: &["--require-identity=true"], ..Options::default() };
     scenario(options, async |cluster| {
         let vera = issue(cluster, "vera", "viewer").await?;
         let olga = issue(cluster, "olga", "operator").await?;

@@ -21,9 +21,7 @@ pub enum ContextCommand {
     /// Name a coordinator, or give a name another one; the first is used from now on.
     ///
     /// With --token-file, its calls bring the token of that file.
-    #[command(
-        after_help = "Examples:\n  cakes context set lab http://gpu-01:7550\n  cakes context set here http://127.0.0.1:7550 --token-file token"
-    )]
+    #[command(after_help = "Example:\n  cakes context set lab http://gpu-01:7550")]
     Set {
         /// Letters, digits, - and _.
         name: String,
