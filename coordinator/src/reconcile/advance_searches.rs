@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cakes_proto::ids::SearchId;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::ticks::Ticks;
 use super::{Bell, PERIOD};
 use crate::store::{Error, PgPool, limited, searches};
 
@@ -16,21 +17,12 @@ const REST: Duration = Duration::from_millis(50);
 /// Looks at all open searches at every tick and ring until stopped.
 pub(super) async fn run(pool: PgPool, bell: Bell, stop: CancellationToken) {
     let mut planned = BTreeMap::new();
-    let mut ticks = interval(PERIOD);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-            () = bell.heard() => {}
-        }
+    let mut ticks = Ticks::every(PERIOD, stop);
+    while let Some(()) = ticks.next_or(bell.heard()).await {
         if let Err(error) = pass(&pool, &mut planned).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "could not look for open searches");
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = sleep(REST) => {}
-        }
+        ticks.unless_stopped(sleep(REST)).await;
     }
 }
 

@@ -8,11 +8,12 @@ use std::error::Error as _;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::PERIOD;
+use super::ticks::Ticks;
 use crate::core::webhook::{TRIES_MAX, Target, judge, message_id};
 use crate::store::webhooks::{Claim, Claimed, claim, prune, settle};
 use crate::store::{Error, PgPool, limited};
@@ -57,12 +58,10 @@ pub(super) async fn run(pool: PgPool, settings: Webhooks, stop: CancellationToke
     };
     let (mut under_way, mut counts) = (FuturesUnordered::new(), BTreeMap::<Uuid, usize>::new());
     let mut pruned: Option<Instant> = None;
-    let mut ticks = interval(PERIOD);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = Ticks::every(PERIOD, stop);
     loop {
         tokio::select! {
-            () = stop.cancelled() => break,
-            _ = ticks.tick() => {}
+            tick = ticks.next() => if tick.is_none() { break },
             Some(webhook) = under_way.next() => forget(&mut counts, webhook),
         }
         let wish = wish(under_way.len(), &counts, settings);

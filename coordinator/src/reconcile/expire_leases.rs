@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::ticks::Ticks;
 use super::{Bell, PERIOD};
 use crate::core::lease::{Policy, Sweep, SweepAction, sweep_action};
 use crate::store::{Error, PgPool, attempts, limited};
@@ -12,13 +12,8 @@ use crate::store::{Error, PgPool, attempts, limited};
 /// Looks at all leases at every tick until stopped.
 pub(super) async fn run(pool: PgPool, policy: Policy, bell: Bell, stop: CancellationToken) {
     let mut sweeper = Sweeper { pool, policy, began: Instant::now(), previous: None };
-    let mut ticks = interval(PERIOD);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
+    let mut ticks = Ticks::every(PERIOD, stop);
+    while let Some(()) = ticks.next().await {
         match limited(sweeper.sweep()).await {
             Ok(0) => {}
             // Searches whose job has just failed for good may have ended.

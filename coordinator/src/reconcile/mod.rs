@@ -11,6 +11,7 @@ mod expire_leases;
 mod judge_workers;
 mod remove_orphans;
 mod retain;
+mod ticks;
 
 use std::future::Future;
 use std::path::PathBuf;

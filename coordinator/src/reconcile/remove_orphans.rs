@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use cakes_artifacts::{ArtifactError, Artifacts, StoredFolder};
 use cakes_proto::ids::JobId;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::ticks::Ticks;
 use crate::core::retention::{Folder, FolderFate, folder_fate};
 use crate::store::checkpoints::{Prefixes, prefixes};
 use crate::store::{Error, PgPool, limited};
@@ -39,18 +39,10 @@ enum SweepError {
 
 /// Looks at the whole store, a few times within the least age, until stopped.
 pub(super) async fn run(sweeper: Sweeper, stop: CancellationToken) {
-    let mut ticks = interval((sweeper.least_age / 24).clamp(PERIODS.0, PERIODS.1));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = Ticks::every((sweeper.least_age / 24).clamp(PERIODS.0, PERIODS.1), stop);
     let mut unknown = 0;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        let swept = tokio::select! {
-            () = stop.cancelled() => return,
-            swept = sweeper.sweep() => swept,
-        };
+    while let Some(()) = ticks.next().await {
+        let Some(swept) = ticks.unless_stopped(sweeper.sweep()).await else { return };
         match swept {
             Ok(found) => {
                 if found.removed > 0 {

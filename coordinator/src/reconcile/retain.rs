@@ -9,10 +9,10 @@
 use std::path::PathBuf;
 
 use cakes_artifacts::Artifacts;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::PERIOD;
+use super::ticks::Ticks;
 use crate::core::retention::{Policy, Watermarks, is_pressed};
 use crate::store::checkpoints::{condemned, mark_deleted, review};
 use crate::store::{Error, PgPool, limited};
@@ -36,13 +36,8 @@ pub(super) struct Keeper {
 /// Looks at every tick until stopped.
 pub(super) async fn run(keeper: Keeper, stop: CancellationToken) {
     let (mut was_pressed, mut after) = (false, None);
-    let mut ticks = interval(PERIOD);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
+    let mut ticks = Ticks::every(PERIOD, stop.clone());
+    while let Some(()) = ticks.next().await {
         was_pressed = keeper.look_at_disk(was_pressed);
         let policy = Policy { newest: keeper.newest, is_pressed: was_pressed };
         for _ in 0..PAGES_MAX {
