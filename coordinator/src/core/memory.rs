@@ -5,16 +5,18 @@ use cakes::Extent;
 use cakes::cost::cost;
 use cakes::job::TrainerJob;
 use cakes::network::{Network, ShapeError};
-use cakes::spec::{OptimizerSpec, TrainingSpec};
+use cakes::spec::{OptimizerSpec, Precision, TrainingSpec};
 
-const BYTES_PER_VALUE: u64 = 4;
+/// Of a weight, its gradient and what the optimizer keeps: always float32.
+const WEIGHT_BYTES: u64 = 4;
 /// Libraries, buffers of the data pipeline, work space of the convolutions.
 const BASE_MIB: u64 = 400;
 
 /// Estimated peak memory of training `network` on patches of `patch`, in MiB.
 ///
 /// Weights, gradients and the optimizer's state; every layer's output once for
-/// the backward pass and once as a gradient.
+/// the backward pass and once as a gradient. bfloat16 halves the outputs and needs a
+/// second, smaller copy of the weights.
 ///
 /// # Errors
 /// The network does not fit the patch.
@@ -24,12 +26,16 @@ pub fn training_mib(network: &Network, patch: Extent, training: &TrainingSpec) -
         OptimizerSpec::Sgd { .. } => 3,
         OptimizerSpec::AdamW { .. } => 4,
     };
-    let samples = u64::from(training.batch_size);
-    let values = cost
+    let (output_bytes, copy_bytes) = match training.precision {
+        Precision::Float32 | Precision::Tf32 => (4, 0),
+        Precision::Bf16 => (2, 2),
+    };
+    let outputs = cost.activation_count.saturating_mul(2 * u64::from(training.batch_size));
+    let bytes = cost
         .param_count
-        .saturating_mul(copies)
-        .saturating_add(cost.activation_count.saturating_mul(2).saturating_mul(samples));
-    Ok(BASE_MIB + (values.saturating_mul(BYTES_PER_VALUE) >> 20))
+        .saturating_mul(copies * WEIGHT_BYTES + copy_bytes)
+        .saturating_add(outputs.saturating_mul(output_bytes));
+    Ok(BASE_MIB + (bytes >> 20))
 }
 
 /// Estimated peak memory of a job, in MiB.
@@ -66,6 +72,9 @@ mod tests {
         assert!(small > 0);
         assert!(mib(4, [32, 32, 32]) > small);
         assert!(mib(2, [64, 64, 64]) > 6 * small);
+        let halved = TrainingSpec { batch_size: 2, precision: Precision::Bf16, ..TrainingSpec::default() };
+        let halved = training_mib(&network, [64, 64, 64], &halved).unwrap() - BASE_MIB;
+        assert!((45..60).contains(&(100 * halved / mib(2, [64, 64, 64]))), "{halved}");
     }
 
     #[test]
