@@ -22,7 +22,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::evaluate::{Windows, segment};
 use crate::loss::class_scores;
-use crate::nets::{Net, Use};
+use crate::nets::{Engine, Net, Use};
 use crate::{TrainerError, checkpoint, device};
 
 /// Samples of an array that run together.
@@ -47,6 +47,10 @@ pub struct PredictArguments {
     /// Computes in float64, slowly: what the scores of float32 and of exports are judged by.
     #[arg(long)]
     pub float64: bool,
+    /// Computes each branch as one conv3d of libtorch, as exports to PyTorch do: with as many
+    /// threads both give the same bits. Without it the faster loops of trainings compute.
+    #[arg(long, conflicts_with = "float64")]
+    pub published_form: bool,
     /// Extent of a window, for checkpoints that do not say on what patches they were trained.
     #[arg(long, value_name = "DxHxW", value_parser = parse_extent)]
     pub patch: Option<Extent>,
@@ -83,6 +87,9 @@ pub fn run(arguments: &PredictArguments) -> Result<(), TrainerError> {
     let mut predictor = Predictor::open(&arguments.checkpoint, arguments.patch, device)?;
     if arguments.float64 {
         predictor = predictor.in_double()?;
+    }
+    if arguments.published_form {
+        predictor = predictor.in_published_form();
     }
     let has_volumes = arguments.inputs.iter().any(|input| !is_array(input));
     if predictor.task == TaskKind::Segmentation && has_volumes && arguments.out.is_none() {
@@ -208,6 +215,12 @@ impl Predictor {
     /// Memory is exhausted.
     pub fn in_double(self) -> Result<Self, TrainerError> {
         Ok(Predictor { net: self.net.in_double()?, kind: Kind::Double, ..self })
+    }
+
+    /// The same network, computed by libtorch alone.
+    #[must_use]
+    pub fn in_published_form(self) -> Self {
+        Predictor { net: self.net.with_engine(Engine::Torch), ..self }
     }
 
     /// Writes the segmentation of a volume.
