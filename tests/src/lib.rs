@@ -17,6 +17,7 @@ pub mod browser;
 pub mod chaos;
 pub mod cluster;
 pub mod daemon;
+pub mod examples;
 pub mod exhibit;
 pub mod fake;
 pub mod leftovers;

@@ -1,4 +1,5 @@
-//! Every example in the help of `cakes`, run against a real service.
+//! Every example in the help of `cakes`, and of the commands of `cakes-coordinator`, run
+//! against a real service.
 //!
 //! Ids, digests, files and names of the examples are replaced by some that exist. What
 //! changes a job is tried on one that waits, in an order in which each can be done.
@@ -10,11 +11,46 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use cakes_proto::v1::{JobKind, JobState, SearchState};
 use cakes_tests::search::{LONG, SHORT, tiny};
-use cakes_tests::{Cluster, Options, scenario};
+use cakes_tests::{Cluster, Options, examples, scenario};
 
 #[test]
 fn every_example_of_the_help_does_what_it_says() {
     scenario(Options { workers: &["gpu-01"], ..Options::default() }, async |cluster| whole(cluster).await);
+}
+
+#[test]
+fn every_example_of_the_coordinators_commands_does_what_it_says() {
+    scenario(Options { workers: &[], ..Options::default() }, async |cluster| {
+        let mut failures = Vec::new();
+        for example in examples::of(cluster, "cakes-coordinator").await? {
+            // Without a verb it serves.
+            let verb = example.split_whitespace().nth(1).filter(|word| !word.starts_with('-'));
+            if verb.is_some() {
+                failures.extend(administer(cluster, &example).await.err());
+            }
+        }
+        let failures: Vec<String> = failures.iter().map(|error| format!("{error:#}")).collect();
+        ensure!(failures.is_empty(), "{}", failures.join("\n\n"));
+        Ok(())
+    });
+}
+
+/// Beside the coordinator that runs.
+async fn administer(cluster: &Cluster, example: &str) -> Result<()> {
+    let line = example.replace("deploy/examples", &deployed_examples());
+    let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+    let mut command = tokio::process::Command::from(cluster.command("cakes-coordinator", &words)?);
+    command.env("CAKES_DATABASE_URL", cluster.database_url()?).stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(Duration::from_secs(120), command.output());
+    let output = output.await.with_context(|| format!("{line}: does not end"))??;
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{line}\n{}: {error}{out}", output.status);
+    ensure!(!out.trim().is_empty() || !error.trim().is_empty(), "{line}: says nothing");
+    Ok(())
+}
+
+fn deployed_examples() -> String {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples").display().to_string()
 }
 
 /// Verbs that change something, in an order in which each finds what it needs.
@@ -54,7 +90,8 @@ struct Names {
 
 async fn whole(cluster: &Cluster) -> Result<()> {
     let mut names = fill(cluster).await?;
-    let examples = examples(cluster).await?;
+    let mut examples = examples::of(cluster, "cakes").await?;
+    examples.retain(|example| !example.starts_with(ELSEWHERE));
     ensure!(examples.len() > 40, "{examples:#?}");
     let rank = |example: &String| LAST.iter().position(|verb| example.starts_with(&format!("cakes {verb}")));
     let (mut changing, harmless): (Vec<_>, Vec<_>) =
@@ -126,33 +163,6 @@ async fn leave_one_waiting(cluster: &Cluster, names: &mut Names) -> Result<()> {
     Ok(())
 }
 
-/// The examples of all commands, from their help.
-async fn examples(cluster: &Cluster) -> Result<Vec<String>> {
-    let (mut found, mut open) = (Vec::new(), vec![Vec::<String>::new()]);
-    while let Some(path) = open.pop() {
-        let mut arguments: Vec<&str> = path.iter().map(String::as_str).collect();
-        arguments.push("--help");
-        let help = cluster.cakes(&arguments).await?;
-        ensure!(help.code == Some(0), "{help:?}");
-        let mut lines = help.stdout.lines();
-        if lines.by_ref().any(|line| line.trim() == "Commands:") {
-            let verbs = lines.map_while(|line| line.strip_prefix("  ")?.split_whitespace().next());
-            for verb in verbs.filter(|verb| *verb != "help") {
-                open.push(path.iter().cloned().chain([verb.to_owned()]).collect());
-            }
-        }
-        let examples = help
-            .stdout
-            .lines()
-            .map(str::trim)
-            .filter(|line| line.starts_with("cakes ") && !line.starts_with(ELSEWHERE));
-        found.extend(examples.map(str::to_owned));
-    }
-    found.sort();
-    found.dedup();
-    Ok(found)
-}
-
 /// Words of an example and what stands for them here.
 fn replacements(example: &str, names: &Names) -> BTreeMap<&'static str, String> {
     let changes = LAST.iter().any(|verb| example.starts_with(&format!("cakes {verb}")));
@@ -164,14 +174,13 @@ fn replacements(example: &str, names: &Names) -> BTreeMap<&'static str, String> 
         (false, true) => &names.waiting_job,
         (false, false) => &names.job,
     };
-    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
     BTreeMap::from([
         ("--search 0198f3a2-7c1e", format!("--search {}", names.search)),
         ("--weights 0198f3a2-7c1e", format!("--weights {}", names.job)),
         ("0198f3a2-7c1e", id.clone()),
         ("--step 4000", format!("--step {}", names.step)),
         ("4650aa08568a", names.digest.clone()),
-        ("deploy/examples", examples.display().to_string()),
+        ("deploy/examples", deployed_examples()),
     ])
 }
 
