@@ -5,6 +5,7 @@
 //! arguments ─► commands/* ─► client ─► coordinator
 //!                 │             (gRPC; errors explained in error)
 //!                 │             settings: which coordinator
+//!                 ├─► autoscale Slurm's allocations in step with the queue
 //!                 ├─► input     files of searches and architectures; dataset_note: their data here
 //!                 ├─► tables    rows for people        ┐
 //!                 ├─► progress  what changed, bars     ├ pure, from messages to text or picture
@@ -15,6 +16,7 @@
 //! commands only fetch, print and write.
 
 pub mod args;
+pub mod autoscale;
 pub mod client;
 pub mod commands;
 pub mod dataset_note;

@@ -1,6 +1,7 @@
 //! The commands: fetch, print, write. What is shown is decided elsewhere.
 
 pub mod arch;
+mod autoscale;
 mod compare;
 pub mod context;
 mod curves;

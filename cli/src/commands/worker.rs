@@ -4,6 +4,7 @@ use cakes_proto::v1;
 use chrono::Utc;
 use clap::{Args, Subcommand};
 
+use super::autoscale::{self, AutoscaleArguments};
 use super::repeat::{self, Repeat};
 use crate::args::GlobalArguments;
 use crate::client::{Client, rpc};
@@ -24,6 +25,18 @@ pub enum WorkerCommand {
     /// Let a drained, cordoned or suspect worker take jobs again.
     #[command(after_help = "Example:\n  cakes worker uncordon gpu-01")]
     Uncordon(WorkerName),
+    /// Submit workers to Slurm as jobs wait, and give them back when none do.
+    #[command(
+        after_help = "\
+Examples:
+  cakes worker autoscale --script deploy/slurm/worker.sbatch --max 8 --once --dry-run
+  cakes worker autoscale --script deploy/slurm/worker.sbatch --pool a100 --max 16 -- --partition=gpu --gpus-per-node=1
+
+It needs sbatch, squeue and scancel, and runs until Ctrl-C; its allocations stay then, and
+the next one goes on with them. What it does it prints, one line each.",
+        arg_required_else_help = true
+    )]
+    Autoscale(AutoscaleArguments),
 }
 
 #[derive(Debug, Args)]
@@ -39,6 +52,9 @@ pub async fn run(global: &GlobalArguments, command: WorkerCommand) -> Result<Out
     let worker = match command {
         WorkerCommand::List(repeat) => {
             return repeat::print(global.output, repeat, async || list(&client).await, list_text).await;
+        }
+        WorkerCommand::Autoscale(arguments) => {
+            return Box::pin(autoscale::run(client, global.output, arguments)).await;
         }
         WorkerCommand::Drain(WorkerName { name: id }) => {
             rpc!(client, fleet.drain_worker, "FleetService/DrainWorker", v1::DrainWorkerRequest { id })?

@@ -1,0 +1,109 @@
+//! What Slurm and the coordinator say, put together.
+
+use std::collections::BTreeSet;
+
+use cakes_proto::v1::{Worker, WorkerState};
+
+use super::plan::{Allocation, Facts, Phase};
+use super::slurm::Row;
+
+/// Allocations with their workers, and what else is free. An allocation's worker is the
+/// one that the batch script names in the allocation's comment.
+pub fn gather(waiting: u32, rows: &[Row], workers: &[Worker]) -> Facts {
+    let ours: BTreeSet<&str> = rows.iter().filter_map(|row| row.worker.as_deref()).collect();
+    let free = |worker: &Worker| devices(worker).saturating_sub(jobs(worker));
+    let elsewhere =
+        workers.iter().filter(|worker| takes_jobs(worker) && !ours.contains(worker.id.as_str())).map(free);
+    Facts {
+        waiting,
+        free_elsewhere: elsewhere.sum(),
+        allocations: rows
+            .iter()
+            .map(|row| Allocation { id: row.id.clone(), phase: phase(row, workers) })
+            .collect(),
+    }
+}
+
+fn phase(row: &Row, workers: &[Worker]) -> Phase {
+    match row.state.as_str() {
+        "PENDING" | "CONFIGURING" | "REQUEUED" | "REQUEUE_HOLD" | "SPECIAL_EXIT" => return Phase::Pending,
+        // A suspended one holds what it has, and its worker may have a job.
+        "RUNNING" | "SUSPENDED" | "STOPPED" | "RESIZING" | "SIGNALING" => {}
+        _ => return Phase::Leaving,
+    }
+    let worker = workers.iter().find(|worker| row.worker.as_deref() == Some(worker.id.as_str()));
+    match worker {
+        None => Phase::Starting,
+        Some(worker) if takes_jobs(worker) => Phase::Ready { devices: devices(worker), jobs: jobs(worker) },
+        // An earlier daemon of this node's; this one is about to register.
+        Some(worker) if worker.state() == WorkerState::Lost && worker.job_ids.is_empty() => Phase::Starting,
+        Some(_) => Phase::Leaving,
+    }
+}
+
+fn takes_jobs(worker: &Worker) -> bool {
+    worker.state() == WorkerState::Ready
+}
+
+fn devices(worker: &Worker) -> u32 {
+    u32::try_from(worker.devices.len()).unwrap_or(u32::MAX)
+}
+
+fn jobs(worker: &Worker) -> u32 {
+    u32::try_from(worker.job_ids.len()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use cakes_proto::v1::Device;
+
+    use super::*;
+
+    fn row(id: &str, state: &str, worker: Option<&str>) -> Row {
+        Row { id: id.to_owned(), state: state.to_owned(), worker: worker.map(str::to_owned) }
+    }
+
+    fn worker(id: &str, state: WorkerState, jobs: &[&str]) -> Worker {
+        Worker {
+            id: id.to_owned(),
+            state: state.into(),
+            devices: vec![Device::default(); 2],
+            job_ids: jobs.iter().map(|job| (*job).to_owned()).collect(),
+            ..Worker::default()
+        }
+    }
+
+    #[test]
+    fn allocations_are_as_far_as_their_workers() {
+        let workers = [
+            worker("n1", WorkerState::Ready, &["a"]),
+            worker("n2", WorkerState::Lost, &[]),
+            worker("n3", WorkerState::Draining, &["b"]),
+            worker("n4", WorkerState::Lost, &["c"]),
+            worker("big-box", WorkerState::Ready, &[]),
+            worker("old-box", WorkerState::Suspect, &[]),
+        ];
+        let rows = [
+            row("1", "RUNNING", Some("n1")),
+            row("2", "RUNNING", Some("n2")),
+            row("3", "RUNNING", Some("n3")),
+            row("4", "RUNNING", Some("n4")),
+            row("5", "RUNNING", None),
+            row("6_0", "PENDING", None),
+            row("7", "COMPLETING", Some("n1")),
+        ];
+        let facts = gather(3, &rows, &workers);
+        assert_eq!((facts.waiting, facts.free_elsewhere), (3, 2), "two devices of big-box");
+        let phases: Vec<Phase> = facts.allocations.iter().map(|allocation| allocation.phase).collect();
+        let expected = [
+            Phase::Ready { devices: 2, jobs: 1 },
+            Phase::Starting,
+            Phase::Leaving,
+            Phase::Leaving,
+            Phase::Starting,
+            Phase::Pending,
+            Phase::Leaving,
+        ];
+        assert_eq!(phases, expected);
+    }
+}
