@@ -22,6 +22,7 @@ pub mod exhibit;
 pub mod fake;
 pub mod leftovers;
 pub mod search;
+pub mod slurm;
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! What the system must offer: a C++ compiler, Python 3 with pip, Postgres, FFmpeg, Chromium.
+//! What the system must offer: a C++ compiler, Python 3 with pip, Postgres, FFmpeg, and for
+//! tests Chromium and Slurm.
 
 use std::path::Path;
 use std::process::Command;
@@ -40,6 +41,21 @@ const BROWSER: [Need; 2] = [
     },
 ];
 
+/// What only the tests of Slurm need.
+const SLURM: [Need; 4] = [
+    Need { what: "Slurm's controller", package: "slurmctld", is_met: || is_installed("slurmctld") },
+    Need { what: "Slurm's node daemon", package: "slurmd", is_met: || is_installed("slurmd") },
+    Need { what: "Slurm's commands", package: "slurm-client", is_met: || is_installed("squeue") },
+    Need { what: "munge", package: "munge", is_met: || is_installed("munged") },
+];
+
+/// Daemons know no `--version`, and lie where not everybody looks.
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.map(|folder| folder.join(program)).any(|file| file.is_file())
+}
+
 /// It knows `-version` with one dash alone.
 fn has_ffmpeg() -> bool {
     process::run_quiet(Command::new("ffmpeg").arg("-version")).is_ok()
@@ -58,6 +74,11 @@ pub fn ensure() -> Result<()> {
 /// The same for what the tests of the web page need.
 pub fn ensure_browser() -> Result<()> {
     ensure_all(&BROWSER)
+}
+
+/// The same for what the tests of Slurm need.
+pub fn ensure_slurm() -> Result<()> {
+    ensure_all(&SLURM)
 }
 
 fn ensure_all(needs: &[Need]) -> Result<()> {
