@@ -11,6 +11,7 @@ mod packages;
 mod process;
 mod python;
 mod quickstart;
+mod release;
 mod sql;
 mod test;
 mod wheels;
@@ -45,11 +46,14 @@ enum Command {
     /// Breaks everything that can break, and looks whether something was lost.
     #[command(disable_help_flag = true)]
     Chaos(chaos::ChaosArguments),
+    /// Builds programs that anybody can build again to the last bit, and lists their crates.
+    Release(release::ReleaseArguments),
     /// Saves in `.sqlx` what Postgres says about the statements in the code.
     Sql(sql::SqlArguments),
 }
 
 fn main() -> ExitCode {
+    release::wrapper::run_if_asked();
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -64,6 +68,7 @@ fn run(command: Command) -> Result<()> {
         Command::Setup(arguments) => {
             setup(&arguments)?;
             packages::ensure_browser()?;
+            packages::ensure_slurm()?;
             python::ensure(&root())
         }
         Command::Quickstart(arguments) => {
@@ -72,6 +77,7 @@ fn run(command: Command) -> Result<()> {
         Command::Test(arguments) => {
             setup(&libtorch::SetupArguments::default())?;
             packages::ensure_browser()?;
+            packages::ensure_slurm()?;
             python::ensure(&root())?;
             test::run(&arguments)
         }
@@ -83,6 +89,7 @@ fn run(command: Command) -> Result<()> {
             setup(&libtorch::SetupArguments::default())?;
             chaos::run(&arguments)
         }
+        Command::Release(arguments) => release::run(&arguments),
         Command::Sql(arguments) => {
             setup(&libtorch::SetupArguments::default())?;
             sql::run(&arguments)
