@@ -8,15 +8,16 @@ use super::plan::{Allocation, Facts, Phase};
 use super::slurm::Row;
 
 /// Allocations with their workers, and what else is free. An allocation's worker is the
-/// one that the batch script names in the allocation's comment.
-pub fn gather(waiting: u32, rows: &[Row], workers: &[Worker]) -> Facts {
-    let ours: BTreeSet<&str> = rows.iter().filter_map(|row| row.worker.as_deref()).collect();
+/// one that the batch script names in the allocation's comment. `names` are those of
+/// earlier allocations too: a worker that has just ended looks ready for as long as a
+/// lease lasts, and nobody should wait for it.
+pub fn gather(waiting: u32, rows: &[Row], workers: &[Worker], names: &mut BTreeSet<String>) -> Facts {
+    names.extend(rows.iter().filter_map(|row| row.worker.clone()));
     let free = |worker: &Worker| devices(worker).saturating_sub(jobs(worker));
-    let elsewhere =
-        workers.iter().filter(|worker| takes_jobs(worker) && !ours.contains(worker.id.as_str())).map(free);
+    let elsewhere = workers.iter().filter(|worker| takes_jobs(worker) && !names.contains(&worker.id));
     Facts {
         waiting,
-        free_elsewhere: elsewhere.sum(),
+        free_elsewhere: elsewhere.map(free).sum(),
         allocations: rows
             .iter()
             .map(|row| Allocation { id: row.id.clone(), phase: phase(row, workers) })
@@ -92,7 +93,8 @@ mod tests {
             row("6_0", "PENDING", None),
             row("7", "COMPLETING", Some("n1")),
         ];
-        let facts = gather(3, &rows, &workers);
+        let mut names = BTreeSet::new();
+        let facts = gather(3, &rows, &workers, &mut names);
         assert_eq!((facts.waiting, facts.free_elsewhere), (3, 2), "two devices of big-box");
         let phases: Vec<Phase> = facts.allocations.iter().map(|allocation| allocation.phase).collect();
         let expected = [
@@ -105,5 +107,7 @@ mod tests {
             Phase::Leaving,
         ];
         assert_eq!(phases, expected);
+        let after = gather(0, &[], &workers, &mut names);
+        assert_eq!(after.free_elsewhere, 2, "n1 has ended with its allocation");
     }
 }

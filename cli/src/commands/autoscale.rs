@@ -100,8 +100,8 @@ pub async fn run(
     };
     let pool = Pool { job_name: format!("cakes-{}", arguments.pool), script, sbatch: arguments.sbatch };
     let scaler = Scaler { client, format, policy, pool, is_dry: arguments.dry_run, begin: Instant::now() };
-    let mut memory = Memory::default();
-    scaler.step(&mut memory).await?;
+    let mut state = State::default();
+    scaler.step(&mut state).await?;
     if arguments.once {
         return Ok(Outcome::Done);
     }
@@ -112,7 +112,7 @@ pub async fn run(
             _ = &mut interrupted => return Ok(Outcome::Done),
             () = tokio::time::sleep(arguments.interval) => {}
         }
-        match scaler.step(&mut memory).await {
+        match scaler.step(&mut state).await {
             Ok(()) => trouble.clear(),
             Err(error @ CommandError::Output(_)) => return Err(error),
             // Nothing is known now, so nothing is done; it is said once.
@@ -123,6 +123,14 @@ pub async fn run(
             Err(_) => {}
         }
     }
+}
+
+/// What lasts from one look to the next.
+#[derive(Default)]
+struct State {
+    memory: Memory,
+    /// Of our allocations' workers.
+    names: BTreeSet<String>,
 }
 
 struct Scaler {
@@ -136,8 +144,9 @@ struct Scaler {
 
 impl Scaler {
     /// Looks, decides, does.
-    async fn step(&self, memory: &mut Memory) -> Result<(), CommandError> {
-        let facts = self.look().await?;
+    async fn step(&self, state: &mut State) -> Result<(), CommandError> {
+        let facts = self.look(&mut state.names).await?;
+        let memory = &mut state.memory;
         let refused_before = memory.refused();
         let plan = plan::plan(&self.policy, memory, &facts, self.begin.elapsed());
         if memory.refused() > refused_before {
@@ -160,7 +169,7 @@ impl Scaler {
 
     /// In this order a job that is given out meanwhile counts twice as being trained, and
     /// never as waiting: too little is submitted rather than too much.
-    async fn look(&self) -> Result<Facts, CommandError> {
+    async fn look(&self, names: &mut BTreeSet<String>) -> Result<Facts, CommandError> {
         let rows = self.pool.list().await?;
         let workers = self.workers().await?;
         let request = v1::ListJobsRequest {
@@ -169,7 +178,7 @@ impl Scaler {
             ..Default::default()
         };
         let queued = rpc!(self.client, jobs.list_jobs, "JobService/ListJobs", request)?.jobs;
-        Ok(facts::gather(u32::try_from(queued.len()).unwrap_or(u32::MAX), &rows, &workers))
+        Ok(facts::gather(u32::try_from(queued.len()).unwrap_or(u32::MAX), &rows, &workers, names))
     }
 
     async fn workers(&self) -> Result<Vec<v1::Worker>, CommandError> {
@@ -183,7 +192,7 @@ impl Scaler {
         }
         // A worker that was idle may have got a job while the plan was made.
         let rows = self.pool.list().await?;
-        let now = facts::gather(0, &rows, &self.workers().await?);
+        let now = facts::gather(0, &rows, &self.workers().await?, &mut BTreeSet::new());
         let is_busy = |phase| matches!(phase, plan::Phase::Ready { jobs: 1.., .. });
         let busy: BTreeSet<&str> = now
             .allocations
