@@ -168,7 +168,7 @@ impl Caller {
             Caller::Trusted | Caller::Nobody => {
                 let remedy = remedy.unwrap_or_else(|| "`cakes-coordinator token issue` makes one".to_owned());
                 let message = format!(
-                    "{method} needs a token or a certificate: give one with --token-file or CAKES_TOKEN; {remedy}",
+                    "{method} needs a token or a certificate: give one with --token-file or CAKES_TOKEN_FILE; {remedy}",
                     method = method.name(),
                 );
                 Refusal { method, role: NOBODY, needs, message }

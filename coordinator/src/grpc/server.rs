@@ -33,6 +33,10 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams and unary calls that one connection may have open.
 const CONNECTION_STREAMS_MAX: u32 = 200;
 
+/// Longest metadata of a request: a token has 70 characters, and whoever sends more than a few
+/// kibibytes wants memory and nothing else.
+const METADATA_BYTES_MAX: u32 = 8 << 10;
+
 /// Unary calls of one connection that are worked on at a time; more are refused
 /// with RESOURCE_EXHAUSTED.
 const CONNECTION_CALLS_MAX: usize = 100;
@@ -79,6 +83,7 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: Shutdown) -> Resul
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(CONNECTION_STREAMS_MAX)
+        .http2_max_header_list_size(METADATA_BYTES_MAX)
         .concurrency_limit_per_connection(CONNECTION_CALLS_MAX)
         .load_shed(true)
         .trace_fn(|request| tracing::info_span!("call", method = request.uri().path()))

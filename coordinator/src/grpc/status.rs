@@ -116,6 +116,16 @@ pub(super) fn too_many_streams(limit: usize) -> Status {
     )
 }
 
+/// One caller has more under way than it may.
+pub(super) fn too_many_calls(limit: usize) -> Status {
+    with_reason(
+        Code::ResourceExhausted,
+        format!("you have {limit} calls and streams under way, which is the limit; wait for some to end"),
+        "TOO_MANY_CALLS",
+        [],
+    )
+}
+
 /// More calls than can be served now.
 pub(super) fn busy(what: &dyn Display) -> Status {
     with_reason(Code::ResourceExhausted, what.to_string(), "BUSY", [])

@@ -18,6 +18,8 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 use tonic_prost::ProstCodec;
 use uuid::Uuid;
 
@@ -241,4 +243,49 @@ async fn a_path_that_is_none_is_answered_before_anything_is_read(pool: PgPool) {
     let answer = grpc.streaming(endless, path, ProstCodec::<(), ()>::default());
     let answer = tokio::time::timeout(PATIENCE, answer).await.expect("an answer");
     refused(answer.map(drop), Code::Unauthenticated);
+}
+
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn one_caller_takes_no_places_of_others(pool: PgPool) {
+    let service = Service::start_for_known(pool.clone()).await;
+    let olga = token(&pool, "olga", Role::Operator).await;
+    let vera = token(&pool, "vera", Role::Viewer).await;
+    let mut open = Vec::new();
+    let refused_at = loop {
+        match HealthClient::new(with(&service, &olga)).watch(HealthCheckRequest::default()).await {
+            Ok(stream) => open.push(stream),
+            Err(status) => break status,
+        }
+        assert!(open.len() < 1000, "nothing is refused");
+    };
+    assert_eq!(
+        (refused_at.code(), reason(&refused_at).as_str()),
+        (Code::ResourceExhausted, "TOO_MANY_CALLS")
+    );
+    assert_eq!(open.len(), 128);
+    let mut of_olga = JobServiceClient::new(with(&service, &olga));
+    let mut of_vera = JobServiceClient::new(with(&service, &vera));
+    refused(of_olga.list_jobs(v1::ListJobsRequest::default()).await, Code::ResourceExhausted);
+    of_vera.list_jobs(v1::ListJobsRequest::default()).await.unwrap();
+    drop(open);
+    let start = Instant::now();
+    while of_olga.list_jobs(v1::ListJobsRequest::default()).await.is_err() {
+        assert!(start.elapsed() < Duration::from_secs(60), "places of ended streams stay taken");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn metadata_is_no_way_to_fill_memory(pool: PgPool) {
+    let service = Service::start(pool.clone()).await;
+    let list = async |bytes: usize| {
+        let mut request = Request::new(v1::ListJobsRequest::default());
+        request.metadata_mut().insert("x-padding", "x".repeat(bytes).parse().unwrap());
+        let call = async { service.jobs().list_jobs(request).await };
+        tokio::time::timeout(PATIENCE, call).await.expect("an answer")
+    };
+    list(4000).await.unwrap();
+    assert!(list(12_000).await.is_err());
+    // The connection, and whoever else calls over it, go on.
+    list(4000).await.unwrap();
 }

@@ -12,8 +12,11 @@
 
 mod identify;
 mod leases;
+mod load;
 mod record;
 mod watched;
+
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -32,12 +35,14 @@ use crate::core::rights::{Caller, NOBODY, changes};
 use crate::store::access::{Asker, Via};
 use crate::store::{PgPool, Pools};
 use identify::{Proof, Tokens};
+use load::{Load, Place};
 
 /// What the gate needs. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Gate {
     tokens: Tokens,
     audit: Audit,
+    load: Load,
     pool: PgPool,
     requires_identity: bool,
     tasks: TaskTracker,
@@ -52,6 +57,8 @@ struct Admitted {
     caller: Caller,
     proof: Proof,
     peer: String,
+    /// Counts against what one caller may have under way.
+    _place: Option<Arc<Place>>,
 }
 
 impl Admitted {
@@ -76,7 +83,14 @@ pub(super) fn caller(extensions: &Extensions) -> Result<&Caller, Status> {
 impl Gate {
     pub(super) fn new(pools: &Pools, requires_identity: bool, tasks: TaskTracker) -> Self {
         let pool = pools.control.clone();
-        Gate { tokens: Tokens::new(pools), audit: Audit::new(pool.clone()), pool, requires_identity, tasks }
+        Gate {
+            tokens: Tokens::new(pools),
+            audit: Audit::new(pool.clone()),
+            pool,
+            load: Load::default(),
+            requires_identity,
+            tasks,
+        }
     }
 }
 
@@ -92,9 +106,12 @@ pub(super) async fn guard(State(gate): State<Gate>, request: Request, next: Next
     };
     let address = peer.address.map_or_else(|| NOBODY.to_owned(), |address| address.ip().to_string());
     let admitted = match gate.identify(method, &peer, &parts.headers).await {
-        Ok((caller, proof)) => Admitted { caller, proof, peer: address },
+        Ok((caller, proof)) => match gate.load.take(&caller) {
+            Ok(place) => Admitted { caller, proof, peer: address, _place: place.map(Arc::new) },
+            Err(refused) => return answer(refused),
+        },
         Err(refused) => {
-            let nobody = Admitted { caller: Caller::Nobody, proof: Proof::None, peer: address };
+            let nobody = Admitted { caller: Caller::Nobody, proof: Proof::None, peer: address, _place: None };
             gate.refuse_proof(&nobody, method, &refused).await;
             return answer(refused);
         }

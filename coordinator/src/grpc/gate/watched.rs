@@ -47,7 +47,10 @@ impl Gate {
             }) as Lost
         });
         let report = act.map(|act| Report { gate: self.clone(), admitted: admitted.clone(), act });
-        Response::from_parts(parts, Body::new(Watched { inner, lost, report, is_over: false }))
+        Response::from_parts(
+            parts,
+            Body::new(Watched { inner, lost, report, is_over: false, _admitted: admitted.clone() }),
+        )
     }
 }
 
@@ -59,6 +62,8 @@ struct Watched {
     lost: Option<Lost>,
     report: Option<Report>,
     is_over: bool,
+    /// Holds the caller's place.
+    _admitted: Admitted,
 }
 
 struct Report {
