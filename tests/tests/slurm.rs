@@ -70,7 +70,7 @@ fn a_time_limit_in_the_middle_of_a_job_costs_no_step_that_was_seen() {
         let words = ["worker", "autoscale", "--script", &script, "--max", "8", "--once", "--dry-run"];
         let mut dry = in_slurm(cluster, &slurm, cluster.cakes_command(&words)?)?;
         let said = String::from_utf8(dry.output()?.stdout)?;
-        ensure!(said.contains("would submit 0; 0 jobs wait, 0 allocations were there"), "{said}");
+        ensure!(said.contains("would submit 0; jobs waiting: 0, allocations before: 0"), "{said}");
         two_on_one_node(cluster, &slurm, &api).await?;
 
         let mut first = autoscaler(cluster, &slurm, "4", "60s")?;

@@ -150,10 +150,8 @@ impl Scaler {
         let refused_before = memory.refused();
         let plan = plan::plan(&self.policy, memory, &facts, self.begin.elapsed());
         if memory.refused() > refused_before {
-            let why = format!(
-                "{} wait although a worker is free; `cakes job explain` says why",
-                number(memory.refused(), "job")
-            );
+            let jobs = memory.refused();
+            let why = format!("jobs that no free worker takes: {jobs}; `cakes job explain` says why");
             self.say("none", Vec::new(), why)?;
         }
         if !plan.vanished.is_empty() {
@@ -260,12 +258,7 @@ impl Scaler {
 }
 
 fn reason(facts: &Facts) -> String {
-    let held = number(u32::try_from(facts.allocations.len()).unwrap_or(u32::MAX), "allocation");
-    format!("{} wait, {held} were there", number(facts.waiting, "job"))
-}
-
-fn number(count: u32, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+    format!("jobs waiting: {}, allocations before: {}", facts.waiting, facts.allocations.len())
 }
 
 fn text(change: &Change) -> String {
