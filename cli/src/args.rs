@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cakes_tls::client::ClientFiles;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::arch::ArchCommand;
@@ -39,6 +40,15 @@ pub struct GlobalArguments {
     /// A file with the token that says who calls; CAKES_TOKEN may hold the token itself.
     #[arg(long, env = "CAKES_TOKEN_FILE", global = true, value_name = "FILE", help_heading = "Everywhere")]
     pub token_file: Option<PathBuf>,
+    /// Authorities that sign coordinators' certificates, for https [default: those of the context, else this machine's].
+    #[arg(long, env = "CAKES_CA_FILE", global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub ca_file: Option<PathBuf>,
+    /// Your certificate, for https; read anew for each connection.
+    #[arg(long, env = "CAKES_CERT_FILE", global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub cert_file: Option<PathBuf>,
+    /// The key of your certificate.
+    #[arg(long, env = "CAKES_KEY_FILE", global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub key_file: Option<PathBuf>,
     /// How results are printed.
     #[arg(short, long, value_enum, default_value = "table", global = true, help_heading = "Everywhere")]
     pub output: Format,
@@ -48,6 +58,17 @@ pub struct GlobalArguments {
     /// Print without colours; the variable NO_COLOR does the same.
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub no_color: bool,
+}
+
+impl GlobalArguments {
+    /// Certificates that were named on the command line or in the environment.
+    pub fn files(&self) -> ClientFiles {
+        ClientFiles {
+            ca: self.ca_file.clone(),
+            certificate: self.cert_file.clone(),
+            key: self.key_file.clone(),
+        }
+    }
 }
 
 /// What a command is about.

@@ -8,6 +8,7 @@ use cakes_proto::v1::fleet_service_client::FleetServiceClient;
 use cakes_proto::v1::job_service_client::JobServiceClient;
 use cakes_proto::v1::search_service_client::SearchServiceClient;
 use cakes_proto::v1::webhook_service_client::WebhookServiceClient;
+use cakes_tls::client::{ClientFiles, ConnectError, Connector};
 use serde::Serialize;
 use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
@@ -30,7 +31,8 @@ pub type Wire = InterceptedService<Channel, Bearer>;
 pub struct Client {
     wire: Wire,
     bearer: Bearer,
-    address: String,
+    server: String,
+    files: ClientFiles,
     shows_calls: bool,
 }
 
@@ -41,7 +43,7 @@ macro_rules! rpc {
         $client.show_equivalent($name, &request);
         match $client.$service().$method(request).await {
             Ok(response) => Ok(response.into_inner()),
-            Err(status) => Err($crate::error::CommandError::Server(Box::new(status))),
+            Err(status) => Err($client.failed(status)),
         }
     }};
 }
@@ -56,7 +58,9 @@ impl Client {
     pub async fn connect(global: &GlobalArguments) -> Result<Self, CommandError> {
         let wanted = Wanted { server: global.server.as_deref(), context: global.context.as_deref() };
         let context = settings::coordinator(wanted)?;
-        let server = with_scheme(&context.server)?;
+        let files = context.files(global.files());
+        let server = with_scheme(&context.server, &files)?;
+        files.check([server.as_str()]).map_err(CommandError::invalid)?;
         let bearer = bearer(global, &context)?;
         bearer.check_way(&server)?;
         let endpoint = Endpoint::from_shared(server.clone())
@@ -64,13 +68,10 @@ impl Client {
             .connect_timeout(Duration::from_secs(5))
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20));
-        let address = server.trim_start_matches("http://").trim_end_matches('/').to_owned();
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| CommandError::Unreachable { server, cause: innermost(&error) })?;
+        let channel = Connector::new(files.clone()).connect(&endpoint).await;
+        let channel = channel.map_err(|error| unreachable(&server, &error))?;
         let wire = InterceptedService::new(channel, bearer.clone());
-        Ok(Client { wire, bearer, address, shows_calls: global.verbose })
+        Ok(Client { wire, bearer, server, files, shows_calls: global.verbose })
     }
 
     pub fn searches(&self) -> SearchServiceClient<Wire> {
@@ -93,9 +94,21 @@ impl Client {
         WebhookServiceClient::new(self.wire.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
+    /// What a call that failed says. Who speaks plain HTTP/2 to a port with TLS gets no answer
+    /// that HTTP/2 knows.
+    pub(crate) fn failed(&self, status: Status) -> CommandError {
+        if self.server.starts_with("http://") && is_garbled(&status) {
+            let cause = "what answers there is no plain HTTP/2; write https:// where it serves with TLS";
+            let (server, cause) = (self.server.clone(), cause.to_owned());
+            return CommandError::Distrust { server, cause, is_refused: false };
+        }
+        CommandError::Server(Box::new(status))
+    }
+
     pub(crate) fn show_equivalent<T: Serialize>(&self, method: &str, request: &T) {
         if self.shows_calls {
-            eprintln!("{}", grpcurl(&self.address, self.bearer.is_some(), method, request));
+            let shown = grpcurl(&self.server, &self.files, self.bearer.is_some(), method, request);
+            eprintln!("{shown}");
         }
     }
 }
@@ -115,23 +128,43 @@ fn bearer(global: &GlobalArguments, context: &Context) -> Result<Bearer, BearerE
 /// went away or restarts.
 pub fn is_interruption(status: &Status) -> bool {
     use tonic::Code::{Cancelled, Unavailable, Unknown};
+    if matches!(ConnectError::within(status), Some(known) if !matches!(known, ConnectError::Tcp(_))) {
+        return false;
+    }
     let broken = matches!(status.code(), Cancelled | Unknown) && std::error::Error::source(status).is_some();
     // A connection that breaks in the middle of a stream shows as INTERNAL.
-    let cut = status.code() == tonic::Code::Internal && status.message().contains("h2 protocol error");
-    status.code() == Unavailable || broken || cut
+    status.code() == Unavailable || broken || is_garbled(status)
 }
 
-/// `HOST:PORT` with its scheme.
+fn is_garbled(status: &Status) -> bool {
+    status.code() == tonic::Code::Internal && status.message().contains("h2 protocol error")
+}
+
+/// `HOST:PORT` with its scheme: https where there are certificates.
 ///
 /// # Errors
-/// Another scheme than http.
-pub fn with_scheme(server: &str) -> Result<String, CommandError> {
+/// Another scheme than http and https.
+pub fn with_scheme(server: &str, files: &ClientFiles) -> Result<String, CommandError> {
     match server.split_once("://") {
-        None => Ok(format!("http://{server}")),
-        Some(("http", _)) => Ok(server.to_owned()),
-        Some((scheme, _)) => {
-            Err(CommandError::invalid(format!("{server}: {scheme} is not supported; give http://HOST:PORT")))
-        }
+        None if *files == ClientFiles::default() => Ok(format!("http://{server}")),
+        None => Ok(format!("https://{server}")),
+        Some(("http" | "https", _)) => Ok(server.to_owned()),
+        Some((scheme, _)) => Err(CommandError::invalid(format!(
+            "{server}: {scheme} is not supported; give http://HOST:PORT or https://HOST:PORT"
+        ))),
+    }
+}
+
+/// Nobody there, or one of the two does not want the other.
+fn unreachable(server: &str, error: &tonic::transport::Error) -> CommandError {
+    let server = server.to_owned();
+    match ConnectError::within(error) {
+        None | Some(ConnectError::Tcp(_)) => CommandError::Unreachable { server, cause: innermost(error) },
+        Some(known) => CommandError::Distrust {
+            server,
+            cause: known.to_string(),
+            is_refused: matches!(known, ConnectError::Refused(_)),
+        },
     }
 }
 
@@ -144,11 +177,32 @@ fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 /// The command that makes the same call with grpcurl; a token is in its variable then.
-fn grpcurl<T: Serialize>(address: &str, with_token: bool, method: &str, request: &T) -> String {
+fn grpcurl<T: Serialize>(
+    server: &str,
+    files: &ClientFiles,
+    with_token: bool,
+    method: &str,
+    request: &T,
+) -> String {
     let json = serde_json::to_string(request).unwrap_or_else(|_| "{}".to_owned());
-    let quoted = json.replace('\'', r"'\''");
-    let token = if with_token { r#" -H "authorization: Bearer $CAKES_TOKEN""# } else { "" };
-    format!("grpcurl -plaintext{token} -d '{quoted}' {address} cakes.v1.{method}")
+    let (scheme, address) = server.split_once("://").unwrap_or(("http", server));
+    let address = address.trim_end_matches('/');
+    let named = [("cacert", &files.ca), ("cert", &files.certificate), ("key", &files.key)];
+    let how = match scheme {
+        "https" => named
+            .iter()
+            .filter_map(|(flag, file)| {
+                Some(format!("-{flag} {} ", quoted(&file.as_ref()?.display().to_string())))
+            })
+            .collect(),
+        _ => "-plaintext ".to_owned(),
+    };
+    let token = if with_token { r#"-H "authorization: Bearer $CAKES_TOKEN" "# } else { "" };
+    format!("grpcurl {how}{token}-d {} {address} cakes.v1.{method}", quoted(&json))
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -160,21 +214,46 @@ mod tests {
     #[test]
     fn the_grpcurl_equivalent_can_be_pasted_into_a_shell() {
         let request = CancelSearchRequest { id: "0198f3".into(), reason: "isn't needed".into() };
+        let plain = grpcurl(
+            "http://127.0.0.1:7550/",
+            &ClientFiles::default(),
+            false,
+            "SearchService/CancelSearch",
+            &request,
+        );
         assert_eq!(
-            grpcurl("127.0.0.1:7550", false, "SearchService/CancelSearch", &request),
+            plain,
             r#"grpcurl -plaintext -d '{"id":"0198f3","reason":"isn'\''t needed"}' 127.0.0.1:7550 cakes.v1.SearchService/CancelSearch"#
         );
-        let with_token = grpcurl("127.0.0.1:7550", true, "SearchService/CancelSearch", &request);
+        let with_token = grpcurl(
+            "http://127.0.0.1:7550",
+            &ClientFiles::default(),
+            true,
+            "SearchService/CancelSearch",
+            &request,
+        );
         assert!(
             with_token.starts_with(r#"grpcurl -plaintext -H "authorization: Bearer $CAKES_TOKEN" -d "#),
             "{with_token}"
         );
+        let shown = grpcurl("https://lab:7550", &files(), false, "FleetService/ListWorkers", &());
+        assert_eq!(
+            shown,
+            "grpcurl -cacert '/c/ca.pem' -cert '/c/cert.pem' -d 'null' lab:7550 cakes.v1.FleetService/ListWorkers"
+        );
+    }
+
+    fn files() -> ClientFiles {
+        let file = |name: &str| Some(std::path::Path::new("/c").join(name));
+        ClientFiles { ca: file("ca.pem"), certificate: file("cert.pem"), key: None }
     }
 
     #[test]
     fn a_server_needs_no_scheme_but_may_not_have_another() {
-        assert_eq!(with_scheme("host:1").unwrap(), "http://host:1");
-        assert_eq!(with_scheme("http://host:1").unwrap(), "http://host:1");
-        assert!(with_scheme("https://host:1").is_err());
+        let none = ClientFiles::default();
+        assert_eq!(with_scheme("host:1", &none).unwrap(), "http://host:1");
+        assert_eq!(with_scheme("host:1", &files()).unwrap(), "https://host:1");
+        assert_eq!(with_scheme("https://host:1", &none).unwrap(), "https://host:1");
+        assert!(with_scheme("ftp://host:1", &none).is_err());
     }
 }

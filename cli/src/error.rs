@@ -12,6 +12,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use cakes_tls::client::ConnectError;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -64,6 +65,9 @@ pub enum CommandError {
     File { path: PathBuf, source: std::io::Error },
     #[error("no coordinator at {server}; start one with `cakes-coordinator`, or pass --server ({cause})")]
     Unreachable { server: String, cause: String },
+    /// Somebody is there, but one of the two does not want the other.
+    #[error("no connection to {server}: {cause}")]
+    Distrust { server: String, cause: String, is_refused: bool },
     #[error("{}", explain(.0).join("\n"))]
     Server(Box<Status>),
     #[error(transparent)]
@@ -101,9 +105,14 @@ impl From<&CommandError> for Outcome {
             CommandError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Outcome::Invalid
             }
-            CommandError::Server(status) => status.code().into(),
+            CommandError::Server(status) => match ConnectError::within(&**status) {
+                Some(ConnectError::Refused(_)) => Outcome::Refused,
+                _ => status.code().into(),
+            },
+            CommandError::Distrust { is_refused: true, .. } => Outcome::Refused,
             CommandError::File { .. }
             | CommandError::Unreachable { .. }
+            | CommandError::Distrust { .. }
             | CommandError::Output(_)
             | CommandError::Failed(_) => Outcome::Failed,
         }
@@ -113,6 +122,9 @@ impl From<&CommandError> for Outcome {
 /// What a status says: each violated field, else its message, and the
 /// machine-readable reason where there is one.
 fn explain(status: &Status) -> Vec<String> {
+    if let Some(known) = ConnectError::within(status) {
+        return vec![format!("no connection to the coordinator: {known}")];
+    }
     let violations = status.get_details_bad_request().map(|details| details.field_violations);
     let fields: Vec<String> = violations
         .into_iter()

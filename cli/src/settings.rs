@@ -6,6 +6,9 @@
 //! [contexts.lab]
 //! server = "https://gpu-01:7550"
 //! token_file = "/home/anna/.config/cakes/lab.token"
+//! ca_file = "/home/anna/cakes/ca.pem"       # for https
+//! cert_file = "/home/anna/cakes/cert.pem"
+//! key_file = "/home/anna/cakes/key.pem"
 //! ```
 //!
 //! `--server` and `CAKES_SERVER` win over `--context` and `CAKES_CONTEXT`, those over
@@ -16,6 +19,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use cakes_tls::client::ClientFiles;
 use etcetera::BaseStrategy;
 use serde::{Deserialize, Serialize};
 
@@ -42,17 +46,33 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Context {
-    /// `http://HOST:PORT`
+    /// `http://HOST:PORT` or `https://HOST:PORT`
     pub server: String,
     /// Holds the token that says who calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
 }
 
 impl Context {
     /// A coordinator that is told nothing about its caller.
     pub fn of(server: impl Into<String>) -> Self {
-        Context { server: server.into(), token_file: None }
+        let server = server.into();
+        Context { server, token_file: None, ca_file: None, cert_file: None, key_file: None }
+    }
+
+    /// The certificates for it; each that is `given` elsewhere wins.
+    pub fn files(&self, given: ClientFiles) -> ClientFiles {
+        ClientFiles {
+            ca: given.ca.or_else(|| self.ca_file.clone()),
+            certificate: given.certificate.or_else(|| self.cert_file.clone()),
+            key: given.key.or_else(|| self.key_file.clone()),
+        }
     }
 }
 
@@ -162,7 +182,8 @@ mod tests {
 
     fn settings() -> Settings {
         toml::from_str(
-            "context = 'lab'\n[contexts.lab]\nserver = 'http://lab:1'\ntoken_file = '/lab.token'\n\
+            "context = 'lab'\n[contexts.lab]\nserver = 'https://lab:1'\ntoken_file = '/lab.token'\n\
+             ca_file = '/lab/ca'\ncert_file = '/lab/cert'\nkey_file = '/lab/key'\n\
              [contexts.home]\nserver = 'http://home:2'\n",
         )
         .unwrap()
@@ -173,7 +194,7 @@ mod tests {
         let of = |server, context| settings().coordinator(Wanted { server, context }).unwrap().server;
         assert_eq!(of(Some("http://x:9"), Some("home")), "http://x:9");
         assert_eq!(of(None, Some("home")), "http://home:2");
-        assert_eq!(of(None, None), "http://lab:1");
+        assert_eq!(of(None, None), "https://lab:1");
         assert_eq!(Settings::default().coordinator(Wanted::default()).unwrap(), Context::of(DEFAULT_SERVER));
     }
 
@@ -182,7 +203,19 @@ mod tests {
         let of = |server, context| settings().coordinator(Wanted { server, context }).unwrap().token_file;
         assert_eq!(of(None, None).as_deref(), Some(Path::new("/lab.token")));
         assert_eq!(of(None, Some("home")), None);
-        assert_eq!(of(Some("http://lab:1"), None), None);
+        assert_eq!(of(Some("https://lab:1"), None), None);
+    }
+
+    #[test]
+    fn certificates_of_a_context_are_for_its_own_server() {
+        let of = |server, ca: Option<&str>| {
+            let given = ClientFiles { ca: ca.map(PathBuf::from), ..ClientFiles::default() };
+            settings().coordinator(Wanted { server, context: None }).unwrap().files(given)
+        };
+        let lab = of(None, None);
+        assert_eq!((lab.ca, lab.certificate), (Some("/lab/ca".into()), Some("/lab/cert".into())));
+        assert_eq!(of(None, Some("/x")).ca, Some("/x".into()));
+        assert_eq!(of(Some("https://x:9"), None), ClientFiles::default());
     }
 
     #[test]

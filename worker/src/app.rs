@@ -66,7 +66,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let attempts = work.attempts();
     let left_behind = recovery::clear_processes(&work)?;
 
-    let credentials = Credentials::read(config.token_file.clone())?;
+    let credentials = Credentials::read(config.token_file.clone(), config.files.clone())?;
     let coordinator = Coordinator::new(config.server.clone(), config.other_servers.clone(), credentials);
     let session = tokio::select! {
         session = Session::register(coordinator, config.id.clone(), devices) => Arc::new(session?),

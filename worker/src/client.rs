@@ -4,14 +4,19 @@
 //! What a status means is decided here once. "Unavailable", "deadline exceeded",
 //! "cancelled" and the like leave open whether the coordinator acted; since every
 //! call may be repeated, it is. Several coordinators are taken in turn.
+//!
+//! A connection does not outlive its certificate: as soon as another one lies in the file,
+//! the next call goes over a new connection.
 
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cakes_proto::bearer::{Bearer, BearerError};
 use cakes_proto::v1::worker_service_client::WorkerServiceClient;
+use cakes_tls::client::{ClientFiles, ConnectError, Connector};
+use cakes_tls::files::{Stamp, stamp};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
@@ -29,6 +34,11 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pauses between tries grow from the first to the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+/// How often the certificate's file is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// How long before a certificate ends a missing successor is complained about, and how often.
+const EXPIRY_NOTICE: Duration = Duration::from_secs(3600);
+const EXPIRY_COMPLAINTS: Duration = Duration::from_secs(300);
 /// Reasons of FAILED_PRECONDITION that are about one call; all others say that
 /// the lease or the incarnation is gone.
 const WRONG_CALL: [&str; 2] = ["WRONG_STATE", "PROTOCOL_VERSION"];
@@ -60,14 +70,15 @@ pub struct Answer<T> {
 pub struct Credentials {
     token_file: Option<PathBuf>,
     bearer: Bearer,
+    files: ClientFiles,
 }
 
 impl Credentials {
     /// # Errors
     /// The file cannot be read or holds no token.
-    pub fn read(token_file: Option<PathBuf>) -> Result<Self, BearerError> {
+    pub fn read(token_file: Option<PathBuf>, files: ClientFiles) -> Result<Self, BearerError> {
         let bearer = token_file.as_deref().map_or_else(|| Ok(Bearer::default()), Bearer::from_file)?;
-        Ok(Credentials { token_file, bearer })
+        Ok(Credentials { token_file, bearer, files })
     }
 
     /// # Errors
@@ -82,25 +93,41 @@ impl Credentials {
 pub struct Coordinator {
     endpoints: Vec<Endpoint>,
     token_file: Option<PathBuf>,
+    files: ClientFiles,
+    connector: Connector,
     current: Mutex<Current>,
 }
 
+/// What calls go through now.
 #[derive(Clone, Debug)]
 struct Current {
-    /// Grows with every connection.
+    /// Grows with every coordinator that is left.
     number: usize,
     bearer: Bearer,
     client: Client,
+    /// The certificate's file when the connection was made or its successor was noticed.
+    certificate: Option<Stamp>,
+    /// Since boot.
+    looked_at: Duration,
+    complained_at: Option<Duration>,
 }
 
 impl Coordinator {
-    /// Connects when the first call is made.
+    /// Connects when the first call is made, with what the files hold then.
     pub fn new(first: Endpoint, others: Vec<Endpoint>, credentials: Credentials) -> Self {
-        let Credentials { token_file, bearer } = credentials;
+        let Credentials { token_file, bearer, files } = credentials;
         let first = with_deadlines(first);
-        let client = client(&first, &bearer);
+        let connector = Connector::new(files.clone());
+        let current = Current {
+            number: 0,
+            client: client(&connector, &first, &bearer),
+            bearer,
+            certificate: files.certificate.as_deref().map(stamp),
+            looked_at: since_boot(),
+            complained_at: None,
+        };
         let endpoints = std::iter::once(first).chain(others.into_iter().map(with_deadlines)).collect();
-        Coordinator { endpoints, token_file, current: Mutex::new(Current { number: 0, bearer, client }) }
+        Coordinator { endpoints, token_file, files, connector, current: Mutex::new(current) }
     }
 
     /// Repeats a call until the coordinator has answered it for good.
@@ -118,7 +145,7 @@ impl Coordinator {
         let mut pause = PAUSE_FIRST;
         let mut failures = 0_u32;
         loop {
-            let Current { number, bearer, client } = self.current();
+            let Current { number, bearer, client, .. } = self.current();
             let sent_at = since_boot();
             let status = match operation(client).await {
                 Ok(response) => {
@@ -133,12 +160,16 @@ impl Coordinator {
                 info!(call, "the token is refused; the file has another one, which is used from now on");
                 continue;
             }
-            if let Some(error) = refusal(&status) {
+            // A certificate that has ended is followed by another one; until then the lease decides.
+            let may_follow = status.code() == Code::Unauthenticated && self.files.certificate.is_some();
+            if let Some(error) = refusal(&status).filter(|_| !may_follow) {
                 return Err(error);
             }
             failures += 1;
             if failures.is_power_of_two() {
-                warn!(call, failures, code = ?status.code(), "no answer: {}", status.message());
+                let reason = ConnectError::within(&status).map(ToString::to_string);
+                let reason = reason.as_deref().unwrap_or(status.message());
+                warn!(call, failures, code = ?status.code(), "no answer: {reason}");
             }
             self.leave(number);
             tokio::time::sleep(jittered(pause)).await;
@@ -147,7 +178,48 @@ impl Coordinator {
     }
 
     fn current(&self) -> Current {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        self.follow_certificate(&mut current);
+        current.clone()
+    }
+
+    /// Turns to a new connection when another certificate lies in the file. Calls under way
+    /// end on the old one.
+    fn follow_certificate(&self, current: &mut Current) {
+        let Some(path) = &self.files.certificate else { return };
+        let now = since_boot();
+        if now < current.looked_at + LOOK_INTERVAL {
+            return;
+        }
+        current.looked_at = now;
+        let found = Some(stamp(path));
+        // Key and certificate are replaced one by one: until they are of each other, the
+        // connection with the old ones goes on.
+        if found != current.certificate && self.files.config().is_ok() {
+            info!("another certificate is in place; connecting with it");
+            current.certificate = found;
+            current.client = self.connect(current.number, &current.bearer);
+            current.complained_at = None;
+        } else if current.complained_at.is_none_or(|at| now > at + EXPIRY_COMPLAINTS) {
+            current.complained_at = self.complain().then_some(now).or(current.complained_at);
+        }
+    }
+
+    /// Says that the certificate ends soon or has ended; whether it does.
+    fn complain(&self) -> bool {
+        let Ok(Some(end)) = self.files.expires_at() else { return false };
+        let left = end.duration_since(SystemTime::now()).unwrap_or_default();
+        if left > EXPIRY_NOTICE {
+            return false;
+        }
+        let end = humantime::format_rfc3339_seconds(end);
+        warn!(%end, "the certificate of --cert-file ends and no other one is there; jobs are lost with it");
+        true
+    }
+
+    /// A client of the coordinator whose turn it is, which connects when it is used.
+    fn connect(&self, number: usize, bearer: &Bearer) -> Client {
+        client(&self.connector, &self.endpoints[number % self.endpoints.len()], bearer)
     }
 
     /// Turns from a coordinator that does not answer to the next one, over a new
@@ -156,7 +228,7 @@ impl Coordinator {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.number == number {
             current.number = number.wrapping_add(1);
-            current.client = client(&self.endpoints[current.number % self.endpoints.len()], &current.bearer);
+            current.client = self.connect(current.number, &current.bearer);
         }
     }
 
@@ -170,8 +242,8 @@ impl Coordinator {
         }
         match Bearer::from_file(file) {
             Ok(bearer) if !bearer.is_same(refused) => {
-                let endpoint = &self.endpoints[number % self.endpoints.len()];
-                *current = Current { number, client: client(endpoint, &bearer), bearer };
+                current.client = self.connect(number, &bearer);
+                (current.number, current.bearer) = (number, bearer);
                 true
             }
             Ok(_) => false,
@@ -183,8 +255,8 @@ impl Coordinator {
     }
 }
 
-fn client(endpoint: &Endpoint, bearer: &Bearer) -> Client {
-    WorkerServiceClient::with_interceptor(endpoint.connect_lazy(), bearer.clone())
+fn client(connector: &Connector, endpoint: &Endpoint, bearer: &Bearer) -> Client {
+    WorkerServiceClient::with_interceptor(connector.connect_lazy(endpoint), bearer.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }

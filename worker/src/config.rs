@@ -2,10 +2,13 @@
 //! defaults. Text becomes a [`Config`], whose values are in range, or an error
 //! that names the setting and says what to write instead.
 
+mod identity;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cakes_proto::ids::WorkerId;
+use cakes_tls::client::ClientFiles;
 use clap::Parser;
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
@@ -24,6 +27,7 @@ Examples:
   cakes-worker --server http://coordinator:7550 --data-root /data --devices cuda:0,cuda:1
   CAKES_SERVER=http://coordinator:7550 cakes-worker --config /etc/cakes/worker.toml
   cakes-worker --id gpu-01 --token-file /etc/cakes/token
+  cakes-worker --server https://coordinator:7550 --ca-file /etc/cakes/ca.pem --cert-file /etc/cakes/cert.pem --key-file /etc/cakes/key.pem
 
 Every flag is also an environment variable (shown above) and a key of the file
 named by --config: --data-root is data_root = \"/data\". A flag wins over the
@@ -49,7 +53,22 @@ pub struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     token_file: Option<PathBuf>,
 
-    /// Name of this worker, kept over restarts [default: the host's name].
+    /// Authorities that sign coordinators' certificates, for https [default: those that this machine trusts].
+    #[arg(long, env = "CAKES_CA_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca_file: Option<PathBuf>,
+
+    /// This worker's certificate, for https; a new one is taken as soon as it lies there.
+    #[arg(long, env = "CAKES_CERT_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cert_file: Option<PathBuf>,
+
+    /// The key of the certificate.
+    #[arg(long, env = "CAKES_KEY_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_file: Option<PathBuf>,
+
+    /// Name of this worker, kept over restarts [default: that in its certificate, else the host's].
     #[arg(long, env = "CAKES_ID", value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
@@ -185,6 +204,12 @@ struct Settings {
     #[serde(default)]
     token_file: Option<PathBuf>,
     #[serde(default)]
+    ca_file: Option<PathBuf>,
+    #[serde(default)]
+    cert_file: Option<PathBuf>,
+    #[serde(default)]
+    key_file: Option<PathBuf>,
+    #[serde(default)]
     id: Option<String>,
     data_root: PathBuf,
     #[serde(default)]
@@ -238,6 +263,9 @@ impl Default for Settings {
         Settings {
             server: "http://127.0.0.1:7550".to_owned(),
             token_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
             id: None,
             data_root: PathBuf::from("."),
             work_dir: None,
@@ -275,6 +303,8 @@ pub struct Config {
     pub other_servers: Vec<Endpoint>,
     /// Holds a token, which goes to none of the servers in plain text.
     pub token_file: Option<PathBuf>,
+    /// For those with https.
+    pub files: ClientFiles,
     pub id: WorkerId,
     /// Absolute.
     pub data_root: PathBuf,
@@ -355,7 +385,10 @@ impl Config {
             checkpoint: positive("checkpoint_limit", settings.checkpoint_limit)?,
             latency: positive("latency_limit", settings.latency_limit)?,
         };
-        let credentials = Credentials::read(settings.token_file.clone());
+        let files =
+            ClientFiles { ca: settings.ca_file, certificate: settings.cert_file, key: settings.key_file };
+        identity::check(&files, &settings.server)?;
+        let credentials = Credentials::read(settings.token_file.clone(), files.clone());
         let credentials = credentials.map_err(|error| wrong("token_file", error.to_string()))?;
         for url in settings.server.split(',').map(str::trim).filter(|url| !url.is_empty()) {
             credentials.check_way(url).map_err(|error| wrong("token_file", error.to_string()))?;
@@ -369,7 +402,8 @@ impl Config {
                 .map(server)
                 .collect::<Result<_, _>>()?,
             token_file: settings.token_file,
-            id: worker_id(settings.id)?,
+            id: identity::worker_id(settings.id, &files)?,
+            files,
             data_root: absolute_folder("data_root", &settings.data_root)?,
             work_dir,
             devices,
@@ -416,22 +450,12 @@ fn positive(setting: &'static str, duration: Duration) -> Result<Duration, Confi
 
 fn server(url: &str) -> Result<Endpoint, ConfigError> {
     let url = url.trim();
-    let problem = || format!("'{url}' is no URL like http://127.0.0.1:7550");
+    let problem = || format!("'{url}' is no URL like http://127.0.0.1:7550 or https://coordinator:7550");
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| wrong("server", problem()))?;
     match (endpoint.uri().scheme_str(), endpoint.uri().host()) {
-        (Some("http"), Some(_)) => Ok(endpoint),
+        (Some("http" | "https"), Some(_)) => Ok(endpoint),
         _ => Err(wrong("server", problem())),
     }
-}
-
-fn worker_id(given: Option<String>) -> Result<WorkerId, ConfigError> {
-    if let Some(id) = given {
-        return id.parse().map_err(|error| wrong("id", format!("{error}")));
-    }
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().to_lowercase();
-    let host = host.trim();
-    host.parse()
-        .map_err(|_| wrong("id", format!("the host's name '{host}' is no worker name; give one with --id")))
 }
 
 fn absolute_folder(setting: &'static str, path: &Path) -> Result<PathBuf, ConfigError> {

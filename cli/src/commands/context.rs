@@ -20,8 +20,11 @@ pub enum ContextCommand {
     List,
     /// Name a coordinator, or give a name another one; the first is used from now on.
     ///
-    /// With --token-file, its calls bring the token of that file.
-    #[command(after_help = "Example:\n  cakes context set lab http://gpu-01:7550")]
+    /// With --token-file, its calls bring the token of that file; with --ca-file, --cert-file
+    /// and --key-file it is called with these certificates.
+    #[command(
+        after_help = "Examples:\n  cakes context set lab http://gpu-01:7550\n  cakes context set lab https://gpu-01:7550 --ca-file anna/ca.pem --cert-file anna/cert.pem --key-file anna/key.pem"
+    )]
     Set {
         /// Letters, digits, - and _.
         name: String,
@@ -57,8 +60,9 @@ pub fn run(global: &GlobalArguments, command: ContextCommand) -> Result<Outcome,
                 .iter()
                 .map(|(name, context)| {
                     json!({
-                        "name": name, "server": context.server, "token_file": context.token_file,
-                        "used": is_used(&settings, name),
+                        "name": name, "server": context.server, "used": is_used(&settings, name),
+                        "token_file": context.token_file, "ca_file": context.ca_file,
+                        "cert_file": context.cert_file, "key_file": context.key_file,
                     })
                 })
                 .collect();
@@ -67,11 +71,20 @@ pub fn run(global: &GlobalArguments, command: ContextCommand) -> Result<Outcome,
         }
         ContextCommand::Set { name, address } => {
             check_name(&name)?;
-            let server = client::with_scheme(&address)?;
+            let files = global.files();
+            let server = client::with_scheme(&address, &files)?;
+            files.check([server.as_str()]).map_err(CommandError::invalid)?;
             let token_file =
                 global.token_file.as_deref().map(|file| token_file(file, &server)).transpose()?;
             output::note(&format!("{name} is {server}"));
-            settings.contexts.insert(name.clone(), Context { server, token_file });
+            let context = Context {
+                server,
+                token_file,
+                ca_file: absolute(files.ca)?,
+                cert_file: absolute(files.certificate)?,
+                key_file: absolute(files.key)?,
+            };
+            settings.contexts.insert(name.clone(), context);
             if settings.context.is_none() {
                 settings.context = Some(name);
             }
@@ -92,6 +105,13 @@ pub fn run(global: &GlobalArguments, command: ContextCommand) -> Result<Outcome,
     }
     settings.save(&path)?;
     Ok(Outcome::Done)
+}
+
+/// Commands are typed in other folders than this one.
+fn absolute(file: Option<PathBuf>) -> Result<Option<PathBuf>, CommandError> {
+    let absolute =
+        |file: PathBuf| std::path::absolute(&file).map_err(|error| CommandError::file(&file, error));
+    file.map(absolute).transpose()
 }
 
 fn is_used(settings: &Settings, name: &str) -> bool {

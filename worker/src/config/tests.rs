@@ -53,6 +53,9 @@ fn wrong_values_name_their_setting() {
         ("mtbf", &["--mtbf", "0s"], ""),
         ("data_root", &["--data-root", "/no/such/folder"], ""),
         ("trainer", &["--trainer", "/no/such/trainer"], ""),
+        ("cert_file", &["--server", "https://a:1", "--cert-file", "c.pem"], ""),
+        ("cert_file", &["--server", "http://a:1", "--ca-file", "ca.pem"], ""),
+        ("/no/ca.pem", &["--server", "https://a:1", "--ca-file", "/no/ca.pem"], ""),
         ("hold", &[], "hold = 3"),
         ("log-format", &["--log-format", "xml"], ""),
     ] {
