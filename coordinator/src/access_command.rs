@@ -54,6 +54,8 @@ async fn obey(pool: &PgPool, command: Command) -> Result<(), Error> {
             note(&format!("The token of '{name}' holds no more, and its browsers are signed out."));
         }
         Command::Audit(AuditCommand::List { limit, json }) => audit(pool, limit, json).await?,
+        // Needs no database: `pki_command`.
+        Command::Pki(_) => {}
     }
     Ok(())
 }
@@ -120,7 +122,7 @@ fn audit_json(row: &AuditRecord) -> String {
 }
 
 /// Columns as wide as their widest cell.
-fn table(rows: &[Vec<String>]) -> String {
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -132,12 +134,12 @@ fn table(rows: &[Vec<String>]) -> String {
 }
 
 /// Nobody may read it; that is no reason to fail.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
 /// What is no output of the command.
-fn note(text: &str) {
+pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 

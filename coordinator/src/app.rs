@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use url::Url;
 
+use crate::accept::Accepting;
 use crate::config::{Artifacts, Config, WebListen};
 use crate::core::lease::Policy;
 use crate::database::{DatabaseError, OpenDatabase};
@@ -23,6 +24,7 @@ use crate::grpc::{self, Api, ServeError};
 use crate::reconcile::{self, Bell};
 use crate::shutdown::Shutdown;
 use crate::store::{self, PoolSizes, Pools};
+use crate::tls::{Purpose, Tls, TlsError};
 use crate::web;
 
 /// Why the daemon did not start or did not go on.
@@ -36,6 +38,10 @@ pub enum AppError {
     Listen { address: SocketAddr, source: io::Error },
     #[error("serve the web page on {address}; choose another address with --web-listen, or --web-listen off")]
     WebListen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("no signal can be listened to")]
+    Signals(#[source] io::Error),
     #[error(transparent)]
     Database(#[from] DatabaseError),
     #[error(transparent)]
@@ -57,9 +63,13 @@ pub enum AppError {
 /// # Errors
 /// It cannot start, or its server fails. Whatever was started is stopped.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), AppError> {
+    let tls = config.tls.clone().map(Tls::load).transpose()?;
+    if let Some(tls) = &tls {
+        shutdown.tasks.spawn(tls.watch(shutdown.stop.clone()).map_err(AppError::Signals)?);
+    }
     let listener = bind(config.listen).await?;
     let page = bind_page(config.web).await?;
-    let listeners = Listeners { api: listener, page };
+    let listeners = Listeners { api: listener, page, tls };
     let database = config.database.clone();
     let database = tokio::task::spawn_blocking(move || OpenDatabase::open(&database)).await??;
     let result = with_database(&config, listeners, &database, &shutdown).await;
@@ -72,6 +82,8 @@ struct Listeners {
     api: TcpListener,
     /// None where no page is wanted.
     page: Option<TcpListener>,
+    /// None to serve in plain text.
+    tls: Option<Tls>,
 }
 
 async fn with_database(
@@ -112,7 +124,8 @@ async fn with_pools(
     reconcile::spawn(pools, policy, config.webhooks, &bell, &shutdown.stop, &shutdown.tasks);
     reconcile::spawn_keepers(pools, &artifacts, disk, config.retention, &shutdown.stop, &shutdown.tasks);
 
-    let address = local_address(&listeners.api, config.listen)?;
+    let Listeners { api: listener, page, tls } = listeners;
+    let address = local_address(&listener, config.listen)?;
     let settings = grpc::Settings {
         policy,
         report_interval: config.leases.report_interval,
@@ -122,16 +135,20 @@ async fn with_pools(
         requires_identity: config.requires_identity,
     };
     let api = Api::new(pools.clone(), settings, bell, shutdown);
-    let page = match listeners.page {
+    let page = match page {
         Some(listener) => {
             let at = local_address(&listener, address)?;
             let reader = pools.control.clone();
+            let mut allowed_hosts = config.web_allowed_hosts.clone();
+            allowed_hosts.extend(tls.iter().flat_map(Tls::hosts));
             let settings = web::Settings {
                 lease_ttl: config.leases.lease_ttl,
-                allowed_hosts: config.web_allowed_hosts.clone(),
+                allowed_hosts,
                 requires_token: config.web_requires_token,
+                is_encrypted: tls.is_some(),
             };
-            let serving = web::serve(listener, api.clone(), reader, settings, shutdown.clone());
+            let accepting = Accepting::new(listener, web::CONNECTIONS_MAX, for_purpose(&tls, Purpose::Page));
+            let serving = web::serve(accepting, api.clone(), reader, settings, shutdown.clone());
             shutdown.tasks.spawn(async move {
                 if let Err(error) = serving.await {
                     tracing::error!(%error, "the web page is no longer served");
@@ -141,14 +158,20 @@ async fn with_pools(
         }
         None => None,
     };
-    let server = shutdown.tasks.spawn(grpc::serve(listeners.api, api, shutdown.clone()));
+    let accepting = Accepting::new(listener, grpc::CONNECTIONS_MAX, for_purpose(&tls, Purpose::Calls));
+    let server = shutdown.tasks.spawn(grpc::serve(accepting, api, shutdown.clone()));
     // From here on clients are served: the system queues them on the listener.
     if let Some(path) = &config.port_file {
         write_port_file(path, address.port())
             .map_err(|source| AppError::PortFile { path: path.clone(), source })?;
     }
-    announce(address, page, &database.description, &artifact_url);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    announce(scheme, address, page, &database.description, &artifact_url);
     until_stopped(server, shutdown).await
+}
+
+fn for_purpose(tls: &Option<Tls>, purpose: Purpose) -> Option<(Tls, Purpose)> {
+    tls.clone().map(|tls| (tls, purpose))
 }
 
 /// Waits for the request to stop, or for the server to fail before it.
@@ -219,13 +242,13 @@ fn write_port_file(path: &Path, port: u16) -> io::Result<()> {
 }
 
 /// What stands on standard output: where it serves, and where the page is.
-fn announce(address: SocketAddr, page: Option<SocketAddr>, database: &str, artifacts: &Url) {
+fn announce(scheme: &str, address: SocketAddr, page: Option<SocketAddr>, database: &str, artifacts: &Url) {
     // Nobody may read standard output; that is no reason to stop.
     let _ = writeln!(
         io::stdout(),
-        "cakes-coordinator serves on http://{address} (database: {database}, artifacts: {artifacts})"
+        "cakes-coordinator serves on {scheme}://{address} (database: {database}, artifacts: {artifacts})"
     );
     if let Some(page) = page {
-        let _ = writeln!(io::stdout(), "cakes-coordinator shows its page on http://{page}/");
+        let _ = writeln!(io::stdout(), "cakes-coordinator shows its page on {scheme}://{page}/");
     }
 }

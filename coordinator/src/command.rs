@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Settings};
-use crate::core::access::TokenRole;
+use crate::core::access::{Role, TokenRole};
+use crate::core::spiffe::Name;
+use crate::pki::{Host, VALID_MAX};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,6 +22,9 @@ Examples:
   cakes-coordinator token issue anna --role operator --expires 90d
       lets anna act on the web page and over the API; beside a coordinator that runs, or
       without one
+  cakes-coordinator pki init --dir pki --host cakes.example.org --host 10.0.0.5
+  cakes-coordinator --pki-dir pki --listen 0.0.0.0:7550
+      serves other machines, with TLS
 
 Every flag is also an environment variable CAKES_… and a key of the TOML file
 (--lease-ttl: CAKES_LEASE_TTL, lease_ttl). Flag wins over environment, environment
@@ -50,6 +55,43 @@ const REVOKE_EXAMPLES: &str = "\
 Examples:
   cakes-coordinator token revoke anna";
 
+const PKI_EXAMPLES: &str = "\
+Examples:
+  cakes-coordinator pki init --dir pki --host cakes.example.org --host 10.0.0.5
+  cakes-coordinator pki issue worker gpu-01 --dir pki
+  cakes-coordinator pki issue user anna --role operator --dir pki
+  cakes-coordinator pki renew --dir pki
+  cakes-coordinator pki list --dir pki
+
+An authority is a folder: DIR, else --pki-dir, else pki below the data directory. It needs
+no coordinator that runs. docs/tls.md goes through it.";
+
+const PKI_INIT_EXAMPLES: &str = "\
+Examples:
+  cakes-coordinator pki init --dir pki --host cakes.example.org --host 10.0.0.5
+  cakes-coordinator --pki-dir pki --listen 0.0.0.0:7550";
+
+const PKI_ISSUE_EXAMPLES: &str = "\
+Examples:
+  cakes-coordinator pki issue user anna --role operator --dir pki
+  cakes-coordinator pki issue user ben --role viewer --valid 12h --dir pki
+  cakes-coordinator pki issue worker gpu-01 --dir pki
+  cakes-coordinator pki issue coordinator b --host b.example.org --dir pki";
+
+const PKI_RENEW_EXAMPLES: &str = "\
+Examples:
+  cakes-coordinator pki renew --dir pki
+      the coordinator's own, which it reads within seconds
+  cakes-coordinator pki renew pki/workers/gpu-01 --dir pki";
+
+const PKI_LIST_EXAMPLES: &str = "\
+Examples:
+  cakes-coordinator pki list --dir pki";
+
+const PKI_SHOW_EXAMPLES: &str = "\
+Examples:
+  cakes-coordinator pki show pki/cert.pem";
+
 const AUDIT_EXAMPLES: &str = "\
 Examples:
   cakes-coordinator audit list --limit 20
@@ -77,6 +119,107 @@ pub enum Command {
     /// What was done on the web page and over the API, and what was refused there
     #[command(subcommand, after_help = AUDIT_EXAMPLES)]
     Audit(AuditCommand),
+    /// A private authority: certificates for coordinators, workers and users
+    #[command(subcommand, after_help = PKI_EXAMPLES)]
+    Pki(PkiCommand),
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum PkiCommand {
+    /// Makes the authorities of users, workers and coordinators, and the coordinator's certificate
+    #[command(after_help = PKI_INIT_EXAMPLES)]
+    Init {
+        /// Folder of the authority
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// Under what the coordinator is reached, beside localhost; may be given several times
+        #[arg(long, required = true, value_name = "NAME|ADDRESS", value_delimiter = ',')]
+        host: Vec<Host>,
+        /// What the coordinator is called
+        #[arg(long, value_name = "NAME", default_value = "coordinator")]
+        name: Name,
+        /// How long the coordinator's certificate holds; the authorities hold for ten years
+        #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = validity)]
+        valid: Duration,
+    },
+    /// Issues a certificate with its key, in a folder to hand over
+    #[command(after_help = PKI_ISSUE_EXAMPLES)]
+    Issue {
+        /// Folder of the authority
+        #[arg(long, value_name = "DIR", global = true)]
+        dir: Option<PathBuf>,
+        #[command(subcommand)]
+        command: IssueCommand,
+    },
+    /// Gives holders a new key and certificate, with the same names and for as long as before
+    #[command(after_help = PKI_RENEW_EXAMPLES)]
+    Renew {
+        /// Folder of the authority
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// Folders of holders [default: the coordinator's own]
+        #[arg(value_name = "FOLDER")]
+        folders: Vec<PathBuf>,
+    },
+    /// Lists certificates: whose, by whom, until when
+    #[command(after_help = PKI_LIST_EXAMPLES)]
+    List {
+        /// Folder of the authority
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// Shows what stands in a certificate
+    #[command(after_help = PKI_SHOW_EXAMPLES)]
+    Show {
+        /// A file in PEM
+        file: PathBuf,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum IssueCommand {
+    /// For a person, or a program that acts for one
+    #[command(after_help = PKI_ISSUE_EXAMPLES)]
+    User {
+        /// 1 to 64 characters of a-z, 0-9, '.', '_', '-'
+        name: Name,
+        /// What they may do
+        #[arg(long, value_name = "viewer|submitter|operator")]
+        role: Role,
+        /// How long it holds
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = validity)]
+        valid: Duration,
+    },
+    /// For the daemon of a machine that trains
+    #[command(after_help = PKI_ISSUE_EXAMPLES)]
+    Worker {
+        /// The worker's name, as its --id
+        name: Name,
+        /// How long it holds
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = validity)]
+        valid: Duration,
+    },
+    /// For another coordinator of the same service
+    #[command(after_help = PKI_ISSUE_EXAMPLES)]
+    Coordinator {
+        /// What it is called
+        name: Name,
+        /// Under what it is reached, beside localhost; may be given several times
+        #[arg(long, required = true, value_name = "NAME|ADDRESS", value_delimiter = ',')]
+        host: Vec<Host>,
+        /// How long it holds
+        #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = validity)]
+        valid: Duration,
+    },
+}
+
+/// How long a certificate may hold.
+fn validity(text: &str) -> Result<Duration, String> {
+    let valid = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_secs(1)..=VALID_MAX).contains(&valid) {
+        return Ok(valid);
+    }
+    Err("must be 1s to 398days; a certificate that holds for long is one that is stolen for long".to_owned())
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -5,7 +5,9 @@
 //! environment, file, default wins. [`Config`] is what the rest of the daemon
 //! sees: complete and checked.
 
-use std::net::{Ipv4Addr, SocketAddr};
+mod listen;
+
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,10 +18,10 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::core::retention::Watermarks;
+use crate::core::spiffe::Name;
 use crate::reconcile::Webhooks;
+use crate::tls;
 
-const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7550);
-const WEB_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7551);
 const LEASE_TTL: Duration = Duration::from_secs(60);
 const OFFER_TTL: Duration = Duration::from_secs(15);
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
@@ -60,12 +62,51 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     web_require_token: Option<bool>,
 
-    /// Serve without encryption on an address that other machines reach
+    /// Folder of certificates and authorities, as `cakes-coordinator pki init` makes it: serve with TLS
+    #[arg(long, env = "CAKES_PKI_DIR", value_name = "DIR", global = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pki_dir: Option<PathBuf>,
+
+    /// The coordinator's certificate, and those between it and its authority
+    /// [default: cert.pem in --pki-dir]
+    #[arg(long, env = "CAKES_TLS_CERT", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_cert: Option<PathBuf>,
+
+    /// Its key [default: key.pem in --pki-dir]
+    #[arg(long, env = "CAKES_TLS_KEY", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_key: Option<PathBuf>,
+
+    /// Who may sign users' certificates [default: users-ca.pem in --pki-dir, else nobody]
+    #[arg(long, env = "CAKES_TLS_USERS_CA", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_users_ca: Option<PathBuf>,
+
+    /// Who may sign workers' certificates [default: workers-ca.pem in --pki-dir, else nobody]
+    #[arg(long, env = "CAKES_TLS_WORKERS_CA", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_workers_ca: Option<PathBuf>,
+
+    /// Who may sign coordinators' certificates
+    /// [default: coordinators-ca.pem in --pki-dir, else nobody]
+    #[arg(long, env = "CAKES_TLS_COORDINATORS_CA", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_coordinators_ca: Option<PathBuf>,
+
+    /// The DOMAIN of identities spiffe://DOMAIN/… in certificates [default: cakes]
+    #[arg(long, env = "CAKES_TRUST_DOMAIN", value_name = "DOMAIN", global = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trust_domain: Option<String>,
+
+    /// Serve in plain text on an address that other machines reach, because something else
+    /// encrypts: a service mesh, or a container whose port the host maps to itself
     #[arg(long, env = "CAKES_INSECURE_LISTEN", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     insecure_listen: Option<bool>,
 
     /// Let nobody use the gRPC API without a token or a certificate, not even on this machine
+    /// [default: false, but with certificates it is always so]
     #[arg(long, env = "CAKES_REQUIRE_IDENTITY", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     require_identity: Option<bool>,
@@ -204,6 +245,11 @@ pub struct Config {
     pub web_requires_token: bool,
     /// Callers of the gRPC API must say who they are.
     pub requires_identity: bool,
+    /// None to serve in plain text.
+    pub tls: Option<tls::Files>,
+    /// Where `pki` commands look.
+    pub pki_dir: PathBuf,
+    pub trust_domain: Name,
     pub port_file: Option<PathBuf>,
     pub database: Database,
     pub database_connections: u32,
@@ -295,11 +341,17 @@ impl Config {
         };
         let retention = check_retention(&settings)?;
         Ok(Config {
-            listen: check_listen(&settings)?,
-            web: check_web_listen(&settings)?,
-            web_allowed_hosts: settings.web_allow_host.iter().map(check_host).collect::<Result<_, _>>()?,
+            listen: listen::calls(&settings)?,
+            web: listen::page(&settings)?,
+            web_allowed_hosts: settings.web_allow_host.iter().map(listen::host).collect::<Result<_, _>>()?,
             web_requires_token: settings.web_require_token == Some(true),
-            requires_identity: settings.require_identity == Some(true),
+            requires_identity: listen::requires_identity(&settings),
+            tls: listen::tls(&settings)?,
+            // Whoever has no home and needs none has the folder where they are.
+            pki_dir: settings.pki_dir.clone().unwrap_or_else(|| {
+                data_dir().map_or_else(|_| PathBuf::from("pki"), |folder| folder.join("pki"))
+            }),
+            trust_domain: listen::trust_domain(&settings)?,
             port_file: settings.port_file,
             database,
             database_connections: check_connections(settings.database_connections)?,
@@ -366,50 +418,6 @@ fn check_artifacts(place: PathBuf) -> Result<Artifacts, ConfigError> {
             "is neither a directory nor a bucket; write s3://BUCKET/PREFIX, keys are the workers' own",
         )),
     }
-}
-
-fn check_listen(settings: &Settings) -> Result<SocketAddr, ConfigError> {
-    safe_address("--listen", settings, settings.listen.unwrap_or(LISTEN))
-}
-
-fn check_web_listen(settings: &Settings) -> Result<WebListen, ConfigError> {
-    match settings.web_listen.as_deref() {
-        None => Ok(WebListen::Near(WEB_LISTEN)),
-        Some("off") => Ok(WebListen::Off),
-        Some(text) => {
-            let address = text.parse().map_err(|_| {
-                let problem = format!("'{text}' is no address; write 127.0.0.1:7551, or off");
-                invalid("--web-listen", problem)
-            })?;
-            safe_address("--web-listen", settings, address).map(WebListen::At)
-        }
-    }
-}
-
-/// A name without scheme and port.
-fn check_host(name: &String) -> Result<String, ConfigError> {
-    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-    if !name.is_empty() && name.bytes().all(is_known) {
-        return Ok(name.clone());
-    }
-    let problem = format!("'{name}' is no name of a host; write cakes.example.org, without scheme and port");
-    Err(invalid("--web-allow-host", problem))
-}
-
-/// An address that only this machine reaches, unless the operator knows better.
-fn safe_address(
-    setting: &'static str,
-    settings: &Settings,
-    address: SocketAddr,
-) -> Result<SocketAddr, ConfigError> {
-    if address.ip().is_loopback() || settings.insecure_listen == Some(true) {
-        return Ok(address);
-    }
-    let problem = format!(
-        "{address} can be reached from other machines and the connection is not encrypted; \
-         listen on 127.0.0.1, or add --insecure-listen if the network is trusted"
-    );
-    Err(invalid(setting, problem))
 }
 
 fn check_connections(connections: Option<u32>) -> Result<u32, ConfigError> {

@@ -3,6 +3,7 @@
 //! [`core`] decides, [`store`] reads and writes, [`reconcile`] brings what is
 //! recorded and what is decided together.
 
+pub mod accept;
 pub mod access_command;
 pub mod app;
 mod audit;
@@ -13,8 +14,11 @@ pub mod database;
 pub mod exchange;
 pub mod grpc;
 mod lane;
+pub mod pki;
+pub mod pki_command;
 pub mod reconcile;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod web;

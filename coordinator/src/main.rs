@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use cakes_coordinator::command::{Command, Invocation};
 use cakes_coordinator::config::{Config, ConfigError};
 use cakes_coordinator::shutdown::Shutdown;
-use cakes_coordinator::{access_command, app, telemetry};
+use cakes_coordinator::{access_command, app, pki_command, telemetry};
 
 /// Exit codes: what sysexits and shells lead people to expect.
 const USAGE: u8 = 2;
@@ -24,6 +24,9 @@ fn main() -> ExitCode {
     telemetry::init(config.log_format, &config.log_level);
     let ended = match command {
         None => run(config),
+        Some(Command::Pki(command)) => {
+            pki_command::run(&config, command).map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from)
+        }
         Some(command) => administer(config, command),
     };
     match ended {

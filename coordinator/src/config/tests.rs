@@ -68,7 +68,7 @@ fn a_wrong_value_in_the_file_is_named_by_its_key() {
 
 #[test]
 fn values_that_make_no_sense_name_the_setting_and_the_remedy() {
-    let cases: [(&[&str], &str); 15] = [
+    let cases: [(&[&str], &str); 20] = [
         (&["--keep-checkpoints", "20000"], "--keep-checkpoints: must be 0 to"),
         (&["--disk-low-percent", "95"], "--disk-low-percent: must be below --disk-high-percent"),
         (&["--disk-high-percent", "101"], "at most 100"),
@@ -76,8 +76,13 @@ fn values_that_make_no_sense_name_the_setting_and_the_remedy() {
         (&["--lease-ttl", "6s"], "--lease-ttl: 6s must be more than three times --report-interval"),
         (&["--report-interval", "1ms"], "--report-interval: must be 10ms to 1h"),
         (&["--offer-ttl", "2h"], "--offer-ttl: must be 10ms to 1h"),
-        (&["--listen", "0.0.0.0:7550"], "add --insecure-listen"),
+        (&["--listen", "0.0.0.0:7550"], "`cakes-coordinator pki init --host NAME`"),
         (&["--web-listen", "0.0.0.0:7551"], "--web-listen: 0.0.0.0:7551 can be reached"),
+        (&["--tls-cert", "a.pem"], "--tls-cert: needs its key"),
+        (&["--tls-key", "a.pem"], "--tls-key: needs its certificate"),
+        (&["--tls-users-ca", "a.pem"], "--tls-cert: is needed"),
+        (&["--pki-dir", "pki", "--insecure-listen"], "leave one of them out"),
+        (&["--trust-domain", "Cakes"], "--trust-domain: 'Cakes' is no name"),
         (&["--web-allow-host", "https://lab"], "--web-allow-host: 'https://lab' is no name of a host"),
         (&["--web-listen", "on"], "--web-listen: 'on' is no address"),
         (&["--database-url", "mysql://u:secret@h/d"], "--database-url: must begin with postgres://"),
@@ -95,8 +100,31 @@ fn values_that_make_no_sense_name_the_setting_and_the_remedy() {
 }
 
 #[test]
+fn certificates_come_from_a_folder_or_from_files_and_open_other_addresses() {
+    assert_eq!(load(&[]).unwrap().tls, None);
+    let config =
+        load(&["--listen", "0.0.0.0:7550", "--pki-dir", "/pki", "--tls-key", "/run/key.pem"]).unwrap();
+    let files = config.tls.unwrap();
+    assert_eq!(files.certificate, PathBuf::from("/pki/cert.pem"));
+    assert_eq!(files.key, PathBuf::from("/run/key.pem"));
+    assert_eq!(files.workers_ca, Some(PathBuf::from("/pki/workers-ca.pem")));
+    let single = ["--tls-cert", "/c.pem", "--tls-key", "/k.pem", "--tls-users-ca", "/u.pem"];
+    let files = load(&single).unwrap().tls.unwrap();
+    assert_eq!((files.users_ca, files.workers_ca), (Some(PathBuf::from("/u.pem")), None));
+    assert_eq!(files.domain.as_str(), "cakes");
+}
+
+#[test]
+fn only_plain_text_lets_in_who_is_unknown() {
+    let identity = |arguments: &[&str]| load(arguments).unwrap().requires_identity;
+    assert!(!identity(&[]));
+    assert!(identity(&["--require-identity"]));
+    assert!(identity(&["--pki-dir", "/pki", "--require-identity", "false"]));
+}
+
+#[test]
 fn the_page_is_near_its_port_where_it_was_told_or_nowhere() {
-    assert_eq!(load(&[]).unwrap().web, WebListen::Near(WEB_LISTEN));
+    assert_eq!(load(&[]).unwrap().web, WebListen::Near(listen::WEB_LISTEN));
     assert_eq!(load(&["--web-listen", "off"]).unwrap().web, WebListen::Off);
     let address = "127.0.0.1:8080".parse().unwrap();
     assert_eq!(load(&["--web-listen", "127.0.0.1:8080"]).unwrap().web, WebListen::At(address));

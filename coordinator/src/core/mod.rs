@@ -14,6 +14,7 @@
 //! | [`note`] | how much people may remark |
 //! | [`worker`] | what a worker may take |
 //! | [`identity`] | who calls |
+//! | [`spiffe`] | whom a certificate is for, and which authority may say so |
 //! | [`rights`] | who may call what |
 //! | [`access`] | what tokens are good for, what the web page's actions are |
 //! | [`explain`] | why a job is where it is, in words |
@@ -37,6 +38,7 @@ pub mod retention;
 pub mod retry;
 pub mod rights;
 pub mod search;
+pub mod spiffe;
 pub mod suspect;
 pub mod webhook;
 pub mod worker;

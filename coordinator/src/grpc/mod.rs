@@ -35,7 +35,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
-pub use listener::PeerInfo;
+pub use listener::{CONNECTIONS_MAX, PeerInfo};
 pub use server::{ServeError, serve};
 pub use status::ERROR_DOMAIN;
 pub(crate) use status::audited;

@@ -10,12 +10,12 @@ use cakes_proto::v1::job_service_server::JobServiceServer;
 use cakes_proto::v1::search_service_server::SearchServiceServer;
 use cakes_proto::v1::webhook_service_server::WebhookServiceServer;
 use cakes_proto::v1::worker_service_server::WorkerServiceServer;
-use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
 use super::gate::{self, Gate};
 use super::{Api, health, listener};
+use crate::accept::Accepting;
 use crate::shutdown::Shutdown;
 
 /// Largest request and response.
@@ -50,11 +50,11 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Serves on `listener` until asked to stop and every connection is closed.
+/// Serves who is accepted until asked to stop and every connection is closed.
 ///
 /// # Errors
 /// The server could not be set up or failed.
-pub async fn serve(listener: TcpListener, api: Api, shutdown: Shutdown) -> Result<(), ServeError> {
+pub async fn serve(accepting: Accepting, api: Api, shutdown: Shutdown) -> Result<(), ServeError> {
     let (reporter, health_service) = tonic_health::server::health_reporter();
     health::begin(&reporter).await;
     shutdown.tasks.spawn(health::watch(reporter, api.reader().clone(), shutdown.stop.clone()));
@@ -88,7 +88,7 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: Shutdown) -> Resul
         .load_shed(true)
         .trace_fn(|request| tracing::info_span!("call", method = request.uri().path()))
         .add_routes(Routes::from(routes).prepare())
-        .serve_with_incoming_shutdown(listener::connections(listener), async move {
+        .serve_with_incoming_shutdown(listener::connections(accepting), async move {
             shutdown.stop.cancelled().await;
         })
         .await?;

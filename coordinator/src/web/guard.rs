@@ -25,9 +25,14 @@ const HEADERS: [(&str, &str); 6] = [
     ("cross-origin-opener-policy", "same-origin"),
 ];
 
+/// Whoever came with TLS once never comes without it, for a year.
+const ENCRYPTED_ONLY: &str = "max-age=31536000";
+
 /// Refuses requests under a foreign name and those that another page may have sent, and
 /// adds the headers.
 pub(super) async fn guard(State(web): State<Web>, request: Request, next: Next) -> Response {
+    // It holds for all ports of a name, and other programs serve this machine's.
+    let is_encrypted_only = web.is_encrypted && !is_loopback_name(host(request.headers()));
     let mut response = match foreign_name(&web, request.headers()) {
         Some(failure) => failure.into_response(),
         None if request.method().is_safe() => next.run(request).await,
@@ -47,6 +52,10 @@ pub(super) async fn guard(State(web): State<Web>, request: Request, next: Next) 
     };
     for (name, value) in HEADERS {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    if is_encrypted_only {
+        let lasting = HeaderValue::from_static(ENCRYPTED_ONLY);
+        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, lasting);
     }
     let caching = HeaderValue::from_static("private, no-cache");
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(caching);

@@ -31,10 +31,10 @@ use std::time::Duration;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::accept::Accepting;
 use crate::audit::Audit;
 use crate::grpc::Api;
 use crate::shutdown::Shutdown;
@@ -42,6 +42,7 @@ use crate::store::PgPool;
 use actions::JobWish;
 use answer::Failure;
 use changes::Changes;
+pub use listener::CONNECTIONS_MAX;
 
 /// Questions to the database at a time: pages must not take the connections that
 /// workers and commands need.
@@ -63,6 +64,8 @@ pub struct Settings {
     pub allowed_hosts: Vec<String>,
     /// Whether even reading needs a token.
     pub requires_token: bool,
+    /// Whether browsers come with TLS.
+    pub is_encrypted: bool,
 }
 
 /// What handlers need. Cheap to clone.
@@ -73,6 +76,7 @@ struct Web {
     lease_ttl: LeaseTtl,
     allowed_hosts: Arc<[String]>,
     requires_token: bool,
+    is_encrypted: bool,
     /// Of the listener; sessions of several coordinators on one machine are told apart
     /// by it, since cookies are not.
     port: u16,
@@ -98,12 +102,12 @@ impl Web {
     }
 }
 
-/// Serves on `listener` until asked to stop.
+/// Serves who is accepted until asked to stop.
 ///
 /// # Errors
 /// The listener fails.
 pub async fn serve(
-    listener: TcpListener,
+    accepting: Accepting,
     api: Api,
     pool: PgPool,
     settings: Settings,
@@ -117,13 +121,14 @@ pub async fn serve(
         lease_ttl: LeaseTtl(settings.lease_ttl),
         allowed_hosts: settings.allowed_hosts.into(),
         requires_token: settings.requires_token,
-        port: listener.local_addr()?.port(),
+        is_encrypted: settings.is_encrypted,
+        port: accepting.local_addr()?.port(),
         tasks: shutdown.tasks.clone(),
         questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
         changes,
     };
     let service = router(web).into_make_service_with_connect_info::<listener::Peer>();
-    axum::serve(listener::Limited::new(listener), service)
+    axum::serve(listener::Browsers(accepting), service)
         .with_graceful_shutdown(shutdown.stop.cancelled_owned())
         .await
 }

@@ -358,7 +358,7 @@ async fn a_preview_records_nothing_and_a_repetition_queues_nothing(pool: PgPool)
 async fn where_reading_needs_a_token_nobody_else_is_told_anything(pool: PgPool) {
     let allowed = vec!["cakes.example".to_owned()];
     let lease_ttl = Policy::default().lease_ttl;
-    let settings = Settings { lease_ttl, allowed_hosts: allowed, requires_token: true };
+    let settings = Settings { lease_ttl, allowed_hosts: allowed, requires_token: true, is_encrypted: false };
     let service = Service::start_with(pool.clone(), settings).await;
     for path in ["/searches", "/jobs", "/queue", "/workers", "/events", "/changes"] {
         assert_eq!(get(&service, path, "").await.status, 401, "{path}");

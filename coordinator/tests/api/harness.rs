@@ -11,6 +11,7 @@ use cakes::job::{Task, TrainerJob};
 use cakes::kernel::Kernel;
 use cakes::scores::{ChannelScores, LayerScores};
 use cakes::spec::TaskKind;
+use cakes_coordinator::accept::Accepting;
 use cakes_coordinator::core::lease::Policy;
 use cakes_coordinator::grpc::{self, Api};
 use cakes_coordinator::reconcile::{self, Bell};
@@ -48,6 +49,7 @@ impl Service {
             lease_ttl: Policy::default().lease_ttl,
             allowed_hosts: Vec::new(),
             requires_token: false,
+            is_encrypted: false,
         };
         Self::start_with(pool, settings).await
     }
@@ -63,6 +65,7 @@ impl Service {
             lease_ttl: Policy::default().lease_ttl,
             allowed_hosts: Vec::new(),
             requires_token: true,
+            is_encrypted: false,
         };
         Self::serve(pool, settings, true).await
     }
@@ -86,8 +89,14 @@ impl Service {
         let page = page_listener.local_addr().unwrap();
         let reader = pools.control.clone();
         let api = Api::new(pools, settings, bell, &shutdown);
-        shutdown.tasks.spawn(web::serve(page_listener, api.clone(), reader, page_settings, shutdown.clone()));
-        shutdown.tasks.spawn(grpc::serve(listener, api, shutdown.clone()));
+        shutdown.tasks.spawn(web::serve(
+            Accepting::new(page_listener, 64, None),
+            api.clone(),
+            reader,
+            page_settings,
+            shutdown.clone(),
+        ));
+        shutdown.tasks.spawn(grpc::serve(Accepting::new(listener, 64, None), api, shutdown.clone()));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
         Service { channel, page, shutdown }
     }
