@@ -12,6 +12,7 @@ use cakes_proto::v1::{
     ExplainJobRequest, ExplainJobResponse, GetParetoFrontRequest, GetSearchRequest, Job, JobKind, JobState,
     ParetoFront, Search, SearchState, SubmitSearchRequest, SubmitSearchResponse,
 };
+use cakes_tls::client::{ClientFiles, Connector};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::until;
@@ -23,9 +24,9 @@ pub struct Api {
 }
 
 impl Api {
-    pub(crate) fn new(url: &str) -> Result<Self> {
+    pub(crate) fn new(url: &str, files: &ClientFiles) -> Result<Self> {
         let endpoint = Endpoint::from_shared(url.to_owned())?.timeout(Duration::from_secs(10));
-        Ok(Api { channel: endpoint.connect_lazy() })
+        Ok(Api { channel: Connector::new(files.clone()).connect_lazy(&endpoint) })
     }
 
     pub fn searches(&self) -> SearchServiceClient<Channel> {

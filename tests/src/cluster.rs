@@ -1,5 +1,7 @@
 //! A coordinator, its database and workers, in a temporary folder.
 
+pub mod certificates;
+
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -32,6 +34,8 @@ pub struct Options {
     pub report_interval: Option<Duration>,
     /// The coordinator serves its web page.
     pub web: bool,
+    /// The coordinator serves with TLS, and all have certificates of its authority.
+    pub tls: bool,
     /// What else the coordinator is told.
     pub coordinator: &'static [&'static str],
 }
@@ -45,6 +49,7 @@ impl Default for Options {
             lease_ttl: Duration::from_secs(3),
             report_interval: None,
             web: false,
+            tls: false,
             coordinator: &[],
         }
     }
@@ -121,6 +126,9 @@ impl Cluster {
             options,
             folder,
         };
+        if options.tls {
+            cluster.make_authority()?;
+        }
         cluster.start_coordinator()?;
         for name in options.workers {
             cluster.start_worker(name)?;
@@ -139,7 +147,11 @@ impl Cluster {
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", self.scheme(), self.port)
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.options.tls { "https" } else { "http" }
     }
 
     /// Address of the web page.
@@ -150,7 +162,7 @@ impl Cluster {
         if self.web_port == 0 {
             bail!("the coordinator serves no page");
         }
-        Ok(format!("http://127.0.0.1:{}", self.web_port))
+        Ok(format!("{}://127.0.0.1:{}", self.scheme(), self.web_port))
     }
 
     /// Address of the throw-away database.
@@ -199,7 +211,7 @@ impl Cluster {
     /// # Errors
     /// The address is no URL.
     pub fn api(&self) -> Result<Api> {
-        Api::new(&self.url())
+        self.api_with(&self.user_files())
     }
 
     /// Starts the coordinator, on the port that it had before.
@@ -241,7 +253,7 @@ impl Cluster {
         loop {
             let said = fs::read_to_string(log)?;
             let last = said
-                .rsplit("shows its page on http://127.0.0.1:")
+                .rsplit(&format!("shows its page on {}://127.0.0.1:", self.scheme()))
                 .next()
                 .filter(|_| said.contains("shows its page"));
             if let Some((port, _)) = last.and_then(|rest| rest.split_once('/')) {
@@ -270,6 +282,9 @@ impl Cluster {
         command.arg("--offer-ttl").arg(format!("{}ms", ttl.as_millis()));
         let interval = self.options.report_interval.unwrap_or(ttl / 10);
         command.arg("--report-interval").arg(format!("{}ms", interval.as_millis()));
+        if self.options.tls {
+            command.arg("--pki-dir").arg(self.pki());
+        }
         command.args(self.options.coordinator);
         Ok(command)
     }
@@ -301,6 +316,12 @@ impl Cluster {
     pub fn worker_command(&self, name: &str, arguments: &[&str]) -> Result<Command> {
         let mut command = binaries::command("cakes-worker", &self.mark)?;
         command.arg("--server").arg(self.url()).args(["--id", name, "--devices", "cpu", "--threads", "1"]);
+        if self.options.tls {
+            let words = ["ca-file", "cert-file", "key-file"];
+            for (flag, path) in certificates::named(&self.worker_files(name)?, "--", words) {
+                command.arg(flag).arg(path);
+            }
+        }
         fs::create_dir_all(self.data_root())?;
         command.arg("--data-root").arg(self.data_root());
         command.arg("--work-dir").arg(self.folder().join(format!("worker-{name}")));
@@ -315,6 +336,22 @@ impl Cluster {
     /// It did not run.
     pub fn kill_worker(&mut self, name: &str) -> Result<()> {
         self.workers.remove(name).with_context(|| format!("there is no worker {name}"))?.kill_9()
+    }
+
+    /// What a worker has written.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn worker_log(&self, name: &str) -> Result<String> {
+        Ok(fs::read_to_string(self.folder().join(format!("worker-{name}.log")))?)
+    }
+
+    /// What the coordinator has written.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn coordinator_log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.folder().join("coordinator.log"))?)
     }
 
     /// Asks a worker to stop and waits for its end.
@@ -341,6 +378,8 @@ impl Cluster {
     pub fn cakes_command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = self.command("cakes", arguments)?;
         command.env("CAKES_SERVER", self.url());
+        let words = ["CA_FILE", "CERT_FILE", "KEY_FILE"];
+        command.envs(certificates::named(&self.user_files(), "CAKES_", words));
         // That of whoever runs the tests is none of theirs.
         command.env("CAKES_SETTINGS", self.folder().join("cakes.toml"));
         Ok(command)
