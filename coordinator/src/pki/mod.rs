@@ -161,10 +161,8 @@ impl Pki {
             other => other,
         })?;
         let domain = found.facts.uris.iter().find_map(|uri| uri.strip_prefix("spiffe://")?.parse().ok());
-        let domain = domain.ok_or_else(|| PkiError::NamesNobody {
-            path,
-            source: NamesNobody::Count(found.facts.uris.len()),
-        })?;
+        let domain = domain
+            .ok_or(PkiError::NamesNobody { path, source: NamesNobody::Count(found.facts.uris.len()) })?;
         Ok(Pki { folder: folder.to_owned(), domain })
     }
 
