@@ -402,7 +402,7 @@ impl Config {
                 .map(server)
                 .collect::<Result<_, _>>()?,
             token_file: settings.token_file,
-            id: identity::worker_id(settings.id, &files)?,
+            id: identity::worker_id(settings.id.as_deref(), &files)?,
             files,
             data_root: absolute_folder("data_root", &settings.data_root)?,
             work_dir,

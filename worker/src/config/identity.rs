@@ -16,10 +16,10 @@ pub(super) fn check(files: &ClientFiles, servers: &str) -> Result<(), ConfigErro
 
 /// The name that was given, or that of the certificate, or the host's. A coordinator takes
 /// no other name than that of the certificate.
-pub(super) fn worker_id(given: Option<String>, files: &ClientFiles) -> Result<WorkerId, ConfigError> {
+pub(super) fn worker_id(given: Option<&str>, files: &ClientFiles) -> Result<WorkerId, ConfigError> {
     let own = files.facts().map_err(|problem| wrong("cert_file", problem.to_string()))?;
     let certified = own.iter().flat_map(|own| &own.uris).find_map(|uri| Some(uri.split_once("/worker/")?.1));
-    match (given.as_deref(), certified) {
+    match (given, certified) {
         (Some(given), Some(certified)) if given != certified => {
             let problem =
                 format!("is '{given}', but the certificate is for the worker '{certified}'; use its name");
@@ -33,7 +33,7 @@ pub(super) fn worker_id(given: Option<String>, files: &ClientFiles) -> Result<Wo
         }
         _ => {}
     }
-    if let Some(id) = given.as_deref().or(certified) {
+    if let Some(id) = given.or(certified) {
         return id.parse().map_err(|error| wrong("id", format!("{error}")));
     }
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().to_lowercase();
