@@ -104,7 +104,7 @@ fn build(root: &Path, target: &Path, bins: &[&str], epoch: &str) -> Result<Vec<P
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo.env("CARGO_INCREMENTAL", "0").env("SOURCE_DATE_EPOCH", epoch).env("TZ", "UTC").env("LC_ALL", "C");
     cargo.env("CARGO_PROFILE_RELEASE_STRIP", "symbols").env("CARGO_PROFILE_RELEASE_DEBUG", "false");
-    wrapper::put_before(&mut cargo, root)?;
+    wrapper::put_before(&mut cargo, root, target)?;
     process::run(&mut cargo)?;
     Ok(bins.iter().map(|bin| target.join("release").join(bin)).collect())
 }

@@ -13,10 +13,12 @@ use anyhow::{Context, Result};
 const PATHS: &str = "CAKES_RELEASE_PATHS";
 
 /// Makes `cargo` start this program instead of rustc.
-pub fn put_before(cargo: &mut Command, root: &Path) -> Result<()> {
+pub fn put_before(cargo: &mut Command, root: &Path, target: &Path) -> Result<()> {
     let home = std::env::var_os("CARGO_HOME")
         .map_or_else(|| std::env::home_dir().unwrap_or_default().join(".cargo"), std::path::PathBuf::from);
-    let paths = format!("{}=/cakes\n{}=/cargo", root.display(), home.display());
+    // The last that fits is taken: what build scripts write lies below the target folder,
+    // which may lie below the checkout.
+    let paths = format!("{}=/cakes\n{}=/cargo\n{}=/target", root.display(), home.display(), target.display());
     let own = std::env::current_exe().context("where am I?")?;
     cargo.env("RUSTC_WRAPPER", own).env(PATHS, paths);
     Ok(())
