@@ -1,0 +1,128 @@
+//! Small clusters of every kind, so that limits and gangs meet often.
+
+use std::num::NonZeroU32;
+
+use cakes_planner::{
+    DataNo, Device, Job, JobId, LabelNo, Names, Node, NodeNo, Part, Policy, Project, ProjectNo, Running,
+    Schedule,
+};
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+use super::Cluster;
+
+const NOW_S: u64 = 1_000_000;
+
+fn nodes() -> impl Strategy<Value = Vec<Node>> {
+    let device = select(vec![8_u64, 16, 32]).prop_map(|memory_mib| Device { memory_mib });
+    let schedules = vec![
+        Schedule::Ready,
+        Schedule::Ready,
+        Schedule::Ready,
+        Schedule::Cordoned,
+        Schedule::Draining,
+        Schedule::Lost,
+    ];
+    let labels = subsequence(vec![LabelNo(0), LabelNo(1)], 0..=2);
+    let data = subsequence(vec![DataNo(0), DataNo(1)], 0..=2);
+    let node = (vec(device, 1..5), labels, select(schedules), data);
+    let node = node.prop_map(|(devices, labels, schedule, data)| Node {
+        name: "node".into(),
+        devices,
+        labels,
+        schedule,
+        data,
+    });
+    vec(node, 0..5)
+}
+
+fn projects() -> impl Strategy<Value = Vec<Project>> {
+    let project = (1_u32..4, 0_u32..100_000, of(0_usize..8), of(0_u64..40_000), 0_u64..20_000);
+    let project = project.prop_map(|(share, usage, device_quota, device_s_quota, used_device_s)| Project {
+        name: "project".into(),
+        share: NonZeroU32::new(share).unwrap(),
+        usage_device_s: f64::from(usage),
+        device_quota,
+        device_s_quota,
+        used_device_s,
+    });
+    vec(project, 3)
+}
+
+fn job() -> impl Strategy<Value = Job> {
+    let limits =
+        (of(1_u64..9000), of(NOW_S - 100..NOW_S + 40_000), of(0_u64..30_000), 0_u64..9000, 0_u64..60_000);
+    let wants = (
+        1_usize..6,
+        select(vec![0_u64, 8, 16, 32, 64]),
+        subsequence(vec![LabelNo(0), LabelNo(1)], 0..=2),
+        subsequence(vec![DataNo(0), DataNo(1)], 0..=2),
+        any::<bool>(),
+        of((0_usize..5).prop_map(NodeNo)),
+    );
+    let kind = (
+        0_usize..3,
+        -1_i32..3,
+        any::<bool>(),
+        select(vec![0_u32, 0, 1, 3]),
+        select(vec![0, 0, 0, 0, NOW_S + 60]),
+    );
+    (limits, wants, kind).prop_map(|(limits, wants, kind)| {
+        let (estimate_s, deadline_s, cost_limit_device_s, spent_device_s, waited_s) = limits;
+        let (device_count, memory_mib, labels, data, may_span, avoids) = wants;
+        let (project, priority, is_preemptible, preemption_count, not_before_s) = kind;
+        Job {
+            id: JobId(0),
+            project: ProjectNo(project),
+            priority,
+            submit_s: NOW_S - waited_s,
+            not_before_s,
+            device_count,
+            memory_mib,
+            // Most jobs ask for none.
+            labels: if waited_s % 3 == 0 { labels } else { Vec::new() },
+            may_span,
+            estimate_s,
+            deadline_s,
+            cost_limit_device_s: cost_limit_device_s.filter(|_| waited_s % 2 == 0),
+            spent_device_s,
+            data,
+            is_preemptible,
+            preemption_count,
+            avoids: avoids.filter(|_| waited_s % 5 == 0),
+        }
+    })
+}
+
+/// A cluster in which some jobs run and others wait.
+pub fn cluster() -> impl Strategy<Value = Cluster> {
+    let start = (any::<bool>(), select(vec![60_u64, 63, 3600, 7201, 9000, 10_001]), 0_usize..5);
+    let jobs = vec((job(), start), 0..14);
+    (nodes(), projects(), jobs, 0_usize..3, any::<bool>()).prop_map(
+        |(nodes, projects, jobs, reservation_count, preempts)| {
+            let names = Names {
+                labels: vec!["gpu=a".into(), "gpu=b".into()],
+                data: vec!["lung".into(), "brain".into()],
+            };
+            let policy = Policy { reservation_count, preempts, preemption_gap: 1, ..Policy::default() };
+            let mut cluster = Cluster { now_s: NOW_S, policy, names, projects, nodes, ..Cluster::default() };
+            let mut free: Vec<Vec<usize>> =
+                cluster.nodes.iter().map(|node| (0..node.devices.len()).collect()).collect();
+            for (number, (mut job, (runs, ran_s, node))) in jobs.into_iter().enumerate() {
+                job.id = JobId(number as u128 + 1);
+                let fits = free.get(node).is_some_and(|free| free.len() >= job.device_count);
+                if !(runs && fits) {
+                    cluster.waiting.push(job);
+                    continue;
+                }
+                let devices = free[node].drain(..job.device_count).collect();
+                let parts = vec![Part { node: NodeNo(node), devices }];
+                let is_stopping = ran_s % 7 == 0;
+                cluster.running.push(Running { job, parts, start_s: NOW_S - ran_s, is_stopping });
+            }
+            cluster
+        },
+    )
+}
