@@ -56,6 +56,8 @@ async fn obey(pool: &PgPool, command: Command) -> Result<(), Error> {
         Command::Audit(AuditCommand::List { limit, json }) => audit(pool, limit, json).await?,
         // Needs no database: `pki_command`.
         Command::Pki(_) => {}
+        // Needs no database.
+        Command::Simulate(_) => {}
     }
     Ok(())
 }

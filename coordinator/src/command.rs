@@ -1,4 +1,4 @@
-//! What the program can be asked for: to serve, or to look after tokens.
+//! What the program can be asked for: to serve, to look after tokens and certificates, or to simulate.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use crate::config::{Config, ConfigError, Settings};
 use crate::core::access::{Role, TokenRole};
 use crate::core::spiffe::Name;
 use crate::pki::{Host, VALID_MAX};
+use crate::simulate_command::SimulateArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,6 +26,8 @@ Examples:
   cakes-coordinator pki init --dir pki --host cakes.example.org --host 10.0.0.5
   cakes-coordinator --pki-dir pki --listen 0.0.0.0:7550
       serves other machines, with TLS
+  cakes-coordinator simulate deploy/examples/cluster-month.toml
+      what rules of scheduling would make of a cluster, without one
 
 Every flag is also an environment variable CAKES_… and a key of the TOML file
 (--lease-ttl: CAKES_LEASE_TTL, lease_ttl). Flag wins over environment, environment
@@ -122,6 +125,8 @@ pub enum Command {
     /// A private authority: certificates for coordinators, workers and users
     #[command(subcommand, after_help = PKI_EXAMPLES)]
     Pki(PkiCommand),
+    /// Replays a described cluster and reports waits, shares and use; needs no database
+    Simulate(SimulateArgs),
 }
 
 #[derive(Clone, Debug, Subcommand)]

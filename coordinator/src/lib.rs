@@ -18,6 +18,7 @@ pub mod pki;
 pub mod pki_command;
 pub mod reconcile;
 pub mod shutdown;
+pub mod simulate_command;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use cakes_coordinator::command::{Command, Invocation};
 use cakes_coordinator::config::{Config, ConfigError};
 use cakes_coordinator::shutdown::Shutdown;
-use cakes_coordinator::{access_command, app, pki_command, telemetry};
+use cakes_coordinator::simulate_command::SimulateArgs;
+use cakes_coordinator::{access_command, app, pki_command, simulate_command, telemetry};
 
 /// Exit codes: what sysexits and shells lead people to expect.
 const USAGE: u8 = 2;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Some(Command::Pki(command)) => {
             pki_command::run(&config, command).map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from)
         }
+        Some(Command::Simulate(arguments)) => return simulate(arguments),
         Some(command) => administer(config, command),
     };
     match ended {
@@ -34,6 +36,16 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn simulate(arguments: SimulateArgs) -> ExitCode {
+    match simulate_command::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(USAGE)
         }
     }
 }
