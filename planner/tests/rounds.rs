@@ -158,12 +158,12 @@ proptest! {
         let mut world = world(&[8, 8], &shares);
         let mut next = 0;
         for _ in 0..6 * 24 * 14 {
-            for number in 0..shares.len() {
+            for (number, hours) in hours.iter().enumerate().take(shares.len()) {
                 let waiting = world.cluster.waiting.iter().filter(|job| job.project.0 == number).count();
                 for _ in waiting..16 {
                     next += 1;
                     let submit_s = world.cluster.now_s;
-                    world.submit(Job { project: ProjectNo(number), submit_s, ..job(next) }, hours[number] * HOUR_S);
+                    world.submit(Job { project: ProjectNo(number), submit_s, ..job(next) }, hours * HOUR_S);
                 }
             }
             world.step(STEP_S);

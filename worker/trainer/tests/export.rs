@@ -94,6 +94,7 @@ fn trained(root: &Path, name: &str, job: &TrainerJob) -> PathBuf {
 }
 
 /// What the trainer makes of an input: by its fast loops, in the published form, in float64.
+#[derive(Clone, Copy)]
 struct Answers<'a> {
     scores: &'a Path,
     published: &'a Path,
