@@ -17,6 +17,7 @@ const NO_WORKERS: Options = Options {
     lease_ttl: std::time::Duration::from_secs(60),
     report_interval: None,
     web: false,
+    tls: false,
     coordinator: &[],
 };
 

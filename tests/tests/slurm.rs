@@ -24,6 +24,7 @@ const OPTIONS: Options = Options {
     lease_ttl: Duration::from_secs(3),
     report_interval: None,
     web: false,
+    tls: false,
     coordinator: &[],
 };
 
