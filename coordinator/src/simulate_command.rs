@@ -33,7 +33,7 @@ pub struct SimulateArgs {
     /// Instead of the file's
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
-    /// Instead of the file's
+    /// Instead of the file's; its jobs that come later are left out
     #[arg(long, value_name = "COUNT")]
     days: Option<u32>,
     /// Form of the report
@@ -76,7 +76,9 @@ pub fn run(arguments: SimulateArgs) -> Result<(), Error> {
     let text = fs::read_to_string(&file).map_err(|source| Error::Read { file: file.clone(), source })?;
     let mut scenario = parse(&file, &text).map_err(|message| Error::Parse { file: file.clone(), message })?;
     scenario.seed = seed.unwrap_or(scenario.seed);
-    scenario.days = days.unwrap_or(scenario.days);
+    if let Some(days) = days {
+        scenario = scenario.for_days(days);
+    }
     let rule = match policy {
         PolicyName::Fair => Rule::Fair,
         PolicyName::Queue => Rule::Queue,

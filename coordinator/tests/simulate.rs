@@ -52,6 +52,19 @@ fn the_same_seed_gives_the_same_bytes() {
 }
 
 #[test]
+fn fewer_days_leave_out_the_jobs_that_come_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let job =
+        |hours: u32| format!("\n[[jobs]]\nproject = \"a\"\nsubmit_hours = {hours}\ndevices = 1\nhours = 1\n");
+    std::fs::write(folder.path().join("small.toml"), format!("{SMALL}{}{}", job(1), job(60))).unwrap();
+    let submitted = |days: &str| {
+        let text = report(folder.path(), &["small.toml", "-o", "json", "--days", days]);
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["days"].as_u64()
+    };
+    assert_eq!((submitted("2"), submitted("3")), (Some(2), Some(3)));
+}
+
+#[test]
 fn the_example_is_a_month_of_500_devices() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
     let text = std::fs::read_to_string(examples.join("cluster-month.toml")).unwrap();

@@ -45,8 +45,8 @@ impl Bearer {
     /// It is none; the error names `place` instead of it.
     pub fn new(token: &str, place: &str) -> Result<Self, BearerError> {
         let token = token.trim();
-        let digits = token.strip_prefix(PREFIX).unwrap_or_default();
-        let is_token = token.len() == TOKEN_CHARS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let digits = token.strip_prefix(PREFIX).filter(|_| token.len() == TOKEN_CHARS);
+        let is_token = digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
         let value = MetadataValue::try_from(format!("{SCHEME}{token}")).ok().filter(|_| is_token);
         let mut value = value.ok_or_else(|| BearerError::NoToken { place: place.to_owned() })?;
         value.set_sensitive(true);

@@ -38,6 +38,17 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// The same for another number of days; jobs that come behind them are left out.
+    #[must_use]
+    pub fn for_days(mut self, days: u32) -> Self {
+        let hours = |days: u32| f64::from(days) * 24.0;
+        // What is beyond the file's own days stays, to be refused.
+        let (end, own_end) = (hours(days), hours(self.days));
+        self.jobs.retain(|job| !(job.submit_hours > end && job.submit_hours <= own_end));
+        self.days = days;
+        self
+    }
+
     fn round_s() -> u64 {
         60
     }
