@@ -48,35 +48,34 @@ pub fn run(config: &Config, command: PkiCommand) -> Result<(), PkiError> {
 }
 
 fn issue(pki: &Pki, command: IssueCommand) -> Result<(), PkiError> {
-    match command {
+    let (next, valid) = match command {
         IssueCommand::User { name, role, valid } => {
             let folder = pki.issue(&Holder::User { role, name: name.clone() }, &[], valid)?;
-            note(&format!(
-                "Hand {} to {name}, who types `cakes context set NAME https://HOST:7550 {}`. It holds for {}.",
-                folder.display(),
-                client_flags(&folder),
-                humantime::format_duration(valid),
-            ));
+            let (shown, flags) = (folder.display(), client_flags(&folder));
+            let next = format!(
+                "Hand {shown} to {name}, who types `cakes context set NAME https://HOST:7550 {flags}`."
+            );
+            (next, valid)
         }
         IssueCommand::Worker { name, valid } => {
             let folder = pki.issue(&Holder::Worker { name: name.clone() }, &[], valid)?;
-            note(&format!(
-                "Copy {} to the worker and start `cakes-worker --id {name} --server https://HOST:7550 {}`. It holds for {}.",
-                folder.display(),
-                client_flags(&folder),
-                humantime::format_duration(valid),
-            ));
+            let (shown, flags) = (folder.display(), client_flags(&folder));
+            let next = format!(
+                "Copy {shown} to the worker and start `cakes-worker --id {name} --server https://HOST:7550 {flags}`."
+            );
+            (next, valid)
         }
         IssueCommand::Coordinator { name, host, valid } => {
             let folder = pki.issue(&Holder::Coordinator { name }, &host, valid)?;
-            note(&format!(
-                "Copy {} to the coordinator and start `cakes-coordinator --pki-dir {}`. It holds for {}.",
+            let next = format!(
+                "Copy {} to the coordinator and start `cakes-coordinator --pki-dir {}`.",
                 folder.display(),
                 shown(&folder),
-                humantime::format_duration(valid),
-            ));
+            );
+            (next, valid)
         }
-    }
+    };
+    note(&format!("{next} It holds until {}.", time(SystemTime::now() + valid)));
     Ok(())
 }
 

@@ -40,18 +40,23 @@ pub struct Options {
     pub coordinator: &'static [&'static str],
 }
 
+impl Options {
+    /// Two workers, a throw-away database and nothing else.
+    pub const DEFAULT: Self = Options {
+        workers: &["a", "b"],
+        private_database: false,
+        durable: false,
+        lease_ttl: Duration::from_secs(3),
+        report_interval: None,
+        web: false,
+        tls: false,
+        coordinator: &[],
+    };
+}
+
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            workers: &["a", "b"],
-            private_database: false,
-            durable: false,
-            lease_ttl: Duration::from_secs(3),
-            report_interval: None,
-            web: false,
-            tls: false,
-            coordinator: &[],
-        }
+        Options::DEFAULT
     }
 }
 

@@ -10,16 +10,8 @@ use cakes_tests::{Cluster, Options, scenario};
 use serde_json::Value;
 use tokio::process::Command;
 
-const NO_WORKERS: Options = Options {
-    workers: &[],
-    private_database: false,
-    durable: false,
-    lease_ttl: std::time::Duration::from_secs(60),
-    report_interval: None,
-    web: false,
-    tls: false,
-    coordinator: &[],
-};
+const NO_WORKERS: Options =
+    Options { workers: &[], lease_ttl: std::time::Duration::from_secs(60), ..Options::DEFAULT };
 
 #[test]
 fn a_search_is_the_same_where_it_is_imported() {

@@ -17,16 +17,7 @@ use serde_json::json;
 const WITHIN: Duration = Duration::from_secs(120);
 
 /// Nobody but Slurm starts workers.
-const OPTIONS: Options = Options {
-    workers: &[],
-    private_database: false,
-    durable: false,
-    lease_ttl: Duration::from_secs(3),
-    report_interval: None,
-    web: false,
-    tls: false,
-    coordinator: &[],
-};
+const OPTIONS: Options = Options { workers: &[], ..Options::DEFAULT };
 
 #[test]
 fn a_search_of_ten_jobs_brings_workers_and_lets_them_go() {

@@ -192,13 +192,14 @@ async fn connect(files: Arc<ClientFiles>, uri: Uri) -> Result<Connection, Connec
     if !is_tls {
         return Ok(Connection::Plain(stream));
     }
-    let shows_certificate = files.certificate.is_some();
+    let (shows_certificate, has_authority) = (files.certificate.is_some(), files.ca.is_some());
     let config = tokio::task::spawn_blocking(move || files.config()).await;
     let config =
         config.map_err(|ended| ConnectError::Tcp(io::Error::other(ended)))?.map_err(ConnectError::Files)?;
     let name = ServerName::try_from(host.clone())
         .map_err(|_| ConnectError::Server(format!("'{host}' is no name that a certificate could have")))?;
-    let unwanted = |error: io::Error| understand(&error, &host).unwrap_or(ConnectError::Tcp(error));
+    let unwanted =
+        |error: io::Error| understand(&error, &host, has_authority).unwrap_or(ConnectError::Tcp(error));
     let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(unwanted)?;
     let first = if shows_certificate { verdict(&mut stream).await.map_err(unwanted)? } else { Vec::new() };
     Ok(Connection::Tls { stream: Box::new(stream), first, given: 0 })
@@ -230,11 +231,13 @@ pub enum Connection {
 }
 
 /// What TLS has against the other side; none if the failure is none of TLS.
-fn understand(error: &io::Error, host: &str) -> Option<ConnectError> {
+fn understand(error: &io::Error, host: &str, has_authority: bool) -> Option<ConnectError> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(match error {
         rustls::Error::AlertReceived(alert) => ConnectError::Refused(refusal(*alert)),
-        rustls::Error::InvalidCertificate(problem) => ConnectError::Server(distrust(problem, host)),
+        rustls::Error::InvalidCertificate(problem) => {
+            ConnectError::Server(distrust(problem, host, has_authority))
+        }
         rustls::Error::InvalidMessage(_) => ConnectError::Server(
             "it does not speak TLS; write http://HOST:PORT where a coordinator serves in plain text"
                 .to_owned(),
@@ -243,9 +246,14 @@ fn understand(error: &io::Error, host: &str) -> Option<ConnectError> {
     })
 }
 
-/// Why the server's certificate is not taken.
-fn distrust(problem: &CertificateError, host: &str) -> String {
+/// Why the server's certificate is not taken. `has_authority`: a file of authorities was given.
+fn distrust(problem: &CertificateError, host: &str, has_authority: bool) -> String {
     match problem {
+        CertificateError::UnknownIssuer if !has_authority => {
+            "its certificate is from an authority that this machine does not know; give the ca.pem that came with \
+             your certificate with --ca-file"
+                .to_owned()
+        }
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "its certificate is from another authority than those of --ca-file; give the ca.pem that came with your \
              certificate"
@@ -352,5 +360,17 @@ impl AsyncWrite for Connection {
             Connection::Plain(stream) => stream.is_write_vectored(),
             Connection::Tls { stream, .. } => stream.is_write_vectored(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_named_no_authority_is_told_to() {
+        let said = |has_authority| distrust(&CertificateError::UnknownIssuer, "gpu-head", has_authority);
+        assert!(said(false).ends_with("with --ca-file"), "{}", said(false));
+        assert!(said(true).contains("another authority than those of --ca-file"), "{}", said(true));
     }
 }
