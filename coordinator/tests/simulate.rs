@@ -56,12 +56,15 @@ fn fewer_days_leave_out_the_jobs_that_come_later() {
     let folder = tempfile::tempdir().unwrap();
     let job =
         |hours: u32| format!("\n[[jobs]]\nproject = \"a\"\nsubmit_hours = {hours}\ndevices = 1\nhours = 1\n");
-    std::fs::write(folder.path().join("small.toml"), format!("{SMALL}{}{}", job(1), job(60))).unwrap();
-    let submitted = |days: &str| {
-        let text = report(folder.path(), &["small.toml", "-o", "json", "--days", days]);
-        serde_json::from_str::<serde_json::Value>(&text).unwrap()["days"].as_u64()
+    std::fs::write(folder.path().join("few.toml"), SMALL).unwrap();
+    std::fs::write(folder.path().join("more.toml"), format!("{SMALL}{}{}", job(1), job(60))).unwrap();
+    let submitted = |file: &str, days: &str| {
+        let text = report(folder.path(), &[file, "-o", "json", "--days", days]);
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["jobs"].as_u64().unwrap()
     };
-    assert_eq!((submitted("2"), submitted("3")), (Some(2), Some(3)));
+    for (days, own) in [("2", 1), ("3", 2)] {
+        assert_eq!(submitted("more.toml", days), submitted("few.toml", days) + own, "{days}");
+    }
 }
 
 #[test]
