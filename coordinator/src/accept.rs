@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::core::identity::Certified;
+use crate::metrics::{OpenConnection, metrics};
 use crate::tls::{Purpose, Tls};
 
 /// Pause after a failed `accept`.
@@ -35,6 +36,7 @@ const FAREWELL_BYTES_MAX: u64 = 64 << 10;
 pub struct Accepting {
     listener: TcpListener,
     permits: Arc<Semaphore>,
+    port: &'static str,
     tls: Option<(Tls, Purpose)>,
     handshakes: JoinSet<Option<Connection>>,
 }
@@ -45,8 +47,11 @@ pub struct Connection {
     pub address: SocketAddr,
     /// None in plain text, and where no certificate was shown.
     pub certified: Option<Certified>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
+
+/// A place among the connections.
+type Permit = (OwnedSemaphorePermit, OpenConnection);
 
 enum Stream {
     Plain(TcpStream),
@@ -54,10 +59,16 @@ enum Stream {
 }
 
 impl Accepting {
-    /// At most so many connections at a time; more wait in the system's backlog.
-    pub fn new(listener: TcpListener, connections_max: usize, tls: Option<(Tls, Purpose)>) -> Self {
+    /// At most so many connections at a time; more wait in the system's backlog. `port`: what
+    /// it is called in metrics.
+    pub fn new(
+        listener: TcpListener,
+        port: &'static str,
+        connections_max: usize,
+        tls: Option<(Tls, Purpose)>,
+    ) -> Self {
         let permits = Arc::new(Semaphore::new(connections_max));
-        Accepting { listener, permits, tls, handshakes: JoinSet::new() }
+        Accepting { listener, permits, port, tls, handshakes: JoinSet::new() }
     }
 
     /// # Errors
@@ -79,7 +90,7 @@ impl Accepting {
                         continue;
                     }
                 },
-                accepted = accept(&self.listener, &self.permits) => accepted?,
+                accepted = accept(&self.listener, &self.permits, self.port) => accepted?,
             };
             let Some((tls, purpose)) = self.tls.clone() else {
                 return Some(Connection {
@@ -89,7 +100,7 @@ impl Accepting {
                     _permit: permit,
                 });
             };
-            self.handshakes.spawn(shake_hands(tls, purpose, stream, address, permit));
+            self.handshakes.spawn(shake_hands(tls, purpose, self.port, stream, address, permit));
         }
     }
 }
@@ -97,7 +108,8 @@ impl Accepting {
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    port: &'static str,
+) -> Option<(TcpStream, SocketAddr, Permit)> {
     let permit = Arc::clone(permits).acquire_owned().await.ok()?;
     loop {
         match listener.accept().await {
@@ -105,9 +117,10 @@ async fn accept(
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection keeps Nagle's delay");
                 }
-                return Some((stream, address, permit));
+                return Some((stream, address, (permit, OpenConnection::of(port))));
             }
             Err(error) => {
+                metrics().connections_refused.add([port, "accept"], 1);
                 tracing::warn!(%error, "no connection can be accepted");
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
@@ -118,9 +131,10 @@ async fn accept(
 async fn shake_hands(
     tls: Tls,
     purpose: Purpose,
+    port: &'static str,
     stream: TcpStream,
     address: SocketAddr,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 ) -> Option<Connection> {
     let accepting = TlsAcceptor::from(tls.config(purpose)).accept(stream).into_fallible();
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
@@ -129,11 +143,13 @@ async fn shake_hands(
             Some(Connection { stream: Stream::Tls(Box::new(stream)), address, certified, _permit: permit })
         }
         Ok(Err((error, stream))) => {
+            metrics().connections_refused.add([port, "handshake"], 1);
             tls.failed(address, &error);
             let _ = tokio::time::timeout(FAREWELL_TIMEOUT, say_farewell(stream)).await;
             None
         }
         Err(_) => {
+            metrics().connections_refused.add([port, "slow_handshake"], 1);
             tls.failed(address, &io::Error::new(io::ErrorKind::TimedOut, "it took longer than 5 s"));
             None
         }

@@ -20,7 +20,8 @@ use crate::accept::Accepting;
 use crate::config::{Artifacts, Config, WebListen};
 use crate::core::lease::Policy;
 use crate::database::{DatabaseError, OpenDatabase};
-use crate::grpc::{self, Api, ServeError};
+use crate::grpc::{self, Api, Readers, ServeError};
+use crate::metrics_port;
 use crate::reconcile::{self, Bell};
 use crate::shutdown::Shutdown;
 use crate::store::{self, PoolSizes, Pools};
@@ -38,6 +39,8 @@ pub enum AppError {
     Listen { address: SocketAddr, source: io::Error },
     #[error("serve the web page on {address}; choose another address with --web-listen, or --web-listen off")]
     WebListen { address: SocketAddr, source: io::Error },
+    #[error("serve metrics on {address}; choose another address with --metrics-listen")]
+    MetricsListen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("no signal can be listened to")]
@@ -69,7 +72,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), AppError> {
     }
     let listener = bind(config.listen).await?;
     let page = bind_page(config.web).await?;
-    let listeners = Listeners { api: listener, page, tls };
+    let metrics = bind_metrics(config.metrics).await?;
+    let listeners = Listeners { api: listener, page, metrics, tls };
     let database = config.database.clone();
     let database = tokio::task::spawn_blocking(move || OpenDatabase::open(&database)).await??;
     let result = with_database(&config, listeners, &database, &shutdown).await;
@@ -82,6 +86,8 @@ struct Listeners {
     api: TcpListener,
     /// None where no page is wanted.
     page: Option<TcpListener>,
+    /// None where no metrics are wanted.
+    metrics: Option<TcpListener>,
     /// None to serve in plain text.
     tls: Option<Tls>,
 }
@@ -124,7 +130,7 @@ async fn with_pools(
     reconcile::spawn(pools, policy, config.webhooks, &bell, &shutdown.stop, &shutdown.tasks);
     reconcile::spawn_keepers(pools, &artifacts, disk, config.retention, &shutdown.stop, &shutdown.tasks);
 
-    let Listeners { api: listener, page, tls } = listeners;
+    let Listeners { api: listener, page, metrics, tls } = listeners;
     let address = local_address(&listener, config.listen)?;
     let settings = grpc::Settings {
         policy,
@@ -147,7 +153,8 @@ async fn with_pools(
                 requires_token: config.web_requires_token,
                 is_encrypted: tls.is_some(),
             };
-            let accepting = Accepting::new(listener, web::CONNECTIONS_MAX, for_purpose(&tls, Purpose::Page));
+            let accepting =
+                Accepting::new(listener, "page", web::CONNECTIONS_MAX, for_purpose(&tls, Purpose::Page));
             let serving = web::serve(accepting, api.clone(), reader, settings, shutdown.clone());
             shutdown.tasks.spawn(async move {
                 if let Err(error) = serving.await {
@@ -158,7 +165,22 @@ async fn with_pools(
         }
         None => None,
     };
-    let accepting = Accepting::new(listener, grpc::CONNECTIONS_MAX, for_purpose(&tls, Purpose::Calls));
+    let metrics = match metrics {
+        Some(listener) => {
+            let at = local_address(&listener, address)?;
+            let port = metrics_port::Port {
+                pools: pools.clone(),
+                lease_ttl: config.leases.lease_ttl,
+                readers: Readers::new(pools, config.requires_identity, shutdown.tasks.clone()),
+            };
+            let tls = for_purpose(&tls, Purpose::Metrics);
+            let accepting = Accepting::new(listener, "metrics", metrics_port::SCRAPES_MAX, tls);
+            shutdown.tasks.spawn(metrics_port::serve(accepting, port, shutdown.clone()));
+            Some(at)
+        }
+        None => None,
+    };
+    let accepting = Accepting::new(listener, "api", grpc::CONNECTIONS_MAX, for_purpose(&tls, Purpose::Calls));
     let server = shutdown.tasks.spawn(grpc::serve(accepting, api, shutdown.clone()));
     // From here on clients are served: the system queues them on the listener.
     if let Some(path) = &config.port_file {
@@ -166,7 +188,7 @@ async fn with_pools(
             .map_err(|source| AppError::PortFile { path: path.clone(), source })?;
     }
     let scheme = if tls.is_some() { "https" } else { "http" };
-    announce(scheme, address, page, &database.description, &artifact_url);
+    announce(scheme, address, [page, metrics], &database.description, &artifact_url);
     until_stopped(server, shutdown).await
 }
 
@@ -212,6 +234,13 @@ async fn bind_page(wanted: WebListen) -> Result<Option<TcpListener>, AppError> {
     bound.map(Some).map_err(|source| AppError::WebListen { address, source })
 }
 
+/// The listener of metrics, if there is to be one.
+async fn bind_metrics(wanted: Option<SocketAddr>) -> Result<Option<TcpListener>, AppError> {
+    let Some(address) = wanted else { return Ok(None) };
+    let bound = TcpListener::bind(address).await.map(Some);
+    bound.map_err(|source| AppError::MetricsListen { address, source })
+}
+
 /// The address with the port that the system chose.
 fn local_address(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, AppError> {
     listener.local_addr().map_err(|source| AppError::Listen { address, source })
@@ -242,7 +271,13 @@ fn write_port_file(path: &Path, port: u16) -> io::Result<()> {
 }
 
 /// What stands on standard output: where it serves, and where the page is.
-fn announce(scheme: &str, address: SocketAddr, page: Option<SocketAddr>, database: &str, artifacts: &Url) {
+fn announce(
+    scheme: &str,
+    address: SocketAddr,
+    [page, metrics]: [Option<SocketAddr>; 2],
+    database: &str,
+    artifacts: &Url,
+) {
     // Nobody may read standard output; that is no reason to stop.
     let _ = writeln!(
         io::stdout(),
@@ -250,5 +285,8 @@ fn announce(scheme: &str, address: SocketAddr, page: Option<SocketAddr>, databas
     );
     if let Some(page) = page {
         let _ = writeln!(io::stdout(), "cakes-coordinator shows its page on {scheme}://{page}/");
+    }
+    if let Some(metrics) = metrics {
+        let _ = writeln!(io::stdout(), "cakes-coordinator has metrics on {scheme}://{metrics}/metrics");
     }
 }

@@ -51,6 +51,11 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     web_listen: Option<String>,
 
+    /// Address at which Prometheus reads metrics, at /metrics [default: off]
+    #[arg(long, env = "CAKES_METRICS_LISTEN", value_name = "ADDRESS|off")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics_listen: Option<String>,
+
     /// A name under which the page is answered beside localhost and addresses, that of a
     /// proxy with TLS; may be given several times
     #[arg(long, env = "CAKES_WEB_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
@@ -241,6 +246,8 @@ pub enum WebListen {
 pub struct Config {
     pub listen: SocketAddr,
     pub web: WebListen,
+    /// None to serve no metrics.
+    pub metrics: Option<SocketAddr>,
     pub web_allowed_hosts: Vec<String>,
     pub web_requires_token: bool,
     /// Callers of the gRPC API must say who they are.
@@ -343,6 +350,7 @@ impl Config {
         Ok(Config {
             listen: listen::calls(&settings)?,
             web: listen::page(&settings)?,
+            metrics: listen::metrics(&settings)?,
             web_allowed_hosts: settings.web_allow_host.iter().map(listen::host).collect::<Result<_, _>>()?,
             web_requires_token: settings.web_require_token == Some(true),
             requires_identity: listen::requires_identity(&settings),

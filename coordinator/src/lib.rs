@@ -14,6 +14,8 @@ pub mod database;
 pub mod exchange;
 pub mod grpc;
 mod lane;
+pub mod metrics;
+mod metrics_port;
 pub mod pki;
 pub mod pki_command;
 pub mod reconcile;

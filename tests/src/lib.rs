@@ -21,6 +21,7 @@ pub mod examples;
 pub mod exhibit;
 pub mod fake;
 pub mod leftovers;
+pub mod scrape;
 pub mod search;
 pub mod slurm;
 

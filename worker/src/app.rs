@@ -1,11 +1,14 @@
 //! Start and end of the daemon.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use cakes_proto::v1;
+use cakes_telemetry::serve;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +18,7 @@ use crate::client::{Coordinator, Credentials};
 use crate::clock::since_boot;
 use crate::config::Config;
 use crate::journal::WorkDir;
+use crate::metrics::{self, metrics};
 use crate::process::kill_marked;
 use crate::session::{Session, SessionError};
 use crate::{devices, recovery, slot};
@@ -61,10 +65,21 @@ impl Shutdown {
 /// It cannot begin, or the coordinator does not take it.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
+    let metrics_port = bind_metrics(config.metrics).await?;
     let devices = devices::find(&config.devices)?;
+    metrics().devices.set(devices.len() as f64);
     let work = WorkDir::open(&config.work_dir).context("work_dir")?;
     let attempts = work.attempts();
     let left_behind = recovery::clear_processes(&work)?;
+    let scraped = CancellationToken::new();
+    let _stops_scrapes = scraped.clone().drop_guard();
+    if let Some(listener) = metrics_port {
+        let folders = metrics::folders(&config);
+        tokio::spawn(serve::plain(listener, scraped, move || {
+            let (work, cache) = folders.clone();
+            async move { tokio::task::spawn_blocking(|| metrics::scrape(work, cache)).await.unwrap_or_default() }
+        }));
+    }
 
     let credentials = Credentials::read(config.token_file.clone(), config.files.clone())?;
     let coordinator = Coordinator::new(config.server.clone(), config.other_servers.clone(), credentials);
@@ -77,7 +92,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         () = signals.next() => return Ok(()),
     }
     let limit = config.shutdown_limit;
-    let ended = serve(Arc::new(Context { config, session, work }), &mut signals, limit).await;
+    let ended = work_until_told(Arc::new(Context { config, session, work }), &mut signals, limit).await;
     // Nothing should be left; what is, goes now.
     let (found, left) = kill_marked(&attempts);
     if found > 0 {
@@ -86,7 +101,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     ended
 }
 
-async fn serve(context: Arc<Context>, signals: &mut Signals, limit: Duration) -> anyhow::Result<()> {
+async fn work_until_told(
+    context: Arc<Context>,
+    signals: &mut Signals,
+    limit: Duration,
+) -> anyhow::Result<()> {
     let shutdown = Shutdown::default();
     let mut slots = JoinSet::new();
     for device in context.session.devices().to_vec() {
@@ -115,6 +134,17 @@ async fn serve(context: Arc<Context>, signals: &mut Signals, limit: Duration) ->
     };
     slots.shutdown().await;
     outcome.and(rest).map_err(anyhow::Error::from)
+}
+
+/// The port of metrics, if there is to be one; known before anything is begun.
+async fn bind_metrics(wanted: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
+    let Some(address) = wanted else { return Ok(None) };
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.with_context(|| {
+        format!("serve metrics on {address}; choose another address with --metrics-listen")
+    })?;
+    info!(address = %listener.local_addr()?, "metrics are at /metrics");
+    Ok(Some(listener))
 }
 
 /// Waits for all slots; the first that fails ends the wait.

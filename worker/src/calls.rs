@@ -13,7 +13,9 @@ use crate::app::Context;
 use crate::artifacts::Artifacts;
 use crate::attempt::{Conclusion, Event, Failure, LocalCheckpoint, StoredCheckpoint};
 use crate::client::{Answer, CallError, Client, Coordinator};
+use crate::clock::since_boot;
 use crate::journal::{Concluding, Journal, Record};
+use crate::metrics::metrics;
 use crate::outbox::Batch;
 use crate::session::{Registration, Session};
 use crate::wire::{Granted, complete_request, fail_request, stored_to_wire};
@@ -106,8 +108,13 @@ impl Calls {
 
     /// Puts a checkpoint into the store.
     pub async fn upload(self: Arc<Self>, checkpoint: LocalCheckpoint) -> Event {
+        let began = since_boot();
         match self.artifacts.upload(&checkpoint, &self.prefix).await {
-            Ok(stored) => Event::Uploaded { checkpoint: stored, bytes: checkpoint.bytes },
+            Ok(stored) => {
+                let took = since_boot().saturating_sub(began);
+                metrics().checkpoint_upload.observe(took.as_secs_f64());
+                Event::Uploaded { checkpoint: stored, bytes: checkpoint.bytes }
+            }
             Err(error) => Event::StoreFailed { permanent: error.is_permanent(), message: error.to_string() },
         }
     }

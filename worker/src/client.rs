@@ -24,6 +24,7 @@ use tonic_types::StatusExt;
 use tracing::{info, warn};
 
 use crate::clock::since_boot;
+use crate::metrics::metrics;
 
 /// Largest request or answer; scores of a large supernet take about a megabyte.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -79,6 +80,11 @@ impl Credentials {
     pub fn read(token_file: Option<PathBuf>, files: ClientFiles) -> Result<Self, BearerError> {
         let bearer = token_file.as_deref().map_or_else(|| Ok(Bearer::default()), Bearer::from_file)?;
         Ok(Credentials { token_file, bearer, files })
+    }
+
+    /// The token, or none.
+    pub fn bearer(&self) -> &Bearer {
+        &self.bearer
     }
 
     /// # Errors
@@ -166,6 +172,7 @@ impl Coordinator {
                 return Err(error);
             }
             failures += 1;
+            metrics().call_failures.add([call], 1);
             if failures.is_power_of_two() {
                 let reason = ConnectError::within(&status).map(ToString::to_string);
                 let reason = reason.as_deref().unwrap_or(status.message());
@@ -255,7 +262,7 @@ impl Coordinator {
     }
 }
 
-fn client(connector: &Connector, endpoint: &Endpoint, bearer: &Bearer) -> Client {
+pub(crate) fn client(connector: &Connector, endpoint: &Endpoint, bearer: &Bearer) -> Client {
     WorkerServiceClient::with_interceptor(connector.connect_lazy(endpoint), bearer.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)

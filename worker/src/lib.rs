@@ -15,10 +15,11 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`config`], [`devices`], [`telemetry`] | what the daemon is told, what the machine has, what it logs |
+//! | [`config`], [`devices`], [`telemetry`], [`metrics`] | what the daemon is told, what the machine has, what it logs and counts |
 //! | [`client`], [`session`] | calls with deadlines and retries; who this daemon is to the coordinator |
 //! | [`attempt`], [`outbox`] | every decision about a running job, without touching anything |
 //! | [`runner`], [`supervisor`], [`artifacts`], [`journal`] | the acts: calls, processes, checkpoints, what survives `kill -9` |
+//! | [`doctor`] | whether this machine can do it |
 //! | [`slot`], [`recovery`], [`app`] | one device's loop; what an earlier daemon left; start and end |
 
 pub mod app;
@@ -28,7 +29,9 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod devices;
+pub mod doctor;
 pub mod journal;
+pub mod metrics;
 pub mod outbox;
 pub mod process;
 pub mod recovery;

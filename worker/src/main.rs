@@ -2,15 +2,15 @@
 
 use std::process::ExitCode;
 
-use cakes_worker::config::{Config, ConfigError, Flags};
+use cakes_worker::config::{Cli, Command, Config, ConfigError};
 use cakes_worker::devices::DeviceError;
 use cakes_worker::journal::JournalError;
-use cakes_worker::{app, telemetry};
+use cakes_worker::{app, doctor, telemetry};
 use clap::Parser;
 
 fn main() -> ExitCode {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             let of_user =
@@ -20,13 +20,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> anyhow::Result<()> {
-    let config = Config::load(&Flags::parse())?;
+fn run() -> anyhow::Result<ExitCode> {
+    let Cli { flags, command } = Cli::parse();
+    if let Some(Command::Doctor(arguments)) = command {
+        return doctor::run(&arguments);
+    }
+    let config = Config::load(&flags)?;
     telemetry::start(&config.log_level, config.log_format)
         .map_err(|problem| ConfigError::Value { setting: "log_level", problem })?;
     let runtime = tokio::runtime::Runtime::new()?;
     let outcome = runtime.block_on(app::run(config));
     // Blocking file work that nobody waits for must not hold up the end.
     runtime.shutdown_background();
-    outcome
+    outcome.map(|()| ExitCode::SUCCESS)
 }

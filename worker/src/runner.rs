@@ -19,6 +19,7 @@ use crate::app::{Context, Shutdown};
 use crate::attempt::{Attempt, Effect, Event, Failure, Outcome, Terms};
 use crate::calls::Calls;
 use crate::clock::Now;
+use crate::metrics::OfDevice;
 use crate::process::kill_marked;
 use crate::session::Registration;
 use crate::supervisor::{Launch, Trainer};
@@ -57,6 +58,7 @@ pub async fn run(
         training: granted.job.as_ref().map(|job| job.training.clone()),
     };
     let calls = Calls::new(context, &granted, &registration, journal);
+    let resumes = granted.resume.is_some();
     let preparation = Box::pin(prepare(granted, registration, launch));
     let mut runner = Runner {
         attempt: Attempt::new(terms, context.config.patience, Now::read()),
@@ -64,9 +66,10 @@ pub async fn run(
         preparation: Some(preparation),
         under_way: FuturesUnordered::new(),
         calls: Arc::clone(&calls),
+        counted: OfDevice::begin(&device.name, resumes),
     };
     let outcome = runner.run(shutdown).await;
-    drop(runner);
+    runner.into_counted().end(&outcome);
     clear(folder, &calls).await;
     outcome
 }
@@ -77,9 +80,15 @@ struct Runner {
     preparation: Option<Preparation>,
     under_way: FuturesUnordered<BoxFuture<'static, Event>>,
     calls: Arc<Calls>,
+    counted: OfDevice,
 }
 
 impl Runner {
+    /// Drops everything else: the trainer, and calls under way.
+    fn into_counted(self) -> OfDevice {
+        self.counted
+    }
+
     async fn run(&mut self, shutdown: &Shutdown) -> Outcome {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -99,7 +108,9 @@ impl Runner {
                     None => Event::Tick,
                 },
             };
+            self.counted.saw(&event);
             for effect in self.attempt.handle(event, Now::read()) {
+                self.counted.does(&effect);
                 self.carry_out(effect).await;
             }
             if let Some(outcome) = self.attempt.outcome() {

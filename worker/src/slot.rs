@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cakes_proto::v1;
 use tokio::time::timeout;
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::app::{Context, Shutdown};
 use crate::client::{CallError, jittered};
@@ -82,7 +82,9 @@ async fn attempt_job(context: &Arc<Context>, offer: Offer, device: &v1::Device, 
     };
     let (job, epoch) = (granted.token.job, granted.token.epoch);
     info!(%job, epoch, device = device.name, "attempt begins");
-    let outcome = runner::run(context, granted, offer.sent_at, offer.registration, device, shutdown).await;
+    let span = info_span!("attempt", %job, epoch, device = device.name);
+    let running = runner::run(context, granted, offer.sent_at, offer.registration, device, shutdown);
+    let outcome = running.instrument(span).await;
     info!(%job, epoch, ?outcome, "attempt ended");
 }
 

@@ -30,7 +30,7 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
         .with_writer(std::io::stderr);
     let started = match format {
         LogFormat::Text => logs.try_init(),
-        LogFormat::Json => logs.json().try_init(),
+        LogFormat::Json => logs.json().flatten_event(true).try_init(),
     };
     started.map_err(|error| error.to_string())
 }

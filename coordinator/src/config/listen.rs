@@ -29,6 +29,19 @@ pub(super) fn page(settings: &Settings) -> Result<WebListen, ConfigError> {
     }
 }
 
+pub(super) fn metrics(settings: &Settings) -> Result<Option<SocketAddr>, ConfigError> {
+    match settings.metrics_listen.as_deref() {
+        None | Some("off") => Ok(None),
+        Some(text) => {
+            let address = text.parse().map_err(|_| {
+                let problem = format!("'{text}' is no address; write 127.0.0.1:7552, or off");
+                invalid("--metrics-listen", problem)
+            })?;
+            safe_address("--metrics-listen", settings, address).map(Some)
+        }
+    }
+}
+
 /// A name without scheme and port.
 pub(super) fn host(name: &String) -> Result<String, ConfigError> {
     let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);

@@ -15,6 +15,7 @@ mod labels;
 mod lanes;
 mod listener;
 pub(crate) mod lookup;
+mod measure;
 mod notes;
 mod paging;
 mod plan;
@@ -35,6 +36,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
+pub(crate) use gate::Readers;
 pub use listener::{CONNECTIONS_MAX, PeerInfo};
 pub use server::{ServeError, serve};
 pub use status::ERROR_DOMAIN;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use cakes_proto::DESCRIPTORS;
 use cakes_proto::v1::architecture_service_server::ArchitectureServiceServer;
 use cakes_proto::v1::fleet_service_server::FleetServiceServer;
@@ -14,7 +14,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use super::gate::{self, Gate};
-use super::{Api, health, listener};
+use super::{Api, health, listener, measure};
 use crate::accept::Accepting;
 use crate::shutdown::Shutdown;
 
@@ -76,7 +76,8 @@ pub async fn serve(accepting: Accepting, api: Api, shutdown: Shutdown) -> Result
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .into_axum_router()
-        .layer(from_fn_with_state(gate, gate::guard));
+        .layer(from_fn_with_state(gate, gate::guard))
+        .layer(from_fn(measure::measure));
     // No max_connection_age: in this version of tonic it cuts streams off.
     Server::builder()
         .timeout(REQUEST_TIMEOUT)
@@ -86,7 +87,6 @@ pub async fn serve(accepting: Accepting, api: Api, shutdown: Shutdown) -> Result
         .http2_max_header_list_size(METADATA_BYTES_MAX)
         .concurrency_limit_per_connection(CONNECTION_CALLS_MAX)
         .load_shed(true)
-        .trace_fn(|request| tracing::info_span!("call", method = request.uri().path()))
         .add_routes(Routes::from(routes).prepare())
         .serve_with_incoming_shutdown(listener::connections(accepting), async move {
             shutdown.stop.cancelled().await;

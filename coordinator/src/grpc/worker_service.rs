@@ -12,6 +12,7 @@ use super::{Api, lookup, values, worker_wire};
 use crate::core::lease::Desired;
 use crate::core::lease::Verdict;
 use crate::core::rights::speaks_for;
+use crate::metrics::metrics;
 use crate::store::attempts::{Deed, Saved, Turn, Turned};
 use crate::store::{attempts, workers};
 
@@ -63,6 +64,9 @@ impl WorkerService for Api {
             device: worker_wire::device("device", request.device)?,
         };
         let grant = self.wishes.call(acquisition).await?;
+        if grant.is_some() {
+            metrics().grants.add(1);
+        }
         Ok(Response::new(v1::AcquireResponse {
             grant: grant.map(|grant| worker_wire::grant(grant, &self.policy)),
             retry_after_ms: ACQUIRE_RETRY_MS,
@@ -85,7 +89,9 @@ impl WorkerService for Api {
         let (_, extensions, request) = request.into_parts();
         let report = worker_wire::report(request)?;
         self.leases.check(&extensions, report.token).await?;
+        let entries = report.entries.len();
         let receipt = self.reports.call(report).await?;
+        metrics().report_entries.add(entries as u64);
         let desired = match receipt.desired {
             Desired::Run => v1::DesiredState::Run,
             Desired::Cancel => v1::DesiredState::Cancel,
@@ -136,6 +142,7 @@ impl WorkerService for Api {
             self.bell.ring();
         }
         turned?;
+        metrics().attempts_ended.add(["completed"], 1);
         Ok(Response::new(v1::CompleteResponse {}))
     }
 
@@ -151,6 +158,7 @@ impl WorkerService for Api {
             attempts::fail(&pool, &policy, token, class, &message).await
         })
         .await?;
+        metrics().attempts_ended.add([class.as_str()], 1);
         Ok(Response::new(v1::FailResponse {}))
     }
 

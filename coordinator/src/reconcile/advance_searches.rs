@@ -17,9 +17,10 @@ const REST: Duration = Duration::from_millis(50);
 /// Looks at all open searches at every tick and ring until stopped.
 pub(super) async fn run(pool: PgPool, bell: Bell, stop: CancellationToken) {
     let mut planned = BTreeMap::new();
-    let mut ticks = Ticks::every(PERIOD, stop);
+    let mut ticks = Ticks::every("advance_searches", PERIOD, stop);
     while let Some(()) = ticks.next_or(bell.heard()).await {
-        if let Err(error) = pass(&pool, &mut planned).await {
+        if let Err(error) = pass(&pool, &mut planned, &ticks).await {
+            ticks.failed();
             tracing::warn!(error = &error as &dyn std::error::Error, "could not look for open searches");
         }
         ticks.unless_stopped(sleep(REST)).await;
@@ -28,7 +29,7 @@ pub(super) async fn run(pool: PgPool, bell: Bell, stop: CancellationToken) {
 
 /// One look. What has not changed since it was planned last has nothing to plan. A
 /// search that cannot be advanced does not keep the others.
-async fn pass(pool: &PgPool, planned: &mut BTreeMap<SearchId, i64>) -> Result<(), Error> {
+async fn pass(pool: &PgPool, planned: &mut BTreeMap<SearchId, i64>, ticks: &Ticks) -> Result<(), Error> {
     let open = limited(searches::open(pool)).await?;
     let mut before = std::mem::take(planned);
     for search in open {
@@ -40,6 +41,7 @@ async fn pass(pool: &PgPool, planned: &mut BTreeMap<SearchId, i64>) -> Result<()
         match advanced {
             Ok(_) => drop(planned.insert(search.id, search.revision)),
             Err(error) => {
+                ticks.failed();
                 tracing::error!(search = %search.id, error = &error as &dyn std::error::Error, "could not advance a search");
             }
         }

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::PERIOD;
 use super::ticks::Ticks;
 use crate::core::webhook::{TRIES_MAX, Target, judge, message_id};
+use crate::metrics::metrics;
 use crate::store::webhooks::{Claim, Claimed, claim, prune, settle};
 use crate::store::{Error, PgPool, limited};
 
@@ -47,6 +48,9 @@ const STOP_TIME: Duration = Duration::from_secs(5);
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 const PRUNE_PERIOD: Duration = Duration::from_secs(600);
 
+/// Its name in metrics.
+const NAME: &str = "deliver_webhooks";
+
 /// Makes deliveries at every tick until stopped.
 pub(super) async fn run(pool: PgPool, settings: Webhooks, stop: CancellationToken) {
     let client = match client(settings) {
@@ -58,7 +62,7 @@ pub(super) async fn run(pool: PgPool, settings: Webhooks, stop: CancellationToke
     };
     let (mut under_way, mut counts) = (FuturesUnordered::new(), BTreeMap::<Uuid, usize>::new());
     let mut pruned: Option<Instant> = None;
-    let mut ticks = Ticks::every(PERIOD, stop);
+    let mut ticks = Ticks::every(NAME, PERIOD, stop);
     loop {
         tokio::select! {
             tick = ticks.next() => if tick.is_none() { break },
@@ -88,6 +92,7 @@ pub(super) async fn run(pool: PgPool, settings: Webhooks, stop: CancellationToke
 }
 
 fn warn(what: &'static str, error: &Error) {
+    metrics().reconciler_errors.add([NAME], 1);
     tracing::warn!(error = error as &dyn std::error::Error, "{what}");
 }
 
@@ -128,6 +133,8 @@ async fn deliver(pool: &PgPool, client: &reqwest::Client, settings: Webhooks, de
         send(client, settings, &delivery).await
     };
     let verdict = judge(outcome, attempt, delivery.id.as_u64_pair().0 ^ u64::from(attempt).rotate_right(8));
+    let outcome = if verdict.error.is_empty() { "delivered" } else { "failed" };
+    metrics().webhook_attempts.add([outcome], 1);
     if !verdict.error.is_empty() {
         tracing::info!(delivery = %delivery.id, attempt, error = verdict.error, "a webhook was not delivered");
     }

@@ -7,18 +7,23 @@ use tokio_util::sync::CancellationToken;
 use super::ticks::Ticks;
 use super::{Bell, PERIOD};
 use crate::core::lease::{Policy, Sweep, SweepAction, sweep_action};
+use crate::metrics::metrics;
 use crate::store::{Error, PgPool, attempts, limited};
 
 /// Looks at all leases at every tick until stopped.
 pub(super) async fn run(pool: PgPool, policy: Policy, bell: Bell, stop: CancellationToken) {
     let mut sweeper = Sweeper { pool, policy, began: Instant::now(), previous: None };
-    let mut ticks = Ticks::every(PERIOD, stop);
+    let mut ticks = Ticks::every("expire_leases", PERIOD, stop);
     while let Some(()) = ticks.next().await {
         match limited(sweeper.sweep()).await {
             Ok(0) => {}
             // Searches whose job has just failed for good may have ended.
-            Ok(_) => bell.ring(),
+            Ok(expired) => {
+                metrics().lease_expiries.add(expired as u64);
+                bell.ring();
+            }
             Err(error) => {
+                ticks.failed();
                 tracing::warn!(error = &error as &dyn std::error::Error, "could not look at the leases");
             }
         }

@@ -13,9 +13,10 @@ const PERIOD: Duration = Duration::from_secs(2);
 
 /// Judges all workers at every tick until stopped.
 pub(super) async fn run(pool: PgPool, stop: CancellationToken) {
-    let mut ticks = Ticks::every(PERIOD, stop);
+    let mut ticks = Ticks::every("judge_workers", PERIOD, stop);
     while let Some(()) = ticks.next().await {
         if let Err(error) = limited(judge_all(&pool)).await {
+            ticks.failed();
             tracing::warn!(error = &error as &dyn std::error::Error, "could not judge the workers");
         }
     }

@@ -39,7 +39,8 @@ enum SweepError {
 
 /// Looks at the whole store, a few times within the least age, until stopped.
 pub(super) async fn run(sweeper: Sweeper, stop: CancellationToken) {
-    let mut ticks = Ticks::every((sweeper.least_age / 24).clamp(PERIODS.0, PERIODS.1), stop);
+    let mut ticks =
+        Ticks::every("remove_orphans", (sweeper.least_age / 24).clamp(PERIODS.0, PERIODS.1), stop);
     let mut unknown = 0;
     while let Some(()) = ticks.next().await {
         let Some(swept) = ticks.unless_stopped(sweeper.sweep()).await else { return };
@@ -58,6 +59,7 @@ pub(super) async fn run(sweeper: Sweeper, stop: CancellationToken) {
                 unknown = found.unknown;
             }
             Err(error) => {
+                ticks.failed();
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "could not look through the artifact store"

@@ -36,7 +36,7 @@ pub(super) struct Keeper {
 /// Looks at every tick until stopped.
 pub(super) async fn run(keeper: Keeper, stop: CancellationToken) {
     let (mut was_pressed, mut after) = (false, None);
-    let mut ticks = Ticks::every(PERIOD, stop.clone());
+    let mut ticks = Ticks::every("retain", PERIOD, stop.clone());
     while let Some(()) = ticks.next().await {
         was_pressed = keeper.look_at_disk(was_pressed);
         let policy = Policy { newest: keeper.newest, is_pressed: was_pressed };
@@ -44,6 +44,7 @@ pub(super) async fn run(keeper: Keeper, stop: CancellationToken) {
             match limited(review(&keeper.pool, policy, after)).await {
                 Ok(reviewed) => after = reviewed.next,
                 Err(error) => {
+                    ticks.failed();
                     tracing::warn!(error = &error as &dyn std::error::Error, "could not look at checkpoints");
                     break;
                 }
@@ -54,6 +55,7 @@ pub(super) async fn run(keeper: Keeper, stop: CancellationToken) {
         }
         let deleted = keeper.delete_condemned(&stop).await;
         if let Err(error) = deleted {
+            ticks.failed();
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "could not look for condemned checkpoints"

@@ -1,7 +1,7 @@
 //! Connections, and tables brought up to date.
 
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
@@ -29,6 +29,39 @@ impl Pools {
         self.renewals.close().await;
         self.turnover.close().await;
     }
+
+    fn named(&self) -> [(&'static str, &PgPool); 3] {
+        [("control", &self.control), ("renewals", &self.renewals), ("turnover", &self.turnover)]
+    }
+
+    /// How many connections there are.
+    pub fn sizes(&self) -> [PoolSize; 3] {
+        self.named().map(|(name, pool)| {
+            let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+            let max = pool.options().get_max_connections();
+            PoolSize { name, max, used: pool.size().saturating_sub(idle), idle }
+        })
+    }
+
+    /// How long a connection of each pool takes to get; at most 2 s.
+    pub async fn waits(&self) -> [(&'static str, Duration); 3] {
+        let waits = self.named().map(async |(name, pool)| {
+            let began = Instant::now();
+            let _ = tokio::time::timeout(PING_TIMEOUT, pool.acquire()).await;
+            (name, began.elapsed().min(PING_TIMEOUT))
+        });
+        let [control, renewals, turnover] = waits;
+        tokio::join!(control, renewals, turnover).into()
+    }
+}
+
+/// Connections of a pool now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolSize {
+    pub name: &'static str,
+    pub max: u32,
+    pub used: u32,
+    pub idle: u32,
 }
 
 /// Most connections.

@@ -114,7 +114,12 @@ fn is_transient(error: &sqlx::Error) -> bool {
 
 /// Names the operation that failed.
 pub(super) fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> Error {
-    move |source| Error::Database { doing, source: Arc::new(source) }
+    move |source| {
+        if matches!(source, sqlx::Error::PoolTimedOut) {
+            crate::metrics::metrics().database_timeouts.add(1);
+        }
+        Error::Database { doing, source: Arc::new(source) }
+    }
 }
 
 /// A stored value that its type refuses.

@@ -1,4 +1,4 @@
-//! TLS of both ports: which files it is made of, and that they are read again when they
+//! TLS of all ports: which files it is made of, and that they are read again when they
 //! change.
 //!
 //! ```text
@@ -93,6 +93,7 @@ struct Material {
     stamps: Vec<Stamp>,
     calls: Arc<ServerConfig>,
     page: Arc<ServerConfig>,
+    metrics: Arc<ServerConfig>,
     facts: Facts,
 }
 
@@ -103,6 +104,8 @@ pub enum Purpose {
     Calls,
     /// The page: HTTP/1.1, whose readers are asked for none.
     Page,
+    /// Metrics: HTTP/1.1, whose readers may show a certificate.
+    Metrics,
 }
 
 impl Tls {
@@ -121,6 +124,7 @@ impl Tls {
         match purpose {
             Purpose::Calls => Arc::clone(&material.calls),
             Purpose::Page => Arc::clone(&material.page),
+            Purpose::Metrics => Arc::clone(&material.metrics),
         }
     }
 
@@ -228,7 +232,13 @@ impl Material {
         let calls = calls.with_single_cert(chain.clone(), key.clone_key()).map_err(unusable)?;
         let page = builder().map_err(unusable)?.with_no_client_auth();
         let page = page.with_single_cert(chain, key).map_err(unusable)?;
-        Ok(Material { stamps, calls: serving(calls, b"h2"), page: serving(page, b"http/1.1"), facts })
+        Ok(Material {
+            stamps,
+            metrics: serving(calls.clone(), b"http/1.1"),
+            calls: serving(calls, b"h2"),
+            page: serving(page, b"http/1.1"),
+            facts,
+        })
     }
 }
 

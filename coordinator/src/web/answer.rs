@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use axum::body::Body;
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use cakes::labels::Labels;
 use serde::Serialize;
@@ -11,6 +13,7 @@ use sha2::{Digest, Sha256};
 use tonic::{Code, Status};
 
 use crate::grpc::audited;
+use crate::metrics::metrics;
 use crate::store;
 
 /// Why a request has no answer.
@@ -108,6 +111,13 @@ pub(super) fn tagged(
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         response.headers_mut().insert(header::ETAG, tag);
     }
+    response
+}
+
+/// Counts an answer.
+pub(super) async fn count(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    metrics().page_requests.add([response.status().as_u16().to_string()], 1);
     response
 }
 

@@ -172,5 +172,6 @@ fn router(web: Web) -> Router {
         .fallback(assets::page)
         .method_not_allowed_fallback(answer::wrong_method)
         .layer(middleware::from_fn_with_state(web.clone(), guard::guard))
+        .layer(middleware::from_fn(answer::count))
         .with_state(web)
 }

@@ -41,7 +41,10 @@ impl Cluster {
     }
 
     /// The certificate of a worker, made if it has none.
-    pub(super) fn worker_files(&self, name: &str) -> Result<ClientFiles> {
+    ///
+    /// # Errors
+    /// None can be made.
+    pub fn worker_files(&self, name: &str) -> Result<ClientFiles> {
         if !self.pki().join("workers").join(name).exists() {
             self.run_pki(&["issue", "worker", name])?;
         }

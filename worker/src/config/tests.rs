@@ -1,3 +1,5 @@
+use clap::Parser as _;
+
 use super::*;
 
 /// Loads `flags` over a file with `toml`; the trainer is this test program.
@@ -7,7 +9,7 @@ fn load(flags: &[&str], toml: &str) -> Result<Config, String> {
     let own = std::env::current_exe().unwrap();
     std::fs::write(&file, format!("trainer = {own:?}\n{toml}")).unwrap();
     let always = ["cakes-worker", "--config", file.to_str().unwrap()];
-    let flags = Flags::try_parse_from(always.iter().chain(flags)).map_err(|error| error.to_string())?;
+    let flags = Cli::try_parse_from(always.iter().chain(flags)).map_err(|error| error.to_string())?.flags;
     Config::load(&flags).map_err(|error| error.to_string())
 }
 

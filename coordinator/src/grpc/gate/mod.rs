@@ -13,6 +13,7 @@
 mod identify;
 mod leases;
 mod load;
+mod readers;
 mod record;
 mod watched;
 
@@ -27,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Code, Extensions, Status};
 
 pub(super) use leases::Leases;
+pub(crate) use readers::Readers;
 
 use super::PeerInfo;
 use super::status;

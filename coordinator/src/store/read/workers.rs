@@ -80,7 +80,7 @@ pub async fn get(pool: &PgPool, id: &WorkerId, lease_ttl: Duration) -> Result<Wo
     row.ok_or_else(|| Error::NotFound { kind: "worker", id: id.to_string() })?.try_into()
 }
 
-fn interval(duration: Duration) -> Result<PgInterval, Error> {
+pub(super) fn interval(duration: Duration) -> Result<PgInterval, Error> {
     PgInterval::try_from(duration)
         .map_err(|error| Error::Corrupt { what: "a duration".to_owned(), problem: error.to_string() })
 }

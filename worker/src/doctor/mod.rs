@@ -1,0 +1,142 @@
+//! `cakes-worker doctor`: whether this machine can do what its worker is told to do.
+//!
+//! It goes by the worker's own settings and changes nothing: it registers nowhere, and what it
+//! writes to see whether it can write is gone behind it.
+
+mod coordinator;
+mod machine;
+mod trainer;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::config::{Flags, Settings};
+
+const EXAMPLES: &str = "\
+Examples:
+  cakes-worker doctor
+  cakes-worker doctor --config /etc/cakes/worker.toml
+  cakes-worker doctor --server https://coordinator:7550 --cert-file cert.pem --key-file key.pem --ca-file ca.pem
+  cakes-worker doctor --artifacts /srv/cakes/artifacts -o json
+
+Every setting of the worker may be given; they are those that the worker would take.
+Exit codes: 0 nothing failed, 1 something failed, 2 the command is wrong.";
+
+/// What the command is told.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct DoctorArgs {
+    /// Form of the report.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: Output,
+
+    /// The coordinator's folder of artifacts, to see whether it can be written here.
+    #[arg(long, value_name = "DIR")]
+    artifacts: Option<std::path::PathBuf>,
+
+    #[command(flatten)]
+    flags: Flags,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Ok,
+    /// It works, but not as well as it could, or not for long.
+    Warning,
+    Failed,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    pub name: String,
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What to do about it; empty where nothing is to be done.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub remedy: String,
+}
+
+impl Check {
+    fn ok(name: &str, found: impl Into<String>) -> Self {
+        Check { name: name.to_owned(), verdict: Verdict::Ok, found: found.into(), remedy: String::new() }
+    }
+
+    fn warning(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Check { verdict: Verdict::Warning, remedy: remedy.into(), ..Check::ok(name, found) }
+    }
+
+    fn failed(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Check { verdict: Verdict::Failed, remedy: remedy.into(), ..Check::ok(name, found) }
+    }
+}
+
+/// All checks, in the order in which they were made.
+#[derive(Debug, Serialize)]
+struct Report {
+    failed: usize,
+    warnings: usize,
+    checks: Vec<Check>,
+}
+
+/// Looks at everything and reports; code 1 where something failed.
+///
+/// # Errors
+/// The report cannot be written.
+pub fn run(arguments: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let checks = match Settings::merge(&arguments.flags) {
+        Ok(settings) => runtime.block_on(look(&settings, arguments)),
+        Err(error) => vec![Check::failed("settings", error.to_string(), "mend the flag, variable or key")],
+    };
+    let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
+    let report = Report { failed: count(Verdict::Failed), warnings: count(Verdict::Warning), checks };
+    let text = match arguments.output {
+        Output::Json => format!("{}\n", serde_json::to_string_pretty(&report)?),
+        Output::Text => text(&report),
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::from(u8::from(report.failed > 0)))
+}
+
+async fn look(settings: &Settings, arguments: &DoctorArgs) -> Vec<Check> {
+    let mut checks = trainer::look(settings);
+    checks.extend(machine::look(settings, arguments.artifacts.as_deref()));
+    checks.extend(coordinator::look(settings).await);
+    checks
+}
+
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    for Check { name, verdict, found, remedy } in &report.checks {
+        let verdict = match verdict {
+            Verdict::Ok => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Failed => "FAILED",
+        };
+        text += &format!("{verdict:<8} {name:<18} {found}\n");
+        if !remedy.is_empty() {
+            text += &format!("{:<8} {:<18} -> {remedy}\n", "", "");
+        }
+    }
+    text + &format!(
+        "{} checks, {} failed, {} warnings\n",
+        report.checks.len(),
+        report.failed,
+        report.warnings
+    )
+}
