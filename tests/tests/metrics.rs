@@ -102,12 +102,13 @@ async fn count(cluster: &mut Cluster) -> Result<()> {
 
     // A device of a worker that has gone is not there; a search that cannot run says why.
     cluster.kill_worker("a")?;
-    api.submit(&tiny("waits", SHORT, SHORT)).await?;
+    let waits = api.submit(&tiny("waits", SHORT, SHORT)).await?.search.context("no search")?;
+    let queued = api.search(&waits.id).await?.jobs.len() as f64;
     until("the lost worker and the waiting job are counted", WAIT, async || {
         let scrape = Scrape::read(&coordinator).await?;
         let is_lost = scrape.sum("cakes_workers", &[("state", "lost")]) == Some(1.0)
             && scrape.sum("cakes_devices", &[("state", "absent")]) == Some(1.0)
-            && scrape.sum("cakes_jobs_waiting", &[]) == Some(1.0)
+            && scrape.sum("cakes_jobs_waiting", &[]) == Some(queued)
             && scrape.sum("cakes_jobs_waiting_oldest_seconds", &[]) > Some(0.0);
         Ok(is_lost.then_some(()))
     })

@@ -14,8 +14,8 @@ use crate::config::Settings;
 /// For a name, a connection, an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A certificate that has less left is worth a warning.
-const CERTIFICATE_SCARCE: Duration = Duration::from_secs(24 * 3600);
+/// A certificate that has less than this part of its time left is worth a warning.
+const CERTIFICATE_SCARCE: u32 = 5;
 
 /// Clocks that differ by more: log lines and durations of two machines do not fit. Leases go by
 /// the database's clock, and certificates break only far beyond that.
@@ -65,9 +65,10 @@ fn certificate(settings: &Settings, files: &ClientFiles) -> Option<Check> {
         let from = humantime::format_rfc3339_seconds(facts.not_before);
         return broken(format!("it holds from {from} on, or the clock here is wrong"));
     }
+    let lasts = facts.not_after.duration_since(facts.not_before).unwrap_or_default();
     match facts.not_after.duration_since(now) {
         Err(_) => broken(format!("it has expired, at {until}")),
-        Ok(left) if left < CERTIFICATE_SCARCE => {
+        Ok(left) if left < lasts / CERTIFICATE_SCARCE => {
             Some(Check::warning(NAME, format!("{uri}, only until {until}"), renew))
         }
         Ok(_) => Some(Check::ok(NAME, format!("{uri}, until {until}"))),
