@@ -1,6 +1,6 @@
 //! Folders, disks and limits.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Check;
 use crate::config::{Settings, default_work_dir};
@@ -74,7 +74,7 @@ fn written(name: &str, folder: &Path, setting: &str, least_mib: u64) -> Check {
     }
 }
 
-fn data(folder: &PathBuf) -> Check {
+fn data(folder: &Path) -> Check {
     match std::fs::read_dir(folder) {
         Ok(_) => Check::ok("data folder", format!("{} can be read", folder.display())),
         Err(error) => Check::failed(

@@ -8,6 +8,7 @@ mod machine;
 mod trainer;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -35,7 +36,7 @@ pub struct DoctorArgs {
 
     /// The coordinator's folder of artifacts, to see whether it can be written here.
     #[arg(long, value_name = "DIR")]
-    artifacts: Option<std::path::PathBuf>,
+    artifacts: Option<PathBuf>,
 
     #[command(flatten)]
     flags: Flags,
