@@ -299,6 +299,9 @@ mod tests {
     #[test]
     fn an_extent_that_the_depth_cannot_divide_is_refused_with_a_remedy() {
         assert_eq!(backbone().check_extent([32, 32, 32]), Ok(()));
+        // The next size above the largest is none.
+        let error = backbone().check_extent([u32::MAX; 3]).unwrap_err();
+        assert!(error.ends_with("use 4294967292"), "{error}");
         let error = backbone().check_extent([32, 30, 32]).unwrap_err();
         assert!(error.contains("30 along H") && error.contains("use 28 or 32"), "{error}");
         let network = backbone()

@@ -161,9 +161,10 @@ impl Backbone {
         for (axis, size) in ["D", "H", "W"].into_iter().zip(extent) {
             if size == 0 || size % stride != 0 {
                 let below = size / stride * stride;
-                let nearest = match below {
-                    0 => stride.to_string(),
-                    below => format!("{below} or {}", below + stride),
+                let nearest = match (below, below.checked_add(stride)) {
+                    (0, _) => stride.to_string(),
+                    (below, Some(above)) => format!("{below} or {above}"),
+                    (below, None) => below.to_string(),
                 };
                 return Err(format!(
                     "{size} along {axis} is not a multiple of {stride}, which this network's depth needs; use {nearest}"
