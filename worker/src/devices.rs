@@ -18,7 +18,10 @@ pub enum DeviceChoice {
 /// Why devices cannot be offered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
-    #[error("devices: '{0}' is no device; use auto, cpu or cuda:N, separated by commas")]
+    #[error(
+        "devices: '{0}' is no device; use auto, cpu or cuda:N, separated by commas, with + between those that \
+         train together"
+    )]
     Name(String),
     #[error("devices: '{0}' is named twice")]
     Twice(String),
@@ -27,7 +30,7 @@ pub enum DeviceError {
 }
 
 impl DeviceChoice {
-    /// Reads `auto`, or names separated by commas.
+    /// Reads `auto`, or names separated by commas; `cuda:0+cuda:1` is one slot of two devices.
     ///
     /// # Errors
     /// A name that no device can have, or one that comes twice.
@@ -37,17 +40,23 @@ impl DeviceChoice {
         }
         let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
         let mut seen = BTreeSet::new();
-        for name in &names {
+        for name in names.iter().flat_map(|slot| slot.split('+')) {
             let index = name.strip_prefix("cuda:");
             let is_gpu = index.is_some_and(|index| index.parse::<u16>().is_ok());
             if name != "cpu" && !is_gpu {
-                return Err(DeviceError::Name(name.clone()));
+                return Err(DeviceError::Name(name.to_owned()));
             }
-            if !seen.insert(name) {
-                return Err(DeviceError::Twice(name.clone()));
+            // Processors may be shared out to any number of processes.
+            if name != "cpu" && !seen.insert(name) {
+                return Err(DeviceError::Twice(name.to_owned()));
             }
         }
-        Ok(DeviceChoice::Named(names))
+        let mut slots: Vec<&String> = names.iter().collect();
+        slots.sort_unstable();
+        match slots.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(DeviceError::Twice(pair[0].clone())),
+            None => Ok(DeviceChoice::Named(names)),
+        }
     }
 }
 
@@ -70,13 +79,38 @@ fn choose(
         DeviceChoice::Named(names) => {
             gpus.push(processor);
             let present = || gpus.iter().map(|gpu| gpu.name.as_str()).collect::<Vec<_>>().join(", ");
-            let find = |name: &String| {
-                let device = gpus.iter().find(|device| device.name == *name).cloned();
-                device.ok_or_else(|| DeviceError::Absent { name: name.clone(), present: present() })
+            let find = |name: &str| {
+                let device = gpus.iter().find(|device| device.name == name);
+                device.ok_or_else(|| DeviceError::Absent { name: name.to_owned(), present: present() })
             };
-            names.iter().map(find).collect()
+            let slot = |name: &String| {
+                let devices: Vec<&Device> = name.split('+').map(find).collect::<Result<_, _>>()?;
+                Ok(together(name, &devices))
+            };
+            names.iter().map(slot).collect()
         }
     }
+}
+
+/// A slot of several devices, as large as the smallest of them. Those that share the
+/// processors share their memory.
+fn together(name: &str, devices: &[&Device]) -> Device {
+    let count = devices.len() as u64;
+    let memory = devices.iter().map(|device| match device.name.as_str() {
+        "cpu" => device.memory_mib / count.max(1),
+        _ => device.memory_mib,
+    });
+    Device {
+        name: name.to_owned(),
+        model: devices.first().map_or_else(String::new, |device| device.model.clone()),
+        memory_mib: memory.min().unwrap_or(0),
+        count: devices.len() as u32,
+    }
+}
+
+/// The devices of a slot that a job of `count` devices uses, as the trainer reads them.
+pub fn for_trainer(slot: &str, count: u32) -> String {
+    slot.split('+').take(count.max(1) as usize).collect::<Vec<_>>().join(",")
 }
 
 fn processor() -> Device {
@@ -87,6 +121,7 @@ fn processor() -> Device {
         name: "cpu".to_owned(),
         model: cpu_model(&text).unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
         memory_mib: usable_memory_mib(&memory, &limit),
+        count: 1,
     }
 }
 
@@ -123,6 +158,7 @@ fn parse_gpus(csv: &str) -> Vec<Device> {
             name: format!("cuda:{}", index.trim().parse::<u16>().ok()?),
             model: model.trim().to_owned(),
             memory_mib: memory.trim().parse().ok()?,
+            count: 1,
         })
     };
     csv.lines().filter_map(parse).collect()
@@ -161,8 +197,23 @@ mod tests {
     }
 
     #[test]
+    fn devices_that_train_together_are_one_slot_as_large_as_the_smallest() {
+        let sized = |name: &str, memory_mib| Device { memory_mib, ..device(name) };
+        let gpus = vec![sized("cuda:0", 80), sized("cuda:1", 40), sized("cuda:2", 80)];
+        let choice = DeviceChoice::parse("cuda:0+cuda:1, cuda:2, cpu+cpu").unwrap();
+        let found = choose(&choice, sized("cpu", 64), gpus).unwrap();
+        let found: Vec<_> =
+            found.iter().map(|slot| (slot.name.as_str(), slot.memory_mib, slot.count)).collect();
+        assert_eq!(found, [("cuda:0+cuda:1", 40, 2), ("cuda:2", 80, 1), ("cpu+cpu", 32, 2)]);
+        assert_eq!(for_trainer("cuda:0+cuda:1", 2), "cuda:0,cuda:1");
+        assert_eq!(for_trainer("cuda:0+cuda:1", 1), "cuda:0");
+    }
+
+    #[test]
     fn wrong_names_are_refused() {
-        for text in ["", "gpu", "cuda", "cuda:x", "cpu,cpu", "cuda:-1"] {
+        for text in
+            ["", "gpu", "cuda", "cuda:x", "cpu,cpu", "cuda:-1", "cuda:0+cuda:0", "cuda:0+cuda:1,cuda:1", "cpu+"]
+        {
             assert!(DeviceChoice::parse(text).is_err(), "{text}");
         }
     }

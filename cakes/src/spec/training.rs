@@ -34,6 +34,23 @@ pub struct TrainingSpec {
     pub precision: Precision,
     #[serde(default, skip_serializing_if = "is_default")]
     pub memory_format: MemoryFormat,
+    /// Devices that train together, each on a part of every batch.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub devices: u32,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub batch_statistics: BatchStatistics,
+}
+
+/// Which samples a norm's statistics are of, where several devices train together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchStatistics {
+    /// Of the whole batch: a step is that of one device, but for rounding.
+    #[default]
+    Synchronised,
+    /// Of each device's own samples, which saves two messages for every norm. Evaluation
+    /// uses those of the first device.
+    Local,
 }
 
 /// What numbers convolutions multiply. They are summed in float32 in each case;
@@ -65,6 +82,16 @@ pub enum MemoryFormat {
 /// What is not chosen is not written, so that a job keeps its identity.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+fn one() -> u32 {
+    1
+}
+
+// As serde calls it.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_one(count: &u32) -> bool {
+    *count == 1
 }
 
 /// The optimizer with its base learning rate.
@@ -159,6 +186,8 @@ impl Default for TrainingSpec {
             augmentation: Augmentation::default(),
             precision: Precision::default(),
             memory_format: MemoryFormat::default(),
+            devices: 1,
+            batch_statistics: BatchStatistics::default(),
         }
     }
 }
@@ -267,6 +296,12 @@ pub(super) fn check(training: &TrainingSpec, path: &str, found: &mut Violations)
             training.steps_total()
         )
     });
+    found.require((1..=training.batch_size.max(1)).contains(&training.devices), &at("devices"), || {
+        format!(
+            "must be 1 to batch_size, which is {}, as each device needs a sample; got {}",
+            training.batch_size, training.devices
+        )
+    });
     found.within(training.gradient_clip_norm, 0.0..=1e6, &at("gradient_clip_norm"));
     check_optimizer(&training.optimizer, &at("optimizer"), found);
     check_schedule(training, &at("schedule"), found);
@@ -368,7 +403,9 @@ mod tests {
     fn numbers_and_layout_are_written_only_where_they_are_chosen() {
         let mut training = TrainingSpec::default();
         let plain = serde_json::to_value(&training).unwrap();
-        assert!(plain.get("precision").is_none() && plain.get("memory_format").is_none());
+        for field in ["precision", "memory_format", "devices", "batch_statistics"] {
+            assert!(plain.get(field).is_none(), "{field}");
+        }
         assert_eq!(serde_json::from_value::<TrainingSpec>(plain).unwrap(), training);
         (training.precision, training.memory_format) = (Precision::Bf16, MemoryFormat::ChannelsLast);
         let chosen = serde_json::to_value(&training).unwrap();

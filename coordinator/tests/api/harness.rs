@@ -90,13 +90,13 @@ impl Service {
         let reader = pools.control.clone();
         let api = Api::new(pools, settings, bell, &shutdown);
         shutdown.tasks.spawn(web::serve(
-            Accepting::new(page_listener, 64, None),
+            Accepting::new(page_listener, "page", 64, None),
             api.clone(),
             reader,
             page_settings,
             shutdown.clone(),
         ));
-        shutdown.tasks.spawn(grpc::serve(Accepting::new(listener, 64, None), api, shutdown.clone()));
+        shutdown.tasks.spawn(grpc::serve(Accepting::new(listener, "api", 64, None), api, shutdown.clone()));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
         Service { channel, page, shutdown }
     }

@@ -7,7 +7,7 @@ use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::SearchMode;
 use cakes::spec::{
     Augmentation, Baseline, CheckedSearch, CostMeasure, DatasetSpec, InitialWeights, InvalidSpec,
-    MemoryFormat, OptimizerSpec, Precision, RetrainSpec, Schedule, SearchSpec, SupernetSpec, TrainingSpec,
+    BatchStatistics, MemoryFormat, OptimizerSpec, Precision, RetrainSpec, Schedule, SearchSpec, SupernetSpec, TrainingSpec,
     Violation,
 };
 
@@ -249,6 +249,14 @@ pub fn training_from_wire(wire: v1::Training, is_video: bool) -> Result<Training
             Ok(v1::MemoryFormat::Contiguous | v1::MemoryFormat::Unspecified) => MemoryFormat::Contiguous,
             Ok(v1::MemoryFormat::ChannelsLast) => MemoryFormat::ChannelsLast,
             Err(error) => return Err(violation("memory_format", error)),
+        },
+        devices: wire.devices.unwrap_or(default.devices),
+        batch_statistics: match v1::BatchStatistics::try_from(wire.batch_statistics) {
+            Ok(v1::BatchStatistics::Synchronised | v1::BatchStatistics::Unspecified) => {
+                BatchStatistics::Synchronised
+            }
+            Ok(v1::BatchStatistics::Local) => BatchStatistics::Local,
+            Err(error) => return Err(violation("batch_statistics", error)),
         },
     })
 }

@@ -2,7 +2,7 @@
 
 use cakes::network::SearchMode;
 use cakes::spec::{
-    Augmentation, Baseline, CostMeasure, InitialWeights, MemoryFormat, OptimizerSpec, Precision, Schedule,
+    Augmentation, Baseline, BatchStatistics, CostMeasure, InitialWeights, MemoryFormat, OptimizerSpec, Precision, Schedule,
     SearchSpec, SupernetSpec, TrainingSpec,
 };
 
@@ -87,6 +87,12 @@ fn training_to_wire(training: &TrainingSpec) -> v1::Training {
         memory_format: match training.memory_format {
             MemoryFormat::Contiguous => v1::MemoryFormat::Contiguous,
             MemoryFormat::ChannelsLast => v1::MemoryFormat::ChannelsLast,
+        }
+        .into(),
+        devices: Some(training.devices),
+        batch_statistics: match training.batch_statistics {
+            BatchStatistics::Synchronised => v1::BatchStatistics::Synchronised,
+            BatchStatistics::Local => v1::BatchStatistics::Local,
         }
         .into(),
     }

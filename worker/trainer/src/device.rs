@@ -62,6 +62,31 @@ pub fn keep_freed_memory() {
     }
 }
 
+/// The names of `count` devices: those of a list with commas, or the first ones of a kind.
+///
+/// # Errors
+/// The list has another length.
+pub fn names(wanted: &str, count: u32) -> Result<Vec<String>, TrainerError> {
+    let names: Vec<String> = wanted.split(',').map(|name| name.trim().to_owned()).collect();
+    let first = |number: u32| format!("cuda:{number}");
+    match (names.as_slice(), count) {
+        (names, count) if names.len() == count as usize => Ok(names.to_vec()),
+        ([one], count) => Ok(match one.as_str() {
+            "auto" if tch::Cuda::device_count() < i64::from(count) => vec!["cpu".to_owned(); count as usize],
+            "auto" | "cuda" => (0..count).map(first).collect(),
+            "cpu" => vec!["cpu".to_owned(); count as usize],
+            other => return Err(too_few(other, count)),
+        }),
+        _ => Err(too_few(wanted, count)),
+    }
+}
+
+fn too_few(wanted: &str, count: u32) -> TrainerError {
+    TrainerError::User(format!(
+        "--device {wanted}: the job's training.devices is {count}; name as many, with commas between"
+    ))
+}
+
 /// The device of that name: `auto`, `cpu`, `cuda` or `cuda:N`.
 ///
 /// # Errors

@@ -2,6 +2,9 @@
 
 use cakes::frame::FailureClass;
 
+/// How a message begins that only says that another process is gone.
+pub const RANKS: &str = "training together";
+
 /// A failure with its class, which decides whether the job is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainerError {
@@ -15,6 +18,11 @@ pub enum TrainerError {
     Checkpoint(String),
     #[error("{0}")]
     Numeric(String),
+    #[error("{RANKS}: {0}")]
+    Ranks(#[from] cakes_ranks::RanksError),
+    /// Another of the processes that train together failed.
+    #[error("rank {rank}: {message}")]
+    OtherRank { rank: u32, class: FailureClass, message: String },
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
     #[error("{0}")]
@@ -41,6 +49,8 @@ impl TrainerError {
             TrainerError::Io { .. } | TrainerError::Checkpoint(_) | TrainerError::Report(_) => {
                 FailureClass::Infrastructure
             }
+            TrainerError::Ranks(_) => FailureClass::Infrastructure,
+            TrainerError::OtherRank { class, .. } => *class,
             TrainerError::Numeric(_) => FailureClass::Numeric,
             TrainerError::Torch(error) => class_of_torch_error(&error.to_string()),
         }

@@ -37,6 +37,7 @@ pub mod nets;
 pub mod optim;
 pub mod predict;
 pub mod profile;
+pub mod ranks;
 pub mod report;
 pub mod throughput;
 pub mod train;

@@ -3,6 +3,7 @@
 use tch::{Reduction, Tensor};
 
 use crate::TrainerError;
+use crate::ranks::Ranks;
 
 /// Keeps a class that occurs nowhere in the batch from dividing by zero.
 const DICE_SMOOTHING: f64 = 1e-5;
@@ -17,12 +18,28 @@ const DICE_SMOOTHING: f64 = 1e-5;
 /// # Errors
 /// libtorch fails.
 pub fn segmentation_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor, TrainerError> {
+    segmentation_loss_over(None, logits, labels)
+}
+
+/// As [`segmentation_loss`] on a part of the batch, the others of which `ranks` have:
+/// weighted by their shares of the batch, the parts sum to the loss of the whole.
+///
+/// # Errors
+/// libtorch fails, or another process has ended.
+pub fn segmentation_loss_over(
+    ranks: Option<&Ranks>,
+    logits: &Tensor,
+    labels: &Tensor,
+) -> Result<Tensor, TrainerError> {
     let (classes, kind) = (logits.size()[1], logits.f_kind()?);
     let cross_entropy = logits.f_cross_entropy_loss::<Tensor>(labels, None, Reduction::Mean, -100, 0.0)?;
     let probabilities = logits.f_softmax(1, kind)?;
     let truth = labels.f_one_hot(classes)?.f_permute([0, 4, 1, 2, 3])?.f_to_kind(kind)?;
     let over = [0_i64, 2, 3, 4];
-    let sum = |tensor: &Tensor| tensor.f_sum_dim_intlist(over.as_slice(), false, None);
+    let sum = |tensor: &Tensor| -> Result<Tensor, TrainerError> {
+        let own = tensor.f_sum_dim_intlist(over.as_slice(), false, None)?;
+        ranks.map_or(Ok(own.shallow_clone()), |ranks| ranks.summed(&own))
+    };
     let overlap = sum(&(&probabilities * &truth))?;
     let size = sum(&probabilities)?.f_add(&sum(&truth)?)?;
     let dice = (overlap * 2.0 + DICE_SMOOTHING) / (size + DICE_SMOOTHING);

@@ -7,17 +7,20 @@ use std::os::unix::process::CommandExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cakes::frame::{FailureClass, TrainerCommand, TrainerEvent, decode};
 use cakes::job::TrainerJob;
-use cakes::spec::{DatasetSpec, InitialWeights};
+use cakes::spec::{DatasetSpec, InitialWeights, TrainingSpec};
 use cakes_trainer::bench::{self, BenchArguments};
 use cakes_trainer::data::DataOptions;
 use cakes_trainer::folder::{self, Resume};
 use cakes_trainer::predict::{self, PredictArguments};
-use cakes_trainer::report::{Frames, Lines, Reporter};
+use cakes_trainer::ranks::Ranks;
+use cakes_trainer::ranks::launch::{self, Others};
+use cakes_trainer::report::{FailuresAlone, Frames, Lines, Reporter};
 use cakes_trainer::train::{Ending, Surroundings, run};
 use cakes_trainer::{TrainerError, device, nets};
 use clap::{Args, Parser, Subcommand};
@@ -37,6 +40,9 @@ enum Command {
     Run(RunArguments),
     /// Runs a job for a worker daemon: frames on standard output, commands on standard input.
     Attempt(AttemptArguments),
+    /// One of the other processes of a job that trains on several devices; rank 0 starts it.
+    #[command(hide = true)]
+    Rank(RankArguments),
     /// Segments or classifies new volumes with a checkpoint.
     #[command(after_help = PREDICT_HELP)]
     Predict(PredictArguments),
@@ -72,6 +78,7 @@ Examples:
   cakes-trainer run job.json --out runs/c3d
   cakes-trainer run job.json --out runs/c3d --resume latest
   cakes-trainer run job.json --out runs/c3d --data-root /data --device cuda:0
+  cakes-trainer run job.json --out runs/c3d --device cuda:0,cuda:1   # training.devices is 2
   cakes-trainer run job.json --out runs/c3d --threads 8 --loader-threads 4
   cakes-trainer run job.json --out runs/c3d --tolerate 3
   cakes-trainer run job.json --out runs/derived --supernet runs/supernet/checkpoints/step-000000500
@@ -108,6 +115,23 @@ struct AttemptArguments {
 }
 
 #[derive(Args)]
+struct RankArguments {
+    #[command(flatten)]
+    job: JobArguments,
+    #[arg(long)]
+    resume: Option<PathBuf>,
+    #[arg(long)]
+    tolerate: Option<u32>,
+    #[arg(long)]
+    rank: u32,
+    #[arg(long)]
+    ranks: u32,
+    /// Where rank 0 waits.
+    #[arg(long)]
+    meeting: u16,
+}
+
+#[derive(Args)]
 struct JobArguments {
     /// The job: a JSON file with task, dataset, patch, training and seed.
     spec: PathBuf,
@@ -121,10 +145,10 @@ struct JobArguments {
     /// Where relative data set folders are looked up.
     #[arg(long, value_name = "DIR", default_value = ".")]
     data_root: PathBuf,
-    /// auto, cpu, cuda or cuda:N.
+    /// auto, cpu, cuda or cuda:N; with commas where the job trains on several devices.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// CPU threads; all cores without it.
+    /// CPU threads, of all devices together; all cores without it.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Threads that read samples and make batches; half as many as CPU threads,
@@ -154,6 +178,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(arguments) => run_for_person(&arguments),
         Command::Attempt(arguments) => run_for_daemon(&arguments),
+        Command::Rank(arguments) => run_rank(&arguments),
         Command::Bench(arguments) => return run_bench(&arguments),
         Command::Predict(arguments) => return run_predict(&arguments),
     };
@@ -212,7 +237,8 @@ fn run_for_person(arguments: &RunArguments) -> Result<Ending, TrainerError> {
         None => Ok(()),
     };
     let keep = NonZeroUsize::new(arguments.keep);
-    let outcome = prepare_and_run(&arguments.job, keep, change, claim, &mut Lines::new(out));
+    let role = Role::First { tolerate: arguments.tolerate };
+    let outcome = prepare_and_run(&arguments.job, role, keep, change, claim, &mut Lines::new(out));
     if let Ok(Ending::Stopped) = outcome {
         println!("stopped behind a checkpoint; go on with --resume latest");
     }
@@ -220,16 +246,36 @@ fn run_for_person(arguments: &RunArguments) -> Result<Ending, TrainerError> {
 }
 
 fn run_for_daemon(arguments: &AttemptArguments) -> Result<Ending, TrainerError> {
+    let mut frames = frames_on_standard_output()?;
+    std::thread::spawn(obey_daemon);
+    let resume = |_: &TrainerJob| Ok(arguments.resume.clone());
+    let role = Role::First { tolerate: None };
+    // The daemon removes what it has stored.
+    prepare_and_run(&arguments.job, role, None, |_| Ok(()), resume, &mut frames)
+}
+
+fn run_rank(arguments: &RankArguments) -> Result<Ending, TrainerError> {
+    stop_on_signals();
+    let mut failures = FailuresAlone(frames_on_standard_output()?);
+    // Nobody commands it; its standard input ends when rank 0 does.
+    std::thread::spawn(obey_daemon);
+    let resume = |_: &TrainerJob| Ok(arguments.resume.clone());
+    let change = |job: &mut TrainerJob| match arguments.tolerate {
+        Some(count) => tolerate(&mut job.dataset, count),
+        None => Ok(()),
+    };
+    let RankArguments { rank, ranks, meeting, .. } = *arguments;
+    let role = Role::Other { rank, ranks, meeting };
+    prepare_and_run(&arguments.job, role, None, change, resume, &mut failures)
+}
+
+fn frames_on_standard_output() -> Result<Frames<BufWriter<std::fs::File>>, TrainerError> {
     // Frames go to a private copy of standard output; the number itself is
     // pointed at standard error, so that nothing a library prints gets between.
     let failed = |error: std::io::Error| TrainerError::io("cannot set up standard output", error);
     let frames = std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
     nix::unistd::dup2_stdout(std::io::stderr()).map_err(|errno| failed(errno.into()))?;
-    std::thread::spawn(obey_daemon);
-    let resume = |_: &TrainerJob| Ok(arguments.resume.clone());
-    let mut frames = Frames(BufWriter::new(std::fs::File::from(frames)));
-    // The daemon removes what it has stored.
-    prepare_and_run(&arguments.job, None, |_| Ok(()), resume, &mut frames)
+    Ok(Frames(BufWriter::new(std::fs::File::from(frames))))
 }
 
 /// Overrides how many samples of a data set may be unreadable.
@@ -258,10 +304,84 @@ fn data_options(arguments: &JobArguments) -> DataOptions<'_> {
     options
 }
 
+/// Which of the processes of a job this is.
+#[derive(Clone, Copy)]
+enum Role {
+    /// It starts the others, if there are any.
+    First {
+        tolerate: Option<u32>,
+    },
+    Other {
+        rank: u32,
+        ranks: u32,
+        meeting: u16,
+    },
+}
+
+/// The command line of another rank.
+fn command_of_rank(
+    program: &Path,
+    arguments: &JobArguments,
+    resume: Option<&Path>,
+    tolerate: Option<u32>,
+) -> std::process::Command {
+    let mut command = std::process::Command::new(program);
+    command.arg("rank").arg(&arguments.spec).arg("--out").arg(&arguments.out);
+    command.arg("--data-root").arg(&arguments.data_root).arg("--device").arg(&arguments.device);
+    let paths = [
+        ("--supernet", arguments.supernet.as_deref()),
+        ("--cache-dir", arguments.cache_dir.as_deref()),
+        ("--methods", arguments.methods.as_deref()),
+        ("--resume", resume),
+    ];
+    for (flag, path) in paths {
+        path.map(|path| command.arg(flag).arg(path));
+    }
+    let numbers = [
+        ("--threads", arguments.threads.map(|threads| threads as u64)),
+        ("--loader-threads", arguments.loader_threads.map(|threads| u64::from(threads.get()))),
+        ("--cache-limit-gib", Some(arguments.cache_limit_gib)),
+        ("--tolerate", tolerate.map(u64::from)),
+    ];
+    for (flag, number) in numbers {
+        number.map(|number| command.arg(flag).arg(number.to_string()));
+    }
+    command
+}
+
+/// Meets the other processes of the job, which rank 0 starts; none if it trains alone.
+fn meet(
+    job: &TrainerJob,
+    role: Role,
+    command: impl FnOnce(&Path, Option<u32>) -> std::process::Command,
+) -> Result<(Option<Others>, Option<Rc<Ranks>>), TrainerError> {
+    let TrainingSpec { devices, batch_size, batch_statistics, .. } = job.training;
+    let together = |group| {
+        let ranks = Ranks::new(group, batch_size, batch_statistics)?;
+        Ok::<_, TrainerError>(Some(Rc::new(ranks)))
+    };
+    match role {
+        Role::First { .. } if devices == 1 => Ok((None, None)),
+        Role::First { tolerate } => {
+            let program = launch::own_program()?;
+            let base = command(program.as_ref(), tolerate);
+            let (others, group) = Others::start(devices, |rank, port| {
+                let mut command = std::process::Command::new(base.get_program());
+                command.args(base.get_args()).args(["--rank", &rank.to_string()]);
+                command.args(["--ranks", &devices.to_string(), "--meeting", &port.to_string()]);
+                command
+            })?;
+            Ok((Some(others), together(group)?))
+        }
+        Role::Other { rank, ranks, meeting } => Ok((None, together(launch::join(rank, ranks, meeting)?)?)),
+    }
+}
+
 /// Runs the job and reports how it failed, panics included. `change` changes what
 /// its file says, `resume` says which checkpoint to go on from.
 fn prepare_and_run(
     arguments: &JobArguments,
+    role: Role,
     keep: Option<NonZeroUsize>,
     change: impl FnOnce(&mut TrainerJob) -> Result<(), TrainerError>,
     resume: impl FnOnce(&TrainerJob) -> Result<Option<PathBuf>, TrainerError>,
@@ -279,13 +399,18 @@ fn prepare_and_run(
         }
         device::keep_freed_memory();
         device::load_cuda(job.training.precision);
-        device::use_threads(arguments.threads)?;
-        let device = device::choose(&arguments.device)?;
+        device::use_threads(launch::threads_of_each(arguments.threads, job.training.devices))?;
+        let names = device::names(&arguments.device, job.training.devices)?;
+        let rank = if let Role::Other { rank, .. } = role { rank as usize } else { 0 };
+        let device = device::choose(names.get(rank).map_or("auto", String::as_str))?;
         nets::remember_in(&data_options(arguments).cache.folder().join("trainer"));
         arguments.methods.as_deref().map(nets::repeat_from).transpose()?;
         let resume = resume(&job)?;
         std::fs::create_dir_all(&arguments.out)
             .map_err(|error| TrainerError::io(format!("cannot create {}", arguments.out.display()), error))?;
+        let (mut others, ranks) = meet(&job, role, |program, tolerate| {
+            command_of_rank(program, arguments, resume.as_deref(), tolerate)
+        })?;
         let around = Surroundings {
             device,
             data: DataOptions { device, ..data_options(arguments) },
@@ -295,8 +420,13 @@ fn prepare_and_run(
             keep,
             mean_time_between_failures: Duration::from_secs(arguments.mtbf_s),
             stop: &STOP,
+            ranks,
         };
-        run(&job, &around, reporter)
+        let outcome = run(&job, &around, reporter);
+        match &mut others {
+            Some(others) => outcome.map_err(|error| others.blame(error)),
+            None => outcome,
+        }
     }));
     let outcome = attempt.unwrap_or_else(|panic| {
         let text = panic

@@ -32,6 +32,21 @@ impl<W: Write> Reporter for Frames<W> {
     }
 }
 
+/// For a process of which only failures are wanted.
+#[derive(Debug)]
+pub struct FailuresAlone<R>(pub R);
+
+impl<R: Reporter> Reporter for FailuresAlone<R> {
+    fn report(&mut self, event: &TrainerEvent) -> Result<(), TrainerError> {
+        match event {
+            TrainerEvent::Failed { .. } => self.0.report(event),
+            _ => Ok(()),
+        }
+    }
+
+    fn note(&mut self, _: &str) {}
+}
+
 /// How often a line about steps is printed where lines are kept (a file, a pipe).
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 

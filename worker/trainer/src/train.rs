@@ -3,6 +3,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use cakes::derive::{LatencyTable, derive_per_layer};
 use cakes::frame::{Phase, Quality, Summary, TRAINER_PROTOCOL, TrainerEvent};
 use cakes::job::{Task, TrainerJob};
 use cakes::kernel::KernelSet;
-use tch::Device;
+use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
 use crate::checkpoint::interval::Interval;
@@ -23,10 +24,11 @@ use crate::checkpoint::{EarlyStop, Progress};
 use crate::data::hash::{Hashing, News};
 use crate::data::{Ahead, Batch, DataOptions, JobData, load};
 use crate::evaluate::{Windows, latency_ms, validate};
-use crate::loss::{classification_loss, segmentation_loss};
-use crate::nets::{MaskSeed, Net, Numbers, Statistics};
+use crate::loss::{classification_loss, segmentation_loss_over};
+use crate::nets::{Net, Numbers, Statistics};
 use crate::optim::{Optimizer, Step};
 use crate::profile::latency_table;
+use crate::ranks::{Ranks, Share};
 use crate::report::Reporter;
 use crate::throughput::Throughput;
 use crate::weights::Sources;
@@ -49,6 +51,8 @@ pub struct Surroundings<'a> {
     pub mean_time_between_failures: Duration,
     /// Set to make the job save and stop after its current step.
     pub stop: &'a AtomicBool,
+    /// Who trains the network together with this process.
+    pub ranks: Option<Rc<Ranks>>,
 }
 
 /// How a job that did not fail ended.
@@ -57,6 +61,14 @@ pub enum Ending {
     Completed,
     /// Stopped as asked, behind a checkpoint.
     Stopped,
+}
+
+/// A validation that was not cut short.
+#[derive(Clone, Debug)]
+enum Validated {
+    Here(Quality),
+    /// By the process that leads.
+    Elsewhere,
 }
 
 /// Samples that are classified together at least: without gradients they take
@@ -81,11 +93,12 @@ pub fn run(
 ) -> Result<Ending, TrainerError> {
     job.check().map_err(|error| TrainerError::User(error.to_string()))?;
     reporter.report(&TrainerEvent::Phase(Phase::LoadingData))?;
-    let hashing = Hashing::start(job, &around.data)?;
+    let leads = around.ranks.as_ref().is_none_or(|ranks| ranks.rank() == 0);
+    let hashing = if leads { Some(Hashing::start(job, &around.data)?) } else { None };
     let data = load(job, &around.data, &mut |text| reporter.note(text))?;
     reporter.report(&TrainerEvent::Phase(Phase::Building))?;
     let net = Net::new(job.task.network(), job.patch, job.seed, around.device)?;
-    let net = net.with_numbers(Numbers::of(&job.training));
+    let net = net.with_numbers(Numbers::of(&job.training)).with_ranks(around.ranks.clone());
     let optimizer = Optimizer::new(job.training.optimizer.clone(), &net)?;
     let progress = match &around.resume {
         Some(directory) => checkpoint::load(directory, job, &net, &optimizer)?,
@@ -120,7 +133,12 @@ pub fn run(
         saver: Saver::new(place, around.keep),
         interval: Interval::new(around.mean_time_between_failures),
         snapshot: (first, Instant::now()),
-        hashing: Some(hashing),
+        hashing,
+        share: match &around.ranks {
+            None => Share::whole(job.training.batch_size),
+            Some(ranks) => ranks.share(),
+        },
+        is_asked_to_stop: false,
     }
     .run(first)
 }
@@ -140,6 +158,9 @@ struct Training<'a> {
     snapshot: (u64, Instant),
     /// None once it has been told what the data are.
     hashing: Option<Hashing>,
+    share: Share,
+    /// By what all processes agree on behind each step.
+    is_asked_to_stop: bool,
 }
 
 impl Training<'_> {
@@ -157,7 +178,9 @@ impl Training<'_> {
     fn train(&mut self, first: u64) -> Result<Ending, TrainerError> {
         let training = &self.job.training;
         let (total, per_epoch) = (training.steps_total(), u64::from(training.steps_per_epoch));
-        let mut batches = self.data.batches(self.job, first..total, self.around.data.loader_threads);
+        self.check_same(first)?;
+        let threads = self.around.data.loader_threads;
+        let mut batches = self.data.batches(self.job, self.share, first..total, threads);
         let mut throughput = Throughput::new(training.batch_size);
         let mut quality = None;
         let mut done = first;
@@ -185,7 +208,7 @@ impl Training<'_> {
                 throughput.restart();
             }
             let ends = done == total || self.is_settled();
-            if self.around.stop.load(Ordering::Relaxed) && !ends {
+            if self.stops() && !ends {
                 self.save_and_wait(done)?;
                 return Ok(Ending::Stopped);
             }
@@ -195,12 +218,37 @@ impl Training<'_> {
             None => self.validate(done, done / per_epoch)?,
         };
         match quality {
-            Some(quality) => self.finish(done, quality),
+            Some(Validated::Here(quality)) => self.finish(done, quality),
+            Some(Validated::Elsewhere) => Ok(Ending::Completed),
             None => {
                 self.save_and_wait(done)?;
                 Ok(Ending::Stopped)
             }
         }
+    }
+
+    /// Whether this process validates, saves and reports.
+    fn leads(&self) -> bool {
+        self.around.ranks.as_ref().is_none_or(|ranks| ranks.rank() == 0)
+    }
+
+    /// Whether the job was asked to stop; where several processes train, all of them stop
+    /// behind the same step.
+    fn stops(&self) -> bool {
+        match &self.around.ranks {
+            None => self.around.stop.load(Ordering::Relaxed),
+            Some(_) => self.is_asked_to_stop,
+        }
+    }
+
+    /// Looks whether all processes stand at the same step with the same parameters.
+    fn check_same(&self, step: u64) -> Result<(), TrainerError> {
+        let Some(ranks) = &self.around.ranks else { return Ok(()) };
+        let mut numbers = vec![step as f64];
+        for param in self.net.params().values() {
+            numbers.push(param.tensor.f_detach()?.f_sum(Kind::Double)?.f_double_value(&[])?);
+        }
+        ranks.check_same(&numbers)
     }
 
     /// Whether the search has made up its mind.
@@ -242,11 +290,20 @@ impl Training<'_> {
         let batch = batches.take_next()?;
         let draws = self.net.draw(self.job.seed, step)?;
         let (images, labels) = batch.to(self.around.device)?;
-        let loss = match &self.data {
-            JobData::Cases(_) => segmentation_loss,
-            JobData::Samples(_) => classification_loss,
+        let ranks = self.around.ranks.clone();
+        let loss = |output: &Tensor| {
+            let own = match &self.data {
+                JobData::Cases(_) => segmentation_loss_over(ranks.as_deref(), output, &labels),
+                JobData::Samples(_) => classification_loss(output, &labels),
+            }?;
+            Ok(if ranks.is_some() { own * self.share.weight() } else { own })
         };
-        let (loss, gradients) = self.net.gradients(&images, &draws, |output| loss(output, &labels))?;
+        let (mut loss, gradients) = self.net.gradients(&images, &draws, loss)?;
+        if let Some(ranks) = &ranks {
+            let asks = f64::from(u8::from(self.around.stop.load(Ordering::Relaxed)));
+            let all = ranks.sum_of(&[loss, asks])?;
+            (loss, self.is_asked_to_stop) = (all[0], all[1] > 0.0);
+        }
         if !loss.is_finite() {
             return Err(TrainerError::Numeric(format!(
                 "the loss of step {} is {loss}; try a lower learning rate",
@@ -301,12 +358,14 @@ impl Training<'_> {
     }
 
     /// None if the job was asked to stop meanwhile.
-    fn validate(&mut self, step: u64, epoch: u64) -> Result<Option<Quality>, TrainerError> {
+    fn validate(&mut self, step: u64, epoch: u64) -> Result<Option<Validated>, TrainerError> {
         self.phase(Phase::Validating)?;
+        self.check_same(step)?;
         let stop = self.around.stop;
         let keep_going = |_| !stop.load(Ordering::Relaxed);
         let trained = self.recalibrate()?;
         let quality = match &self.data {
+            _ if !self.leads() => None,
             JobData::Cases(cases) => {
                 let stride = self.job.task.backbone().total_stride();
                 let windows = Windows { patch: self.job.patch, stride };
@@ -325,7 +384,11 @@ impl Training<'_> {
             let (quality, layers) = (quality.clone(), self.derived_now()?);
             self.reporter.report(&TrainerEvent::Validation { step, epoch, quality, layers })?;
         }
-        Ok(quality)
+        let Some(ranks) = &self.around.ranks else { return Ok(quality.map(Validated::Here)) };
+        // The others wait here.
+        let is_there = ranks.sum_of(&[f64::from(u8::from(quality.is_some()))])?[0] > 0.0;
+        self.is_asked_to_stop |= !is_there;
+        Ok(is_there.then(|| quality.map_or(Validated::Elsewhere, Validated::Here)))
     }
 
     /// Gives a supernet whose steps run other children the statistics of the child
@@ -337,20 +400,24 @@ impl Training<'_> {
         }
         let mut draws = self.net.best_draw()?;
         // As the statistics are computed in training mode, dropouts drop.
-        draws.masks = Some(MaskSeed { seed: self.job.seed, step: 0 });
-        let Surroundings { device, stop, .. } = *self.around;
+        draws.masks = Some(self.net.mask_seed(self.job.seed, 0));
+        let Surroundings { device, stop, ranks, .. } = self.around;
         let count = CALIBRATION_BATCHES.min(self.job.training.steps_total());
-        let mut batches = self.data.batches(self.job, 0..count, self.around.data.loader_threads);
-        // Who asks for a stop gets no validation either.
+        let threads = self.around.data.loader_threads;
+        let mut batches = self.data.batches(self.job, self.share, 0..count, threads);
+        // Who asks for a stop gets no validation either; several processes do the same.
         let images = (0..count)
-            .take_while(|_| !stop.load(Ordering::Relaxed))
-            .map(|_| Ok(batches.take_next()?.images.f_to(device)?));
+            .take_while(|_| ranks.is_some() || !stop.load(Ordering::Relaxed))
+            .map(|_| Ok(batches.take_next()?.images.f_to(*device)?));
         self.net.recalibrate(&draws, images).map(Some)
     }
 
     /// Begins a checkpoint behind `step` if it is time for one, and reports one that
     /// has been written meanwhile. Whether the training waited for the one before.
     fn save_if_due(&mut self, step: u64) -> Result<bool, TrainerError> {
+        if !self.leads() {
+            return Ok(false);
+        }
         let training = &self.job.training;
         let is_due = match training.checkpoint_interval_steps() {
             Some(_) => training.saves_after(step),
@@ -385,6 +452,9 @@ impl Training<'_> {
 
     /// A checkpoint behind `step` that stands on disk.
     fn save_and_wait(&mut self, step: u64) -> Result<(), TrainerError> {
+        if !self.leads() {
+            return Ok(());
+        }
         self.phase(Phase::SavingCheckpoint)?;
         self.save(step)?;
         let finished = self.saver.wait()?;

@@ -14,6 +14,7 @@ use tch::{Device, Tensor};
 
 use super::{Batch, DataOptions, check_channels, image_tensor};
 use crate::TrainerError;
+use crate::ranks::Share;
 
 /// All cases of a job, normalised, in memory.
 #[derive(Debug)]
@@ -122,14 +123,14 @@ pub(super) fn patch_policy(augmentation: &Augmentation, extent: [usize; 3]) -> P
 }
 
 impl Cases {
-    /// The batch of a step.
+    /// A process' share of the batch of a step.
     ///
     /// # Errors
     /// Memory is exhausted.
-    pub(super) fn batch(&self, seed: u64, step: u64, size: u64) -> Result<Batch, TrainerError> {
+    pub(super) fn batch(&self, seed: u64, step: u64, share: Share) -> Result<Batch, TrainerError> {
         let (mut images, mut labels) = (Vec::new(), Vec::new());
         let mut channels = 0;
-        for index in 0..size {
+        for index in share.samples() {
             let mut stream = patch_stream(seed, step, index);
             let prepared = &self.training[stream.random_range(0..self.training.len())];
             let patch = sample_patch(prepared, &self.policy, &mut stream);
@@ -139,8 +140,8 @@ impl Cases {
         }
         let [d, h, w] = self.policy.extent;
         let batch = Batch {
-            images: image_tensor(&images, size as usize, [channels, d, h, w])?,
-            labels: Tensor::f_from_slice(&labels)?.f_view([size as i64, d as i64, h as i64, w as i64])?,
+            images: image_tensor(&images, share.count as usize, [channels, d, h, w])?,
+            labels: Tensor::f_from_slice(&labels)?.f_view([share.count as i64, d as i64, h as i64, w as i64])?,
         };
         batch.ready_for(self.device)
     }

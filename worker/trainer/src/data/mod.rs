@@ -24,6 +24,7 @@ use cakes_data::samples::CacheOptions;
 use tch::{Device, Tensor};
 
 use crate::TrainerError;
+use crate::ranks::Share;
 pub use ahead::Ahead;
 use cases::Cases;
 use samples::ClassSamples;
@@ -125,18 +126,18 @@ impl JobData {
         }
     }
 
-    /// The batches of `steps`, each of which follows from the job's seed and its
+    /// This process' share of the batches of `steps`, each of which follows from the job's seed and its
     /// step alone, made ahead by `threads` threads.
-    pub fn batches(&self, job: &TrainerJob, steps: Range<u64>, threads: usize) -> Ahead<Batch> {
-        let (seed, size) = (job.seed, u64::from(job.training.batch_size));
+    pub fn batches(&self, job: &TrainerJob, share: Share, steps: Range<u64>, threads: usize) -> Ahead<Batch> {
+        let seed = job.seed;
         match self {
             JobData::Cases(cases) => {
                 let cases = cases.clone();
-                Ahead::start(threads, steps, move |step| cases.batch(seed, step, size))
+                Ahead::start(threads, steps, move |step| cases.batch(seed, step, share))
             }
             JobData::Samples(samples) => {
                 let samples = samples.clone();
-                Ahead::start(threads, steps, move |step| samples.batch(seed, step, size))
+                Ahead::start(threads, steps, move |step| samples.batch(seed, step, share))
             }
         }
     }

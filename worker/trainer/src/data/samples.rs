@@ -19,6 +19,7 @@ use tch::{Device, Tensor};
 use super::cases::patch_policy;
 use super::{Ahead, Batch, DataOptions, check_channels, image_tensor};
 use crate::TrainerError;
+use crate::ranks::Share;
 
 /// The samples of a job and what is made of them.
 #[derive(Debug)]
@@ -198,11 +199,11 @@ impl ClassSamples {
     ///
     /// # Errors
     /// A sample cannot be read, named.
-    pub(super) fn batch(&self, seed: u64, step: u64, size: u64) -> Result<Batch, TrainerError> {
+    pub(super) fn batch(&self, seed: u64, step: u64, share: Share) -> Result<Batch, TrainerError> {
         let training = self.samples.training();
         let mut pass = Pass::new(training.len());
-        let inputs = (0..size).map(|index| {
-            let place = step * size + index;
+        let inputs = share.samples().map(|index| {
+            let place = step * share.batch_size + index;
             let sample = self.samples.load(training[pass.sample(seed, place)])?;
             Ok(self.policy.train(&sample, &mut patch_stream(seed, step, index))?)
         });

@@ -253,11 +253,16 @@ impl Net {
         let volume = (d * h * w) as usize;
         let values = host::values(x)?;
         let (features, behind) = (self.features(index, purpose)?, self.behind(index));
-        let moments = norm::moments(values, channels as usize, volume);
+        let own = norm::moments(values, channels as usize, volume);
+        let count = values.len() / channels as usize;
+        let (moments, count) = match self.synchronised().filter(|_| purpose.trains()) {
+            None => (own, count),
+            Some(ranks) => ranks.join_moments(&own, count)?,
+        };
         let output = host::written(&[samples, channels / behind.groups as i64, d, h, w], |out| {
             norm::forward(values, volume, &moments, features.affine(), behind, out);
         })?;
-        self.move_statistics(index, &features.chosen, &moments, values.len() / channels as usize)?;
+        self.move_statistics(index, &features.chosen, &moments, count)?;
         Ok((output, moments))
     }
 

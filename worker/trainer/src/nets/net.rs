@@ -1,6 +1,7 @@
 //! A network description with its parameters on a device.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use cakes::Extent;
 use cakes::backbone::Backbone;
@@ -16,6 +17,7 @@ use super::methods::Methods;
 use super::params::{Param, Params, initialise};
 use super::torch_ops::{ConvCount, widened};
 use crate::TrainerError;
+use crate::ranks::Ranks;
 
 pub(super) const NORM_MOMENTUM: f64 = 0.1;
 pub(super) const NORM_EPSILON: f64 = 1e-5;
@@ -54,6 +56,8 @@ pub struct Net {
     readers: Vec<usize>,
     count: ConvCount,
     methods: Methods,
+    /// Who trains it together with this process.
+    pub(super) ranks: Option<Rc<Ranks>>,
 }
 
 /// What a forward pass is for.
@@ -99,6 +103,7 @@ impl Net {
             readers,
             count: ConvCount::default(),
             methods: Methods::default(),
+            ranks: None,
         })
     }
 
@@ -120,6 +125,17 @@ impl Net {
     #[must_use]
     pub fn with_methods(self, methods: Methods) -> Self {
         Net { methods, ..self }
+    }
+
+    /// Trains together with other processes from now on.
+    #[must_use]
+    pub fn with_ranks(self, ranks: Option<Rc<Ranks>>) -> Self {
+        Net { ranks, ..self }
+    }
+
+    /// Those whose samples count in the statistics of norms.
+    pub(super) fn synchronised(&self) -> Option<&Ranks> {
+        self.ranks.as_deref().filter(|ranks| ranks.synchronises())
     }
 
     /// The same network in float64, through libtorch: what float32 is judged by.
@@ -277,12 +293,17 @@ impl Net {
         layers.enumerate().map(|(index, (name, conv, kernels))| (index, name, conv, kernels))
     }
 
+    /// What dropouts drop in one training step.
+    pub fn mask_seed(&self, seed: u64, step: u64) -> MaskSeed {
+        MaskSeed { seed, step, samples_before: self.ranks.as_ref().map_or(0, |ranks| ranks.share().first) }
+    }
+
     /// What is random in one training step.
     ///
     /// # Errors
     /// libtorch cannot make the index tensors.
     pub fn draw(&self, seed: u64, step: u64) -> Result<Draws, TrainerError> {
-        let masks = Some(MaskSeed { seed, step });
+        let masks = Some(self.mask_seed(seed, step));
         self.draws_by(masks, |index, _, conv, kernels| {
             Ok(draw_kernels(seed, step, index, conv.channels, kernels))
         })

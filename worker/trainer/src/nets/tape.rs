@@ -11,7 +11,7 @@ use cakes::network::{Conv, ConvKernels, NodeId, Op, Pool};
 use tch::Tensor;
 
 use super::direct::host;
-use super::direct::norm::{self, Moments};
+use super::direct::norm::{self, Moments, Sums};
 use super::direct_ops::{kernel_of, up_sample_gradient};
 use super::draw::Draws;
 use super::dropout;
@@ -43,7 +43,9 @@ struct WindowPass {
 
 impl Net {
     /// Trains on a batch as far as the gradients: moves running statistics,
-    /// not parameters. `loss` maps the network's output to a scalar.
+    /// not parameters. `loss` maps the network's output to a scalar. Where several
+    /// processes train, it is this one's share of the loss, and the gradients are those
+    /// of the sum of all shares.
     ///
     /// # Errors
     /// libtorch fails, or a draw is missing.
@@ -60,7 +62,7 @@ impl Net {
             let found = Tensor::f_run_backward(&[&value], &params, false, false)?;
             let named = self.params().keys().cloned().zip(found);
             let gradients = named.filter(|(_, gradient)| gradient.defined()).collect();
-            return Ok((value.f_double_value(&[])?, gradients));
+            return Ok((value.f_double_value(&[])?, self.of_all(gradients)?));
         }
         let mut tape = tch::no_grad(|| self.record(x, draws))?;
         let output = tape.outputs.last_mut().and_then(Option::take);
@@ -69,7 +71,15 @@ impl Net {
         let value = loss(&output)?;
         value.f_backward()?;
         let gradients = tch::no_grad(|| self.play_back(&mut tape, output.grad(), draws))?;
-        Ok((value.f_double_value(&[])?, gradients))
+        Ok((value.f_double_value(&[])?, self.of_all(gradients)?))
+    }
+
+    /// The sum over all processes that train the network.
+    fn of_all(&self, mut gradients: Gradients) -> Result<Gradients, TrainerError> {
+        if let Some(ranks) = &self.ranks {
+            ranks.sum_gradients(&mut gradients)?;
+        }
+        Ok(gradients)
     }
 
     fn record(&mut self, x: &Tensor, draws: &Draws) -> Result<Tape, TrainerError> {
@@ -281,13 +291,18 @@ impl Net {
         let moments = tape.moments.get(&index).ok_or_else(missing)?;
         let [_, _, d, h, w] = shape_of(x)?;
         let (values, arrived) = (host::values(x)?, host::values(gradient)?);
-        let mut own = None;
+        let volume = (d * h * w) as usize;
+        let (affine, behind) = (features.affine(), self.behind(index));
+        let own = norm::sums(values, arrived, volume, moments, affine, behind);
+        let all = match self.synchronised() {
+            None => own.clone(),
+            Some(ranks) => Sums::from_numbers(&ranks.sum_of(&own.numbers())?),
+        };
         let out = host::written(&x.size(), |out| {
-            let volume = (d * h * w) as usize;
-            let (affine, behind) = (features.affine(), self.behind(index));
-            own = Some(norm::backward(values, arrived, volume, moments, affine, behind, out));
+            norm::backward(values, arrived, volume, moments, affine, behind, &all, out);
         })?;
-        let own = own.ok_or_else(missing)?;
+        // Those of the others come with their gradients.
+        let own = own.affine_gradient(moments, affine);
         for (parameter, values) in [("weight", own.scale), ("bias", own.shift)] {
             let parameter = format!("{name}.{parameter}");
             let full = host::filled(&self.param(&parameter)?.size(), |full| {

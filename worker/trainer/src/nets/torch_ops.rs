@@ -9,6 +9,7 @@ use tch::{Kind, Tensor};
 use super::dropout;
 use super::net::{NORM_EPSILON, NORM_MOMENTUM, Net, Use, draw_of};
 use crate::TrainerError;
+use crate::ranks::Ranks;
 
 /// Multiply-accumulates of one sample, counted from the shapes that
 /// convolutions really saw.
@@ -214,7 +215,10 @@ impl Net {
             self.statistic(&format!("{name}.running_var"))?,
         );
         let run = |scale: &Tensor, shift: &Tensor, mean: &Tensor, variance: &Tensor| {
-            x.f_batch_norm(
+            if let Some(ranks) = self.synchronised().filter(|_| purpose.trains()) {
+                return synchronised_norm(ranks, x, [scale, shift], [mean, variance]);
+            }
+            Ok::<Tensor, TrainerError>(x.f_batch_norm(
                 Some(scale),
                 Some(shift),
                 Some(mean),
@@ -223,10 +227,10 @@ impl Net {
                 NORM_MOMENTUM,
                 NORM_EPSILON,
                 false,
-            )
+            )?)
         };
         if candidates == 1 {
-            return Ok(run(scale, shift, mean, variance)?);
+            return run(scale, shift, mean, variance);
         }
         let chosen = &draw_of(purpose, self.producer_name(node))?.candidates;
         let pick = |tensor: &Tensor| tensor.f_index_select(0, chosen);
@@ -243,4 +247,36 @@ impl Net {
         }
         Ok(output)
     }
+}
+
+/// As libtorch's batch normalisation in training, by the moments of all processes'
+/// samples, through which gradients find their way back.
+///
+/// # Shapes
+/// `x`: `[N, C, D, H, W]`, all others `[C]`.
+fn synchronised_norm(
+    ranks: &Ranks,
+    x: &Tensor,
+    [scale, shift]: [&Tensor; 2],
+    [mean, variance]: [&Tensor; 2],
+) -> Result<Tensor, TrainerError> {
+    let own = widened(x)?;
+    let count = ranks.sum_of(&[(own.numel() as i64 / own.size()[1].max(1)) as f64])?[0];
+    let sum = |values: &Tensor| -> Result<Tensor, TrainerError> {
+        ranks.summed(&values.f_sum_dim_intlist([0_i64, 2, 3, 4].as_slice(), false, None)?)
+    };
+    let per_channel = |values: &Tensor| values.f_view([1, -1, 1, 1, 1]);
+    let batch_mean = sum(&own)?.f_div_scalar(count)?;
+    let centred = own.f_sub(&per_channel(&batch_mean)?)?;
+    let batch_variance = sum(&centred.f_square()?)?.f_div_scalar(count)?;
+    let slope = scale.f_mul(&batch_variance.f_add_scalar(NORM_EPSILON)?.f_rsqrt()?)?;
+    let output = centred.f_mul(&per_channel(&slope)?)?.f_add(&per_channel(shift)?)?;
+    tch::no_grad(|| -> Result<(), TrainerError> {
+        let unbiased = batch_variance.f_mul_scalar(count / (count - 1.0).max(1.0))?;
+        for (statistic, new) in [(mean, batch_mean), (variance, unbiased)] {
+            let _ = statistic.shallow_clone().f_lerp_(&new.f_detach()?, NORM_MOMENTUM)?;
+        }
+        Ok(())
+    })?;
+    Ok(output.f_to_kind(x.f_kind()?)?)
 }

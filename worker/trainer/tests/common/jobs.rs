@@ -88,6 +88,7 @@ pub fn run_job(
         keep: manner.keep,
         mean_time_between_failures: manner.mean_time_between_failures.unwrap_or(Duration::from_secs(86_400)),
         stop: &stop,
+        ranks: None,
     };
     let ending = run(job, &around, &mut recorder)?;
     Ok(Finished { ending, events: recorder.events, notes: recorder.notes })

@@ -149,10 +149,87 @@ pub fn forward(
     });
 }
 
-/// The gradient of the input, and of γ and β.
+/// What the gradients of a normalisation follow from: for every feature the sum of the
+/// gradient that reaches it, and of its product with the distance from the mean; and how
+/// many values of a feature they are of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sums {
+    of_features: Vec<(f64, f64)>,
+    count: f64,
+}
+
+impl Sums {
+    /// The same as numbers that may be added to those of other samples.
+    pub fn numbers(&self) -> Vec<f64> {
+        let sums = self.of_features.iter().flat_map(|(plain, product)| [*plain, *product]);
+        std::iter::once(self.count).chain(sums).collect()
+    }
+
+    pub fn from_numbers(numbers: &[f64]) -> Self {
+        let (count, sums) = numbers.split_first().unwrap_or((&0.0, &[]));
+        let of_features = sums.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+        Sums { of_features, count: *count }
+    }
+
+    /// The gradients of γ and β.
+    pub fn affine_gradient(&self, moments: &Moments, affine: Affine<'_>) -> AffineGradient {
+        let scale = self.of_features.iter().zip(&moments.variance).map(|((_, product), variance)| {
+            (*product * f64::from(inverse(*variance, affine.epsilon))) as f32
+        });
+        let shift = self.of_features.iter().map(|(sum, _)| *sum as f32);
+        AffineGradient { scale: scale.collect(), shift: shift.collect() }
+    }
+}
+
+/// What the gradients follow from.
+///
+/// # Shapes
+/// `x`: `[N, groups·C, volume]`, `gradient`: `[N, C, volume]`.
+pub fn sums(
+    x: &[f32],
+    gradient: &[f32],
+    volume: usize,
+    moments: &Moments,
+    affine: Affine<'_>,
+    behind: Behind,
+) -> Sums {
+    let features = affine.scale.len();
+    let channels = features / behind.groups;
+    let samples = x.len() / (features * volume);
+    let of_features = (0..features)
+        .into_par_iter()
+        .map(|feature| {
+            let line = Line::new(moments, affine, behind.relu, feature);
+            let own = (0..samples).map(|sample| {
+                let (x, gradient) = pair(x, gradient, volume, channels, features, sample, feature);
+                Processor::detect().run(|| gradient_sums(x, gradient, moments.mean[feature], line))
+            });
+            own.fold((0.0, 0.0), |total, (plain, product)| (total.0 + plain, total.1 + product))
+        })
+        .collect();
+    Sums { of_features, count: (samples * volume) as f64 }
+}
+
+/// Volumes of a feature's input and of the gradient that reaches it.
+fn pair<'a>(
+    x: &'a [f32],
+    gradient: &'a [f32],
+    volume: usize,
+    channels: usize,
+    features: usize,
+    sample: usize,
+    feature: usize,
+) -> (&'a [f32], &'a [f32]) {
+    let x = &x[(sample * features + feature) * volume..][..volume];
+    let gradient = &gradient[(sample * channels + feature % channels) * volume..][..volume];
+    (x, gradient)
+}
+
+/// The gradient of the input, from the sums of the batch.
 ///
 /// # Shapes
 /// `x` and `out`: `[N, groups·C, volume]`, `gradient`: `[N, C, volume]`.
+#[expect(clippy::too_many_arguments, reason = "a pass over memory reads what it reads")]
 pub fn backward(
     x: &[f32],
     gradient: &[f32],
@@ -160,36 +237,19 @@ pub fn backward(
     moments: &Moments,
     affine: Affine<'_>,
     behind: Behind,
+    sums: &Sums,
     out: &mut [f32],
-) -> AffineGradient {
+) {
     let features = affine.scale.len();
     let channels = features / behind.groups;
-    let samples = x.len() / (features * volume);
-    // Volumes of a feature's input and of the gradient that reaches it.
-    let pair = |sample: usize, feature: usize| {
-        let x = &x[(sample * features + feature) * volume..][..volume];
-        let gradient = &gradient[(sample * channels + feature % channels) * volume..][..volume];
-        (x, gradient)
-    };
-    let sums: Vec<(f64, f64)> = (0..features)
-        .into_par_iter()
-        .map(|feature| {
-            let line = Line::new(moments, affine, behind.relu, feature);
-            let own = (0..samples).map(|sample| {
-                let (x, gradient) = pair(sample, feature);
-                Processor::detect().run(|| gradient_sums(x, gradient, moments.mean[feature], line))
-            });
-            own.fold((0.0, 0.0), |total, (plain, product)| (total.0 + plain, total.1 + product))
-        })
-        .collect();
-    let count = (samples * volume) as f64;
+    let Sums { of_features, count } = sums;
     out.par_chunks_exact_mut(volume).enumerate().for_each(|(index, out)| {
         let (sample, feature) = (index / features, index % features);
-        let (x, gradient) = pair(sample, feature);
+        let (x, gradient) = pair(x, gradient, volume, channels, features, sample, feature);
         let line = Line::new(moments, affine, behind.relu, feature);
         let inverse = inverse(moments.variance[feature], affine.epsilon);
-        let mean_gradient = (sums[feature].0 / count) as f32;
-        let slope = (sums[feature].1 / count) as f32 * inverse * inverse;
+        let mean_gradient = (of_features[feature].0 / count) as f32;
+        let slope = (of_features[feature].1 / count) as f32 * inverse * inverse;
         let mean = moments.mean[feature];
         Processor::detect().run(|| {
             for ((out, x), gradient) in out.iter_mut().zip(x).zip(gradient) {
@@ -197,11 +257,6 @@ pub fn backward(
             }
         });
     });
-    let scale = sums
-        .iter()
-        .zip(&moments.variance)
-        .map(|((_, product), variance)| (*product * f64::from(inverse(*variance, affine.epsilon))) as f32);
-    AffineGradient { scale: scale.collect(), shift: sums.iter().map(|(sum, _)| *sum as f32).collect() }
 }
 
 /// Sums of the gradient and of its product with the distance from the mean.

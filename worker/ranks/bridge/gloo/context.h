@@ -1,0 +1,11 @@
+// See README.md: names alone, what they stand for is inside libtorch.
+#pragma once
+
+#include <chrono>
+
+namespace gloo {
+class Context {
+ public:
+  void setTimeout(std::chrono::milliseconds timeout);
+};
+}  // namespace gloo

@@ -1,0 +1,300 @@
+//! Processes that train one network together, each on a device of its own: what they do
+//! at the same time, through c10d, libtorch's distributed layer (`TCPStore` and
+//! `ProcessGroupGloo`).
+//!
+//! ```text
+//!  rank 0                            rank 1, 2, …
+//!  ──────                            ────────────
+//!  Meeting::host() ─ port ────────►  Meeting::visit(port)
+//!  Group::join(0) ◄────────────────► Group::join(1)
+//!  sum(gradients) ◄────────────────► sum(gradients)     every call is made by all, in one order
+//! ```
+//!
+//! A process that ends makes the calls of the others fail at once; one that hangs makes
+//! them fail after the time limit of the group.
+
+mod bridge;
+
+use std::ffi::{CString, c_char};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use bridge::checked;
+use tch::{Kind, Tensor};
+
+/// What went wrong between the processes.
+#[derive(Debug, thiserror::Error)]
+pub enum RanksError {
+    /// The text is libtorch's.
+    #[error("cannot {what}: {text}")]
+    Failed { what: &'static str, text: String },
+    #[error("rank {rank} of {size}: a rank is less than the number of processes, which is 1 or more")]
+    Rank { rank: u32, size: u32 },
+    #[error("a tensor that processes exchange is contiguous and in host memory")]
+    Tensor,
+    #[error(transparent)]
+    Torch(#[from] tch::TchError),
+}
+
+fn call<T>(
+    what: &'static str,
+    call: impl FnOnce(*mut *mut c_char) -> *mut T,
+) -> Result<NonNull<T>, RanksError> {
+    checked(call).map_err(|text| RanksError::Failed { what, text })
+}
+
+/// Where the processes find each other.
+#[derive(Debug)]
+pub struct Meeting {
+    store: NonNull<bridge::Store>,
+    host: CString,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: c10d's store locks what its threads share, and belongs to no thread.
+unsafe impl Send for Meeting {}
+
+impl Meeting {
+    /// Serves the meeting on a free port of this address.
+    ///
+    /// # Errors
+    /// The address is not of this machine.
+    pub fn host(address: &str, limit: Duration) -> Result<Self, RanksError> {
+        Meeting::open("serve a meeting of ranks", address, 0, true, limit)
+    }
+
+    /// Goes to the meeting that another process serves.
+    ///
+    /// # Errors
+    /// Nobody answers there within the limit.
+    pub fn visit(host: &str, port: u16, limit: Duration) -> Result<Self, RanksError> {
+        Meeting::open("go to the meeting of ranks", host, port, false, limit)
+    }
+
+    fn open(
+        what: &'static str,
+        host: &str,
+        port: u16,
+        serves: bool,
+        limit: Duration,
+    ) -> Result<Self, RanksError> {
+        let bad = |_| RanksError::Failed { what, text: format!("{host:?} is no address") };
+        let host = CString::new(host).map_err(bad)?;
+        #[allow(unsafe_code)]
+        // SAFETY: the string ends with NUL and lives until the call returns.
+        let store = call(what, |error| unsafe {
+            bridge::ranks_open_store(host.as_ptr(), port, serves, millis(limit), error)
+        })?;
+        Ok(Meeting { store, host })
+    }
+
+    pub fn port(&self) -> u16 {
+        #[allow(unsafe_code)]
+        // SAFETY: the store lives as long as this value.
+        unsafe {
+            bridge::ranks_port(self.store.as_ptr())
+        }
+    }
+}
+
+impl Drop for Meeting {
+    fn drop(&mut self) {
+        #[allow(unsafe_code)]
+        // SAFETY: made by the bridge, closed once.
+        unsafe {
+            bridge::ranks_close_store(self.store.as_ptr());
+        }
+    }
+}
+
+/// Whose turn it is: 0 leads, of so many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    rank: u32,
+    size: u32,
+}
+
+impl Seat {
+    /// # Errors
+    /// There is no such rank.
+    pub fn new(rank: u32, size: u32) -> Result<Self, RanksError> {
+        if rank < size { Ok(Seat { rank, size }) } else { Err(RanksError::Rank { rank, size }) }
+    }
+
+    pub fn rank(self) -> u32 {
+        self.rank
+    }
+
+    pub fn size(self) -> u32 {
+        self.size
+    }
+}
+
+/// The processes, connected. All of them make the same calls in the same order.
+#[derive(Debug)]
+pub struct Group {
+    group: NonNull<bridge::Group>,
+    seat: Seat,
+    /// Ends after the group.
+    _meeting: Meeting,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: as for a meeting.
+unsafe impl Send for Group {}
+
+/// A sum or a broadcast that is under way.
+#[derive(Debug)]
+pub struct Pending<'a> {
+    pending: NonNull<bridge::Pending>,
+    tensor: PhantomData<&'a mut Tensor>,
+}
+
+impl Pending<'_> {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// Another process has ended, or did not come within the limit.
+    pub fn wait(self) -> Result<(), RanksError> {
+        let pending = self.pending.as_ptr();
+        std::mem::forget(self);
+        #[allow(unsafe_code)]
+        // SAFETY: made by the bridge; the call frees it, and nothing else will.
+        let done = call("exchange values with the other ranks", |error| unsafe {
+            bridge::ranks_wait(pending, error).cast_mut()
+        });
+        done.map(|_| ())
+    }
+}
+
+impl Drop for Pending<'_> {
+    /// The values may be looked at again: the work is waited for, whatever came of it.
+    fn drop(&mut self) {
+        #[allow(unsafe_code)]
+        // SAFETY: as in `wait`.
+        let _ = checked(|error| unsafe { bridge::ranks_wait(self.pending.as_ptr(), error).cast_mut() });
+    }
+}
+
+impl Group {
+    /// Waits until all are there, at most as long as the meeting's limit. `limit` is that
+    /// of every call to come.
+    ///
+    /// # Errors
+    /// Somebody did not come.
+    pub fn join(meeting: Meeting, seat: Seat, limit: Duration) -> Result<Self, RanksError> {
+        #[allow(unsafe_code)]
+        // SAFETY: store and string live until the call returns.
+        let group = call("meet the other ranks", |error| unsafe {
+            let (store, host) = (meeting.store.as_ptr(), meeting.host.as_ptr());
+            bridge::ranks_join(store, host, seat.rank, seat.size, millis(limit), error)
+        })?;
+        Ok(Group { group, seat, _meeting: meeting })
+    }
+
+    pub fn seat(&self) -> Seat {
+        self.seat
+    }
+
+    /// Begins to replace the values by their sums over all processes; every process gets
+    /// the same bits. The tensor is contiguous and in host memory.
+    ///
+    /// # Errors
+    /// It is not, or the group is broken.
+    pub fn begin_sum<'a>(&self, tensor: &'a mut Tensor) -> Result<Pending<'a>, RanksError> {
+        check(tensor)?;
+        #[allow(unsafe_code)]
+        // SAFETY: the group lives; the tensor is borrowed until the work is done, and
+        // c10d holds a reference of its own to its memory.
+        let pending = call("sum over the ranks", |error| unsafe {
+            bridge::ranks_begin_sum(self.group.as_ptr(), tensor.as_ptr(), error)
+        })?;
+        Ok(Pending { pending, tensor: PhantomData })
+    }
+
+    /// As [`Group::begin_sum`], to its end.
+    ///
+    /// # Errors
+    /// As [`Group::begin_sum`] and [`Pending::wait`].
+    pub fn sum(&self, tensor: &mut Tensor) -> Result<(), RanksError> {
+        self.begin_sum(tensor)?.wait()
+    }
+
+    /// The sums of numbers over all processes.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn sum_of(&self, values: &[f64]) -> Result<Vec<f64>, RanksError> {
+        let mut tensor = Tensor::f_from_slice(values)?;
+        self.sum(&mut tensor)?;
+        let mut sums = vec![0.0; values.len()];
+        tensor.f_copy_data(&mut sums, values.len())?;
+        Ok(sums)
+    }
+
+    /// What every process has, by rank; all give equally many numbers.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn gather(&self, values: &[f64]) -> Result<Vec<Vec<f64>>, RanksError> {
+        let (rank, size) = (self.seat.rank as usize, self.seat.size as usize);
+        let mut all = vec![0.0; size * values.len()];
+        all[rank * values.len()..][..values.len()].copy_from_slice(values);
+        // A sum with zeros is the number itself.
+        let all = self.sum_of(&all)?;
+        Ok((0..size).map(|rank| all[rank * values.len()..][..values.len()].to_vec()).collect())
+    }
+
+    /// Replaces the values by those of process `root`.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn broadcast(&self, tensor: &mut Tensor, root: u32) -> Result<(), RanksError> {
+        check(tensor)?;
+        #[allow(unsafe_code)]
+        // SAFETY: as in `begin_sum`.
+        let pending = call("broadcast to the ranks", |error| unsafe {
+            bridge::ranks_begin_broadcast(self.group.as_ptr(), tensor.as_ptr(), root, error)
+        })?;
+        Pending { pending, tensor: PhantomData }.wait()
+    }
+
+    /// The sum over all processes, for a loss: each computes a part of one scalar, and the
+    /// gradient of what is summed is the sum of what it is in every part. The tensor is in
+    /// host memory.
+    ///
+    /// # Errors
+    /// As [`Group::sum`].
+    pub fn summed(&self, tensor: &Tensor) -> Result<Tensor, RanksError> {
+        #[allow(unsafe_code)]
+        // SAFETY: group and tensor live; what comes back is a new tensor that nobody else
+        // has.
+        unsafe {
+            let sum = call("sum over the ranks", |error| {
+                bridge::ranks_summed(self.group.as_ptr(), tensor.as_ptr(), error)
+            })?;
+            Ok(Tensor::from_ptr(sum.as_ptr()))
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        #[allow(unsafe_code)]
+        // SAFETY: made by the bridge, left once.
+        unsafe {
+            bridge::ranks_leave(self.group.as_ptr());
+        }
+    }
+}
+
+fn check(tensor: &Tensor) -> Result<(), RanksError> {
+    let is_plain = tensor.device() == tch::Device::Cpu && tensor.is_contiguous();
+    let is_number = matches!(tensor.f_kind()?, Kind::Float | Kind::Double | Kind::Int64);
+    if is_plain && is_number { Ok(()) } else { Err(RanksError::Tensor) }
+}
+
+fn millis(limit: Duration) -> u64 {
+    u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
+}
