@@ -211,9 +211,17 @@ mod tests {
 
     #[test]
     fn wrong_names_are_refused() {
-        for text in
-            ["", "gpu", "cuda", "cuda:x", "cpu,cpu", "cuda:-1", "cuda:0+cuda:0", "cuda:0+cuda:1,cuda:1", "cpu+"]
-        {
+        for text in [
+            "",
+            "gpu",
+            "cuda",
+            "cuda:x",
+            "cpu,cpu",
+            "cuda:-1",
+            "cuda:0+cuda:0",
+            "cuda:0+cuda:1,cuda:1",
+            "cpu+",
+        ] {
             assert!(DeviceChoice::parse(text).is_err(), "{text}");
         }
     }

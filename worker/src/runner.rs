@@ -184,7 +184,10 @@ fn launch(context: &Context, granted: &Granted, folder: &Path, device: &v1::Devi
         data_root: context.config.data_root.clone(),
         resume: granted.resume.is_some().then(|| folder.join("resume")),
         supernet: granted.supernet.is_some().then(|| folder.join("supernet")),
-        device: devices::for_trainer(&device.name, granted.job.as_ref().map_or(1, |job| job.training.devices)),
+        device: devices::for_trainer(
+            &device.name,
+            granted.job.as_ref().map_or(1, |job| job.training.devices),
+        ),
         threads: context.config.threads,
         loader_threads: context.config.loader_threads,
         cache_dir: context.config.cache_dir.clone(),

@@ -16,7 +16,9 @@ pub use dataset::{
     ArrayDataset, ArrayKind, ArraySplit, DatasetSpec, FolderDataset, MedmnistPart, PhantomDataset, TaskKind,
     ValidationSplit, VideoDataset, VideoLayout,
 };
-pub use training::{Augmentation, BatchStatistics, MemoryFormat, OptimizerSpec, Precision, Schedule, TrainingSpec};
+pub use training::{
+    Augmentation, BatchStatistics, MemoryFormat, OptimizerSpec, Precision, Schedule, TrainingSpec,
+};
 
 use crate::Extent;
 use crate::architecture::Architecture;

@@ -7,6 +7,8 @@ use uuid::Uuid;
 pub struct Wish<'a> {
     pub worker: &'a str,
     pub memory_mib: i64,
+    /// Devices that are free together.
+    pub device_count: i32,
 }
 
 /// A job at the front of the queue.
@@ -16,6 +18,7 @@ pub struct Candidate {
     /// Of its last grant.
     pub epoch: i64,
     pub memory_mib: i64,
+    pub device_count: i32,
     /// The worker that it keeps away from at present.
     pub avoids: Option<String>,
     /// Optimizer steps of the checkpoint that it goes on from.
@@ -24,7 +27,9 @@ pub struct Candidate {
 
 impl Candidate {
     fn fits(&self, wish: &Wish<'_>) -> bool {
-        self.memory_mib <= wish.memory_mib && self.avoids.as_deref() != Some(wish.worker)
+        self.memory_mib <= wish.memory_mib
+            && self.device_count <= wish.device_count
+            && self.avoids.as_deref() != Some(wish.worker)
     }
 }
 
@@ -49,17 +54,18 @@ mod tests {
     use super::*;
 
     fn wishes() -> impl Strategy<Value = Vec<Wish<'static>>> {
-        let wish = (proptest::sample::select(vec!["a", "b", "c"]), 0_i64..4)
-            .prop_map(|(worker, memory_mib)| Wish { worker, memory_mib });
+        let wish = (proptest::sample::select(vec!["a", "b", "c"]), 0_i64..4, 1..3)
+            .prop_map(|(worker, memory_mib, device_count)| Wish { worker, memory_mib, device_count });
         proptest::collection::vec(wish, 0..6)
     }
 
     fn front() -> impl Strategy<Value = Vec<Candidate>> {
         let avoids = proptest::option::of(proptest::sample::select(vec!["a", "b"]));
-        let job = (0_i64..4, avoids).prop_map(|(memory_mib, avoids)| Candidate {
+        let job = (0_i64..4, 1..3, avoids).prop_map(|(memory_mib, device_count, avoids)| Candidate {
             id: Uuid::nil(),
             epoch: 0,
             memory_mib,
+            device_count,
             avoids: avoids.map(str::to_owned),
             resume_step: None,
         });

@@ -17,6 +17,8 @@ pub struct Facts {
     /// Time until its back-off ends; `None` or zero when it may go.
     pub back_off: Option<Duration>,
     pub memory_mib: u64,
+    /// Devices that it trains on at once.
+    pub device_count: u32,
     pub step: i64,
     pub step_count: i64,
     /// Step of the last committed checkpoint, 0 for none.
@@ -54,7 +56,15 @@ pub struct WorkerFacts {
 pub struct DeviceFacts {
     pub name: String,
     pub memory_mib: u64,
+    /// Devices of the slot.
+    pub count: u32,
     pub busy: bool,
+}
+
+impl DeviceFacts {
+    fn fits(&self, facts: &Facts) -> bool {
+        self.memory_mib >= facts.memory_mib && self.count >= facts.device_count
+    }
 }
 
 /// The paragraph.
@@ -149,14 +159,21 @@ fn obstacle(facts: &Facts) -> String {
     }
     let devices =
         || ready.iter().flat_map(|worker| worker.devices.iter().map(move |device| (worker, device)));
-    let largest = devices().map(|(_, device)| device.memory_mib).max().unwrap_or(0);
+    let wide = || devices().filter(|(_, slot)| slot.count >= facts.device_count);
+    let Some(largest) = wide().map(|(_, slot)| slot.memory_mib).max() else {
+        let (wanted, most) = (facts.device_count, devices().map(|(_, slot)| slot.count).max().unwrap_or(0));
+        return format!(
+            "It trains on {wanted} devices at once; the widest slot of a ready worker has {most}. Start one with \
+             `--devices cuda:0+cuda:1`, as many with + between."
+        );
+    };
     if largest < facts.memory_mib {
         return format!(
             "It needs about {} MiB of memory; the largest device of a ready worker has {largest} MiB.",
             facts.memory_mib
         );
     }
-    let mut free = devices().filter(|(_, device)| !device.busy && device.memory_mib >= facts.memory_mib);
+    let mut free = devices().filter(|(_, device)| !device.busy && device.fits(facts));
     match free.find(|(worker, _)| Some(&worker.id) != facts.avoided_worker.as_ref()) {
         Some((worker, _)) => format!("Worker {} is free and will be offered it at its next call.", worker.id),
         None => match &facts.avoided_worker {
@@ -170,9 +187,7 @@ fn obstacle(facts: &Facts) -> String {
 
 fn free_device_of(facts: &Facts, id: &str) -> bool {
     let worker = facts.workers.iter().find(|worker| worker.id == id);
-    worker.is_some_and(|worker| {
-        worker.devices.iter().any(|device| !device.busy && device.memory_mib >= facts.memory_mib)
-    })
+    worker.is_some_and(|worker| worker.devices.iter().any(|device| !device.busy && device.fits(facts)))
 }
 
 #[cfg(test)]
@@ -187,6 +202,7 @@ mod tests {
             queue_position: 3,
             back_off: None,
             memory_mib: 1000,
+            device_count: 1,
             step: 0,
             step_count: 100,
             checkpoint_step: 0,
@@ -197,7 +213,7 @@ mod tests {
     }
 
     fn worker(id: &str, memory_mib: u64, busy: bool) -> WorkerFacts {
-        let devices = vec![DeviceFacts { name: "cpu".into(), memory_mib, busy }];
+        let devices = vec![DeviceFacts { name: "cpu".into(), memory_mib, count: 2, busy }];
         WorkerFacts { id: id.into(), schedule: Schedule::Ready, lost: false, suspect: None, devices }
     }
 
@@ -210,6 +226,9 @@ mod tests {
     #[test]
     fn a_waiting_job_names_the_first_obstacle() {
         says(&facts(), "position 3");
+        let three = Facts { device_count: 3, workers: vec![worker("a", 2000, false)], ..facts() };
+        says(&three, "3 devices at once; the widest slot of a ready worker has 2");
+        says(&Facts { device_count: 2, ..three }, "Worker a is free");
         says(&facts(), "No worker has registered");
         let lost = WorkerFacts { lost: true, ..worker("a", 2000, false) };
         says(&Facts { workers: vec![lost.clone()], ..facts() }, "The only worker, a, has not been heard of");

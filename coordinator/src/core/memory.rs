@@ -12,7 +12,8 @@ const WEIGHT_BYTES: u64 = 4;
 /// Libraries, buffers of the data pipeline, work space of the convolutions.
 const BASE_MIB: u64 = 400;
 
-/// Estimated peak memory of training `network` on patches of `patch`, in MiB.
+/// Estimated peak memory of training `network` on patches of `patch`, in MiB, on each
+/// device of the training.
 ///
 /// Weights, gradients and the optimizer's state; every layer's output once for
 /// the backward pass and once as a gradient. bfloat16 halves the outputs and needs a
@@ -30,7 +31,9 @@ pub fn training_mib(network: &Network, patch: Extent, training: &TrainingSpec) -
         Precision::Float32 | Precision::Tf32 => (4, 0),
         Precision::Bf16 => (2, 2),
     };
-    let outputs = cost.activation_count.saturating_mul(2 * u64::from(training.batch_size));
+    // Of each device, where several share a batch.
+    let samples = u64::from(training.batch_size.div_ceil(training.devices.max(1)));
+    let outputs = cost.activation_count.saturating_mul(2 * samples);
     let bytes = cost
         .param_count
         .saturating_mul(copies * WEIGHT_BYTES + copy_bytes)

@@ -29,6 +29,14 @@ pub struct Device {
     pub name: String,
     /// The processor's name.
     pub model: String,
-    /// Memory that a job may use.
+    /// Memory that a job may use, of each device of a slot.
     pub memory_mib: u64,
+    /// Devices of the slot, which a job may train on together.
+    #[serde(default = "one")]
+    pub count: u32,
+}
+
+/// Rows of before there were slots of several devices.
+fn one() -> u32 {
+    1
 }

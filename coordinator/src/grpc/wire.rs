@@ -254,7 +254,7 @@ pub(super) fn worker(record: WorkerRecord) -> v1::Worker {
 }
 
 fn device(device: Device) -> v1::Device {
-    v1::Device { name: device.name, model: device.model, memory_mib: device.memory_mib }
+    v1::Device { name: device.name, model: device.model, memory_mib: device.memory_mib, count: device.count }
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ use crate::store::attempts::{
 };
 
 const DEVICES_MAX: usize = 64;
+/// Devices of one slot.
+const SLOT_DEVICES_MAX: u32 = 64;
 const DEVICE_NAME_CHARS_MAX: usize = 64;
 const DEVICE_MODEL_CHARS_MAX: usize = 200;
 const CHECKPOINT_KEY_CHARS_MAX: usize = 512;
@@ -62,7 +64,11 @@ pub(super) fn device(field: &str, wire: Option<v1::Device>) -> Result<Device, St
     }
     signed(&format!("{field}.memory_mib"), wire.memory_mib)?;
     let model = checked(&format!("{field}.model"), wire.model, DEVICE_MODEL_CHARS_MAX)?;
-    Ok(Device { name, model, memory_mib: wire.memory_mib })
+    if wire.count > SLOT_DEVICES_MAX {
+        let problem = format!("must be at most {SLOT_DEVICES_MAX}, got {}", wire.count);
+        return Err(invalid_field(format!("{field}.count"), problem));
+    }
+    Ok(Device { name, model, memory_mib: wire.memory_mib, count: wire.count.max(1) })
 }
 
 pub(super) fn grant(grant: Grant, policy: &Policy) -> v1::Grant {

@@ -158,7 +158,7 @@ pub struct Worker {
 }
 
 pub fn cpu() -> v1::Device {
-    v1::Device { name: "cpu".to_owned(), model: "Abacus".to_owned(), memory_mib: 64_000 }
+    v1::Device { name: "cpu".to_owned(), model: "Abacus".to_owned(), memory_mib: 64_000, count: 1 }
 }
 
 pub fn now() -> Option<Timestamp> {

@@ -72,6 +72,31 @@ async fn who_may_not_take_a_job_gets_none(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn a_job_of_two_devices_waits_for_a_slot_of_two(pool: PgPool) {
+    submit(&pool, &small_search()).await;
+    let two = "update job set trainer_job = jsonb_set(trainer_job, '{training,devices}', '2')
+        where kind = 'supernet'";
+    sqlx::query(two).execute(&pool).await.unwrap();
+    let worker = worker(&pool, "a").await;
+    let of = |count| {
+        let mut wish = worker.wish();
+        wish.device = Device { count, ..cpu() };
+        wish
+    };
+    let wishes = [of(1), of(1), of(1), of(3)];
+    let answers = acquire_together(&pool, &Policy::default(), &wishes).await.unwrap();
+    let granted: Vec<Option<u32>> = answers
+        .into_iter()
+        .map(|answer| {
+            let grant = answer.unwrap().unwrap()?;
+            Some(serde_json::from_str::<TrainerJob>(&grant.trainer_job_json).unwrap().training.devices)
+        })
+        .collect();
+    assert_eq!(granted.iter().filter(|devices| **devices == Some(2)).count(), 1, "{granted:?}");
+    assert_eq!(granted[3], Some(2), "the supernet is first: {granted:?}");
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn an_older_start_of_a_daemon_is_refused(pool: PgPool) {
     submit(&pool, &small_search()).await;
     let first = worker(&pool, "a").await;

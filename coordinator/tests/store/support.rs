@@ -126,7 +126,7 @@ pub async fn worker(pool: &PgPool, name: &str) -> Worker {
 }
 
 pub fn cpu() -> Device {
-    Device { name: "cpu".into(), model: "test".into(), memory_mib: 100_000 }
+    Device { name: "cpu".into(), model: "test".into(), memory_mib: 100_000, count: 1 }
 }
 
 impl Worker {

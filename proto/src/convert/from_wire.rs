@@ -6,9 +6,9 @@ use cakes::derive::check_budget;
 use cakes::kernel::{Kernel, KernelSet};
 use cakes::network::SearchMode;
 use cakes::spec::{
-    Augmentation, Baseline, CheckedSearch, CostMeasure, DatasetSpec, InitialWeights, InvalidSpec,
-    BatchStatistics, MemoryFormat, OptimizerSpec, Precision, RetrainSpec, Schedule, SearchSpec, SupernetSpec, TrainingSpec,
-    Violation,
+    Augmentation, Baseline, BatchStatistics, CheckedSearch, CostMeasure, DatasetSpec, InitialWeights,
+    InvalidSpec, MemoryFormat, OptimizerSpec, Precision, RetrainSpec, Schedule, SearchSpec, SupernetSpec,
+    TrainingSpec, Violation,
 };
 
 use super::architecture::{backbone_from_wire, extent_from_wire};

@@ -2,8 +2,8 @@
 
 use cakes::network::SearchMode;
 use cakes::spec::{
-    Augmentation, Baseline, BatchStatistics, CostMeasure, InitialWeights, MemoryFormat, OptimizerSpec, Precision, Schedule,
-    SearchSpec, SupernetSpec, TrainingSpec,
+    Augmentation, Baseline, BatchStatistics, CostMeasure, InitialWeights, MemoryFormat, OptimizerSpec,
+    Precision, Schedule, SearchSpec, SupernetSpec, TrainingSpec,
 };
 
 use super::architecture::{backbone_to_wire, extent_to_wire};

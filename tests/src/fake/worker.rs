@@ -75,7 +75,7 @@ impl Attempt {
 
 /// What every worker of this kind trains on: nothing, with much memory.
 fn device() -> v1::Device {
-    v1::Device { name: "cpu".to_owned(), model: "none".to_owned(), memory_mib: 1 << 20 }
+    v1::Device { name: "cpu".to_owned(), model: "none".to_owned(), memory_mib: 1 << 20, count: 1 }
 }
 
 /// The metric entry and the progress of one step.

@@ -13,6 +13,7 @@ const EXAMPLES: &str = "\
 Examples:
   cakes-worker
   cakes-worker --server http://coordinator:7550 --data-root /data --devices cuda:0,cuda:1
+  cakes-worker --server http://coordinator:7550 --data-root /data --devices cuda:0+cuda:1,cuda:2+cuda:3
   CAKES_SERVER=http://coordinator:7550 cakes-worker --config /etc/cakes/worker.toml
   cakes-worker doctor --config /etc/cakes/worker.toml
   cakes-worker --id gpu-01 --token-file /etc/cakes/token
@@ -89,7 +90,8 @@ pub struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     work_dir: Option<PathBuf>,
 
-    /// auto, or cpu and cuda:N separated by commas; one job at a time on each [default: auto].
+    /// auto, or cpu and cuda:N separated by commas; one job at a time on each, or on several
+    /// together, as cuda:0+cuda:1 [default: auto].
     #[arg(long, env = "CAKES_DEVICES", value_name = "LIST")]
     #[serde(skip_serializing_if = "Option::is_none")]
     devices: Option<String>,

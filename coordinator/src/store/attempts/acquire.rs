@@ -202,8 +202,9 @@ impl Batch<'_> {
     async fn take(&self, connection: &mut PgConnection) -> Result<Vec<(usize, Candidate)>, Error> {
         let wishes: Vec<Wish> = self.free.iter().map(|place| self.wish(*place)).collect();
         let Some(most_mib) = wishes.iter().map(|wish| wish.memory_mib).max() else { return Ok(Vec::new()) };
+        let most_devices = wishes.iter().map(|wish| wish.device_count).max().unwrap_or(1);
         let limit = i64::try_from(wishes.len()).unwrap_or(i64::MAX);
-        let front = grant_rows::claim(connection, most_mib, None, limit, &[]).await?;
+        let front = grant_rows::claim(connection, most_mib, most_devices, None, limit, &[]).await?;
         let is_all = front.len() < wishes.len();
         let chosen = assign(&wishes, &front);
         let mut taken: Vec<Uuid> = chosen.iter().flatten().map(|index| front[*index].id).collect();
@@ -214,8 +215,9 @@ impl Batch<'_> {
                 None if is_all => None,
                 // What fits it stands farther behind.
                 None => {
-                    let next =
-                        grant_rows::claim(connection, wish.memory_mib, Some(wish.worker), 1, &taken).await?;
+                    let (memory_mib, devices) = (wish.memory_mib, wish.device_count);
+                    let worker = Some(wish.worker);
+                    let next = grant_rows::claim(connection, memory_mib, devices, worker, 1, &taken).await?;
                     next.into_iter().next()
                 }
             };
@@ -229,7 +231,11 @@ impl Batch<'_> {
 
     fn wish(&self, place: usize) -> Wish<'_> {
         let Acquisition { worker, device, .. } = &self.wishes[place];
-        Wish { worker: worker.as_str(), memory_mib: i64::try_from(device.memory_mib).unwrap_or(i64::MAX) }
+        Wish {
+            worker: worker.as_str(),
+            memory_mib: i64::try_from(device.memory_mib).unwrap_or(i64::MAX),
+            device_count: i32::try_from(device.count).unwrap_or(i32::MAX),
+        }
     }
 }
 

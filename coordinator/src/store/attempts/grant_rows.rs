@@ -57,11 +57,12 @@ pub(super) async fn earlier(
     .map_err(failed("look for earlier grants"))
 }
 
-/// Takes jobs from the front of the queue that need at most so much memory, past
-/// rows that others hold. Those that keep away from `worker` are left out.
+/// Takes jobs from the front of the queue that need at most so much memory and so many
+/// devices, past rows that others hold. Those that keep away from `worker` are left out.
 pub(super) async fn claim(
     connection: &mut PgConnection,
     memory_mib: i64,
+    device_count: i32,
     worker: Option<&str>,
     limit: i64,
     except: &[Uuid],
@@ -69,7 +70,7 @@ pub(super) async fn claim(
     // S1: only a job that waits.
     sqlx::query_as!(
         Candidate,
-        r#"select id, epoch, memory_mib,
+        r#"select id, epoch, memory_mib, device_count as "device_count!",
                case when avoid_until > clock_timestamp() then avoid_worker_id end as avoids,
                checkpoint_step as resume_step
            from job
@@ -78,6 +79,7 @@ pub(super) async fn claim(
                and ($2::text is null or avoid_until is null or avoid_worker_id <> $2
                    or avoid_until <= clock_timestamp())
                and memory_mib <= $1
+               and device_count <= $5
                and id <> all($4)
            order by priority desc, position
            limit $3
@@ -85,7 +87,8 @@ pub(super) async fn claim(
         memory_mib,
         worker,
         limit,
-        except
+        except,
+        device_count
     )
     .fetch_all(connection)
     .await

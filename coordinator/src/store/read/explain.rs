@@ -16,7 +16,7 @@ use crate::store::Error;
 /// The database fails.
 pub async fn facts(pool: &PgPool, job: &JobRecord, lease_ttl: Duration) -> Result<Facts, Error> {
     let row = sqlx::query!(
-        r#"select job.memory_mib, job.furthest_step, job.step_count,
+        r#"select job.memory_mib, job.device_count as "device_count!", job.furthest_step, job.step_count,
                coalesce(job.checkpoint_step, 0) as "checkpoint_step!",
                extract(epoch from job.run_after - clock_timestamp())::float8 as back_off_s,
                case when job.avoid_until > clock_timestamp() then job.avoid_worker_id end as avoided_worker,
@@ -44,6 +44,7 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, lease_ttl: Duration) -> Resul
         queue_position: u32::try_from(row.queue_position).unwrap_or(u32::MAX),
         back_off: row.back_off_s.map(duration),
         memory_mib: u64::try_from(row.memory_mib).unwrap_or(0),
+        device_count: u32::try_from(row.device_count).unwrap_or(1),
         step: job.progress.as_ref().map_or(row.furthest_step, |progress| progress.step),
         step_count: row.step_count,
         checkpoint_step: row.checkpoint_step,
@@ -74,6 +75,7 @@ pub(super) async fn worker_facts(pool: &PgPool, lease_ttl: Duration) -> Result<V
             busy: busy.contains(&device.name),
             name: device.name,
             memory_mib: device.memory_mib,
+            count: device.count,
         });
         WorkerFacts {
             id: worker.id.to_string(),

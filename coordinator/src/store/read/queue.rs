@@ -31,7 +31,7 @@ pub async fn page(
     lease_ttl: Duration,
 ) -> Result<Vec<Waiting>, Error> {
     let rows = sqlx::query!(
-        r#"select id, priority, memory_mib, furthest_step, step_count,
+        r#"select id, priority, memory_mib, device_count as "device_count!", furthest_step, step_count,
                coalesce(checkpoint_step, 0) as "checkpoint_step!",
                extract(epoch from run_after - clock_timestamp())::float8 as back_off_s,
                case when avoid_until > clock_timestamp() then avoid_worker_id end as avoided_worker
@@ -55,6 +55,7 @@ pub async fn page(
             queue_position: u32::try_from(position).unwrap_or(u32::MAX),
             back_off: row.back_off_s.map(duration),
             memory_mib: u64::try_from(row.memory_mib).unwrap_or(0),
+            device_count: u32::try_from(row.device_count).unwrap_or(1),
             step: row.furthest_step,
             step_count: row.step_count,
             checkpoint_step: row.checkpoint_step,

@@ -78,5 +78,6 @@ fn storable_device(device: &Device) -> Device {
         name: storable(&device.name, NAME_BYTES_MAX),
         model: storable(&device.model, NAME_BYTES_MAX),
         memory_mib: device.memory_mib,
+        count: device.count,
     }
 }

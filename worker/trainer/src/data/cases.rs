@@ -141,7 +141,12 @@ impl Cases {
         let [d, h, w] = self.policy.extent;
         let batch = Batch {
             images: image_tensor(&images, share.count as usize, [channels, d, h, w])?,
-            labels: Tensor::f_from_slice(&labels)?.f_view([share.count as i64, d as i64, h as i64, w as i64])?,
+            labels: Tensor::f_from_slice(&labels)?.f_view([
+                share.count as i64,
+                d as i64,
+                h as i64,
+                w as i64,
+            ])?,
         };
         batch.ready_for(self.device)
     }

@@ -37,7 +37,11 @@ pub(super) fn mask(
     let seed = purpose.draws().masks.ok_or_else(missing)?;
     let count = shape.iter().product::<i64>().unsigned_abs() as usize;
     let per_sample = count as u64 / shape.first().map_or(1, |samples| samples.unsigned_abs().max(1));
-    Ok(Some(Tensor::f_from_slice(&values(seed, layer, percent, count, per_sample))?.f_view(shape)?.f_to(device)?))
+    Ok(Some(
+        Tensor::f_from_slice(&values(seed, layer, percent, count, per_sample))?
+            .f_view(shape)?
+            .f_to(device)?,
+    ))
 }
 
 fn values(mask: MaskSeed, layer: usize, percent: u32, count: usize, per_sample: u64) -> Vec<f32> {
