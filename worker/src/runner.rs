@@ -19,6 +19,7 @@ use crate::app::{Context, Shutdown};
 use crate::attempt::{Attempt, Effect, Event, Failure, Outcome, Terms};
 use crate::calls::Calls;
 use crate::clock::Now;
+use crate::devices;
 use crate::metrics::OfDevice;
 use crate::process::kill_marked;
 use crate::session::Registration;

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -354,11 +354,11 @@ fn meet(
     job: &TrainerJob,
     role: Role,
     command: impl FnOnce(&Path, Option<u32>) -> std::process::Command,
-) -> Result<(Option<Others>, Option<Rc<Ranks>>), TrainerError> {
+) -> Result<(Option<Others>, Option<Arc<Ranks>>), TrainerError> {
     let TrainingSpec { devices, batch_size, batch_statistics, .. } = job.training;
     let together = |group| {
         let ranks = Ranks::new(group, batch_size, batch_statistics)?;
-        Ok::<_, TrainerError>(Some(Rc::new(ranks)))
+        Ok::<_, TrainerError>(Some(Arc::new(ranks)))
     };
     match role {
         Role::First { .. } if devices == 1 => Ok((None, None)),

@@ -3,7 +3,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,7 @@ pub struct Surroundings<'a> {
     /// Set to make the job save and stop after its current step.
     pub stop: &'a AtomicBool,
     /// Who trains the network together with this process.
-    pub ranks: Option<Rc<Ranks>>,
+    pub ranks: Option<Arc<Ranks>>,
 }
 
 /// How a job that did not fail ended.

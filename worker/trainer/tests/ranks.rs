@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -54,19 +54,19 @@ impl Batch {
 
     /// What one process finds: its share of the loss, and what all of them together find
     /// of the others.
-    fn step(&self, mut net: Net, ranks: Option<Rc<Ranks>>) -> Found {
+    fn step(&self, mut net: Net, ranks: Option<&Arc<Ranks>>) -> Found {
         let size = self.image_shape[0] as u32;
-        let share = ranks.as_ref().map_or(Share::whole(size), |ranks| ranks.share());
+        let share = ranks.map_or(Share::whole(size), |ranks| ranks.share());
         let own = |tensor: Tensor| tensor.narrow(0, share.first as i64, share.count as i64);
         let images = own(Tensor::from_slice(&self.images).view(self.image_shape.as_slice()));
         let labels = own(Tensor::from_slice(&self.labels).view(self.label_shape.as_slice()));
         let kind = net.params().values().next().map_or(Kind::Float, |param| param.tensor.kind());
-        net = net.with_ranks(ranks.clone());
+        net = net.with_ranks(ranks.cloned());
         let draws = net.draw(1, 2).unwrap();
         let loss = |output: &Tensor| {
             let loss = match self.label_shape.len() {
                 1 => classification_loss(output, &labels),
-                _ => segmentation_loss_over(ranks.as_deref(), output, &labels),
+                _ => segmentation_loss_over(ranks.map(Arc::as_ref), output, &labels),
             };
             Ok(loss? * share.weight())
         };
@@ -84,7 +84,7 @@ impl Batch {
         let one = |rank: u32, meeting: Meeting| {
             let group = Group::join(meeting, Seat::new(rank, size).unwrap(), LIMIT).unwrap();
             let ranks = Ranks::new(group, batch_size, statistics).unwrap();
-            self.step(make(), Some(Rc::new(ranks)))
+            self.step(make(), Some(&Arc::new(ranks)))
         };
         std::thread::scope(|scope| {
             let first = scope.spawn(|| {

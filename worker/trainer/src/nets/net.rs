@@ -1,7 +1,7 @@
 //! A network description with its parameters on a device.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use cakes::Extent;
 use cakes::backbone::Backbone;
@@ -57,7 +57,7 @@ pub struct Net {
     count: ConvCount,
     methods: Methods,
     /// Who trains it together with this process.
-    pub(super) ranks: Option<Rc<Ranks>>,
+    pub(super) ranks: Option<Arc<Ranks>>,
 }
 
 /// What a forward pass is for.
@@ -129,7 +129,7 @@ impl Net {
 
     /// Trains together with other processes from now on.
     #[must_use]
-    pub fn with_ranks(self, ranks: Option<Rc<Ranks>>) -> Self {
+    pub fn with_ranks(self, ranks: Option<Arc<Ranks>>) -> Self {
         Net { ranks, ..self }
     }
 

@@ -15,9 +15,10 @@
 pub mod launch;
 
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cakes::spec::BatchStatistics;
-use cakes_ranks::Group;
+use cakes_ranks::{Group, Seat};
 use tch::{Device, Tensor};
 
 use crate::TrainerError;
@@ -31,7 +32,9 @@ const BUCKET: usize = 1 << 20;
 /// The processes of a job, as one of them sees them.
 #[derive(Debug)]
 pub struct Ranks {
-    group: Group,
+    /// One call at a time: their order is what all processes agree on.
+    group: Mutex<Group>,
+    seat: Seat,
     batch_size: u64,
     statistics: BatchStatistics,
 }
@@ -73,21 +76,26 @@ impl Ranks {
     /// # Errors
     /// There are more processes than samples in a batch.
     pub fn new(group: Group, batch_size: u32, statistics: BatchStatistics) -> Result<Self, TrainerError> {
-        if group.seat().size() > batch_size {
+        let seat = group.seat();
+        if seat.size() > batch_size {
             return Err(TrainerError::User(format!(
                 "training.batch_size is {batch_size}, but {} devices train together and each needs a sample",
-                group.seat().size()
+                seat.size()
             )));
         }
-        Ok(Ranks { group, batch_size: batch_size.into(), statistics })
+        Ok(Ranks { group: Mutex::new(group), seat, batch_size: batch_size.into(), statistics })
     }
 
     pub fn rank(&self) -> u32 {
-        self.group.seat().rank()
+        self.seat.rank()
+    }
+
+    fn group(&self) -> MutexGuard<'_, Group> {
+        self.group.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn share(&self) -> Share {
-        Share::of(self.rank(), self.group.seat().size(), self.batch_size)
+        Share::of(self.rank(), self.seat.size(), self.batch_size)
     }
 
     /// Whether norms use the statistics of the whole batch.
@@ -100,7 +108,7 @@ impl Ranks {
     /// # Errors
     /// A process has ended.
     pub fn sum_of(&self, values: &[f64]) -> Result<Vec<f64>, TrainerError> {
-        Ok(self.group.sum_of(values)?)
+        Ok(self.group().sum_of(values)?)
     }
 
     /// The sum over all processes, for a loss of which each computes a share.
@@ -109,10 +117,10 @@ impl Ranks {
     /// A process has ended.
     pub fn summed(&self, tensor: &Tensor) -> Result<Tensor, TrainerError> {
         if tensor.device() == Device::Cpu {
-            return Ok(self.group.summed(tensor)?);
+            return Ok(self.group().summed(tensor)?);
         }
         // Autograd walks back over the copies.
-        let sum = self.group.summed(&tensor.f_to(Device::Cpu)?)?;
+        let sum = self.group().summed(&tensor.f_to(Device::Cpu)?)?;
         Ok(sum.f_to(tensor.device())?)
     }
 
@@ -135,7 +143,7 @@ impl Ranks {
             next += bucket.len();
             let flat = bucket.iter().map(|name| Ok(gradients[*name].f_reshape([-1])?.f_to(Device::Cpu)?));
             let mut flat = Tensor::f_cat(&flat.collect::<Result<Vec<_>, TrainerError>>()?, 0)?;
-            self.group.sum(&mut flat)?;
+            self.group().sum(&mut flat)?;
             let mut first = 0;
             for name in bucket {
                 let Some(gradient) = gradients.get_mut(name) else { continue };
@@ -156,7 +164,7 @@ impl Ranks {
         let channels = own.mean.len();
         let numbers = own.mean.iter().chain(&own.variance).map(|value| f64::from(*value));
         let numbers: Vec<f64> = std::iter::once(count as f64).chain(numbers).collect();
-        let all = self.group.gather(&numbers)?;
+        let all = self.group().gather(&numbers)?;
         let total: f64 = all.iter().map(|one| one[0]).sum();
         let of = |channel: usize| {
             let mean = all.iter().map(|one| one[0] * one[1 + channel]).sum::<f64>() / total;
@@ -176,7 +184,7 @@ impl Ranks {
     /// # Errors
     /// They do not, or a process has ended.
     pub fn check_same(&self, values: &[f64]) -> Result<(), TrainerError> {
-        let all = self.group.gather(values)?;
+        let all = self.group().gather(values)?;
         let same =
             |one: &Vec<f64>| one.iter().zip(&all[0]).all(|(one, first)| one.to_bits() == first.to_bits());
         match all.iter().position(|one| !same(one)) {
