@@ -320,7 +320,10 @@ impl Cluster {
     /// The programs do not build.
     pub fn worker_command(&self, name: &str, arguments: &[&str]) -> Result<Command> {
         let mut command = binaries::command("cakes-worker", &self.mark)?;
-        command.arg("--server").arg(self.url()).args(["--id", name, "--devices", "cpu", "--threads", "1"]);
+        command.arg("--server").arg(self.url()).args(["--id", name, "--threads", "1"]);
+        if !arguments.contains(&"--devices") {
+            command.args(["--devices", "cpu"]);
+        }
         if self.options.tls {
             let words = ["ca-file", "cert-file", "key-file"];
             for (flag, path) in certificates::named(&self.worker_files(name)?, "--", words) {
