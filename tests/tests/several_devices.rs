@@ -17,6 +17,7 @@ fn two_devices_are_one_slot_and_a_killed_one_costs_what_was_not_saved() {
         let api = cluster.api()?;
         let mut file = tiny("devices", LONG, LONG);
         file["search"]["supernet"]["training"]["devices"] = 2.into();
+        file["search"]["supernet"]["training"]["batch_size"] = 2.into();
         file["search"]["budgets"] = serde_json::json!([0.5]);
         file["search"]["baselines"] = serde_json::json!([]);
         let search = api.submit(&file).await?.search.context("no search")?;
