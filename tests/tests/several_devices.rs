@@ -1,6 +1,8 @@
 //! A training on two devices waits for a slot of two, and goes on from its checkpoint when
 //! one of its processes is killed.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use cakes_proto::v1::{JobKind, SearchState};
 use cakes_tests::api::{can_be_interrupted, supernet};
@@ -8,7 +10,6 @@ use cakes_tests::search::{LONG, tiny};
 use cakes_tests::{Options, scenario, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::time::Duration;
 
 #[test]
 fn two_devices_are_one_slot_and_a_killed_one_costs_what_was_not_saved() {
