@@ -24,10 +24,6 @@ struct Group {
   c10::intrusive_ptr<Gloo> group;
 };
 
-struct Pending {
-  c10::intrusive_ptr<c10d::Work> work;
-};
-
 /// What `make` returns, or null with the text of what it threw.
 template <typename Make>
 auto caught(char** error, Make make) -> decltype(make()) {
@@ -100,30 +96,12 @@ Group* ranks_join(const Store* store, const char* address, uint32_t rank, uint32
 
 void ranks_leave(Group* group) { delete group; }
 
-Pending* ranks_begin_sum(const Group* group, const at::Tensor* tensor, char** error) {
-  return caught(error, [&] {
-    std::vector<at::Tensor> tensors{*tensor};
-    return new Pending{group->group->allreduce(tensors)};
+/// Replaces the values by their sums over all processes; its first argument where it worked.
+const Group* ranks_sum(const Group* group, const at::Tensor* tensor, char** error) {
+  return caught(error, [&]() -> const Group* {
+    sum_in_place(group->group, *tensor);
+    return group;
   });
-}
-
-Pending* ranks_begin_broadcast(const Group* group, const at::Tensor* tensor, uint32_t root, char** error) {
-  return caught(error, [&] {
-    c10d::BroadcastOptions options;
-    options.rootRank = root;
-    std::vector<at::Tensor> tensors{*tensor};
-    return new Pending{group->group->broadcast(tensors, options)};
-  });
-}
-
-/// Waits and frees; null if it failed, else its argument, to which nothing points any more.
-const void* ranks_wait(Pending* pending, char** error) {
-  const void* done = caught(error, [&]() -> const void* {
-    pending->work->wait();
-    return pending;
-  });
-  delete pending;
-  return done;
 }
 
 /// A new tensor, of the caller.

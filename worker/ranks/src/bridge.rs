@@ -1,6 +1,6 @@
 //! The functions of `bridge/ranks.cc`, and how their errors are read.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char};
 use std::marker::{PhantomData, PhantomPinned};
 use std::ptr::NonNull;
 
@@ -17,7 +17,7 @@ macro_rules! opaque {
     )*};
 }
 
-opaque!(Store, Group, Pending);
+opaque!(Store, Group);
 
 #[allow(unsafe_code)]
 unsafe extern "C" {
@@ -39,18 +39,11 @@ unsafe extern "C" {
         error: *mut *mut c_char,
     ) -> *mut Group;
     pub(crate) fn ranks_leave(group: *mut Group);
-    pub(crate) fn ranks_begin_sum(
+    pub(crate) fn ranks_sum(
         group: *const Group,
         tensor: *const C_tensor,
         error: *mut *mut c_char,
-    ) -> *mut Pending;
-    pub(crate) fn ranks_begin_broadcast(
-        group: *const Group,
-        tensor: *const C_tensor,
-        root: u32,
-        error: *mut *mut c_char,
-    ) -> *mut Pending;
-    pub(crate) fn ranks_wait(pending: *mut Pending, error: *mut *mut c_char) -> *const c_void;
+    ) -> *const Group;
     pub(crate) fn ranks_summed(
         group: *const Group,
         tensor: *const C_tensor,

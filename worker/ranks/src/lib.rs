@@ -16,12 +16,11 @@
 mod bridge;
 
 use std::ffi::{CString, c_char};
-use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::time::Duration;
 
 use bridge::checked;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// What went wrong between the processes.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +30,7 @@ pub enum RanksError {
     Failed { what: &'static str, text: String },
     #[error("rank {rank} of {size}: a rank is less than the number of processes, which is 1 or more")]
     Rank { rank: u32, size: u32 },
-    #[error("a tensor that processes exchange is contiguous and in host memory")]
+    #[error("a tensor that is summed over processes is contiguous, of floats and in host memory")]
     Tensor,
     #[error(transparent)]
     Torch(#[from] tch::TchError),
@@ -144,39 +143,6 @@ pub struct Group {
 // SAFETY: as for a meeting.
 unsafe impl Send for Group {}
 
-/// A sum or a broadcast that is under way.
-#[derive(Debug)]
-pub struct Pending<'a> {
-    pending: NonNull<bridge::Pending>,
-    tensor: PhantomData<&'a mut Tensor>,
-}
-
-impl Pending<'_> {
-    /// Waits for it.
-    ///
-    /// # Errors
-    /// Another process has ended, or did not come within the limit.
-    pub fn wait(self) -> Result<(), RanksError> {
-        let pending = self.pending.as_ptr();
-        std::mem::forget(self);
-        #[allow(unsafe_code)]
-        // SAFETY: made by the bridge; the call frees it, and nothing else will.
-        let done = call("exchange values with the other ranks", |error| unsafe {
-            bridge::ranks_wait(pending, error).cast_mut()
-        });
-        done.map(|_| ())
-    }
-}
-
-impl Drop for Pending<'_> {
-    /// The values may be looked at again: the work is waited for, whatever came of it.
-    fn drop(&mut self) {
-        #[allow(unsafe_code)]
-        // SAFETY: as in `wait`.
-        let _ = checked(|error| unsafe { bridge::ranks_wait(self.pending.as_ptr(), error).cast_mut() });
-    }
-}
-
 impl Group {
     /// Waits until all are there, at most as long as the meeting's limit. `limit` is that
     /// of every call to come.
@@ -197,28 +163,23 @@ impl Group {
         self.seat
     }
 
-    /// Begins to replace the values by their sums over all processes; every process gets
-    /// the same bits. The tensor is contiguous and in host memory.
+    /// Replaces the values by their sums over all processes; every process gets the same
+    /// bits. The tensor is contiguous and in host memory.
     ///
     /// # Errors
-    /// It is not, or the group is broken.
-    pub fn begin_sum<'a>(&self, tensor: &'a mut Tensor) -> Result<Pending<'a>, RanksError> {
-        check(tensor)?;
-        #[allow(unsafe_code)]
-        // SAFETY: the group lives; the tensor is borrowed until the work is done, and
-        // c10d holds a reference of its own to its memory.
-        let pending = call("sum over the ranks", |error| unsafe {
-            bridge::ranks_begin_sum(self.group.as_ptr(), tensor.as_ptr(), error)
-        })?;
-        Ok(Pending { pending, tensor: PhantomData })
-    }
-
-    /// As [`Group::begin_sum`], to its end.
-    ///
-    /// # Errors
-    /// As [`Group::begin_sum`] and [`Pending::wait`].
+    /// It is not, another process has ended, or one did not come within the limit.
     pub fn sum(&self, tensor: &mut Tensor) -> Result<(), RanksError> {
-        self.begin_sum(tensor)?.wait()
+        let is_plain = tensor.device() == Device::Cpu && tensor.is_contiguous();
+        if !is_plain || !matches!(tensor.f_kind()?, Kind::Float | Kind::Double) {
+            return Err(RanksError::Tensor);
+        }
+        #[allow(unsafe_code)]
+        // SAFETY: group and tensor live until the call returns, and nobody else looks at the
+        // tensor meanwhile.
+        let summed = call("sum over the ranks", |error| unsafe {
+            bridge::ranks_sum(self.group.as_ptr(), tensor.as_ptr(), error).cast_mut()
+        });
+        summed.map(drop)
     }
 
     /// The sums of numbers over all processes.
@@ -244,20 +205,6 @@ impl Group {
         // A sum with zeros is the number itself.
         let all = self.sum_of(&all)?;
         Ok((0..size).map(|rank| all[rank * values.len()..][..values.len()].to_vec()).collect())
-    }
-
-    /// Replaces the values by those of process `root`.
-    ///
-    /// # Errors
-    /// As [`Group::sum`].
-    pub fn broadcast(&self, tensor: &mut Tensor, root: u32) -> Result<(), RanksError> {
-        check(tensor)?;
-        #[allow(unsafe_code)]
-        // SAFETY: as in `begin_sum`.
-        let pending = call("broadcast to the ranks", |error| unsafe {
-            bridge::ranks_begin_broadcast(self.group.as_ptr(), tensor.as_ptr(), root, error)
-        })?;
-        Pending { pending, tensor: PhantomData }.wait()
     }
 
     /// The sum over all processes, for a loss: each computes a part of one scalar, and the
@@ -287,12 +234,6 @@ impl Drop for Group {
             bridge::ranks_leave(self.group.as_ptr());
         }
     }
-}
-
-fn check(tensor: &Tensor) -> Result<(), RanksError> {
-    let is_plain = tensor.device() == tch::Device::Cpu && tensor.is_contiguous();
-    let is_number = matches!(tensor.f_kind()?, Kind::Float | Kind::Double | Kind::Int64);
-    if is_plain && is_number { Ok(()) } else { Err(RanksError::Tensor) }
 }
 
 fn millis(limit: Duration) -> u64 {

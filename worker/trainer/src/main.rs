@@ -364,7 +364,7 @@ fn meet(
         Role::First { .. } if devices == 1 => Ok((None, None)),
         Role::First { tolerate } => {
             let program = launch::own_program()?;
-            let base = command(program.as_ref(), tolerate);
+            let base = command(&program, tolerate);
             let (others, group) = Others::start(devices, |rank, port| {
                 let mut command = std::process::Command::new(base.get_program());
                 command.args(base.get_args()).args(["--rank", &rank.to_string()]);

@@ -10,14 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use cakes::architecture::Architecture;
-use cakes::backbone::{Backbone, EncoderDecoder, MiddleLayer, ResnetDepth, VolumeResnet, VolumeStem};
+use cakes::backbone::{Backbone, MiddleLayer, ResnetDepth, VolumeResnet, VolumeStem};
 use cakes::frame::{TrainerEvent, decode};
 use cakes::job::{Task, TrainerJob};
-use cakes::kernel::{Kernel, KernelSet};
-use cakes::network::SearchMode;
-use cakes::spec::{ArrayKind, DatasetSpec, OptimizerSpec, PhantomDataset};
+use cakes::kernel::Kernel;
+use cakes::spec::{ArrayKind, OptimizerSpec};
 use cakes_trainer::checkpoint::Manifest;
-use common::jobs::{CLASSES, bars_job, bits, write_bars};
+use common::jobs::{CLASSES, bars_job, bits, phantoms_job, write_bars};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -176,24 +175,8 @@ fn thirty_steps(mut job: TrainerJob) -> TrainerJob {
 #[test]
 fn a_supernet_killed_at_every_step_boundary_ends_with_the_same_bits() {
     let root = TempDir::new().unwrap();
-    let backbone = EncoderDecoder {
-        input_channels: 1,
-        classes: 4,
-        base_width: 3,
-        levels: 2,
-        ..EncoderDecoder::default()
-    };
-    let task = Task::Supernet {
-        backbone: Backbone::EncoderDecoder(backbone),
-        mode: SearchMode::PerformancePriority,
-        kernels: KernelSet::volumetric(),
-        l1_strength: 0.1,
-        // Never reached, but counted.
-        early_stop_validations: Some(100),
-    };
-    let phantoms = PhantomDataset { cases: 3, validation_cases: 1, extent: [16, 16, 16], seed: 5 };
-    let mut job = bars_job(task, ArrayKind::Volume, 30);
-    (job.dataset, job.patch) = (DatasetSpec::Phantoms(phantoms), [8, 12, 16]);
+    // An early stop is never reached, but counted.
+    let job = phantoms_job(3, 30, 0.1, Some(100));
     leaves_no_trace(root.path(), &thirty_steps(job));
 }
 

@@ -12,16 +12,16 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use cakes::architecture::Architecture;
-use cakes::backbone::{Backbone, EncoderDecoder, MiddleLayer, ResnetDepth, VolumeStem};
+use cakes::backbone::{Backbone, MiddleLayer, ResnetDepth, VolumeStem};
 use cakes::job::{Task, TrainerJob};
-use cakes::kernel::{Kernel, KernelSet};
+use cakes::kernel::Kernel;
 use cakes::network::{Network, SearchMode};
-use cakes::spec::{ArrayKind, BatchStatistics, DatasetSpec, OptimizerSpec, PhantomDataset};
+use cakes::spec::{ArrayKind, BatchStatistics, OptimizerSpec};
 use cakes_ranks::{Group, Meeting, Seat};
 use cakes_trainer::loss::{classification_loss, segmentation_loss_over};
 use cakes_trainer::nets::{Engine, Net};
 use cakes_trainer::ranks::{Ranks, Share};
-use common::jobs::{bars_job, bits, newest, write_bars};
+use common::jobs::{bars_job, bits, newest, phantoms_job, write_bars};
 use common::judge::length;
 use common::{EXTENT, batch_of, net_for, samples_of, supernet, uniform, video, volume};
 use nix::sys::signal::{Signal, kill};
@@ -179,23 +179,7 @@ fn more_processes_than_samples_and_a_missing_one_are_refused() {
 /// A job of both kinds of data: segmentation with drawn kernels, and classes.
 fn jobs(root: &Path, steps: u32) -> [TrainerJob; 2] {
     write_bars(&root.join("bars"), None);
-    let backbone = EncoderDecoder {
-        input_channels: 1,
-        classes: 4,
-        base_width: 4,
-        levels: 2,
-        ..EncoderDecoder::default()
-    };
-    let task = Task::Supernet {
-        backbone: Backbone::EncoderDecoder(backbone),
-        mode: SearchMode::PerformancePriority,
-        kernels: KernelSet::volumetric(),
-        l1_strength: 0.0,
-        early_stop_validations: None,
-    };
-    let phantoms = PhantomDataset { cases: 3, validation_cases: 1, extent: [16, 16, 16], seed: 5 };
-    let mut supernet = bars_job(task, ArrayKind::Volume, steps);
-    (supernet.dataset, supernet.patch) = (DatasetSpec::Phantoms(phantoms), [8, 12, 16]);
+    let supernet = phantoms_job(4, steps, 0.0, None);
     let backbone = volume(ResnetDepth::R18, VolumeStem::Compact, MiddleLayer::Searchable);
     let Backbone::VolumeResnet(mut resnet) = backbone else { panic!("a ResNet for volumes") };
     resnet.classes = 3;

@@ -3,7 +3,7 @@
 //! They live no longer than rank 0: each reads its standard input, which ends with it.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ struct Other {
     rank: u32,
     child: Child,
     /// Its end tells the process that this one is gone.
-    _life: Option<ChildStdin>,
+    life: Option<ChildStdin>,
     failure: Receiver<(FailureClass, String)>,
 }
 
@@ -71,7 +71,7 @@ impl Others {
                     }
                 }
             });
-            others.others.push(Other { rank, child, _life: life, failure });
+            others.others.push(Other { rank, child, life, failure });
         }
         let joined = Seat::new(0, size).and_then(|seat| Group::join(meeting, seat, CALL_LIMIT));
         match joined {
@@ -118,7 +118,7 @@ impl Drop for Others {
     fn drop(&mut self) {
         let start = Instant::now();
         for other in &mut self.others {
-            other._life = None;
+            drop(other.life.take());
             while matches!(other.child.try_wait(), Ok(None)) {
                 if start.elapsed() > GRACE {
                     let _ = other.child.kill();
@@ -153,6 +153,6 @@ pub fn threads_of_each(threads: Option<usize>, size: u32) -> Option<usize> {
 ///
 /// # Errors
 /// The system does not tell.
-pub fn own_program() -> Result<impl AsRef<Path>, TrainerError> {
+pub fn own_program() -> Result<PathBuf, TrainerError> {
     std::env::current_exe().map_err(|error| TrainerError::io("cannot find this program", error))
 }

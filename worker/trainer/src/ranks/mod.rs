@@ -25,8 +25,8 @@ use crate::TrainerError;
 use crate::nets::Gradients;
 use crate::nets::direct::norm::Moments;
 
-/// Values that are summed in one go; a longer vector is cut, so that the first part
-/// travels while the next is copied.
+/// Values that are summed in one go: their copy, one behind the other, is no larger,
+/// unless one parameter is.
 const BUCKET: usize = 1 << 20;
 
 /// The processes of a job, as one of them sees them.

@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cakes::backbone::{Backbone, EncoderDecoder};
 use cakes::frame::{Phase, TrainerEvent};
 use cakes::job::{Task, TrainerJob};
+use cakes::kernel::KernelSet;
+use cakes::network::SearchMode;
 use cakes::spec::{
-    ArrayDataset, ArrayKind, ArraySplit, Augmentation, DatasetSpec, InitialWeights, OptimizerSpec, Schedule,
-    TrainingSpec,
+    ArrayDataset, ArrayKind, ArraySplit, Augmentation, DatasetSpec, InitialWeights, OptimizerSpec,
+    PhantomDataset, Schedule, TrainingSpec,
 };
 use cakes_data::samples::CacheOptions;
 use cakes_trainer::TrainerError;
@@ -176,6 +179,23 @@ pub fn bars(kind: ArrayKind) -> DatasetSpec {
 
 pub fn adam_w() -> OptimizerSpec {
     OptimizerSpec::AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
+}
+
+/// Searches kernels on tiny phantoms, drawing one for each channel and step.
+pub fn phantoms_job(base_width: u32, steps: u32, l1_strength: f64, early_stop: Option<u32>) -> TrainerJob {
+    let backbone =
+        EncoderDecoder { input_channels: 1, classes: 4, base_width, levels: 2, ..EncoderDecoder::default() };
+    let task = Task::Supernet {
+        backbone: Backbone::EncoderDecoder(backbone),
+        mode: SearchMode::PerformancePriority,
+        kernels: KernelSet::volumetric(),
+        l1_strength,
+        early_stop_validations: early_stop,
+    };
+    let phantoms = PhantomDataset { cases: 3, validation_cases: 1, extent: [16, 16, 16], seed: 5 };
+    let mut job = bars_job(task, ArrayKind::Volume, steps);
+    (job.dataset, job.patch) = (DatasetSpec::Phantoms(phantoms), [8, 12, 16]);
+    job
 }
 
 /// A job on bars that validates and saves at its end only.
