@@ -39,15 +39,16 @@ pub async fn take(pool: &PgPool, lease_ttl: Duration) -> Result<Vec<Count>, Erro
            union all select 'waiting', reason, '', count(*)::float8 from waiting group by reason
            union all select 'oldest', '', '', coalesce(max(age_s), 0) from waiting
            union all select 'workers', state, '', count(*)::float8 from fleet group by state
-           union all select 'devices', kind, use, count(*)::float8 from (
-               select split_part(device.name, ':', 1) as kind,
+           union all select 'devices', kind, use, sum(width)::float8 from (
+               select split_part(split_part(device.name, '+', 1), ':', 1) as kind,
+                   coalesce(device.count, 1) as width,
                    case when fleet.state = 'lost' then 'absent'
                         when exists (
                             select from attempt
                             where worker_id = fleet.id and attempt.device = device.name and end_time is null
                         ) then 'busy'
                         else 'idle' end as use
-               from fleet cross join lateral jsonb_to_recordset(fleet.devices) as device (name text)
+               from fleet cross join lateral jsonb_to_recordset(fleet.devices) as device (name text, count integer)
            ) device group by kind, use"#,
         interval(lease_ttl)?
     )
