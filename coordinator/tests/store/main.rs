@@ -6,6 +6,7 @@
 mod support;
 
 mod acquire;
+mod census;
 mod checkpoint;
 mod complete;
 mod dashboard;
