@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use cakes_tests::bench::fill;
 use cakes_tests::bench::postgres::Database;
 use cakes_tests::browser::Browser;
@@ -109,6 +109,13 @@ fn main() {
         }
         std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
         let (search, job) = (&made.finished, &made.running_job.token.job_id);
+        let digests = cluster.sql(&format!(
+            "select string_agg(distinct architecture_digest, ' ') from job where search_id = '{search}' and kind = 'retrain'"
+        ))?;
+        let digests: Vec<&str> = digests.split_whitespace().collect();
+        let [first, .., last] = digests.as_slice() else {
+            bail!("two architectures are retrained: {digests:?}")
+        };
         let pages = [
             ("searches", "/".to_owned(), false),
             ("front", format!("/searches/{search}"), true),
@@ -121,6 +128,12 @@ fn main() {
             ("devices", "/devices?hours=0.25".to_owned(), false),
             ("workers", "/workers".to_owned(), false),
             ("events", "/events".to_owned(), false),
+            ("search-jobs", format!("/searches/{search}?view=jobs"), false),
+            ("search-events", format!("/searches/{search}?view=events"), false),
+            ("description", format!("/searches/{search}?view=spec"), false),
+            ("curves", format!("/curves?jobs={job}&key=validation/mean_dice"), false),
+            ("architecture", format!("/architectures/{first}?search={search}"), false),
+            ("diff", format!("/diff?a={first}&b={last}&search={search}"), false),
         ];
         let browser = Browser::start().await?;
         for (scheme, width) in [("light", 1120), ("dark", 1120), ("light", 390), ("dark", 390)] {
