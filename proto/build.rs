@@ -47,6 +47,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     builder
         .compile_well_known_types(true)
         .extern_path(".google.protobuf", "::pbjson_types")
+        // They have none of it.
+        .extern_path(".google.protobuf.FieldMask", "crate::field_mask::FieldMask")
         .compile_fds(descriptors)?;
     pbjson_build::Builder::new()
         .register_descriptors(&encoded)?

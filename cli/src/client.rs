@@ -213,7 +213,11 @@ mod tests {
 
     #[test]
     fn the_grpcurl_equivalent_can_be_pasted_into_a_shell() {
-        let request = CancelSearchRequest { id: "0198f3".into(), reason: "isn't needed".into() };
+        let request = CancelSearchRequest {
+            id: "0198f3".into(),
+            reason: "isn't needed".into(),
+            ..CancelSearchRequest::default()
+        };
         let plain = grpcurl(
             "http://127.0.0.1:7550/",
             &ClientFiles::default(),

@@ -7,6 +7,7 @@
 
 pub mod bearer;
 pub mod convert;
+pub mod field_mask;
 pub mod ids;
 
 /// The methods that a coordinator serves, made from the descriptors.

@@ -61,7 +61,11 @@ impl Api {
     /// # Errors
     /// There is no such search.
     pub async fn search(&self, id: &str) -> Result<Search> {
-        Ok(self.searches().get_search(GetSearchRequest { id: id.to_owned() }).await?.into_inner())
+        Ok(self
+            .searches()
+            .get_search(GetSearchRequest { id: id.to_owned(), ..GetSearchRequest::default() })
+            .await?
+            .into_inner())
     }
 
     /// # Errors

@@ -100,10 +100,19 @@ async fn remark(api: &Api, search: &str, failed_job: &str) -> Result<()> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     };
     let set = labels(&[("owner", "ada"), ("paper", "miccai-2026")]);
-    let request = v1::LabelSearchRequest { id: search.to_owned(), set, remove: Vec::new() };
+    let request = v1::LabelSearchRequest {
+        id: search.to_owned(),
+        set,
+        remove: Vec::new(),
+        ..v1::LabelSearchRequest::default()
+    };
     api.searches().label_search(request).await?;
-    let request =
-        v1::LabelJobRequest { id: job.id.clone(), set: labels(&[("keep", "")]), remove: Vec::new() };
+    let request = v1::LabelJobRequest {
+        id: job.id.clone(),
+        set: labels(&[("keep", "")]),
+        remove: Vec::new(),
+        ..v1::LabelJobRequest::default()
+    };
     api.jobs().label_job(request).await?;
     let (author, request_id) = ("ada".to_owned(), String::new());
     let text = "compare with the planes of last week\nbefore anything is published".to_owned();
@@ -150,7 +159,12 @@ async fn failed_search(api: &Api, worker: &FakeWorker) -> Result<String> {
     api.submit(&file).await?;
     let mut attempt = next_job(worker).await?;
     worker.start(&attempt).await?;
-    let line = LogLine { time: Some(chrono::Utc::now().into()), attempt: 0, text: MARKUP.to_owned() };
+    let line = LogLine {
+        time: Some(chrono::Utc::now().into()),
+        attempt: 0,
+        text: MARKUP.to_owned(),
+        ..LogLine::default()
+    };
     worker.report(&mut attempt, vec![Entry::Log(line)], JobProgress::default()).await?;
     let message = format!("case 7 has labels up to 9, but the network tells 4 classes apart {MARKUP}");
     worker.fail(&attempt, FailureClass::User, &message).await?;
@@ -234,7 +248,12 @@ pub async fn report_epoch(
         }
     }
     let text = format!("epoch {epoch}: mean Dice {quality:.4}, loss {loss:.4}");
-    entries.push(Entry::Log(LogLine { time: Some(chrono::Utc::now().into()), attempt: 0, text }));
+    entries.push(Entry::Log(LogLine {
+        time: Some(chrono::Utc::now().into()),
+        attempt: 0,
+        text,
+        ..LogLine::default()
+    }));
     let progress = JobProgress {
         step,
         step_count: job.training.steps_total(),

@@ -53,13 +53,17 @@ fn lines_name_what_they_belong_to_and_hold_no_secrets() {
 /// Calls under ids of the caller's own, which come back if they can stand in a log.
 async fn complain(cluster: &Cluster) -> Result<()> {
     let id = uuid::Uuid::new_v4().to_string();
-    let mut request = Request::new(CancelJobRequest { id: id.clone(), reason: String::new() });
+    let mut request = Request::new(CancelJobRequest {
+        id: id.clone(),
+        reason: String::new(),
+        ..CancelJobRequest::default()
+    });
     request.metadata_mut().insert("x-request-id", MetadataValue::from_static("complaint-1"));
     let refused = cluster.api()?.jobs().cancel_job(request).await.err().context("there is such a job")?;
     ensure!(refused.code() == Code::NotFound, "{refused:?}");
     let told = refused.metadata().get("x-request-id").context("no id with the answer")?;
     ensure!(told == "complaint-1", "{told:?}");
-    let mut given = Request::new(GetJobRequest { id });
+    let mut given = Request::new(GetJobRequest { id, ..GetJobRequest::default() });
     given.metadata_mut().insert("x-request-id", MetadataValue::from_static("two words"));
     let refused = cluster.api()?.jobs().get_job(given).await.err().context("there is such a job")?;
     let told = refused.metadata().get("x-request-id").context("no id with the answer")?;
@@ -74,7 +78,7 @@ async fn token(cluster: &Cluster) -> Result<String> {
     let token = String::from_utf8_lossy(&issued.stdout).trim().to_owned();
     ensure!(issued.status.success() && token.starts_with("cakes_"), "{issued:?}");
     for bearer in [format!("Bearer {token}"), format!("Basic {token}"), token.clone()] {
-        let mut request = Request::new(GetJobRequest { id: "x".to_owned() });
+        let mut request = Request::new(GetJobRequest { id: "x".to_owned(), ..GetJobRequest::default() });
         request.metadata_mut().insert("authorization", bearer.parse()?);
         let answer = cluster.api()?.jobs().get_job(request).await;
         ensure!(answer.is_err(), "{answer:?}");

@@ -36,7 +36,8 @@ async fn count(cluster: &mut Cluster) -> Result<()> {
     .await?;
 
     let api = cluster.api()?;
-    let refused = api.jobs().get_job(GetJobRequest { id: "no id".to_owned() }).await;
+    let refused =
+        api.jobs().get_job(GetJobRequest { id: "no id".to_owned(), ..GetJobRequest::default() }).await;
     ensure!(refused.as_ref().is_err_and(|status| status.code() == Code::InvalidArgument), "{refused:?}");
     let submitted = api.submit(&tiny("counted", SHORT, SHORT)).await?;
     let id = submitted.search.context("no search")?.id;

@@ -98,7 +98,11 @@ fn a_time_limit_in_the_middle_of_a_job_costs_no_step_that_was_seen() {
         let ended = states.iter().find(|(id, _)| *id == allocation).map(|(_, state)| state.as_str());
         ensure!(states.len() == 2 && matches!(ended, Some("COMPLETED" | "COMPLETING")), "{states:?}");
 
-        let request = CancelSearchRequest { id: search.id, reason: "seen enough".to_owned() };
+        let request = CancelSearchRequest {
+            id: search.id,
+            reason: "seen enough".to_owned(),
+            ..CancelSearchRequest::default()
+        };
         api.searches().cancel_search(request).await?;
         second.stop(Signal::SIGINT, WITHIN)?;
         end_all(&slurm)?;

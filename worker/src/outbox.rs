@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     fn line(text: &str) -> LogLine {
-        LogLine { time: None, attempt: 1, text: text.to_owned() }
+        LogLine { time: None, attempt: 1, text: text.to_owned(), ..LogLine::default() }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::tables::{Compared, Difference, JointEntry};
 pub async fn compare(client: &Client, ids: &[String]) -> Result<Compared, CommandError> {
     let (mut searches, mut entries) = (Vec::new(), Vec::new());
     for id in ids {
-        let request = v1::GetSearchRequest { id: id.clone() };
+        let request = v1::GetSearchRequest { id: id.clone(), ..v1::GetSearchRequest::default() };
         let mut search = rpc!(client, searches.get_search, "SearchService/GetSearch", request)?;
         search.jobs.clear();
         let results = front(client, id.clone()).await?.entries;

@@ -120,7 +120,7 @@ async fn costs_of(
     id: &str,
     measure: Option<MeasureName>,
 ) -> Result<(KernelSet, ChannelCosts), CommandError> {
-    let request = v1::GetSearchRequest { id: id.to_owned() };
+    let request = v1::GetSearchRequest { id: id.to_owned(), ..v1::GetSearchRequest::default() };
     let search = rpc!(client, searches.get_search, "SearchService/GetSearch", request)?;
     let unusable = |what: &str, error: &dyn std::fmt::Display| {
         CommandError::Failed(format!("the coordinator sent no {what}: {error}"))

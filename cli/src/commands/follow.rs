@@ -48,11 +48,15 @@ impl Patience {
 /// # Errors
 /// The coordinator refuses, or the output cannot be written.
 pub async fn logs(client: &Client, id: String, follow: bool) -> Result<Outcome, CommandError> {
-    let request = v1::StreamJobLogsRequest { id, follow };
+    let mut request = v1::StreamJobLogsRequest {
+        id,
+        follow,
+        resume_token: String::new(),
+        ..v1::StreamJobLogsRequest::default()
+    };
     client.show_equivalent("JobService/StreamJobLogs", &request);
-    let (mut printed, mut patience) = (0_usize, Patience::default());
+    let mut patience = Patience::default();
     loop {
-        let mut skip = printed;
         let status = match client.jobs().stream_job_logs(request.clone()).await {
             Err(status) => status,
             Ok(response) => {
@@ -61,10 +65,9 @@ pub async fn logs(client: &Client, id: String, follow: bool) -> Result<Outcome, 
                     match lines.message().await {
                         Ok(None) => return Ok(Outcome::Done),
                         Err(status) => break status,
-                        Ok(Some(_)) if skip > 0 => skip -= 1,
                         Ok(Some(line)) => {
                             output::line(&log_line(&line))?;
-                            printed += 1;
+                            request.resume_token = line.resume_token;
                             patience.refill();
                         }
                     }

@@ -238,30 +238,46 @@ pub async fn run(global: &GlobalArguments, command: JobCommand) -> Result<Outcom
             }
             job
         }
-        JobCommand::Get(JobId { id }) => {
-            rpc!(client, jobs.get_job, "JobService/GetJob", v1::GetJobRequest { id })?
-        }
-        JobCommand::Cancel(CancelArguments { id, reason }) => {
-            rpc!(client, jobs.cancel_job, "JobService/CancelJob", v1::CancelJobRequest { id, reason })?
-        }
+        JobCommand::Get(JobId { id }) => rpc!(
+            client,
+            jobs.get_job,
+            "JobService/GetJob",
+            v1::GetJobRequest { id, ..v1::GetJobRequest::default() }
+        )?,
+        JobCommand::Cancel(CancelArguments { id, reason }) => rpc!(
+            client,
+            jobs.cancel_job,
+            "JobService/CancelJob",
+            v1::CancelJobRequest { id, reason, ..v1::CancelJobRequest::default() }
+        )?,
         JobCommand::Label(arguments) => {
             let (set, remove) = arguments.change()?;
-            let request = v1::LabelJobRequest { id: arguments.id, set, remove };
+            let request =
+                v1::LabelJobRequest { id: arguments.id, set, remove, ..v1::LabelJobRequest::default() };
             rpc!(client, jobs.label_job, "JobService/LabelJob", request)?
         }
         JobCommand::Note(arguments) => {
             let request = v1::AddJobNoteRequest::from(arguments);
             rpc!(client, jobs.add_job_note, "JobService/AddJobNote", request)?
         }
-        JobCommand::Pause(JobId { id }) => {
-            rpc!(client, jobs.pause_job, "JobService/PauseJob", v1::PauseJobRequest { id })?
-        }
-        JobCommand::Resume(JobId { id }) => {
-            rpc!(client, jobs.resume_job, "JobService/ResumeJob", v1::ResumeJobRequest { id })?
-        }
-        JobCommand::Retry(JobId { id }) => {
-            rpc!(client, jobs.retry_job, "JobService/RetryJob", v1::RetryJobRequest { id })?
-        }
+        JobCommand::Pause(JobId { id }) => rpc!(
+            client,
+            jobs.pause_job,
+            "JobService/PauseJob",
+            v1::PauseJobRequest { id, ..v1::PauseJobRequest::default() }
+        )?,
+        JobCommand::Resume(JobId { id }) => rpc!(
+            client,
+            jobs.resume_job,
+            "JobService/ResumeJob",
+            v1::ResumeJobRequest { id, ..v1::ResumeJobRequest::default() }
+        )?,
+        JobCommand::Retry(JobId { id }) => rpc!(
+            client,
+            jobs.retry_job,
+            "JobService/RetryJob",
+            v1::RetryJobRequest { id, ..v1::RetryJobRequest::default() }
+        )?,
     };
     output::print(global.output, &job, |job| tables::job_details(job, Utc::now()))?;
     Ok(Outcome::Done)
@@ -299,6 +315,7 @@ async fn list(client: &Client, arguments: &ListArguments) -> Result<v1::ListJobs
             page_size: i32::try_from(arguments.limit - all.jobs.len()).unwrap_or(i32::MAX),
             page_token: all.next_page_token,
             labels: arguments.filter.labels(),
+            ..v1::ListJobsRequest::default()
         };
         let page = rpc!(client, jobs.list_jobs, "JobService/ListJobs", request)?;
         all.jobs.extend(page.jobs);

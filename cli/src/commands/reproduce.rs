@@ -151,7 +151,7 @@ async fn check(
     client: &Client,
     arguments: &ReproduceArguments,
 ) -> Result<Outcome, CommandError> {
-    let request = v1::GetJobRequest { id: arguments.id.clone() };
+    let request = v1::GetJobRequest { id: arguments.id.clone(), ..v1::GetJobRequest::default() };
     let job = rpc!(client, jobs.get_job, "JobService/GetJob", request)?;
     let result = job
         .result

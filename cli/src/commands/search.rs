@@ -161,19 +161,24 @@ pub async fn run(global: &GlobalArguments, command: SearchCommand) -> Result<Out
             return repeat::print(global.output, repeat, fetch, text).await;
         }
         SearchCommand::Get(SearchId { id }) => {
-            let search =
-                rpc!(client, searches.get_search, "SearchService/GetSearch", v1::GetSearchRequest { id })?;
+            let search = rpc!(
+                client,
+                searches.get_search,
+                "SearchService/GetSearch",
+                v1::GetSearchRequest { id, ..v1::GetSearchRequest::default() }
+            )?;
             print_search(global, &search)?;
         }
         SearchCommand::Watch(SearchId { id }) => return Box::pin(watch::search(global, &client, id)).await,
         SearchCommand::Cancel { search: SearchId { id }, reason } => {
-            let request = v1::CancelSearchRequest { id, reason };
+            let request = v1::CancelSearchRequest { id, reason, ..v1::CancelSearchRequest::default() };
             let search = rpc!(client, searches.cancel_search, "SearchService/CancelSearch", request)?;
             print_search(global, &search)?;
         }
         SearchCommand::Label(arguments) => {
             let (set, remove) = arguments.change()?;
-            let request = v1::LabelSearchRequest { id: arguments.id, set, remove };
+            let request =
+                v1::LabelSearchRequest { id: arguments.id, set, remove, ..v1::LabelSearchRequest::default() };
             let search = rpc!(client, searches.label_search, "SearchService/LabelSearch", request)?;
             print_remarks(global, &search)?;
         }
@@ -266,6 +271,7 @@ async fn list(
             page_size: i32::try_from(limit - all.searches.len()).unwrap_or(i32::MAX),
             page_token: all.next_page_token,
             labels: filter.labels(),
+            ..v1::ListSearchesRequest::default()
         };
         let page = rpc!(client, searches.list_searches, "SearchService/ListSearches", request)?;
         all.searches.extend(page.searches);
@@ -327,7 +333,7 @@ fn plot_front(folder: &Path, front: &v1::ParetoFront) -> Result<(), CommandError
 }
 
 async fn plot_all(client: &Client, id: String, folder: &Path) -> Result<(), CommandError> {
-    let request = v1::GetSearchRequest { id: id.clone() };
+    let request = v1::GetSearchRequest { id: id.clone(), ..v1::GetSearchRequest::default() };
     let search = rpc!(client, searches.get_search, "SearchService/GetSearch", request)?;
     plot_front(folder, &front(client, id).await?)?;
     let curves = curves::of_search(client, &search).await?;

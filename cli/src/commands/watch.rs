@@ -21,10 +21,17 @@ use crate::tables;
 /// # Errors
 /// The coordinator refuses, or the output cannot be written.
 pub async fn search(global: &GlobalArguments, client: &Client, id: String) -> Result<Outcome, CommandError> {
-    let request = v1::WatchSearchRequest { id: id.clone() };
+    let request = v1::WatchSearchRequest {
+        id: id.clone(),
+        resume_token: String::new(),
+        ..v1::WatchSearchRequest::default()
+    };
     client.show_equivalent("SearchService/WatchSearch", &request);
-    let open = || {
-        let (mut searches, request) = (client.searches(), request.clone());
+    let open = |seen: Option<&v1::Search>| {
+        let resume_token = seen.map(|search| search.resume_token.clone()).unwrap_or_default();
+        let request =
+            v1::WatchSearchRequest { id: id.clone(), resume_token, ..v1::WatchSearchRequest::default() };
+        let mut searches = client.searches();
         async move { searches.watch_search(request).await }
     };
     let ended = follow(open, |search: &v1::Search| Snapshot::of_search(search)).await?;
@@ -46,10 +53,13 @@ pub async fn search(global: &GlobalArguments, client: &Client, id: String) -> Re
 /// # Errors
 /// The coordinator refuses, or the output cannot be written.
 pub async fn job(global: &GlobalArguments, client: &Client, id: String) -> Result<Outcome, CommandError> {
-    let request = v1::WatchJobRequest { id: id.clone() };
+    let request =
+        v1::WatchJobRequest { id: id.clone(), resume_token: String::new(), ..v1::WatchJobRequest::default() };
     client.show_equivalent("JobService/WatchJob", &request);
-    let open = || {
-        let (mut jobs, request) = (client.jobs(), request.clone());
+    let open = |seen: Option<&v1::Job>| {
+        let resume_token = seen.map(|job| job.resume_token.clone()).unwrap_or_default();
+        let request = v1::WatchJobRequest { id: id.clone(), resume_token, ..v1::WatchJobRequest::default() };
+        let mut jobs = client.jobs();
         async move { jobs.watch_job(request).await }
     };
     let ended = follow(open, |job: &v1::Job| Snapshot::of_job(job)).await?;
@@ -65,10 +75,10 @@ pub async fn job(global: &GlobalArguments, client: &Client, id: String) -> Resul
     })
 }
 
-/// Shows every message of a stream until the last; opens the stream again when
-/// it breaks. `None` if the user pressed Ctrl-C.
+/// Shows every message of a stream until the last; opens the stream again behind the last
+/// message when it breaks. `None` if the user pressed Ctrl-C.
 async fn follow<T, O>(
-    open: impl Fn() -> O,
+    open: impl Fn(Option<&T>) -> O,
     snapshot: impl for<'a> Fn(&'a T) -> Snapshot<'a>,
 ) -> Result<Option<T>, CommandError>
 where
@@ -83,7 +93,7 @@ where
     loop {
         let opened = tokio::select! {
             _ = &mut interrupted => return Ok(None),
-            opened = open() => opened,
+            opened = open(latest.as_ref()) => opened,
         };
         let status = match opened {
             Err(status) => status,

@@ -11,6 +11,7 @@
 //! | [`search`] | what a search does next |
 //! | [`memory`] | how much memory a training needs |
 //! | [`suspect`] | whether a machine is at fault |
+//! | [`etag`] | whether something is still as its reader saw it |
 //! | [`note`] | how much people may remark |
 //! | [`worker`] | what a worker may take |
 //! | [`identity`] | who calls |
@@ -26,6 +27,7 @@ mod text;
 
 pub mod access;
 pub mod assign;
+pub mod etag;
 pub mod explain;
 pub mod front;
 pub mod histogram;

@@ -7,11 +7,11 @@ use cakes_proto::v1;
 use cakes_proto::v1::job_service_server::JobService;
 use tonic::{Request, Response, Status};
 
-use super::paging::{Page, Position, SIZE_MAX};
+use super::paging::{Page, Position, SIZE_MAX, order_by};
 use super::search_service::{REASON_CHARS_MAX, request_id_if_given};
 use super::status::invalid_field;
 use super::stream::{Messages, News, Then, Watched};
-use super::{Api, labels, lookup, values, wire};
+use super::{Api, labels, lookup, resume, values, wire};
 use crate::core::explain::explain;
 use crate::core::job::JobState;
 use crate::core::retention::Policy;
@@ -24,6 +24,8 @@ use crate::store::read::{
 };
 use crate::store::{PgPool, checkpoints};
 
+/// What masks of jobs choose from.
+const JOB: &str = "cakes.v1.Job";
 const LOG_LINES_PER_LOOK: i64 = 500;
 const POINTS_DEFAULT: i32 = 1000;
 const POINTS_MAX: i32 = 10_000;
@@ -68,8 +70,10 @@ impl JobService for Api {
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::Job>, Status> {
-        let id = lookup::job(self.reader(), "id", &request.into_inner().id).await?;
-        self.answer(id).await
+        let v1::GetJobRequest { id, read_mask } = request.into_inner();
+        let mask = values::read_mask(read_mask, JOB)?;
+        let id = lookup::job(self.reader(), "id", &id).await?;
+        Ok(Response::new(mask.apply(load(self.reader(), id).await?)))
     }
 
     async fn get_checkpoint(
@@ -137,20 +141,22 @@ impl JobService for Api {
         &self,
         request: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
-        let v1::ListJobsRequest { search_id, states, page_size, page_token, labels } = request.into_inner();
+        let request = request.into_inner();
+        let v1::ListJobsRequest { search_id, states, page_size, page_token, labels, .. } = request;
+        let (mask, order) = (values::read_mask(request.read_mask, JOB)?, order_by(&request.order_by)?);
         let filter = jobs::Filter {
             search: lookup::search_if_given(self.reader(), "search_id", &search_id).await?,
             states: states_from_wire(&states)?,
             labels: labels::checked("labels", labels)?,
         };
-        let page = Page::new(page_size, SIZE_MAX, &page_token, &format!("jobs {filter:?}"))?;
+        let page = Page::new(page_size, SIZE_MAX, &page_token, &format!("jobs {filter:?} {order:?}"))?;
         let behind = page.after.as_ref().map(|position| position.order);
         if let Some(search) = filter.search {
             searches::revision(self.reader(), search).await?;
         }
-        let mut found = jobs::page(self.reader(), &filter, behind, page.size + 1).await?;
+        let mut found = jobs::page(self.reader(), &filter, order, behind, page.size + 1).await?;
         let next_page_token = page.cut(&mut found, |job| Position { order: job.position, key: Vec::new() });
-        let jobs = found.into_iter().map(wire::job).collect();
+        let jobs = found.into_iter().map(|job| mask.apply(wire::job(job))).collect();
         Ok(Response::new(v1::ListJobsResponse { jobs, next_page_token }))
     }
 
@@ -158,10 +164,13 @@ impl JobService for Api {
         &self,
         request: Request<v1::WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
-        let id = lookup::job(self.reader(), "id", &request.into_inner().id).await?;
+        let v1::WatchJobRequest { id, resume_token } = request.into_inner();
+        let id = lookup::job(self.reader(), "id", &id).await?;
+        let sent_revision = resume::position(id.0, &resume_token)?.map(|[revision]| revision);
         // An unknown id fails the call instead of the stream.
         jobs::revision(self.reader(), id).await?;
-        let watched = WatchedJob { pool: self.reader().clone(), id, sent_revision: None };
+        let is_resumed = sent_revision.is_some();
+        let watched = WatchedJob { pool: self.reader().clone(), id, sent_revision, is_resumed };
         Ok(Response::new(self.streams.open(watched)?))
     }
 
@@ -169,10 +178,12 @@ impl JobService for Api {
         &self,
         request: Request<v1::StreamJobLogsRequest>,
     ) -> Result<Response<Self::StreamJobLogsStream>, Status> {
-        let v1::StreamJobLogsRequest { id, follow } = request.into_inner();
+        let v1::StreamJobLogsRequest { id, follow, resume_token } = request.into_inner();
         let id = lookup::job(self.reader(), "id", &id).await?;
+        let sent = resume::position(id.0, &resume_token)?;
+        let sent = sent.map_or_else(LogPosition::default, |[epoch, seq]| LogPosition { epoch, seq });
         jobs::revision(self.reader(), id).await?;
-        let watched = WatchedLog { pool: self.reader().clone(), id, follow, sent: LogPosition::default() };
+        let watched = WatchedLog { pool: self.reader().clone(), id, follow, sent };
         Ok(Response::new(self.streams.open(watched)?))
     }
 
@@ -220,18 +231,20 @@ impl JobService for Api {
     }
 
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Result<Response<v1::Job>, Status> {
-        let v1::CancelJobRequest { id, reason } = request.into_inner();
+        let v1::CancelJobRequest { id, reason, etag } = request.into_inner();
         let reason = values::checked("reason", reason, REASON_CHARS_MAX)?;
         let id = lookup::job(self.reader(), "id", &id).await?;
-        self.write_then_plan(move |pool| async move { writes::cancel(&pool, id, &reason).await }).await?;
+        let seen = values::as_seen(id, &etag)?;
+        self.write_then_plan(move |pool| async move { writes::cancel(&pool, seen, &reason).await }).await?;
         self.answer(id).await
     }
 
     async fn label_job(&self, request: Request<v1::LabelJobRequest>) -> Result<Response<v1::Job>, Status> {
-        let v1::LabelJobRequest { id, set, remove } = request.into_inner();
+        let v1::LabelJobRequest { id, set, remove, etag } = request.into_inner();
         let change = labels::change(set, remove)?;
         let id = lookup::job(self.reader(), "id", &id).await?;
-        self.write(move |pool| async move { writes::label(&pool, id, &change).await }).await?;
+        let seen = values::as_seen(id, &etag)?;
+        self.write(move |pool| async move { writes::label(&pool, seen, &change).await }).await?;
         self.answer(id).await
     }
 
@@ -246,20 +259,26 @@ impl JobService for Api {
     }
 
     async fn pause_job(&self, request: Request<v1::PauseJobRequest>) -> Result<Response<v1::Job>, Status> {
-        let id = lookup::job(self.reader(), "id", &request.into_inner().id).await?;
-        self.write(move |pool| async move { writes::pause(&pool, id).await }).await?;
+        let v1::PauseJobRequest { id, etag } = request.into_inner();
+        let id = lookup::job(self.reader(), "id", &id).await?;
+        let seen = values::as_seen(id, &etag)?;
+        self.write(move |pool| async move { writes::pause(&pool, seen).await }).await?;
         self.answer(id).await
     }
 
     async fn resume_job(&self, request: Request<v1::ResumeJobRequest>) -> Result<Response<v1::Job>, Status> {
-        let id = lookup::job(self.reader(), "id", &request.into_inner().id).await?;
-        self.write(move |pool| async move { writes::resume(&pool, id).await }).await?;
+        let v1::ResumeJobRequest { id, etag } = request.into_inner();
+        let id = lookup::job(self.reader(), "id", &id).await?;
+        let seen = values::as_seen(id, &etag)?;
+        self.write(move |pool| async move { writes::resume(&pool, seen).await }).await?;
         self.answer(id).await
     }
 
     async fn retry_job(&self, request: Request<v1::RetryJobRequest>) -> Result<Response<v1::Job>, Status> {
-        let id = lookup::job(self.reader(), "id", &request.into_inner().id).await?;
-        self.write_then_plan(move |pool| async move { writes::retry(&pool, id).await }).await?;
+        let v1::RetryJobRequest { id, etag } = request.into_inner();
+        let id = lookup::job(self.reader(), "id", &id).await?;
+        let seen = values::as_seen(id, &etag)?;
+        self.write_then_plan(move |pool| async move { writes::retry(&pool, seen).await }).await?;
         self.answer(id).await
     }
 }
@@ -326,6 +345,8 @@ struct WatchedJob {
     pool: PgPool,
     id: JobId,
     sent_revision: Option<i64>,
+    /// Nothing was sent yet, and what went before may have been the end.
+    is_resumed: bool,
 }
 
 impl Watched for WatchedJob {
@@ -335,10 +356,16 @@ impl Watched for WatchedJob {
         // Read before the job, which may be newer and is then sent once more.
         let revision = jobs::revision(&self.pool, self.id).await?;
         if self.sent_revision == Some(revision) {
-            return Ok(News { messages: Vec::new(), then: Then::Wait });
+            // Later a revision tells of the end.
+            let asks = std::mem::take(&mut self.is_resumed);
+            let has_ended = asks && jobs::get(&self.pool, self.id).await?.state.is_final();
+            let then = if has_ended { Then::End } else { Then::Wait };
+            return Ok(News { messages: Vec::new(), then });
         }
-        let job = load(&self.pool, self.id).await?;
+        let mut job = load(&self.pool, self.id).await?;
+        job.resume_token = resume::token(self.id.0, [revision]);
         self.sent_revision = Some(revision);
+        self.is_resumed = false;
         let is_final = wire::job_state_from_wire(job.state).is_some_and(JobState::is_final);
         let then = if is_final { Then::End } else { Then::Wait };
         Ok(News { messages: vec![job], then })
@@ -368,7 +395,8 @@ impl Watched for WatchedLog {
             None if ends => Then::End,
             None => Then::Wait,
         };
-        Ok(News { messages: lines.into_iter().map(wire::log_line).collect(), then })
+        let messages = lines.into_iter().map(|line| wire::log_line(self.id, line)).collect();
+        Ok(News { messages, then })
     }
 }
 

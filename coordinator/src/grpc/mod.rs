@@ -19,6 +19,7 @@ mod measure;
 mod notes;
 mod paging;
 mod plan;
+mod resume;
 mod search_service;
 mod server;
 mod status;

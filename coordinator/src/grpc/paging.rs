@@ -9,11 +9,24 @@ use sha2::{Digest, Sha256};
 use tonic::Status;
 
 use super::status::invalid_field;
+use crate::store::read::Order;
 
 const SIZE_DEFAULT: i32 = 100;
 /// Entries of the longest page of most lists.
 pub(super) const SIZE_MAX: i32 = 1000;
 const VERSION: u8 = 1;
+
+/// Reads `order_by` (AIP-132) of a list that is sorted by creation.
+///
+/// # Errors
+/// It names another field, or more than one.
+pub(super) fn order_by(text: &str) -> Result<Order, Status> {
+    match text.split_whitespace().collect::<Vec<_>>().as_slice() {
+        [] | ["create_time", "desc"] => Ok(Order::NewestFirst),
+        ["create_time"] | ["create_time", "asc"] => Ok(Order::OldestFirst),
+        _ => Err(invalid_field("order_by", "must be 'create_time desc' or 'create_time'")),
+    }
+}
 
 /// The checked page of a list request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +134,16 @@ mod tests {
         let second = Page::new(2, SIZE_MAX, &token, "search=a").unwrap();
         assert_eq!(second.after, Some(position(&2)));
         assert_eq!(second.cut(&mut vec![3_u8], position), "");
+    }
+
+    #[test]
+    fn lists_are_sorted_by_creation_alone() {
+        assert_eq!(order_by("").unwrap(), Order::NewestFirst);
+        assert_eq!(order_by("create_time  desc").unwrap(), Order::NewestFirst);
+        assert_eq!(order_by("create_time").unwrap(), Order::OldestFirst);
+        for other in ["name", "create_time, name", "create_time down", "desc"] {
+            assert_eq!(order_by(other).unwrap_err().code(), tonic::Code::InvalidArgument, "{other}");
+        }
     }
 
     #[test]

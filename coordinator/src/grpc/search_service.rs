@@ -11,16 +11,18 @@ use chrono::{DateTime, Utc};
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use super::paging::{Page, Position, SIZE_MAX};
+use super::paging::{Page, Position, SIZE_MAX, order_by};
 use super::status::{invalid_field, invalid_spec};
 use super::stream::{Messages, News, Then, Watched};
-use super::{Api, front, labels, lookup, plan, values, wire};
+use super::{Api, front, labels, lookup, plan, resume, values, wire};
 use crate::core::search::{NOT_MEASURED, PredictedLatency, SearchState};
 use crate::store::notes::Subject;
 use crate::store::read::latency::{MeasuredLatency, latency};
 use crate::store::read::{architectures, front as results, jobs, notes, searches};
 use crate::store::{Error, PgPool, searches as writes};
 
+/// What masks of searches choose from.
+const SEARCH: &str = "cakes.v1.Search";
 const REQUEST_ID_CHARS_MAX: usize = 128;
 pub(super) const REASON_CHARS_MAX: usize = 1000;
 const BUDGETS_MAX: usize = 64;
@@ -57,24 +59,28 @@ impl SearchService for Api {
         &self,
         request: Request<v1::GetSearchRequest>,
     ) -> Result<Response<v1::Search>, Status> {
-        let id = lookup::search(self.reader(), "id", &request.into_inner().id).await?;
-        Ok(Response::new(load(self.reader(), id).await?))
+        let v1::GetSearchRequest { id, read_mask } = request.into_inner();
+        let mask = values::read_mask(read_mask, SEARCH)?;
+        let id = lookup::search(self.reader(), "id", &id).await?;
+        Ok(Response::new(mask.apply(load(self.reader(), id).await?)))
     }
 
     async fn list_searches(
         &self,
         request: Request<v1::ListSearchesRequest>,
     ) -> Result<Response<v1::ListSearchesResponse>, Status> {
-        let v1::ListSearchesRequest { page_size, page_token, labels } = request.into_inner();
+        let request = request.into_inner();
+        let v1::ListSearchesRequest { page_size, page_token, labels, .. } = request;
+        let (mask, order) = (values::read_mask(request.read_mask, SEARCH)?, order_by(&request.order_by)?);
         let labels = labels::checked("labels", labels)?;
-        let page = Page::new(page_size, SIZE_MAX, &page_token, &format!("searches {labels:?}"))?;
+        let page = Page::new(page_size, SIZE_MAX, &page_token, &format!("searches {labels:?} {order:?}"))?;
         let behind = page.after.as_ref().map(position_from_page).transpose()?;
-        let mut found = searches::page(self.reader(), &labels, behind, page.size + 1).await?;
+        let mut found = searches::page(self.reader(), &labels, order, behind, page.size + 1).await?;
         let next_page_token = page.cut(&mut found, |search| Position {
             order: search.create_time.timestamp_micros(),
             key: search.id.0.as_bytes().to_vec(),
         });
-        let searches = found.into_iter().map(|search| wire::search(search, Vec::new())).collect();
+        let searches = found.into_iter().map(|search| mask.apply(wire::search(search, Vec::new()))).collect();
         Ok(Response::new(v1::ListSearchesResponse { searches, next_page_token }))
     }
 
@@ -82,10 +88,13 @@ impl SearchService for Api {
         &self,
         request: Request<v1::WatchSearchRequest>,
     ) -> Result<Response<Self::WatchSearchStream>, Status> {
-        let id = lookup::search(self.reader(), "id", &request.into_inner().id).await?;
+        let v1::WatchSearchRequest { id, resume_token } = request.into_inner();
+        let id = lookup::search(self.reader(), "id", &id).await?;
+        let sent_revision = resume::position(id.0, &resume_token)?.map(|[revision]| revision);
         // An unknown id fails the call instead of the stream.
         searches::revision(self.reader(), id).await?;
-        let watched = WatchedSearch { pool: self.reader().clone(), id, sent_revision: None };
+        let is_resumed = sent_revision.is_some();
+        let watched = WatchedSearch { pool: self.reader().clone(), id, sent_revision, is_resumed };
         Ok(Response::new(self.streams.open(watched)?))
     }
 
@@ -93,10 +102,11 @@ impl SearchService for Api {
         &self,
         request: Request<v1::CancelSearchRequest>,
     ) -> Result<Response<v1::Search>, Status> {
-        let v1::CancelSearchRequest { id, reason } = request.into_inner();
+        let v1::CancelSearchRequest { id, reason, etag } = request.into_inner();
         let reason = values::checked("reason", reason, REASON_CHARS_MAX)?;
         let id = lookup::search(self.reader(), "id", &id).await?;
-        self.write_then_plan(move |pool| async move { writes::cancel(&pool, id, &reason).await }).await?;
+        let seen = values::as_seen(id, &etag)?;
+        self.write_then_plan(move |pool| async move { writes::cancel(&pool, seen, &reason).await }).await?;
         Ok(Response::new(load(self.reader(), id).await?))
     }
 
@@ -205,10 +215,11 @@ impl SearchService for Api {
         &self,
         request: Request<v1::LabelSearchRequest>,
     ) -> Result<Response<v1::Search>, Status> {
-        let v1::LabelSearchRequest { id, set, remove } = request.into_inner();
+        let v1::LabelSearchRequest { id, set, remove, etag } = request.into_inner();
         let change = labels::change(set, remove)?;
         let id = lookup::search(self.reader(), "id", &id).await?;
-        self.write(move |pool| async move { writes::label(&pool, id, &change).await }).await?;
+        let seen = values::as_seen(id, &etag)?;
+        self.write(move |pool| async move { writes::label(&pool, seen, &change).await }).await?;
         Ok(Response::new(load(self.reader(), id).await?))
     }
 
@@ -257,6 +268,8 @@ struct WatchedSearch {
     pool: PgPool,
     id: SearchId,
     sent_revision: Option<i64>,
+    /// Nothing was sent yet, and what went before may have been the end.
+    is_resumed: bool,
 }
 
 impl Watched for WatchedSearch {
@@ -265,10 +278,17 @@ impl Watched for WatchedSearch {
     async fn look(&mut self) -> Result<News<v1::Search>, Status> {
         let revision = searches::revision(&self.pool, self.id).await?;
         if self.sent_revision == Some(revision) {
-            return Ok(News { messages: Vec::new(), then: Then::Wait });
+            // Later a revision tells of the end.
+            let asks = std::mem::take(&mut self.is_resumed);
+            let has_ended = asks && searches::get(&self.pool, self.id).await?.end_time.is_some();
+            let then = if has_ended { Then::End } else { Then::Wait };
+            return Ok(News { messages: Vec::new(), then });
         }
-        let search = load(&self.pool, self.id).await?;
+        let mut search = load(&self.pool, self.id).await?;
         self.sent_revision = i64::try_from(search.revision).ok();
+        self.is_resumed = false;
+        search.resume_token =
+            self.sent_revision.map(|revision| resume::token(self.id.0, [revision])).unwrap_or_default();
         // A cancelled search has its end when its last job has stopped.
         let then = if search.end_time.is_some() { Then::End } else { Then::Wait };
         Ok(News { messages: vec![search], then })

@@ -7,6 +7,7 @@
 //! | UNAUTHENTICATED | nobody known calls, or with what does not hold; `ErrorInfo` says which | shows something else |
 //! | PERMISSION_DENIED | `ErrorInfo` has method, role and needed_role | asks whoever may |
 //! | FAILED_PRECONDITION | the state forbids it; the reason is in `ErrorInfo` | stops, or changes the state |
+//! | ABORTED | it is not as it was when the caller looked; its etag is in `ErrorInfo` | looks again |
 //! | OUT_OF_RANGE | report entries are missing; `ack_seq` is in `ErrorInfo` | sends from there |
 //! | UNAVAILABLE, RESOURCE_EXHAUSTED | not now | repeats the call later |
 //! | INTERNAL | a defect; the log has details under the id in the message | reports it |
@@ -176,14 +177,12 @@ pub(crate) fn audited(code: Code) -> &'static str {
         Code::PermissionDenied => "FORBIDDEN",
         Code::NotFound => "NOT_FOUND",
         Code::InvalidArgument | Code::OutOfRange => "INVALID_ARGUMENT",
-        Code::FailedPrecondition | Code::AlreadyExists => "WRONG_STATE",
+        Code::FailedPrecondition | Code::AlreadyExists | Code::Aborted => "WRONG_STATE",
         Code::ResourceExhausted => "BUSY",
         Code::Unavailable => "UNAVAILABLE",
         Code::Cancelled => "CANCELLED",
         Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Unknown | Code::DeadlineExceeded | Code::Aborted | Code::Internal | Code::DataLoss => {
-            "INTERNAL"
-        }
+        Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::DataLoss => "INTERNAL",
     }
 }
 
@@ -225,6 +224,12 @@ impl From<store::Error> for Status {
             E::Refused(_) | E::IllegalTransition(_) => {
                 with_reason(Code::FailedPrecondition, message, "WRONG_STATE", [])
             }
+            E::Changed { kind, id, etag } => with_reason(
+                Code::Aborted,
+                message,
+                "CHANGED",
+                [("resource", format!("{kind} {id}")), ("etag", etag.to_string())],
+            ),
             E::InvalidSpec(spec) => invalid_spec("", &in_wire_terms(spec)),
             E::InvalidArgument { field, problem } => invalid_field(field, problem),
             E::Database { .. } | E::Connect { .. } if error.is_unavailable() => {

@@ -1,10 +1,12 @@
 //! Values of requests that the database could not hold.
 
+use cakes_proto::field_mask::{CheckedMask, FieldMask};
 use chrono::{DateTime, Utc};
 use pbjson_types::Timestamp;
 use tonic::Status;
 
 use super::status::invalid_field;
+use crate::core::etag::{AsSeen, InvalidEtag};
 
 /// The last second of the year 9999.
 const TIME_S_MAX: i64 = 253_402_300_799;
@@ -24,6 +26,18 @@ pub(super) fn checked(field: &str, text: String, chars_max: usize) -> Result<Str
 /// A text that somebody else wrote: cut and cleaned instead of refused.
 pub(super) fn cleaned(text: &str, chars_max: usize) -> String {
     text.chars().take(chars_max).map(|char| if char == '\0' { '\u{fffd}' } else { char }).collect()
+}
+
+/// What a caller saw of what it wants to change; empty for whatever it is now.
+pub(super) fn as_seen<Id>(id: Id, etag: &str) -> Result<AsSeen<Id>, Status> {
+    let etag = if etag.is_empty() { None } else { Some(etag.parse()) };
+    let etag = etag.transpose().map_err(|problem: InvalidEtag| invalid_field("etag", problem))?;
+    Ok(AsSeen { id, etag })
+}
+
+/// Which fields of the message of this name are wanted; without a mask all.
+pub(super) fn read_mask(mask: Option<FieldMask>, message: &str) -> Result<CheckedMask, Status> {
+    mask.unwrap_or_default().check(message).map_err(|problem| invalid_field("read_mask", problem))
 }
 
 /// A number that the database holds with a sign.

@@ -3,10 +3,13 @@
 use cakes::Extent;
 use cakes::cost::Cost;
 use cakes_proto::convert::{architecture_to_wire, cost_to_wire, quality_to_wire, search_to_wire};
+use cakes_proto::ids::JobId;
 use cakes_proto::v1;
 use chrono::{DateTime, Utc};
 use pbjson_types::Timestamp;
 
+use super::resume;
+use crate::core::etag::Etag;
 use crate::core::job::{JobKind, JobState};
 use crate::core::search::{Derived, SearchState};
 use crate::core::worker::{Device, Schedule};
@@ -15,7 +18,7 @@ use crate::store::read::architectures::ArchitectureRecord;
 use crate::store::read::attempts::AttemptRecord;
 use crate::store::read::checkpoint::CheckpointEntry;
 use crate::store::read::jobs::{JobRecord, ProgressRecord, ResultRecord};
-use crate::store::read::logs::LogRecord;
+use crate::store::read::logs::{LogPosition, LogRecord};
 use crate::store::read::notes::NoteRecord;
 use crate::store::read::searches::SearchRecord;
 use crate::store::read::workers::WorkerRecord;
@@ -51,8 +54,10 @@ pub(super) fn search(record: SearchRecord, jobs: Vec<JobRecord>) -> v1::Search {
             export_time: time(import.export_time),
             import_time: time(import.import_time),
         }),
+        etag: Etag::of_search(record.state, &record.labels).to_string(),
         labels: record.labels.into(),
         notes: Vec::new(),
+        resume_token: String::new(),
     }
 }
 
@@ -88,8 +93,10 @@ pub(super) fn job(record: JobRecord) -> v1::Job {
         start_time: record.start_time.and_then(time),
         end_time: record.end_time.and_then(time),
         environment: record.environment.map(environment),
+        etag: Etag::of_job(record.state, record.epoch, &record.labels).to_string(),
         labels: record.labels.into(),
         notes: Vec::new(),
+        resume_token: String::new(),
     }
 }
 
@@ -227,8 +234,14 @@ pub(super) fn checkpoint(entry: CheckpointEntry) -> v1::StoredCheckpoint {
     }
 }
 
-pub(super) fn log_line(record: LogRecord) -> v1::LogLine {
-    v1::LogLine { time: time(record.time), attempt: count(record.at.epoch), text: record.text }
+pub(super) fn log_line(job: JobId, record: LogRecord) -> v1::LogLine {
+    let LogPosition { epoch, seq } = record.at;
+    v1::LogLine {
+        time: time(record.time),
+        attempt: count(epoch),
+        text: record.text,
+        resume_token: resume::token(job.0, [epoch, seq]),
+    }
 }
 
 pub(super) fn worker(record: WorkerRecord) -> v1::Worker {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cakes::spec::InvalidSpec;
 use cakes_proto::ids::JobId;
 
+use crate::core::etag::Etag;
 use crate::core::job::IllegalTransition;
 
 /// Why a read or a write did not happen. Nothing was written, except where a
@@ -29,6 +30,9 @@ pub enum Error {
     /// A rule forbids it; the text says which and what to do.
     #[error("{0}")]
     Refused(String),
+    /// It is not as the caller saw it.
+    #[error("{kind} {id} has changed since you looked at it; look again, and send its new etag")]
+    Changed { kind: &'static str, id: String, etag: Etag },
     #[error(transparent)]
     InvalidSpec(InvalidSpec),
     #[error("{field}: {problem}")]

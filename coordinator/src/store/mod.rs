@@ -16,6 +16,7 @@
 mod architecture_rows;
 mod connect;
 mod error;
+mod etag;
 mod event;
 mod fence;
 mod job_row;

@@ -97,7 +97,7 @@ pub(super) async fn cancel_job(
     let object = id.clone();
     web.act(caller, Action::CancelJob, &object, async move |web: Web| {
         let Reason { reason } = read(&body)?;
-        let request = v1::CancelJobRequest { id: id.clone(), reason };
+        let request = v1::CancelJobRequest { id: id.clone(), reason, ..v1::CancelJobRequest::default() };
         let cancelled = web.api.cancel_job(Request::new(request)).await;
         let job = match cancelled {
             Ok(_) => web.job_view(&id).await?,
@@ -141,9 +141,21 @@ impl JobWish {
 
     async fn tell(self, web: &Web, id: String) -> Result<(), Status> {
         match self {
-            JobWish::Pause => web.api.pause_job(Request::new(v1::PauseJobRequest { id })).await.map(drop),
-            JobWish::Resume => web.api.resume_job(Request::new(v1::ResumeJobRequest { id })).await.map(drop),
-            JobWish::Retry => web.api.retry_job(Request::new(v1::RetryJobRequest { id })).await.map(drop),
+            JobWish::Pause => web
+                .api
+                .pause_job(Request::new(v1::PauseJobRequest { id, ..v1::PauseJobRequest::default() }))
+                .await
+                .map(drop),
+            JobWish::Resume => web
+                .api
+                .resume_job(Request::new(v1::ResumeJobRequest { id, ..v1::ResumeJobRequest::default() }))
+                .await
+                .map(drop),
+            JobWish::Retry => web
+                .api
+                .retry_job(Request::new(v1::RetryJobRequest { id, ..v1::RetryJobRequest::default() }))
+                .await
+                .map(drop),
         }
     }
 
@@ -174,7 +186,14 @@ pub(super) async fn cancel_search(
     let object = id.clone();
     web.act(caller, Action::CancelSearch, &object, async move |web: Web| {
         let Reason { reason } = read(&body)?;
-        let cancelled = web.api.cancel_search(Request::new(v1::CancelSearchRequest { id, reason })).await?;
+        let cancelled = web
+            .api
+            .cancel_search(Request::new(v1::CancelSearchRequest {
+                id,
+                reason,
+                ..v1::CancelSearchRequest::default()
+            }))
+            .await?;
         let search = cancelled.into_inner();
         let live = search.jobs.iter().filter(|job| job.end_time.is_none()).count();
         Ok(json!({ "search": { "id": search.id, "state": "cancelled", "live_count": live } }))

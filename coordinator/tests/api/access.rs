@@ -89,18 +89,22 @@ async fn prepare(service: &Service, action: Action, job: &str) {
     let state = service.job(job).await.state();
     match (action, state) {
         (Action::RetryJob, JobState::Queued) => {
-            jobs.cancel_job(CancelJobRequest { id, reason: String::new() }).await.unwrap();
+            jobs.cancel_job(CancelJobRequest { id, reason: String::new(), ..CancelJobRequest::default() })
+                .await
+                .unwrap();
         }
         (Action::ResumeJob, JobState::Queued) => {
-            jobs.pause_job(PauseJobRequest { id }).await.unwrap();
+            jobs.pause_job(PauseJobRequest { id, ..PauseJobRequest::default() }).await.unwrap();
         }
         (Action::PauseJob | Action::CancelJob, JobState::Paused) => {
-            jobs.resume_job(ResumeJobRequest { id }).await.unwrap();
+            jobs.resume_job(ResumeJobRequest { id, ..ResumeJobRequest::default() }).await.unwrap();
         }
         (Action::PauseJob | Action::ResumeJob | Action::CancelJob, JobState::Cancelled) => {
-            jobs.retry_job(RetryJobRequest { id }).await.unwrap();
+            jobs.retry_job(RetryJobRequest { id, ..RetryJobRequest::default() }).await.unwrap();
             if action == Action::ResumeJob {
-                jobs.pause_job(PauseJobRequest { id: job.to_owned() }).await.unwrap();
+                jobs.pause_job(PauseJobRequest { id: job.to_owned(), ..PauseJobRequest::default() })
+                    .await
+                    .unwrap();
             }
         }
         _ => {}

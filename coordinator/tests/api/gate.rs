@@ -53,16 +53,31 @@ async fn what_is_done_and_what_is_refused_is_recorded_as_by_the_page(pool: PgPoo
     let service = Service::start_for_known(pool.clone()).await;
     let (vera, olga) = (token(&pool, "vera", Role::Viewer).await, token(&pool, "olga", Role::Operator).await);
     let job = submit(with(&service, &olga)).await;
-    let cancel = v1::CancelJobRequest { id: job.clone(), reason: "enough".to_owned() };
+    let cancel = v1::CancelJobRequest {
+        id: job.clone(),
+        reason: "enough".to_owned(),
+        ..v1::CancelJobRequest::default()
+    };
     let mut of_vera = JobServiceClient::new(with(&service, &vera));
     let mut of_olga = JobServiceClient::new(with(&service, &olga));
     let status = refused(of_vera.cancel_job(cancel.clone()).await, Code::PermissionDenied);
     for part in ["'vera'", "viewer", "cancel_job", "operator", "token issue"] {
         assert!(status.message().contains(part), "{status:?}");
     }
-    assert_eq!(of_vera.get_job(v1::GetJobRequest { id: job.clone() }).await.unwrap().into_inner().id, job);
+    assert_eq!(
+        of_vera
+            .get_job(v1::GetJobRequest { id: job.clone(), ..v1::GetJobRequest::default() })
+            .await
+            .unwrap()
+            .into_inner()
+            .id,
+        job
+    );
     of_olga.cancel_job(cancel.clone()).await.unwrap();
-    refused(of_olga.pause_job(v1::PauseJobRequest { id: job.clone() }).await, Code::FailedPrecondition);
+    refused(
+        of_olga.pause_job(v1::PauseJobRequest { id: job.clone(), ..v1::PauseJobRequest::default() }).await,
+        Code::FailedPrecondition,
+    );
     refused(call(&service.channel, Method::CancelJob.path(), None).await, Code::Unauthenticated);
     refused(call(&service.channel, Method::CancelJob.path(), Some("cakes_no")).await, Code::Unauthenticated);
 
@@ -103,7 +118,7 @@ async fn what_cannot_be_recorded_is_not_done(pool: PgPool) {
         .await;
     run("create trigger full_disk before insert on audit for each row execute function nobody_writes()")
         .await;
-    let pause = v1::PauseJobRequest { id: job.clone() };
+    let pause = v1::PauseJobRequest { id: job.clone(), ..v1::PauseJobRequest::default() };
     let status = refused(service.jobs().pause_job(pause.clone()).await, Code::Unavailable);
     assert_eq!(reason(&status), "NOT_RECORDED");
     assert_eq!(service.job(&job).await.state(), JobState::Queued, "done without a record");
@@ -123,10 +138,18 @@ async fn a_revoked_token_ends_its_streams_and_is_refused(pool: PgPool) {
     let job = submit(with(&service, &olga)).await;
     let vera = token(&pool, "vera", Role::Viewer).await;
     let mut jobs = JobServiceClient::new(with(&service, &vera));
-    let mut watched = jobs.watch_job(v1::WatchJobRequest { id: job.clone() }).await.unwrap().into_inner();
+    let mut watched = jobs
+        .watch_job(v1::WatchJobRequest { id: job.clone(), ..v1::WatchJobRequest::default() })
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(watched.message().await.unwrap().unwrap().id, job);
     let mut of_olga = JobServiceClient::new(with(&service, &olga));
-    let mut lasting = of_olga.watch_job(v1::WatchJobRequest { id: job.clone() }).await.unwrap().into_inner();
+    let mut lasting = of_olga
+        .watch_job(v1::WatchJobRequest { id: job.clone(), ..v1::WatchJobRequest::default() })
+        .await
+        .unwrap()
+        .into_inner();
     assert!(lasting.message().await.unwrap().is_some());
 
     revoke(&pool, "vera").await.unwrap();
@@ -138,7 +161,14 @@ async fn a_revoked_token_ends_its_streams_and_is_refused(pool: PgPool) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // Nobody else's stream ended.
-    of_olga.cancel_job(v1::CancelJobRequest { id: job, reason: String::new() }).await.unwrap();
+    of_olga
+        .cancel_job(v1::CancelJobRequest {
+            id: job,
+            reason: String::new(),
+            ..v1::CancelJobRequest::default()
+        })
+        .await
+        .unwrap();
     let next = tokio::time::timeout(PATIENCE, lasting.message()).await.expect("news");
     assert_eq!(next.unwrap().unwrap().state(), JobState::Cancelled);
 }

@@ -127,11 +127,19 @@ impl Service {
     }
 
     pub async fn search(&self, id: &str) -> v1::Search {
-        self.searches().get_search(v1::GetSearchRequest { id: id.to_owned() }).await.unwrap().into_inner()
+        self.searches()
+            .get_search(v1::GetSearchRequest { id: id.to_owned(), ..v1::GetSearchRequest::default() })
+            .await
+            .unwrap()
+            .into_inner()
     }
 
     pub async fn job(&self, id: &str) -> v1::Job {
-        self.jobs().get_job(v1::GetJobRequest { id: id.to_owned() }).await.unwrap().into_inner()
+        self.jobs()
+            .get_job(v1::GetJobRequest { id: id.to_owned(), ..v1::GetJobRequest::default() })
+            .await
+            .unwrap()
+            .into_inner()
     }
 }
 
@@ -221,7 +229,7 @@ impl Worker {
         let loss = 1.0 / step as f64;
         let values = [("train/loss".to_owned(), loss), ("train/learning_rate".to_owned(), 0.01)];
         let metric = v1::MetricPoint { step, values: values.into(), time: now() };
-        let log = v1::LogLine { time: now(), attempt: 0, text: line.to_owned() };
+        let log = v1::LogLine { time: now(), attempt: 0, text: line.to_owned(), ..v1::LogLine::default() };
         let entries = [Entry::Metric(metric), Entry::Log(log)];
         let progress = v1::JobProgress {
             step,

@@ -229,7 +229,11 @@ async fn a_cancelled_search_tells_its_worker_and_ends_with_it(pool: PgPool) {
     let mut worker = Worker::register(&service, "w1").await;
     let grant = worker.acquire().await;
     worker.start(&grant).await;
-    let request = v1::CancelSearchRequest { id: search.id.clone(), reason: "wrong data".to_owned() };
+    let request = v1::CancelSearchRequest {
+        id: search.id.clone(),
+        reason: "wrong data".to_owned(),
+        ..v1::CancelSearchRequest::default()
+    };
     let cancelled = service.searches().cancel_search(request.clone()).await.unwrap().into_inner();
     assert_eq!(cancelled.state(), v1::SearchState::Cancelled);
     assert!(cancelled.end_time.is_none(), "its worker has not stopped yet");
@@ -241,7 +245,7 @@ async fn a_cancelled_search_tells_its_worker_and_ends_with_it(pool: PgPool) {
         failure_class: v1::FailureClass::Cancelled.into(),
         message: "stopped as asked".to_owned(),
     };
-    let watch = v1::WatchSearchRequest { id: search.id.clone() };
+    let watch = v1::WatchSearchRequest { id: search.id.clone(), ..v1::WatchSearchRequest::default() };
     let watched = service.searches().watch_search(watch).await.unwrap().into_inner();
     worker.client.fail(request_fail).await.unwrap();
     let all: Vec<_> = tokio::time::timeout(PATIENCE, watched.collect()).await.unwrap();

@@ -2,6 +2,7 @@
 //! over the wire. Workers are scripted; nothing of ours is replaced.
 
 mod access;
+mod conventions;
 mod edges;
 mod examples;
 mod gate;

@@ -149,7 +149,12 @@ async fn lists_come_in_pages_without_gaps_or_repeats(pool: PgPool) {
     for (name, label) in [("one", "owner=ada"), ("two", "owner=bob"), ("three", "keep=")] {
         let found = ask(&service, &format!("/searches?text={name}")).await;
         let id = found["searches"][0]["id"].as_str().unwrap().to_owned();
-        let request = v1::LabelSearchRequest { id, set: labels(label), remove: Vec::new() };
+        let request = v1::LabelSearchRequest {
+            id,
+            set: labels(label),
+            remove: Vec::new(),
+            ..v1::LabelSearchRequest::default()
+        };
         service.searches().label_search(request).await.unwrap();
     }
     let found = ask(&service, "/searches?label=owner%3Dada").await;
@@ -162,7 +167,12 @@ async fn lists_come_in_pages_without_gaps_or_repeats(pool: PgPool) {
 
     let all = ask(&service, "/jobs?limit=500").await;
     let id = all["jobs"][0]["id"].as_str().unwrap().to_owned();
-    let request = v1::LabelJobRequest { id: id.clone(), set: labels("keep="), remove: Vec::new() };
+    let request = v1::LabelJobRequest {
+        id: id.clone(),
+        set: labels("keep="),
+        remove: Vec::new(),
+        ..v1::LabelJobRequest::default()
+    };
     service.jobs().label_job(request).await.unwrap();
     let request = v1::AddJobNoteRequest {
         id: id.clone(),

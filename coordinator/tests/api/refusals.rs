@@ -56,7 +56,7 @@ async fn searches_that_make_no_sense_are_refused_with_the_field(pool: PgPool) {
 async fn ids_that_name_nothing_or_too_much_are_refused(pool: PgPool) {
     let service = Service::start(pool).await;
     let unknown = Uuid::new_v4().to_string();
-    let get = |id: &str| v1::GetSearchRequest { id: id.to_owned() };
+    let get = |id: &str| v1::GetSearchRequest { id: id.to_owned(), ..v1::GetSearchRequest::default() };
     let status = refused(service.searches().get_search(get(&unknown)).await, Code::NotFound);
     assert!(status.message().contains(&unknown), "{status:?}");
     assert_eq!(status.get_error_details().resource_info().unwrap().resource_name, unknown);
@@ -65,14 +65,19 @@ async fn ids_that_name_nothing_or_too_much_are_refused(pool: PgPool) {
         let status = refused(service.searches().get_search(get(id)).await, Code::InvalidArgument);
         assert_eq!(fields(&status), ["id"], "{id}");
     }
-    let watch = v1::WatchSearchRequest { id: unknown.clone() };
+    let watch = v1::WatchSearchRequest { id: unknown.clone(), ..v1::WatchSearchRequest::default() };
     refused(service.searches().watch_search(watch).await.map(drop), Code::NotFound);
     let front = v1::GetParetoFrontRequest { id: unknown.clone() };
     refused(service.searches().get_pareto_front(front).await, Code::NotFound);
-    let logs = v1::StreamJobLogsRequest { id: unknown.clone(), follow: true };
+    let logs =
+        v1::StreamJobLogsRequest { id: unknown.clone(), follow: true, ..v1::StreamJobLogsRequest::default() };
     refused(service.jobs().stream_job_logs(logs).await.map(drop), Code::NotFound);
     refused(
-        service.jobs().watch_job(v1::WatchJobRequest { id: unknown.clone() }).await.map(drop),
+        service
+            .jobs()
+            .watch_job(v1::WatchJobRequest { id: unknown.clone(), ..v1::WatchJobRequest::default() })
+            .await
+            .map(drop),
         Code::NotFound,
     );
     refused(service.jobs().explain_job(v1::ExplainJobRequest { id: unknown.clone() }).await, Code::NotFound);
@@ -81,7 +86,14 @@ async fn ids_that_name_nothing_or_too_much_are_refused(pool: PgPool) {
     let metrics = v1::ListMetricsRequest { id: unknown.clone(), ..v1::ListMetricsRequest::default() };
     refused(service.jobs().list_metrics(metrics).await, Code::NotFound);
     refused(
-        service.jobs().cancel_job(v1::CancelJobRequest { id: unknown, reason: String::new() }).await,
+        service
+            .jobs()
+            .cancel_job(v1::CancelJobRequest {
+                id: unknown,
+                reason: String::new(),
+                ..v1::CancelJobRequest::default()
+            })
+            .await,
         Code::NotFound,
     );
     let digest = v1::GetArchitectureRequest { digest: "ab".repeat(32) };
@@ -164,12 +176,17 @@ async fn what_the_state_forbids_is_refused_with_a_reason(pool: PgPool) {
     let status = refused(service.searches().derive_architectures(derive).await, Code::InvalidArgument);
     assert_eq!(fields(&status), ["budgets"]);
     let job = search.jobs[0].id.clone();
-    let cancel = v1::CancelJobRequest { id: job.clone(), reason: "not needed".to_owned() };
+    let cancel = v1::CancelJobRequest {
+        id: job.clone(),
+        reason: "not needed".to_owned(),
+        ..v1::CancelJobRequest::default()
+    };
     service.jobs().cancel_job(cancel).await.unwrap();
-    let pause = v1::PauseJobRequest { id: job.clone() };
+    let pause = v1::PauseJobRequest { id: job.clone(), ..v1::PauseJobRequest::default() };
     let status = refused(service.jobs().pause_job(pause).await, Code::FailedPrecondition);
     assert!(status.message().contains("cancelled"), "{status:?}");
-    let reason_text = v1::CancelJobRequest { id: job, reason: "x".repeat(2000) };
+    let reason_text =
+        v1::CancelJobRequest { id: job, reason: "x".repeat(2000), ..v1::CancelJobRequest::default() };
     assert_eq!(
         fields(&refused(service.jobs().cancel_job(reason_text).await, Code::InvalidArgument)),
         ["reason"]

@@ -13,7 +13,7 @@ async fn a_watched_job_is_sent_at_every_change_until_it_ends(pool: PgPool) {
     service.submit(small_search()).await;
     let mut worker = Worker::register(&service, "w1").await;
     let grant = worker.acquire().await;
-    let request = v1::WatchJobRequest { id: job_id(&grant) };
+    let request = v1::WatchJobRequest { id: job_id(&grant), ..v1::WatchJobRequest::default() };
     let mut watched = service.jobs().watch_job(request.clone()).await.unwrap().into_inner();
     let first = watched.next().await.unwrap().unwrap();
     assert_eq!(first.state(), v1::JobState::Leased);
@@ -41,7 +41,8 @@ async fn a_watched_job_is_sent_at_every_change_until_it_ends(pool: PgPool) {
 async fn a_watched_search_moves_with_its_jobs(pool: PgPool) {
     let service = Service::start(pool).await;
     let search = service.submit(small_search()).await;
-    let request = v1::WatchSearchRequest { id: search.id[..8].to_owned() };
+    let request =
+        v1::WatchSearchRequest { id: search.id[..8].to_owned(), ..v1::WatchSearchRequest::default() };
     let mut watched = service.searches().watch_search(request).await.unwrap().into_inner();
     let mut revision = watched.next().await.unwrap().unwrap().revision;
     let mut worker = Worker::register(&service, "w1").await;
@@ -65,7 +66,8 @@ async fn a_followed_log_holds_every_line_in_order_and_ends_with_the_job(pool: Pg
     let mut worker = Worker::register(&service, "w1").await;
     let grant = worker.acquire().await;
     worker.start(&grant).await;
-    let request = v1::StreamJobLogsRequest { id: job_id(&grant), follow: true };
+    let request =
+        v1::StreamJobLogsRequest { id: job_id(&grant), follow: true, ..v1::StreamJobLogsRequest::default() };
     let mut followed = service.jobs().stream_job_logs(request).await.unwrap().into_inner();
     worker.report(&grant, 1, 1, "one\0two").await.unwrap();
     let first = followed.next().await.unwrap().unwrap();
@@ -82,7 +84,8 @@ async fn a_followed_log_holds_every_line_in_order_and_ends_with_the_job(pool: Pg
     let expected: Vec<String> = (1..=lines).map(|line| format!("line {line}")).collect();
     assert!(rest.iter().map(|line| &line.text).eq(&expected), "{} lines", rest.len());
 
-    let request = v1::StreamJobLogsRequest { id: job_id(&grant), follow: false };
+    let request =
+        v1::StreamJobLogsRequest { id: job_id(&grant), follow: false, ..v1::StreamJobLogsRequest::default() };
     let stored = service.jobs().stream_job_logs(request).await.unwrap().into_inner();
     assert_eq!(stored.collect::<Vec<_>>().await.len(), 601);
 }
@@ -91,7 +94,7 @@ async fn a_followed_log_holds_every_line_in_order_and_ends_with_the_job(pool: Pg
 async fn streams_end_with_unavailable_when_the_coordinator_stops(pool: PgPool) {
     let service = Service::start(pool).await;
     let search = service.submit(small_search()).await;
-    let request = v1::WatchSearchRequest { id: search.id };
+    let request = v1::WatchSearchRequest { id: search.id, ..v1::WatchSearchRequest::default() };
     let mut watched = service.searches().watch_search(request).await.unwrap().into_inner();
     assert!(watched.next().await.unwrap().is_ok());
     service.shutdown.stop.cancel();

@@ -120,7 +120,7 @@ async fn a_completion_that_a_cancel_beat_commits_no_checkpoint(pool: PgPool) {
     let search = small_search();
     submit(&pool, &search).await;
     let grant = worker(&pool, "a").await.begin(&pool).await;
-    jobs::cancel(&pool, grant.token.job, "enough").await.unwrap();
+    jobs::cancel(&pool, grant.token.job.into(), "enough").await.unwrap();
     let saves = completion(checkpoint_of(&grant, 10), Some(scores(&search)));
     let saves = Completion { checkpoint_bytes: Some(77), ..saves };
     assert!(matches!(complete(&pool, grant.token, &saves).await, Err(Error::JobCancelled { .. })));
@@ -143,7 +143,7 @@ async fn of_a_cancel_and_a_completion_one_wins_and_the_other_is_told(pool: PgPoo
             tokio::time::sleep(std::time::Duration::from_millis(round % 3)).await;
             complete(&pool, grant.token, &done).await
         };
-        match tokio::join!(first, jobs::cancel(&pool, job, "enough")) {
+        match tokio::join!(first, jobs::cancel(&pool, job.into(), "enough")) {
             (Ok(()), Err(Error::IllegalTransition(_))) => {
                 completed += 1;
                 assert_eq!(state(&pool, job).await, "succeeded");

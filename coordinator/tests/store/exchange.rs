@@ -220,8 +220,8 @@ async fn remark(pool: &PgPool, id: SearchId) -> (JobId, ArchitectureDigest) {
     let job = jobs::of_search(pool, id).await.unwrap().pop().unwrap();
     let labels = |key: &str| Labels::new([(key.to_owned(), "x".to_owned())].into()).unwrap();
     let change = |key| LabelChange::new(labels(key), []).unwrap();
-    search_writes::label(pool, id, &change("owner")).await.unwrap();
-    writes::label(pool, job.id, &change("keep")).await.unwrap();
+    search_writes::label(pool, id.into(), &change("owner")).await.unwrap();
+    writes::label(pool, job.id.into(), &change("keep")).await.unwrap();
     let digest = job.architecture.unwrap();
     let subjects = [Subject::Search(id), Subject::Job(job.id), Subject::Architecture(digest)];
     for (subject, text) in subjects.into_iter().flat_map(|subject| [(subject, "first"), (subject, "second")])
@@ -441,12 +441,12 @@ async fn what_came_in_is_read_and_never_run(pool: PgPool) {
     };
     let wish = search_writes::Wish { budgets: vec![0.3], ..search_writes::Wish::default() };
     let refusals = [
-        writes::retry(&other, job.id).await.unwrap_err(),
-        writes::cancel(&other, job.id, "").await.unwrap_err(),
-        writes::pause(&other, job.id).await.unwrap_err(),
-        writes::resume(&other, job.id).await.unwrap_err(),
+        writes::retry(&other, job.id.into()).await.unwrap_err(),
+        writes::cancel(&other, job.id.into(), "").await.unwrap_err(),
+        writes::pause(&other, job.id.into()).await.unwrap_err(),
+        writes::resume(&other, job.id.into()).await.unwrap_err(),
         writes::submit_retrain(&other, &retrain).await.unwrap_err(),
-        search_writes::cancel(&other, id, "").await.unwrap_err(),
+        search_writes::cancel(&other, id.into(), "").await.unwrap_err(),
         search_writes::derive(&other, id, &wish).await.unwrap_err(),
         checkpoint::of_job(&other, job.id).await.unwrap_err(),
     ];

@@ -102,7 +102,7 @@ async fn an_offer_that_is_not_taken_goes_back_without_blame(pool: PgPool) {
 async fn a_cancelled_job_of_a_silent_worker_ends_with_its_lease(pool: PgPool) {
     submit(&pool, &small_search()).await;
     let token = worker(&pool, "a").await.begin(&pool).await.token;
-    jobs::cancel(&pool, token.job, "").await.unwrap();
+    jobs::cancel(&pool, token.job.into(), "").await.unwrap();
     let_leases_run_out(&pool).await;
     assert_eq!(expire_leases(&pool, &Policy::default()).await.unwrap(), 1);
     assert_eq!(state(&pool, token.job).await, "cancelled");

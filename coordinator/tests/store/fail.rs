@@ -50,14 +50,14 @@ async fn handing_a_job_back_as_asked_pauses_it_and_costs_no_try(pool: PgPool) {
     submit(&pool, &small_search()).await;
     let worker = worker(&pool, "a").await;
     let grant = worker.begin(&pool).await;
-    jobs::pause(&pool, grant.token.job).await.unwrap();
+    jobs::pause(&pool, grant.token.job.into()).await.unwrap();
     save(&pool, &grant, 3).await;
     fail(&pool, &Policy::default(), grant.token, FailureClass::Lost, "handed back").await.unwrap();
     assert_eq!(state(&pool, grant.token.job).await, "paused");
     assert_eq!(count(&pool, "select count(*) from attempt where end_reason = 'handed back'").await, 1);
     assert_eq!(count(&pool, "select count(*) from job where lost_count > 0").await, 0);
 
-    jobs::resume(&pool, grant.token.job).await.unwrap();
+    jobs::resume(&pool, grant.token.job.into()).await.unwrap();
     let again = worker.begin(&pool).await;
     assert_eq!(again.token.job, grant.token.job);
     assert_eq!(again.resume_from.map(|checkpoint| checkpoint.step), Some(3));
@@ -67,7 +67,7 @@ async fn handing_a_job_back_as_asked_pauses_it_and_costs_no_try(pool: PgPool) {
 async fn a_cancelled_attempt_ends_its_job_as_cancelled(pool: PgPool) {
     submit(&pool, &small_search()).await;
     let token = worker(&pool, "a").await.begin(&pool).await.token;
-    jobs::cancel(&pool, token.job, "changed my mind").await.unwrap();
+    jobs::cancel(&pool, token.job.into(), "changed my mind").await.unwrap();
     assert_eq!(state(&pool, token.job).await, "cancelling");
     fail(&pool, &Policy::default(), token, FailureClass::Cancelled, "stopped").await.unwrap();
     assert_eq!(state(&pool, token.job).await, "cancelled");

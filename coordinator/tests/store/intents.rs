@@ -20,11 +20,11 @@ async fn a_paused_job_leaves_the_queue_until_it_is_resumed(pool: PgPool) {
         .collect();
     let worker = worker(&pool, "a").await;
     for id in &ids {
-        jobs::pause(&pool, *id).await.unwrap();
-        jobs::pause(&pool, *id).await.unwrap();
+        jobs::pause(&pool, (*id).into()).await.unwrap();
+        jobs::pause(&pool, (*id).into()).await.unwrap();
     }
     assert_eq!(worker.acquire(&pool).await, None);
-    jobs::resume(&pool, ids[1]).await.unwrap();
+    jobs::resume(&pool, ids[1].into()).await.unwrap();
     assert_eq!(worker.acquire(&pool).await.unwrap().token.job, ids[1]);
 }
 
@@ -36,15 +36,15 @@ async fn what_has_succeeded_is_left_alone(pool: PgPool) {
     finish(&pool, &grant, &search).await;
     let job = grant.token.job;
     for result in [
-        jobs::cancel(&pool, job, "").await,
-        jobs::pause(&pool, job).await,
-        jobs::resume(&pool, job).await,
-        jobs::retry(&pool, job).await,
+        jobs::cancel(&pool, job.into(), "").await,
+        jobs::pause(&pool, job.into()).await,
+        jobs::resume(&pool, job.into()).await,
+        jobs::retry(&pool, job.into()).await,
     ] {
         assert!(matches!(result, Err(Error::IllegalTransition(_))), "{result:?}");
     }
     assert_eq!(state(&pool, job).await, "succeeded");
-    let unknown = jobs::cancel(&pool, JobId::generate(), "").await.unwrap_err();
+    let unknown = jobs::cancel(&pool, JobId::generate().into(), "").await.unwrap_err();
     assert!(matches!(unknown, Error::NotFound { kind: "job", .. }));
 }
 

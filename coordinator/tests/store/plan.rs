@@ -103,7 +103,7 @@ async fn a_failed_retraining_fails_the_search_after_the_rest_and_a_retry_opens_i
         sqlx::query_scalar("select state_reason from search").fetch_one(&pool).await.unwrap();
     assert_eq!(reason, "baseline c3d seed 1 failed: bad labels");
 
-    jobs::retry(&pool, baseline.token.job).await.unwrap();
+    jobs::retry(&pool, baseline.token.job.into()).await.unwrap();
     assert_eq!(search_state(&pool, id).await, "retraining");
     finish(&pool, &worker.begin(&pool).await, &search).await;
     searches::advance(&pool, id).await.unwrap();
@@ -115,7 +115,7 @@ async fn a_cancelled_search_is_closed_when_its_last_job_has_stopped(pool: PgPool
     let id = submit(&pool, &small_search()).await;
     let running = worker(&pool, "a").await.begin(&pool).await;
     for _ in 0..2 {
-        searches::cancel(&pool, id, "wrong data").await.unwrap();
+        searches::cancel(&pool, id.into(), "wrong data").await.unwrap();
     }
     assert_eq!(search_state(&pool, id).await, "cancelled");
     assert_eq!(count(&pool, "select count(*) from search where end_time is null").await, 1);
@@ -126,7 +126,7 @@ async fn a_cancelled_search_is_closed_when_its_last_job_has_stopped(pool: PgPool
     expire_leases(&pool, &Policy::default()).await.unwrap();
     searches::advance(&pool, id).await.unwrap();
     assert_eq!(count(&pool, "select count(*) from search where end_time is null").await, 0);
-    let refused = jobs::retry(&pool, running.token.job).await.unwrap_err();
+    let refused = jobs::retry(&pool, running.token.job.into()).await.unwrap_err();
     assert!(matches!(refused, Error::Refused(_)));
 }
 
@@ -140,7 +140,7 @@ async fn a_search_that_has_ended_cannot_be_cancelled(pool: PgPool) {
     }
     searches::advance(&pool, id).await.unwrap();
     assert_eq!(search_state(&pool, id).await, "succeeded");
-    assert!(matches!(searches::cancel(&pool, id, "").await, Err(Error::Refused(_))));
+    assert!(matches!(searches::cancel(&pool, id.into(), "").await, Err(Error::Refused(_))));
 }
 
 #[sqlx::test(migrations = "../migrations")]

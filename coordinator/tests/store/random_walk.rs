@@ -90,10 +90,10 @@ impl Scene {
                 complete(pool, grant.token, &done).await?;
             }
             Deed::Fail(grant, class) => fail(pool, &policy, grant.token, class, "it broke").await?,
-            Deed::Cancel => jobs::cancel(pool, self.job, "").await?,
-            Deed::Pause => jobs::pause(pool, self.job).await?,
-            Deed::Resume => jobs::resume(pool, self.job).await?,
-            Deed::Retry => jobs::retry(pool, self.job).await?,
+            Deed::Cancel => jobs::cancel(pool, self.job.into(), "").await?,
+            Deed::Pause => jobs::pause(pool, self.job.into()).await?,
+            Deed::Resume => jobs::resume(pool, self.job.into()).await?,
+            Deed::Retry => jobs::retry(pool, self.job.into()).await?,
             Deed::Expire => {
                 let_leases_run_out(pool).await;
                 expire_leases(pool, &policy).await?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cakes::labels::{LABELS_MAX, LabelChange, Labels};
 use cakes_coordinator::core::note::NOTES_MAX;
 use cakes_coordinator::store::notes::{NewNote, Subject, add};
-use cakes_coordinator::store::read::{jobs as read_jobs, notes, searches as read_searches};
+use cakes_coordinator::store::read::{Order, jobs as read_jobs, notes, searches as read_searches};
 use cakes_coordinator::store::{Error, PgPool, jobs, searches};
 use cakes_proto::ids::{JobId, SearchId};
 
@@ -30,19 +30,19 @@ async fn labels_of_a_search_change_once_and_tell_whoever_watches(pool: PgPool) {
     let before = read_searches::get(&pool, id).await.unwrap();
     assert_eq!(before.labels, given);
     let wanted = change(&[("paper", "miccai"), ("keep", "")], &["owner"]);
-    searches::label(&pool, id, &wanted).await.unwrap();
+    searches::label(&pool, id.into(), &wanted).await.unwrap();
     let after = read_searches::get(&pool, id).await.unwrap();
     assert_eq!(after.labels, labels(&[("keep", ""), ("paper", "miccai")]));
     assert_eq!(after.revision, before.revision + 1);
-    searches::label(&pool, id, &wanted).await.unwrap();
+    searches::label(&pool, id.into(), &wanted).await.unwrap();
     assert_eq!(read_searches::revision(&pool, id).await.unwrap(), after.revision);
 
-    let unknown = searches::label(&pool, SearchId::generate(), &wanted).await.unwrap_err();
+    let unknown = searches::label(&pool, SearchId::generate().into(), &wanted).await.unwrap_err();
     assert!(matches!(unknown, Error::NotFound { kind: "search", .. }));
     let many: BTreeMap<String, String> =
         (0..LABELS_MAX).map(|number| (format!("k{number}"), String::new())).collect();
     let many = LabelChange::new(Labels::new(many).unwrap(), []).unwrap();
-    let refused = searches::label(&pool, id, &many).await.unwrap_err();
+    let refused = searches::label(&pool, id.into(), &many).await.unwrap_err();
     assert!(matches!(refused, Error::InvalidArgument { field: "set", .. }), "{refused:?}");
     assert_eq!(read_searches::get(&pool, id).await.unwrap().labels, after.labels);
 }
@@ -53,12 +53,12 @@ async fn labels_of_a_job_change_once_and_are_not_those_of_its_search(pool: PgPoo
     let job = first_job(&pool, search).await;
     let before = read_jobs::revision(&pool, job).await.unwrap();
     for _ in 0..2 {
-        jobs::label(&pool, job, &change(&[("keep", "")], &["owner"])).await.unwrap();
+        jobs::label(&pool, job.into(), &change(&[("keep", "")], &["owner"])).await.unwrap();
     }
     let labelled = read_jobs::get(&pool, job).await.unwrap();
     assert_eq!(labelled.labels, labels(&[("keep", "")]));
     assert_eq!(read_jobs::revision(&pool, job).await.unwrap(), before + 1);
-    let unknown = jobs::label(&pool, JobId::generate(), &change(&[("a", "")], &[])).await.unwrap_err();
+    let unknown = jobs::label(&pool, JobId::generate().into(), &change(&[("a", "")], &[])).await.unwrap_err();
     assert!(matches!(unknown, Error::NotFound { kind: "job", .. }));
 }
 
@@ -69,7 +69,7 @@ async fn lists_hold_what_has_all_labels(pool: PgPool) {
         ids.push(searches::submit(&pool, &small_search(), &labels(given), None).await.unwrap());
     }
     let found = async |wanted: &[(&str, &str)]| {
-        let page = read_searches::page(&pool, &labels(wanted), None, 10).await.unwrap();
+        let page = read_searches::page(&pool, &labels(wanted), Order::NewestFirst, None, 10).await.unwrap();
         page.into_iter().map(|search| search.id).collect::<Vec<_>>()
     };
     assert_eq!(found(&[("owner", "ada")]).await, [ids[1], ids[0]]);
@@ -77,9 +77,9 @@ async fn lists_hold_what_has_all_labels(pool: PgPool) {
     assert_eq!(found(&[]).await.len(), 4);
 
     let job = first_job(&pool, ids[2]).await;
-    jobs::label(&pool, job, &change(&[("keep", "")], &[])).await.unwrap();
+    jobs::label(&pool, job.into(), &change(&[("keep", "")], &[])).await.unwrap();
     let filter = read_jobs::Filter { labels: labels(&[("keep", "")]), ..read_jobs::Filter::default() };
-    let page = read_jobs::page(&pool, &filter, None, 10).await.unwrap();
+    let page = read_jobs::page(&pool, &filter, Order::NewestFirst, None, 10).await.unwrap();
     assert_eq!(page.iter().map(|job| job.id).collect::<Vec<_>>(), [job]);
 }
 
@@ -89,7 +89,7 @@ async fn a_request_id_stands_for_the_labels_too(pool: PgPool) {
         searches::submit(&pool, &small_search(), &labels(given), Some("once")).await
     };
     let first = submit(&[("owner", "ada")]).await.unwrap();
-    searches::label(&pool, first, &change(&[], &["owner"])).await.unwrap();
+    searches::label(&pool, first.into(), &change(&[], &["owner"])).await.unwrap();
     assert_eq!(submit(&[("owner", "ada")]).await.unwrap(), first);
     for other in [&[("owner", "eve")][..], &[]] {
         assert!(matches!(submit(other).await, Err(Error::Conflict { .. })));

@@ -116,9 +116,9 @@ async fn the_answer_says_what_people_want(pool: PgPool) {
     workers::schedule(&pool, &worker.id, Schedule::Draining).await.unwrap();
     assert_eq!(told().await, Desired::Yield);
     workers::schedule(&pool, &worker.id, Schedule::Ready).await.unwrap();
-    jobs::pause(&pool, token.job).await.unwrap();
+    jobs::pause(&pool, token.job.into()).await.unwrap();
     assert_eq!(told().await, Desired::Yield);
-    jobs::cancel(&pool, token.job, "").await.unwrap();
+    jobs::cancel(&pool, token.job.into(), "").await.unwrap();
     assert_eq!(told().await, Desired::Cancel);
 }
 

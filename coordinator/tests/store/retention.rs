@@ -108,7 +108,7 @@ async fn what_a_live_attempt_loads_and_what_the_next_one_goes_on_from_are_kept(p
     fail(&pool, &policy, second.token, FailureClass::User, "no").await.unwrap();
     review(&pool, PRESSED, None).await.unwrap();
     assert_eq!(kept(&pool, first.token.job).await, [6]);
-    jobs::retry(&pool, first.token.job).await.unwrap();
+    jobs::retry(&pool, first.token.job.into()).await.unwrap();
     assert_eq!(worker.begin(&pool).await.resume_from, Some(checkpoint_of(&second, 6)));
 }
 

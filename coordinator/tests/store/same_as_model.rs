@@ -248,10 +248,10 @@ impl Scene {
                 complete(pool, granted().token, &done).await?;
             }
             Call::Fail { class, .. } => fail(pool, policy, granted().token, class, "it broke").await?,
-            Call::Cancel { .. } => jobs::cancel(pool, self.job, "").await?,
-            Call::Pause { .. } => jobs::pause(pool, self.job).await?,
-            Call::Resume { .. } => jobs::resume(pool, self.job).await?,
-            Call::Retry { .. } => jobs::retry(pool, self.job).await?,
+            Call::Cancel { .. } => jobs::cancel(pool, self.job.into(), "").await?,
+            Call::Pause { .. } => jobs::pause(pool, self.job.into()).await?,
+            Call::Resume { .. } => jobs::resume(pool, self.job.into()).await?,
+            Call::Retry { .. } => jobs::retry(pool, self.job.into()).await?,
             Call::Extend => drop(extend_leases(pool, policy).await?),
             Call::Acquire { .. } | Call::Submit { .. } | Call::Expire { .. } | Call::Condemn { .. } => {
                 unreachable!()
@@ -373,7 +373,7 @@ impl Scene {
 
     /// Ends what is left, so that the next list meets nobody.
     async fn leave(&self) {
-        let _ = jobs::cancel(&self.pool, self.job, "").await;
+        let _ = jobs::cancel(&self.pool, self.job.into(), "").await;
         let_leases_run_out(&self.pool).await;
         expire_leases(&self.pool, &self.policy).await.unwrap();
     }

@@ -111,11 +111,25 @@ impl Client {
             async move {
                 match wish {
                     Wish::Cancel => {
-                        client.cancel_job(v1::CancelJobRequest { id, reason: "chaos".into() }).await
+                        client
+                            .cancel_job(v1::CancelJobRequest {
+                                id,
+                                reason: "chaos".into(),
+                                ..v1::CancelJobRequest::default()
+                            })
+                            .await
                     }
-                    Wish::Pause => client.pause_job(v1::PauseJobRequest { id }).await,
-                    Wish::Resume => client.resume_job(v1::ResumeJobRequest { id }).await,
-                    Wish::Retry => client.retry_job(v1::RetryJobRequest { id }).await,
+                    Wish::Pause => {
+                        client.pause_job(v1::PauseJobRequest { id, ..v1::PauseJobRequest::default() }).await
+                    }
+                    Wish::Resume => {
+                        client
+                            .resume_job(v1::ResumeJobRequest { id, ..v1::ResumeJobRequest::default() })
+                            .await
+                    }
+                    Wish::Retry => {
+                        client.retry_job(v1::RetryJobRequest { id, ..v1::RetryJobRequest::default() }).await
+                    }
                 }
             }
         };
@@ -436,7 +450,7 @@ async fn first_search(
             worker.run(&mut attempt, &noop).await?;
         }
         let call = |channel| {
-            let request = v1::GetSearchRequest { id: search.clone() };
+            let request = v1::GetSearchRequest { id: search.clone(), ..v1::GetSearchRequest::default() };
             async move { SearchServiceClient::new(channel).get_search(request).await }
         };
         let found = client.persist(call).await?;

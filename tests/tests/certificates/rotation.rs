@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub async fn run(cluster: &Cluster) -> Result<()> {
     let api = cluster.api()?;
     let search = api.submit(&tiny("watched", SHORT, SHORT)).await?.search.context("no search")?;
-    let request = WatchSearchRequest { id: search.id.clone() };
+    let request = WatchSearchRequest { id: search.id.clone(), ..WatchSearchRequest::default() };
     let mut stream = api.searches().watch_search(request).await?.into_inner();
     stream.message().await?.context("the stream ends at once")?;
 
@@ -83,7 +83,8 @@ pub async fn run(cluster: &Cluster) -> Result<()> {
     other_authority(cluster).await?;
 
     // The stream of the beginning goes on over all of this.
-    let request = CancelSearchRequest { id: search.id, reason: String::new() };
+    let request =
+        CancelSearchRequest { id: search.id, reason: String::new(), ..CancelSearchRequest::default() };
     api.searches().cancel_search(request).await?;
     loop {
         let update = tokio::time::timeout(PATIENCE, stream.message()).await?;

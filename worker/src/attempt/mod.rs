@@ -343,7 +343,12 @@ impl Attempt {
     /// A line of the trainer's log. Stored text may not hold NUL.
     fn log(&mut self, text: String, now: Now) {
         let text = if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text };
-        self.outbox.push_log(LogLine { time: Some(stamp(now)), attempt: self.epoch, text });
+        self.outbox.push_log(LogLine {
+            time: Some(stamp(now)),
+            attempt: self.epoch,
+            text,
+            ..LogLine::default()
+        });
     }
 
     /// A line of the daemon's own.

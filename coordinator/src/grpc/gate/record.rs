@@ -131,7 +131,11 @@ mod tests {
 
     #[test]
     fn what_a_request_is_about_is_found_in_it() {
-        let request = v1::CancelJobRequest { id: "0198f3".to_owned(), reason: "enough".to_owned() };
+        let request = v1::CancelJobRequest {
+            id: "0198f3".to_owned(),
+            reason: "enough".to_owned(),
+            ..v1::CancelJobRequest::default()
+        };
         let bytes = request.encode_to_vec();
         let field = Method::CancelJob.object_field().unwrap();
         assert_eq!(text_field(&bytes, field).as_deref(), Some("0198f3"));
@@ -149,7 +153,11 @@ mod tests {
         }
         assert_eq!(text_field(&[0xff; 40], 1), None);
         assert_eq!(text_field(&[], 1), None);
-        let long = v1::CancelJobRequest { id: "ä".repeat(1000), reason: String::new() };
+        let long = v1::CancelJobRequest {
+            id: "ä".repeat(1000),
+            reason: String::new(),
+            ..v1::CancelJobRequest::default()
+        };
         assert!(text_field(&long.encode_to_vec(), 1).unwrap().len() <= OBJECT_BYTES_MAX + 3);
     }
 }

@@ -4,8 +4,10 @@ use cakes_proto::ids::JobId;
 use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 
+use crate::core::etag::AsSeen;
 use crate::core::job::{JobEvent, JobState, transition};
 use crate::store::error::{Error, failed};
+use crate::store::etag;
 use crate::store::exchange::refuse_imported_job;
 use crate::store::job_row::{self, JobRow, Move};
 use crate::store::text::storable;
@@ -17,12 +19,13 @@ const REASON_BYTES_MAX: usize = 1000;
 /// the worker has stopped or its lease has run out; no result is taken any more.
 ///
 /// # Errors
-/// There is no such job, or it has succeeded or failed.
-#[instrument(skip_all, fields(job = %id), err(level = "debug"))]
-pub async fn cancel(pool: &PgPool, id: JobId, reason: &str) -> Result<(), Error> {
+/// There is no such job, it has changed since it was seen, or it has succeeded or failed.
+#[instrument(skip_all, fields(job = %seen.id), err(level = "debug"))]
+pub async fn cancel(pool: &PgPool, seen: AsSeen<JobId>, reason: &str) -> Result<(), Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to cancel a job"))?;
-    refuse_imported_job(&mut transaction, id).await?;
-    let job = job_row::lock(&mut transaction, id).await?;
+    refuse_imported_job(&mut transaction, seen.id).await?;
+    let job = job_row::lock(&mut transaction, seen.id).await?;
+    etag::check_job(&mut transaction, seen).await?;
     cancel_locked(&mut transaction, &job, reason).await?;
     transaction.commit().await.map_err(failed("commit a cancellation"))
 }

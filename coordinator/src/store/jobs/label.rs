@@ -5,21 +5,24 @@ use cakes_proto::ids::JobId;
 use sqlx::PgPool;
 use tracing::instrument;
 
+use crate::core::etag::AsSeen;
 use crate::store::error::{Error, failed};
-use crate::store::labels;
+use crate::store::{etag, labels};
 
 /// Changes the labels of a job, and tells whoever watches it.
 ///
 /// # Errors
-/// There is no such job, or it would have too many labels.
-#[instrument(skip_all, fields(job = %id), err(level = "debug"))]
-pub async fn label(pool: &PgPool, id: JobId, change: &LabelChange) -> Result<(), Error> {
+/// There is no such job, it has changed since it was seen, or it would have too many labels.
+#[instrument(skip_all, fields(job = %seen.id), err(level = "debug"))]
+pub async fn label(pool: &PgPool, seen: AsSeen<JobId>, change: &LabelChange) -> Result<(), Error> {
+    let id = seen.id;
     let mut transaction = pool.begin().await.map_err(failed("begin to label a job"))?;
     let stored = sqlx::query_scalar!("select labels from job where id = $1 for no key update", id.0)
         .fetch_optional(&mut *transaction)
         .await
         .map_err(failed("lock a job to label it"))?
         .ok_or_else(|| Error::NotFound { kind: "job", id: id.to_string() })?;
+    etag::check_job(&mut transaction, seen).await?;
     let Some(changed) = labels::changed(stored, change)? else { return Ok(()) };
     sqlx::query!("update job set labels = $2, revision = revision + 1 where id = $1", id.0, changed)
         .execute(&mut *transaction)

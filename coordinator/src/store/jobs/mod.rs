@@ -23,21 +23,24 @@ use cakes_proto::ids::JobId;
 use sqlx::PgPool;
 
 use super::error::{Error, failed};
+use super::etag;
 use super::exchange::refuse_imported_job;
 use super::job_row::{self, Move};
+use crate::core::etag::AsSeen;
 use crate::core::job::{JobEvent, transition};
 
 /// Locks a job, moves it, commits. A move to where it is changes nothing.
 async fn act(
     pool: &PgPool,
-    id: JobId,
+    seen: AsSeen<JobId>,
     event: &JobEvent,
     kind: &'static str,
     reason: Option<&str>,
 ) -> Result<(), Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to change a job"))?;
-    refuse_imported_job(&mut transaction, id).await?;
-    let job = job_row::lock(&mut transaction, id).await?;
+    refuse_imported_job(&mut transaction, seen.id).await?;
+    let job = job_row::lock(&mut transaction, seen.id).await?;
+    etag::check_job(&mut transaction, seen).await?;
     let moved = transition(job.state, event)?;
     if moved.next == job.state {
         return Ok(());

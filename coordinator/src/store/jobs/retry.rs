@@ -4,10 +4,12 @@ use cakes_proto::ids::{JobId, SearchId};
 use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 
+use crate::core::etag::AsSeen;
 use crate::core::job::{JobEvent, transition};
 use crate::core::retry::Counters;
 use crate::core::search::SearchState;
 use crate::store::error::{Error, failed};
+use crate::store::etag;
 use crate::store::exchange::refuse_imported_job;
 use crate::store::job_row::{self, Move};
 
@@ -15,10 +17,11 @@ use crate::store::job_row::{self, Move};
 /// has ended because of it is open again.
 ///
 /// # Errors
-/// There is no such job, it has not failed, or its search was cancelled.
-#[instrument(skip_all, fields(job = %id), err(level = "debug"))]
-pub async fn retry(pool: &PgPool, id: JobId) -> Result<(), Error> {
+/// There is no such job, it has changed since it was seen, it has not failed, or its search was cancelled.
+#[instrument(skip_all, fields(job = %seen.id), err(level = "debug"))]
+pub async fn retry(pool: &PgPool, seen: AsSeen<JobId>) -> Result<(), Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to retry a job"))?;
+    let id = seen.id;
     refuse_imported_job(&mut transaction, id).await?;
     let search = sqlx::query_scalar!("select search_id from job where id = $1", id.0)
         .fetch_optional(&mut *transaction)
@@ -31,6 +34,7 @@ pub async fn retry(pool: &PgPool, id: JobId) -> Result<(), Error> {
         refuse_if_cancelled(&mut transaction, search).await?;
     }
     let job = job_row::lock(&mut transaction, id).await?;
+    etag::check_job(&mut transaction, seen).await?;
     let moved = transition(job.state, &JobEvent::Retry)?;
     if moved.next == job.state {
         return Ok(());

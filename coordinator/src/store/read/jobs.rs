@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use sqlx::types::Uuid;
 
-use super::{corrupt, failed};
+use super::{Order, corrupt, failed};
 use crate::core::job::{JobKind, JobState};
 use crate::store::Error;
 use crate::store::attempts::{DataContent, Environment, Validated};
@@ -102,36 +102,79 @@ pub struct Filter {
     pub labels: Labels,
 }
 
-/// Jobs, newest first, created before position `behind`.
+/// Jobs behind position `behind`, in this order.
 ///
 /// # Errors
 /// The database fails.
 pub async fn page(
     pool: &PgPool,
     filter: &Filter,
+    order: Order,
     behind: Option<i64>,
     limit: i64,
 ) -> Result<Vec<JobRecord>, Error> {
     let states: Vec<String> = filter.states.iter().map(|state| state.as_str().to_owned()).collect();
-    let ids = sqlx::query_scalar!(
+    let (search, labels) = (filter.search.map(|search| search.0), labels::to_column(&filter.labels)?);
+    // Two statements, so that both walk the index.
+    let ids = match order {
+        Order::NewestFirst => newest(pool, search, &states, labels, behind, limit).await,
+        Order::OldestFirst => oldest(pool, search, &states, labels, behind, limit).await,
+    };
+    let mut jobs = by_ids(pool, &ids.map_err(failed("list jobs"))?).await?;
+    if order == Order::NewestFirst {
+        jobs.reverse();
+    }
+    Ok(jobs)
+}
+
+async fn newest(
+    pool: &PgPool,
+    search: Option<Uuid>,
+    states: &[String],
+    labels: serde_json::Value,
+    behind: Option<i64>,
+    limit: i64,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
         "select id from job
          where ($1::uuid is null or search_id = $1)
              and (cardinality($2::text[]) = 0 or state = any($2))
              and ($3::bigint is null or position < $3)
              and labels @> $5
          order by position desc limit $4",
-        filter.search.map(|search| search.0),
-        &states,
+        search,
+        states,
         behind,
         limit,
-        labels::to_column(&filter.labels)?
+        labels
     )
     .fetch_all(pool)
     .await
-    .map_err(failed("list jobs"))?;
-    let mut jobs = by_ids(pool, &ids).await?;
-    jobs.reverse();
-    Ok(jobs)
+}
+
+async fn oldest(
+    pool: &PgPool,
+    search: Option<Uuid>,
+    states: &[String],
+    labels: serde_json::Value,
+    behind: Option<i64>,
+    limit: i64,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "select id from job
+         where ($1::uuid is null or search_id = $1)
+             and (cardinality($2::text[]) = 0 or state = any($2))
+             and ($3::bigint is null or position > $3)
+             and labels @> $5
+         order by position limit $4",
+        search,
+        states,
+        behind,
+        limit,
+        labels
+    )
+    .fetch_all(pool)
+    .await
 }
 
 /// What a watcher compares, and whether the job has ended.

@@ -29,6 +29,13 @@ pub mod workers;
 use super::error::{corrupt, failed};
 use crate::store::Error;
 
+/// The order of a list, by creation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    NewestFirst,
+    OldestFirst,
+}
+
 /// Whether the database answers.
 ///
 /// # Errors

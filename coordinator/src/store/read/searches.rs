@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use sqlx::types::Uuid;
 
-use super::{corrupt, failed};
+use super::{Order, corrupt, failed};
 use crate::core::search::SearchState;
 use crate::store::{Error, labels};
 
@@ -114,34 +114,76 @@ pub async fn revision(pool: &PgPool, id: SearchId) -> Result<i64, Error> {
 /// # Errors
 /// There is no such search, or the database fails.
 pub async fn get(pool: &PgPool, id: SearchId) -> Result<SearchRecord, Error> {
-    let row = sqlx::query_as!(
-        Row,
-        r#"select id, spec, state, state_reason, labels, search_revision.revision as "revision!", create_time, end_time,
-               origin.source as "source?", origin.cakes_version as "cakes_version?",
-               origin.is_snapshot as "is_snapshot?", origin.content_sha256 as "content_sha256?",
-               origin.export_time as "export_time?", origin.import_time as "import_time?"
-           from search join search_revision on search_revision.search_id = search.id
-           left join search_import origin on origin.search_id = search.id
-           where id = $1"#,
-        id.0
-    )
-    .fetch_optional(pool)
-    .await
-    .map_err(failed("read a search"))?;
-    row.ok_or_else(|| unknown(id))?.try_into()
+    by_ids(pool, &[id.0]).await?.pop().ok_or_else(|| unknown(id))
 }
 
-/// Searches that have all of these labels, newest first, behind the given time and id.
+/// Searches that have all of these labels, behind the given time and id in this order.
 ///
 /// # Errors
 /// The database fails.
 pub async fn page(
     pool: &PgPool,
     wanted: &Labels,
+    order: Order,
     behind: Option<(DateTime<Utc>, SearchId)>,
     limit: i64,
 ) -> Result<Vec<SearchRecord>, Error> {
     let (time, id) = behind.unzip();
+    let (id, labels) = (id.map(|id| id.0), labels::to_column(wanted)?);
+    // Two statements, so that both walk the index.
+    let ids = match order {
+        Order::NewestFirst => newest(pool, labels, time, id, limit).await,
+        Order::OldestFirst => oldest(pool, labels, time, id, limit).await,
+    };
+    let mut searches = by_ids(pool, &ids.map_err(failed("list searches"))?).await?;
+    if order == Order::NewestFirst {
+        searches.reverse();
+    }
+    Ok(searches)
+}
+
+async fn newest(
+    pool: &PgPool,
+    labels: serde_json::Value,
+    time: Option<DateTime<Utc>>,
+    id: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "select id from search
+         where ($1::timestamptz is null or (create_time, id) < ($1, $2::uuid)) and labels @> $4
+         order by create_time desc, id desc limit $3",
+        time,
+        id,
+        limit,
+        labels
+    )
+    .fetch_all(pool)
+    .await
+}
+
+async fn oldest(
+    pool: &PgPool,
+    labels: serde_json::Value,
+    time: Option<DateTime<Utc>>,
+    id: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "select id from search
+         where ($1::timestamptz is null or (create_time, id) > ($1, $2::uuid)) and labels @> $4
+         order by create_time, id limit $3",
+        time,
+        id,
+        limit,
+        labels
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// The searches of these ids, in the order of their creation.
+async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<SearchRecord>, Error> {
     let rows = sqlx::query_as!(
         Row,
         r#"select id, spec, state, state_reason, labels, search_revision.revision as "revision!", create_time, end_time,
@@ -150,16 +192,13 @@ pub async fn page(
                origin.export_time as "export_time?", origin.import_time as "import_time?"
            from search join search_revision on search_revision.search_id = search.id
            left join search_import origin on origin.search_id = search.id
-           where ($1::timestamptz is null or (create_time, id) < ($1, $2::uuid)) and labels @> $4
-           order by create_time desc, id desc limit $3"#,
-        time,
-        id.map(|id| id.0),
-        limit,
-        labels::to_column(wanted)?
+           where id = any($1)
+           order by create_time, id"#,
+        ids
     )
     .fetch_all(pool)
     .await
-    .map_err(failed("list searches"))?;
+    .map_err(failed("read searches"))?;
     rows.into_iter().map(SearchRecord::try_from).collect()
 }
 

@@ -5,8 +5,10 @@ use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 
 use super::advance::advance_locked;
+use crate::core::etag::AsSeen;
 use crate::core::search::SearchState;
 use crate::store::error::{Error, corrupt, failed};
+use crate::store::etag;
 use crate::store::event::{self, Event};
 use crate::store::exchange::refuse_imported_search;
 use crate::store::job_row;
@@ -20,9 +22,10 @@ const REASON_BYTES_MAX: usize = 1000;
 /// nothing.
 ///
 /// # Errors
-/// There is no such search, or it has succeeded or failed.
-#[instrument(skip_all, fields(search = %id), err(level = "debug"))]
-pub async fn cancel(pool: &PgPool, id: SearchId, reason: &str) -> Result<(), Error> {
+/// There is no such search, it has changed since it was seen, or it has succeeded or failed.
+#[instrument(skip_all, fields(search = %seen.id), err(level = "debug"))]
+pub async fn cancel(pool: &PgPool, seen: AsSeen<SearchId>, reason: &str) -> Result<(), Error> {
+    let id = seen.id;
     let reason = storable(reason, REASON_BYTES_MAX);
     let mut transaction = pool.begin().await.map_err(failed("begin to cancel a search"))?;
     refuse_imported_search(&mut transaction, id).await?;
@@ -31,6 +34,7 @@ pub async fn cancel(pool: &PgPool, id: SearchId, reason: &str) -> Result<(), Err
         .await
         .map_err(failed("lock a search"))?
         .ok_or_else(|| Error::NotFound { kind: "search", id: id.to_string() })?;
+    etag::check_search(&mut transaction, seen).await?;
     match state.parse().map_err(|error| corrupt(format!("the state of search {id}"), &error))? {
         SearchState::Cancelled => return Ok(()),
         SearchState::Searching | SearchState::Retraining => {}
