@@ -1,74 +1,111 @@
-//! Accepting connections, with a limit and without spinning, in plain text or with TLS.
+//! Accepting connections, with limits and without spinning, in plain text or with TLS.
 //!
 //! tonic's own loop takes every connection and repeats a failing `accept` at
 //! once; out of file descriptors it would burn a core and tell nobody. Handshakes go on
 //! beside the loop, so that a slow one keeps nobody waiting.
+//!
+//! ```text
+//!  accept ─► place of the port ─► place of the address ─► (TLS) first byte ─► handshake
+//!              └ waits              └ closed                └ closed             │
+//!  served ◄─ place of the identity ◄────────────────────────────────────────────┘
+//!    └ closed: silent, no request in time, idle, takes no answer
+//! ```
+
+pub(crate) mod activity;
+mod connection;
+mod places;
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
-use crate::core::identity::Certified;
+pub use connection::Connection;
+
 use crate::metrics::{OpenConnection, metrics};
+use crate::refusals;
 use crate::tls::{Purpose, Tls};
+use connection::{Held, Stream};
+use places::Places;
 
 /// Pause after a failed `accept`.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// Time for a handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A peer that is refused is listened to for so long and so many bytes, so that it reads why.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES_MAX: u64 = 64 << 10;
 
+/// How many connections there may be, and how long each may do nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of the port; more wait in the system's backlog.
+    pub connections: usize,
+    /// Of one address, and never more than half of all.
+    pub connections_per_address: usize,
+    /// Of whoever a certificate names.
+    pub connections_per_identity: usize,
+    /// TLS handshakes at a time, of one address a quarter of them; more wait.
+    pub handshakes: usize,
+    /// For a handshake, and for the wait for it.
+    pub handshake_timeout: Duration,
+    /// Until a peer says anything.
+    pub first_byte_timeout: Duration,
+    /// Until its first request has begun.
+    pub first_request_timeout: Duration,
+    /// Without any request.
+    pub idle_timeout: Duration,
+    /// Without taking what it asked for.
+    pub stall_timeout: Duration,
+}
+
+impl Limits {
+    /// Room for 5,000 workers, a fifth of them behind one address.
+    pub const DEFAULT: Limits = Limits {
+        connections: 8192,
+        connections_per_address: 1024,
+        connections_per_identity: 256,
+        handshakes: 256,
+        handshake_timeout: Duration::from_secs(5),
+        first_byte_timeout: Duration::from_secs(5),
+        first_request_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(300),
+        stall_timeout: Duration::from_secs(120),
+    };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits::DEFAULT
+    }
+}
+
 /// All connections of a listener.
 pub struct Accepting {
     listener: TcpListener,
-    permits: Arc<Semaphore>,
+    places: Places,
     port: &'static str,
+    limits: Limits,
     tls: Option<(Tls, Purpose)>,
     handshakes: JoinSet<Option<Connection>>,
 }
 
-/// A connection that counts against the limit while it lives.
-pub struct Connection {
-    stream: Stream,
-    pub address: SocketAddr,
-    /// None in plain text, and where no certificate was shown.
-    pub certified: Option<Certified>,
-    _permit: Permit,
-}
-
-/// A place among the connections.
-type Permit = (OwnedSemaphorePermit, OpenConnection);
-
-enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
+/// A connection that was accepted, with its places.
+type Accepted = (TcpStream, SocketAddr, Held);
 
 impl Accepting {
-    /// At most so many connections at a time; more wait in the system's backlog. `port`: what
-    /// it is called in metrics.
+    /// `port`: what it is called in metrics.
     pub fn new(
         listener: TcpListener,
         port: &'static str,
-        connections_max: usize,
+        limits: Limits,
         tls: Option<(Tls, Purpose)>,
     ) -> Self {
-        let permits = Arc::new(Semaphore::new(connections_max));
-        Accepting { listener, permits, port, tls, handshakes: JoinSet::new() }
+        Accepting { listener, places: Places::new(&limits), port, limits, tls, handshakes: JoinSet::new() }
     }
 
     /// # Errors
@@ -77,11 +114,10 @@ impl Accepting {
         self.listener.local_addr()
     }
 
-    /// The next connection, ready to be served. None never comes: the semaphore is never
-    /// closed.
+    /// The next connection, ready to be served. None never comes: places do not end.
     pub async fn next(&mut self) -> Option<Connection> {
         loop {
-            let (stream, address, permit) = tokio::select! {
+            let (stream, address, held) = tokio::select! {
                 Some(shaken) = self.handshakes.join_next() => match shaken {
                     Ok(Some(connection)) => return Some(connection),
                     Ok(None) => continue,
@@ -90,34 +126,32 @@ impl Accepting {
                         continue;
                     }
                 },
-                accepted = accept(&self.listener, &self.permits, self.port) => accepted?,
+                accepted = accept(&self.listener, &self.places, self.port) => accepted?,
             };
             let Some((tls, purpose)) = self.tls.clone() else {
-                return Some(Connection {
-                    stream: Stream::Plain(stream),
-                    address,
-                    certified: None,
-                    _permit: permit,
-                });
+                let stream = Stream::Plain(stream);
+                return Some(Connection::new(stream, self.port, address, None, held, self.limits));
             };
-            self.handshakes.spawn(shake_hands(tls, purpose, self.port, stream, address, permit));
+            let handshake =
+                Handshake { tls, purpose, port: self.port, places: self.places.clone(), limits: self.limits };
+            self.handshakes.spawn(handshake.run(stream, address, held));
         }
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-    port: &'static str,
-) -> Option<(TcpStream, SocketAddr, Permit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+async fn accept(listener: &TcpListener, places: &Places, port: &'static str) -> Option<Accepted> {
+    let place = places.one().await?;
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
+                let Some(of_address) = places.of_address(address.ip()) else {
+                    refusals::connection(port, "address", address.ip());
+                    continue;
+                };
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection keeps Nagle's delay");
                 }
-                return Some((stream, address, (permit, OpenConnection::of(port))));
+                return Some((stream, address, (place, of_address, None, OpenConnection::of(port))));
             }
             Err(error) => {
                 metrics().connections_refused.add([port, "accept"], 1);
@@ -128,31 +162,54 @@ async fn accept(
     }
 }
 
-async fn shake_hands(
+/// What a handshake needs.
+struct Handshake {
     tls: Tls,
     purpose: Purpose,
     port: &'static str,
-    stream: TcpStream,
-    address: SocketAddr,
-    permit: Permit,
-) -> Option<Connection> {
-    let accepting = TlsAcceptor::from(tls.config(purpose)).accept(stream).into_fallible();
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
-        Ok(Ok(stream)) => {
-            let certified = tls.certified(stream.get_ref().1);
-            Some(Connection { stream: Stream::Tls(Box::new(stream)), address, certified, _permit: permit })
+    places: Places,
+    limits: Limits,
+}
+
+impl Handshake {
+    async fn run(self, stream: TcpStream, address: SocketAddr, mut held: Held) -> Option<Connection> {
+        let Handshake { tls, purpose, port, places, limits } = self;
+        // Whoever says nothing takes no place of a handshake.
+        if timeout(limits.first_byte_timeout, stream.readable()).await.is_err() {
+            refusals::connection(port, "silent", address.ip());
+            return None;
         }
-        Ok(Err((error, stream))) => {
-            metrics().connections_refused.add([port, "handshake"], 1);
-            tls.failed(address, &error);
-            let _ = tokio::time::timeout(FAREWELL_TIMEOUT, say_farewell(stream)).await;
-            None
+        let place = timeout(limits.handshake_timeout, places.handshake(address.ip())).await;
+        let Ok(Some(place)) = place else {
+            refusals::connection(port, "handshakes", address.ip());
+            return None;
+        };
+        let accepting = TlsAcceptor::from(tls.config(purpose)).accept(stream).into_fallible();
+        let shaken = timeout(limits.handshake_timeout, accepting).await;
+        drop(place);
+        let stream = match shaken {
+            Ok(Ok(stream)) => stream,
+            Ok(Err((error, stream))) => {
+                metrics().connections_refused.add([port, "handshake"], 1);
+                tls.failed(address, &error);
+                let _ = timeout(FAREWELL_TIMEOUT, say_farewell(stream)).await;
+                return None;
+            }
+            Err(_) => {
+                metrics().connections_refused.add([port, "slow_handshake"], 1);
+                tls.failed(address, &io::Error::new(io::ErrorKind::TimedOut, "it took too long"));
+                return None;
+            }
+        };
+        let certified = tls.certified(stream.get_ref().1);
+        if let Some(certified) = &certified {
+            held.2 = places.of_identity(certified);
+            if held.2.is_none() {
+                refusals::connection(port, "identity", address.ip());
+                return None;
+            }
         }
-        Err(_) => {
-            metrics().connections_refused.add([port, "slow_handshake"], 1);
-            tls.failed(address, &io::Error::new(io::ErrorKind::TimedOut, "it took longer than 5 s"));
-            None
-        }
+        Some(Connection::new(Stream::Tls(Box::new(stream)), port, address, certified, held, limits))
     }
 }
 
@@ -161,58 +218,4 @@ async fn shake_hands(
 async fn say_farewell(mut stream: TcpStream) -> io::Result<()> {
     stream.shutdown().await?;
     tokio::io::copy(&mut stream.take(FAREWELL_BYTES_MAX), &mut tokio::io::sink()).await.map(drop)
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
 }

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use url::Url;
 
-use crate::accept::Accepting;
+use crate::accept::{self, Accepting};
 use crate::config::{Artifacts, Config, WebListen};
 use crate::core::lease::Policy;
 use crate::database::{DatabaseError, OpenDatabase};
@@ -139,6 +139,7 @@ async fn with_pools(
         keep_checkpoints: config.retention.newest,
         allows_plain_webhooks: config.webhooks.allows_plain,
         requires_identity: config.requires_identity,
+        limits: config.limits.calls,
     };
     let api = Api::new(pools.clone(), settings, bell, shutdown);
     let page = match page {
@@ -152,9 +153,10 @@ async fn with_pools(
                 allowed_hosts,
                 requires_token: config.web_requires_token,
                 is_encrypted: tls.is_some(),
+                callers: config.limits.calls.callers,
             };
-            let accepting =
-                Accepting::new(listener, "page", web::CONNECTIONS_MAX, for_purpose(&tls, Purpose::Page));
+            let few = accept::Limits { connections: web::CONNECTIONS_MAX, ..config.limits.connections };
+            let accepting = Accepting::new(listener, "page", few, for_purpose(&tls, Purpose::Page));
             let serving = web::serve(accepting, api.clone(), reader, settings, shutdown.clone());
             shutdown.tasks.spawn(async move {
                 if let Err(error) = serving.await {
@@ -174,13 +176,15 @@ async fn with_pools(
                 readers: Readers::new(pools, config.requires_identity, shutdown.tasks.clone()),
             };
             let tls = for_purpose(&tls, Purpose::Metrics);
-            let accepting = Accepting::new(listener, "metrics", metrics_port::SCRAPES_MAX, tls);
+            let few = accept::Limits { connections: metrics_port::SCRAPES_MAX, ..config.limits.connections };
+            let accepting = Accepting::new(listener, "metrics", few, tls);
             shutdown.tasks.spawn(metrics_port::serve(accepting, port, shutdown.clone()));
             Some(at)
         }
         None => None,
     };
-    let accepting = Accepting::new(listener, "api", grpc::CONNECTIONS_MAX, for_purpose(&tls, Purpose::Calls));
+    let accepting =
+        Accepting::new(listener, "api", config.limits.connections, for_purpose(&tls, Purpose::Calls));
     let server = shutdown.tasks.spawn(grpc::serve(accepting, api, shutdown.clone()));
     // From here on clients are served: the system queues them on the listener.
     if let Some(path) = &config.port_file {

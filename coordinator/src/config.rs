@@ -5,6 +5,7 @@
 //! environment, file, default wins. [`Config`] is what the rest of the daemon
 //! sees: complete and checked.
 
+mod limits;
 mod listen;
 
 use std::net::SocketAddr;
@@ -16,6 +17,8 @@ use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 use url::Url;
+
+pub use limits::{LimitSettings, Limits};
 
 use crate::core::retention::Watermarks;
 use crate::core::spiffe::Name;
@@ -201,6 +204,10 @@ pub struct Settings {
     #[arg(long, env = "CAKES_LOG_LEVEL", value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     log_level: Option<String>,
+
+    #[command(flatten)]
+    #[serde(skip_serializing_if = "LimitSettings::is_empty")]
+    limits: LimitSettings,
 }
 
 /// Form of the log.
@@ -264,6 +271,7 @@ pub struct Config {
     pub leases: LeaseTimes,
     pub retention: Retention,
     pub webhooks: Webhooks,
+    pub limits: Limits,
     pub log_format: LogFormat,
     pub log_level: String,
 }
@@ -373,6 +381,7 @@ impl Config {
                 )?,
                 allows_plain: settings.insecure_webhooks.unwrap_or(false),
             },
+            limits: settings.limits.check()?,
             log_format: settings.log_format.unwrap_or(LogFormat::Text),
             log_level: check_level(settings.log_level)?,
         })

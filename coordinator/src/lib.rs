@@ -19,6 +19,7 @@ mod metrics_port;
 pub mod pki;
 pub mod pki_command;
 pub mod reconcile;
+mod refusals;
 pub mod shutdown;
 pub mod simulate_command;
 pub mod store;

@@ -14,6 +14,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     pub calls: Counters<2>,
     pub call_seconds: Histograms<1>,
+    pub calls_refused: Counters<1>,
     pub page_requests: Counters<1>,
     pub connections: Gauges<1>,
     pub connections_accepted: Counters<1>,
@@ -71,6 +72,13 @@ impl Metrics {
             CALL_SECONDS,
             "Time from a call's arrival to its answer; of a stream, until it begins.",
         );
+        let calls_refused = r.counters(
+            "cakes_calls_refused_total",
+            ["reason"],
+            "Calls that were refused because of a limit: `rate` or `concurrency` of one caller, `busy` (of all), \
+             `size` of a message, `watches`, `queue` (jobs that wait), `searches`, `page` (a page's requests of one \
+             address).",
+        );
         let page_requests = r.counters(
             "cakes_page_requests_total",
             ["status"],
@@ -83,8 +91,10 @@ impl Metrics {
         let connections_refused = r.counters(
             "cakes_connections_refused_total",
             ["port", "reason"],
-            "Connections that came to nothing: `handshake` (a certificate does not hold, or it was no TLS), \
-             `slow_handshake`, `accept` (the system gave none: no file descriptor is left).",
+            "Connections that came to nothing or were closed: `handshake` (a certificate does not hold, or it was no \
+             TLS), `slow_handshake`, `handshakes` (too many at a time), `address` or `identity` (it has as many as it \
+             may), `silent` (nothing was said), `no_request`, `idle`, `stalled` (answers were not taken), `accept` \
+             (the system gave none: no file descriptor is left).",
         );
         let grants = r.counter("cakes_grants_total", "Answers that gave a job to a worker.");
         let report_entries = r.counter(
@@ -160,6 +170,7 @@ impl Metrics {
             registry,
             calls,
             call_seconds,
+            calls_refused,
             page_requests,
             connections,
             connections_accepted,

@@ -45,7 +45,16 @@ pub(crate) async fn serve(mut accepting: Accepting, port: Port, shutdown: Shutdo
         let (port, stop) = (Arc::clone(&port), shutdown.stop.clone());
         shutdown.tasks.spawn(async move {
             let (certified, address) = (stream.certified.clone(), stream.address);
-            let answer = |headers| port.answer(certified.clone(), address, headers);
+            let activity = stream.activity.clone();
+            let answer = |headers| {
+                let (under_way, answering) =
+                    (activity.begin(), port.answer(certified.clone(), address, headers));
+                async move {
+                    let answered = answering.await;
+                    drop(under_way);
+                    answered
+                }
+            };
             stop.run_until_cancelled(connection(stream, answer)).await;
         });
     }

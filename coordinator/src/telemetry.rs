@@ -8,8 +8,9 @@ use crate::config::LogFormat;
 
 /// Installs the log for the whole process. A second call changes nothing.
 pub fn init(format: LogFormat, level: &str) {
-    // Postgres tells that a table is there which was to be made unless it is there.
-    let level = format!("sqlx::postgres::notice=warn,{level}");
+    // Postgres tells that a table is there which was to be made unless it is there; h2 says
+    // of each connection that it closes because of its peer, of which there may be thousands.
+    let level = format!("sqlx::postgres::notice=warn,h2=error,{level}");
     // The level was checked with the settings; the fallback is never reached.
     let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()

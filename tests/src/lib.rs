@@ -10,6 +10,7 @@
 //! fails if a daemon does not end well or a process is left over. Bodies wait
 //! for events with deadlines ([`until`]), never for a while.
 
+pub mod abuse;
 pub mod api;
 pub mod bench;
 pub mod binaries;

@@ -178,3 +178,13 @@ pub fn documented(page: &str) -> Result<BTreeSet<String>> {
     let names = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
     Ok(names.map(|(name, _)| name.to_owned()).collect())
 }
+
+/// The address that a daemon said behind the last `mark` of its log.
+///
+/// # Errors
+/// It did not say.
+pub fn said_address(log: &str, mark: &str) -> Result<String> {
+    let (_, said) = log.rsplit_once(mark).with_context(|| format!("nothing is said behind '{mark}'"))?;
+    let end = said.find(|letter: char| !(letter.is_ascii_digit() || ".:".contains(letter)));
+    Ok(said[..end.unwrap_or(said.len())].to_owned())
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use cakes_proto::v1::{GetJobRequest, JobState, SearchState};
 use cakes_tests::cluster::certificates::HOST;
-use cakes_tests::scrape::{Scrape, documented, exchange, get};
+use cakes_tests::scrape::{Scrape, documented, exchange, get, said_address};
 use cakes_tests::search::{SHORT, tiny};
 use cakes_tests::{Cluster, Options, scenario, until};
 use cakes_tls::client::ClientFiles;
@@ -29,9 +29,9 @@ fn what_is_counted_is_what_happened() {
 
 async fn count(cluster: &mut Cluster) -> Result<()> {
     cluster.start_worker_with("a", &["--metrics-listen", "127.0.0.1:0"])?;
-    let coordinator = address(&cluster.coordinator_log()?, "has metrics on http://")?;
+    let coordinator = said_address(&cluster.coordinator_log()?, "has metrics on http://")?;
     let worker = until("the worker says where its metrics are", WAIT, async || {
-        Ok(address(&cluster.worker_log("a")?, "address=").ok())
+        Ok(said_address(&cluster.worker_log("a")?, "address=").ok())
     })
     .await?;
 
@@ -54,6 +54,7 @@ async fn count(cluster: &mut Cluster) -> Result<()> {
     })
     .await?;
     let silent = [
+        "cakes_calls_refused_total",
         "cakes_connections_refused_total",
         "cakes_jobs_waiting",
         "cakes_page_requests_total",
@@ -140,7 +141,7 @@ fn metrics_are_for_whoever_may_list_workers() {
         let (status, text) = over_tls(cluster, &cluster.user_files(), "").await?;
         ensure!(status == 200, "a person's certificate: {status} {text}");
         Scrape::parse(&text)?;
-        let at = address(&cluster.coordinator_log()?, "has metrics on https://")?;
+        let at = said_address(&cluster.coordinator_log()?, "has metrics on https://")?;
         ensure!(get(&at, "GET /metrics").await.is_err(), "plain text is answered");
         let (_, text) = over_tls(cluster, &cluster.user_files(), "").await?;
         let refused = [("port", "metrics"), ("reason", "handshake")];
@@ -153,20 +154,13 @@ fn metrics_are_for_whoever_may_list_workers() {
 }
 
 async fn over_tls(cluster: &Cluster, files: &ClientFiles, headers: &str) -> Result<(u16, String)> {
-    let at = address(&cluster.coordinator_log()?, "has metrics on https://")?;
+    let at = said_address(&cluster.coordinator_log()?, "has metrics on https://")?;
     let mut config = files.config()?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let stream = TcpStream::connect(&at).await?;
     let mut stream =
         TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(HOST)?, stream).await?;
     exchange(&mut stream, HOST, "GET /metrics", headers).await
-}
-
-/// Behind the last `mark` of a log.
-fn address(log: &str, mark: &str) -> Result<String> {
-    let (_, said) = log.rsplit_once(mark).context("it does not say")?;
-    let end = said.find(|letter: char| !(letter.is_ascii_digit() || ".:".contains(letter)));
-    Ok(said[..end.unwrap_or(said.len())].to_owned())
 }
 
 /// `silent`: what can have no value, since nothing of the kind has happened.

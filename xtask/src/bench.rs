@@ -29,6 +29,9 @@ enum What {
     /// The queries of docs/sql.md and of the Grafana dashboards on a filled database.
     #[command(disable_help_flag = true)]
     Sql(ServiceArguments),
+    /// The calls of a calm client beside broken and hostile ones.
+    #[command(disable_help_flag = true)]
+    Abuse(ServiceArguments),
 }
 
 /// Arguments that the bench itself checks and explains.
@@ -75,6 +78,7 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
         What::Queue(arguments) => service("queue", arguments),
         What::Fleet(arguments) => service("fleet", arguments),
         What::Sql(arguments) => service("sql", arguments),
+        What::Abuse(arguments) => service("abuse", arguments),
     }
 }
 

@@ -132,3 +132,31 @@ fn the_page_is_near_its_port_where_it_was_told_or_nowhere() {
     let path = file.path().to_str().unwrap();
     assert_eq!(load(&["--config", path]).unwrap().web, WebListen::Off);
 }
+
+#[test]
+fn limits_are_flags_variables_and_a_table_of_the_file() {
+    assert_eq!(load(&[]).unwrap().limits, Limits::default());
+    let file =
+        file("[limits]\nmax_connections = 7\nidle_timeout = \"30s\"\nmax_call_rate_per_identity = 3\n");
+    let path = file.path().to_str().unwrap();
+    let limits = load(&["--config", path, "--max-connections", "9"]).unwrap().limits;
+    assert_eq!(limits.connections.connections, 9);
+    assert_eq!(limits.connections.idle_timeout, Duration::from_secs(30));
+    assert_eq!(limits.calls.callers.rate_of_identity.per_s, 3.0);
+    assert_eq!(limits.calls.callers.rate_of_identity.burst, 2000.0);
+    for (arguments, expected) in [
+        (["--max-calls", "0"], "--max-calls: must be 1 to"),
+        (["--max-waiting-jobs", "20000000"], "--max-waiting-jobs: must be 1 to"),
+        (["--stall-timeout", "1ms"], "--stall-timeout: must be 10ms to 1h"),
+    ] {
+        let error = load(&arguments).err().unwrap();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_misspelt_limit_is_named() {
+    let file = file("[limits]\nmax_connection = 7\n");
+    let error = load(&["--config", file.path().to_str().unwrap()]).err().unwrap();
+    assert!(error.contains("max_connection"), "{error}");
+}

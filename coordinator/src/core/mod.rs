@@ -18,6 +18,10 @@
 //! | [`spiffe`] | whom a certificate is for, and which authority may say so |
 //! | [`rights`] | who may call what |
 //! | [`access`] | what tokens are good for, what the web page's actions are |
+//! | [`throttle`] | how fast one caller may call, and how much it may have under way |
+//! | [`crowd`] | whether one more of a kind may come |
+//! | [`address`] | what counts as one address |
+//! | [`size`] | how long a request may be |
 //! | [`explain`] | why a job is where it is, in words |
 //! | [`front`] | which networks of a search nobody beats |
 //! | [`webhook`] | where webhooks may point, how they are signed, when they are tried again |
@@ -26,7 +30,9 @@
 mod text;
 
 pub mod access;
+pub mod address;
 pub mod assign;
+pub mod crowd;
 pub mod etag;
 pub mod explain;
 pub mod front;
@@ -40,8 +46,10 @@ pub mod retention;
 pub mod retry;
 pub mod rights;
 pub mod search;
+pub mod size;
 pub mod spiffe;
 pub mod suspect;
+pub mod throttle;
 pub mod webhook;
 pub mod worker;
 

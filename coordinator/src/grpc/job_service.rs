@@ -63,6 +63,7 @@ impl JobService for Api {
             seed: request.seed,
             labels: labels::checked("labels", request.labels)?,
         };
+        self.queue.add_job(self.reader()).await?;
         let id = self
             .write_then_plan(move |pool| async move { writes::submit_retrain(&pool, &retrain).await })
             .await?;

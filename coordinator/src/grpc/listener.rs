@@ -6,11 +6,9 @@ use std::net::SocketAddr;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
+use crate::accept::activity::Activity;
 use crate::accept::{Accepting, Connection};
 use crate::core::identity::Certified;
-
-/// Connections at a time; more wait in the system's backlog.
-pub const CONNECTIONS_MAX: usize = 4096;
 
 /// Who is at the other end of a connection; an extension of each of its requests.
 #[derive(Clone, Debug)]
@@ -19,6 +17,8 @@ pub struct PeerInfo {
     pub address: Option<SocketAddr>,
     /// None on a connection without a certificate.
     pub certified: Option<Certified>,
+    /// Hears of each request.
+    pub activity: Activity,
 }
 
 /// All connections of a listener.
@@ -33,6 +33,10 @@ impl Connected for Connection {
     type ConnectInfo = PeerInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        PeerInfo { address: Some(self.address), certified: self.certified.clone() }
+        PeerInfo {
+            address: Some(self.address),
+            certified: self.certified.clone(),
+            activity: self.activity.clone(),
+        }
     }
 }

@@ -1,7 +1,9 @@
-//! Counts calls and how long they take, and gives each an id for log lines and for its caller.
+//! Counts calls and how long they take, gives each an id for log lines and for its caller,
+//! and tells its connection of it.
 
 use std::time::Instant;
 
+use super::PeerInfo;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
@@ -29,6 +31,7 @@ const REQUEST_ID_BYTES_MAX: usize = 64;
 pub(super) async fn measure(request: Request, next: Next) -> Response {
     let method = Method::from_path(request.uri().path()).map_or("other", Method::name);
     let mut call = Call { method, arrived: Instant::now(), code: name(Code::Cancelled) };
+    let under_way = request.extensions().get::<PeerInfo>().map(|peer| peer.activity.begin());
     let id = request_id(request.headers());
     let span = tracing::info_span!("call", method, request_id = id);
     let mut response = next.run(request).instrument(span).await;
@@ -36,7 +39,10 @@ pub(super) async fn measure(request: Request, next: Next) -> Response {
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    response
+    match under_way {
+        Some(under_way) => under_way.answer(response),
+        None => response,
+    }
 }
 
 /// The caller's own, if it can stand in a line of the log, or a new one.

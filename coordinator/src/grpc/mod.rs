@@ -6,6 +6,7 @@
 //! call often shares transactions ([`lanes`]). Before all of them stands the [`gate`].
 
 mod architecture_service;
+mod backlog;
 mod fleet_service;
 mod front;
 mod gate;
@@ -38,16 +39,18 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 pub(crate) use gate::Readers;
-pub use listener::{CONNECTIONS_MAX, PeerInfo};
+pub use listener::PeerInfo;
 pub use server::{ServeError, serve};
 pub use status::ERROR_DOMAIN;
 pub(crate) use status::audited;
 
 use crate::core::lease::Policy;
+use crate::core::throttle;
 use crate::lane::Lane;
 use crate::reconcile::Bell;
 use crate::shutdown::Shutdown;
 use crate::store::{self, PgPool, Pools};
+use backlog::Queue;
 use gate::Leases;
 use lanes::{Reports, Turns, Wishes};
 use stream::Streams;
@@ -67,6 +70,8 @@ pub struct Api {
     bell: Bell,
     writes: TaskTracker,
     streams: Streams,
+    queue: Queue,
+    limits: Limits,
     transfers: Transfers,
     reports: Lane<Reports>,
     turns: Lane<Turns>,
@@ -87,6 +92,39 @@ pub struct Settings {
     pub allows_plain_webhooks: bool,
     /// Whoever shows neither a token nor a certificate may do nothing, instead of everything.
     pub requires_identity: bool,
+    pub limits: Limits,
+}
+
+/// How much callers may ask for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Calls and streams that one connection may have open.
+    pub streams_per_connection: u32,
+    pub callers: throttle::Limits,
+    /// Time for a unary call, and for a streaming one until its stream begins.
+    pub call_timeout: Duration,
+    /// Streams that follow something, in all.
+    pub watches: usize,
+    pub waiting_jobs: i64,
+    /// Searches that have not ended.
+    pub open_searches: i64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            // A worker has about two under way per device, a program of a person a few more;
+            // what waits for another stream is the client's.
+            streams_per_connection: 64,
+            callers: throttle::Limits::default(),
+            // Longer than any wait for a database connection, so that a caller learns the
+            // reason and not only that time is up.
+            call_timeout: Duration::from_secs(15),
+            watches: 500,
+            waiting_jobs: 1_000_000,
+            open_searches: 10_000,
+        }
+    }
 }
 
 impl Api {
@@ -100,6 +138,7 @@ impl Api {
             keep_checkpoints,
             allows_plain_webhooks,
             requires_identity,
+            limits,
         } = settings;
         let (reports, turns, wishes) = (
             Reports { pool: pools.renewals.clone(), policy },
@@ -120,7 +159,9 @@ impl Api {
             requires_identity,
             bell,
             writes: shutdown.tasks.clone(),
-            streams: Streams::new(shutdown.stop.clone()),
+            streams: Streams::new(shutdown.stop.clone(), limits.watches),
+            queue: Queue::new(&limits),
+            limits,
             transfers: Transfers::default(),
         }
     }

@@ -45,6 +45,7 @@ impl SearchService for Api {
         let search = if validate_only {
             unrecorded(&checked, labels)
         } else {
+            self.queue.add_search(self.reader()).await?;
             let id = self
                 .write_then_plan(move |pool| async move {
                     writes::submit(&pool, &checked, &labels, request_id.as_deref()).await

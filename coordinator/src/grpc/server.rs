@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::middleware::{from_fn, from_fn_with_state};
 use cakes_proto::DESCRIPTORS;
+use cakes_proto::method::Method;
 use cakes_proto::v1::architecture_service_server::ArchitectureServiceServer;
 use cakes_proto::v1::fleet_service_server::FleetServiceServer;
 use cakes_proto::v1::job_service_server::JobServiceServer;
@@ -16,30 +17,24 @@ use tonic::transport::Server;
 use super::gate::{self, Gate};
 use super::{Api, health, listener, measure};
 use crate::accept::Accepting;
+use crate::core::size::message_bytes_max;
 use crate::shutdown::Shutdown;
 
-/// Largest request and response.
-pub(super) const MESSAGE_BYTES_MAX: usize = 4 << 20;
-
-/// Time for a unary call, and for a streaming one until its stream begins.
-/// Longer than any wait for a database connection, so that a caller learns the
-/// reason and not only that time is up.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Largest response.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// A peer that is gone without a word is noticed after these two.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Streams and unary calls that one connection may have open.
-const CONNECTION_STREAMS_MAX: u32 = 200;
-
 /// Longest metadata of a request: a token has 70 characters, and whoever sends more than a few
 /// kibibytes wants memory and nothing else.
 const METADATA_BYTES_MAX: u32 = 8 << 10;
 
-/// Unary calls of one connection that are worked on at a time; more are refused
-/// with RESOURCE_EXHAUSTED.
-const CONNECTION_CALLS_MAX: usize = 100;
+/// Streams that a peer opened and reset before they were looked at, after which its
+/// connection is closed; and those that it was told are wrong. Nobody means to do either.
+const PENDING_RESETS_MAX: usize = 20;
+const ERROR_RESETS_MAX: usize = 256;
 
 /// Why the server ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -58,20 +53,22 @@ pub async fn serve(accepting: Accepting, api: Api, shutdown: Shutdown) -> Result
     let (reporter, health_service) = tonic_health::server::health_reporter();
     health::begin(&reporter).await;
     shutdown.tasks.spawn(health::watch(reporter, api.reader().clone(), shutdown.stop.clone()));
+    // The gate has a limit for each method; these are the largest of each service's.
     macro_rules! limited {
-        ($service:ident) => {
+        ($service:ident, $largest:ident) => {
             $service::new(api.clone())
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX)
+                .max_decoding_message_size(message_bytes_max(Method::$largest))
+                .max_encoding_message_size(ANSWER_BYTES_MAX)
         };
     }
-    let gate = Gate::new(&api.pools, api.requires_identity, shutdown.tasks.clone());
-    let routes = Routes::new(limited!(SearchServiceServer))
-        .add_service(limited!(JobServiceServer))
-        .add_service(limited!(ArchitectureServiceServer))
-        .add_service(limited!(FleetServiceServer))
-        .add_service(limited!(WebhookServiceServer))
-        .add_service(limited!(WorkerServiceServer))
+    let limits = api.limits;
+    let gate = Gate::new(&api.pools, api.requires_identity, limits.callers, shutdown.tasks.clone());
+    let routes = Routes::new(limited!(SearchServiceServer, ImportSearch))
+        .add_service(limited!(JobServiceServer, SubmitRetrain))
+        .add_service(limited!(ArchitectureServiceServer, EstimateCost))
+        .add_service(limited!(FleetServiceServer, ListWorkers))
+        .add_service(limited!(WebhookServiceServer, AddWebhook))
+        .add_service(limited!(WorkerServiceServer, Complete))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
@@ -80,13 +77,13 @@ pub async fn serve(accepting: Accepting, api: Api, shutdown: Shutdown) -> Result
         .layer(from_fn(measure::measure));
     // No max_connection_age: in this version of tonic it cuts streams off.
     Server::builder()
-        .timeout(REQUEST_TIMEOUT)
+        .timeout(limits.call_timeout)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(CONNECTION_STREAMS_MAX)
+        .max_concurrent_streams(limits.streams_per_connection)
         .http2_max_header_list_size(METADATA_BYTES_MAX)
-        .concurrency_limit_per_connection(CONNECTION_CALLS_MAX)
-        .load_shed(true)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(ERROR_RESETS_MAX))
         .add_routes(Routes::from(routes).prepare())
         .serve_with_incoming_shutdown(listener::connections(accepting), async move {
             shutdown.stop.cancelled().await;

@@ -9,11 +9,12 @@
 //! | FAILED_PRECONDITION | the state forbids it; the reason is in `ErrorInfo` | stops, or changes the state |
 //! | ABORTED | it is not as it was when the caller looked; its etag is in `ErrorInfo` | looks again |
 //! | OUT_OF_RANGE | report entries are missing; `ack_seq` is in `ErrorInfo` | sends from there |
-//! | UNAVAILABLE, RESOURCE_EXHAUSTED | not now | repeats the call later |
+//! | UNAVAILABLE, RESOURCE_EXHAUSTED | not now | repeats the call later: after what `RetryInfo` says, if there is one |
 //! | INTERNAL | a defect; the log has details under the id in the message | reports it |
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::time::Duration;
 
 use cakes::spec::{InvalidSpec, Violation};
 use cakes_proto::WORKER_PROTOCOL;
@@ -30,6 +31,10 @@ pub const ERROR_DOMAIN: &str = "cakes.v1";
 /// Statuses travel in headers, which clients limit to a few kibibytes.
 const VIOLATIONS_MAX: usize = 20;
 const PROBLEM_CHARS_MAX: usize = 300;
+
+/// After so long somebody else's calls may have ended, and something of the queue.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
+const QUEUE_PAUSE: Duration = Duration::from_secs(30);
 
 /// One field is wrong.
 pub(super) fn invalid_field(field: impl Into<String>, problem: impl Display) -> Status {
@@ -119,12 +124,45 @@ pub(super) fn too_many_streams(limit: usize) -> Status {
 
 /// One caller has more under way than it may.
 pub(super) fn too_many_calls(limit: usize) -> Status {
-    with_reason(
-        Code::ResourceExhausted,
-        format!("you have {limit} calls and streams under way, which is the limit; wait for some to end"),
-        "TOO_MANY_CALLS",
-        [],
-    )
+    let message =
+        format!("you have {limit} calls and streams under way, which is the limit; wait for some to end");
+    later(&message, "TOO_MANY_CALLS", BUSY_PAUSE)
+}
+
+/// One caller calls more often than it may.
+pub(super) fn too_fast(retry_after: Duration) -> Status {
+    let message = format!(
+        "you call more often than one caller may; try again in {} ms, or send fewer, larger requests",
+        retry_after.as_millis().max(1)
+    );
+    later(&message, "TOO_FAST", retry_after)
+}
+
+/// All callers together have more under way than is served.
+pub(super) fn too_many_in_all(limit: usize) -> Status {
+    let message =
+        format!("{limit} calls and streams are under way, which is the limit; try again in a moment");
+    later(&message, "BUSY", BUSY_PAUSE)
+}
+
+/// As much is queued as may be.
+pub(super) fn queue_is_full(what: &str, limit: i64) -> Status {
+    let message = format!("{limit} {what}, which is the limit; wait until some have ended, or cancel some");
+    later(&message, "QUEUE_FULL", QUEUE_PAUSE)
+}
+
+/// A message is longer than its method takes.
+pub(super) fn too_long(limit: usize) -> Status {
+    let message =
+        format!("the request is longer than the {limit} bytes that this method takes; ask for less at once");
+    with_reason(Code::OutOfRange, message, "TOO_LONG", [("limit_bytes", limit.to_string())])
+}
+
+/// Not now, but when that time has passed.
+fn later(message: &str, reason: &str, retry_after: Duration) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, HashMap::new());
+    details.set_retry_info(Some(retry_after));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
 /// More calls than can be served now.

@@ -16,12 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::status::{shutting_down, too_many_streams};
+use crate::refusals;
 
 /// Time between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(300);
-
-/// Streams at a time, over all clients: each costs a query per look.
-const STREAMS_MAX: usize = 500;
 
 /// A stream of messages, as tonic wants it.
 pub(super) type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -57,12 +55,14 @@ pub(super) enum Then {
 #[derive(Clone, Debug)]
 pub(super) struct Streams {
     permits: Arc<Semaphore>,
+    most: usize,
     stop: CancellationToken,
 }
 
 impl Streams {
-    pub(super) fn new(stop: CancellationToken) -> Self {
-        Streams { permits: Arc::new(Semaphore::new(STREAMS_MAX)), stop }
+    /// At most so many at a time, over all clients: each costs a query per look.
+    pub(super) fn new(stop: CancellationToken, most: usize) -> Self {
+        Streams { permits: Arc::new(Semaphore::new(most)), most, stop }
     }
 
     /// Asks everybody to end.
@@ -75,7 +75,10 @@ impl Streams {
     /// # Errors
     /// Too many streams are open.
     pub(super) fn open<W: Watched>(&self, watched: W) -> Result<Messages<W::Message>, Status> {
-        let permit = self.permits.clone().try_acquire_owned().map_err(|_| too_many_streams(STREAMS_MAX))?;
+        let permit = self.permits.clone().try_acquire_owned().map_err(|_| {
+            refusals::call("watches", &"a stream");
+            too_many_streams(self.most)
+        })?;
         let follower = Follower { watched, stop: self.stop.clone(), next: Next::Look, _permit: permit };
         let batches = futures::stream::unfold(follower, |mut follower| async move {
             let batch = follower.next_batch().await?;

@@ -70,7 +70,7 @@ fn unauthorized(message: &str) -> Failure {
 /// Finds out who asks, and refuses whom nobody knows.
 pub(super) async fn identify(
     State(web): State<Web>,
-    ConnectInfo(Peer(address)): ConnectInfo<Peer>,
+    ConnectInfo(Peer { address, .. }): ConnectInfo<Peer>,
     mut request: Request,
     next: Next,
 ) -> Response {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -12,6 +12,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tonic::{Code, Status};
 
+use super::Web;
+use super::listener::Peer;
 use crate::grpc::audited;
 use crate::metrics::metrics;
 use crate::store;
@@ -114,11 +116,20 @@ pub(super) fn tagged(
     response
 }
 
-/// Counts an answer.
-pub(super) async fn count(request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
+/// Counts an answer, tells its connection of it, and refuses whoever asks too often.
+pub(super) async fn count(
+    State(web): State<Web>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let under_way = peer.activity.begin();
+    let response = match web.visitors.refuse(peer.address) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
+    };
     metrics().page_requests.add([response.status().as_u16().to_string()], 1);
-    response
+    under_way.answer(response)
 }
 
 /// A path below `/api/v1` that means nothing.

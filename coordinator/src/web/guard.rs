@@ -40,8 +40,7 @@ pub(super) async fn guard(State(web): State<Web>, request: Request, next: Next) 
             Ok(()) => next.run(request).await,
             Err(failure) => {
                 let peer = request.extensions().get::<ConnectInfo<Peer>>();
-                let peer =
-                    peer.map_or_else(String::new, |ConnectInfo(Peer(address))| address.ip().to_string());
+                let peer = peer.map_or_else(String::new, |ConnectInfo(peer)| peer.address.ip().to_string());
                 let path = request.uri().path().to_owned();
                 // A body is not shared between threads, and the record is waited for.
                 drop(request);

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 
+use crate::accept::activity::Activity;
 use crate::accept::{Accepting, Connection};
 
 /// Connections at a time; more wait in the system's backlog. A browser has six.
@@ -36,11 +37,15 @@ impl Listener for Browsers {
 }
 
 /// Who connected: a proxy, where there is one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub SocketAddr);
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub address: SocketAddr,
+    /// Hears of each request.
+    pub activity: Activity,
+}
 
 impl Connected<IncomingStream<'_, Browsers>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Browsers>) -> Self {
-        Peer(*stream.remote_addr())
+        Peer { address: *stream.remote_addr(), activity: stream.io().activity.clone() }
     }
 }

@@ -23,6 +23,7 @@ mod jobs;
 mod listener;
 mod searches;
 mod views;
+mod visitors;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept::Accepting;
 use crate::audit::Audit;
+use crate::core::throttle;
 use crate::grpc::Api;
 use crate::shutdown::Shutdown;
 use crate::store::PgPool;
@@ -43,6 +45,7 @@ use actions::JobWish;
 use answer::Failure;
 use changes::Changes;
 pub use listener::CONNECTIONS_MAX;
+use visitors::Visitors;
 
 /// Questions to the database at a time: pages must not take the connections that
 /// workers and commands need.
@@ -66,6 +69,8 @@ pub struct Settings {
     pub requires_token: bool,
     /// Whether browsers come with TLS.
     pub is_encrypted: bool,
+    /// How often one address may ask: as often as one identity may call.
+    pub callers: throttle::Limits,
 }
 
 /// What handlers need. Cheap to clone.
@@ -81,6 +86,7 @@ struct Web {
     /// by it, since cookies are not.
     port: u16,
     questions: Arc<Semaphore>,
+    visitors: Visitors,
     changes: Changes,
     tasks: TaskTracker,
     audit: Audit,
@@ -125,6 +131,7 @@ pub async fn serve(
         port: accepting.local_addr()?.port(),
         tasks: shutdown.tasks.clone(),
         questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+        visitors: Visitors::new(settings.callers),
         changes,
     };
     let service = router(web).into_make_service_with_connect_info::<listener::Peer>();
@@ -172,6 +179,6 @@ fn router(web: Web) -> Router {
         .fallback(assets::page)
         .method_not_allowed_fallback(answer::wrong_method)
         .layer(middleware::from_fn_with_state(web.clone(), guard::guard))
-        .layer(middleware::from_fn(answer::count))
+        .layer(middleware::from_fn_with_state(web.clone(), answer::count))
         .with_state(web)
 }

@@ -11,8 +11,9 @@ use cakes::job::{Task, TrainerJob};
 use cakes::kernel::Kernel;
 use cakes::scores::{ChannelScores, LayerScores};
 use cakes::spec::TaskKind;
-use cakes_coordinator::accept::Accepting;
+use cakes_coordinator::accept::{self, Accepting};
 use cakes_coordinator::core::lease::Policy;
+use cakes_coordinator::core::throttle::Limits;
 use cakes_coordinator::grpc::{self, Api};
 use cakes_coordinator::reconcile::{self, Bell};
 use cakes_coordinator::shutdown::Shutdown;
@@ -50,13 +51,26 @@ impl Service {
             allowed_hosts: Vec::new(),
             requires_token: false,
             is_encrypted: false,
+            callers: Limits::default(),
         };
         Self::start_with(pool, settings).await
     }
 
     /// With settings of the page.
     pub async fn start_with(pool: PgPool, page_settings: web::Settings) -> Self {
-        Self::serve(pool, page_settings, false).await
+        Self::serve(pool, page_settings, false, grpc::Limits::default()).await
+    }
+
+    /// With limits of the API.
+    pub async fn start_limited(pool: PgPool, limits: grpc::Limits) -> Self {
+        let settings = web::Settings {
+            lease_ttl: Policy::default().lease_ttl,
+            allowed_hosts: Vec::new(),
+            requires_token: false,
+            is_encrypted: false,
+            callers: limits.callers,
+        };
+        Self::serve(pool, settings, false, limits).await
     }
 
     /// One whose callers must say who they are.
@@ -66,11 +80,17 @@ impl Service {
             allowed_hosts: Vec::new(),
             requires_token: true,
             is_encrypted: false,
+            callers: Limits::default(),
         };
-        Self::serve(pool, settings, true).await
+        Self::serve(pool, settings, true, grpc::Limits::default()).await
     }
 
-    async fn serve(pool: PgPool, page_settings: web::Settings, requires_identity: bool) -> Self {
+    async fn serve(
+        pool: PgPool,
+        page_settings: web::Settings,
+        requires_identity: bool,
+        limits: grpc::Limits,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let pools = Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool };
@@ -84,19 +104,21 @@ impl Service {
             keep_checkpoints: 3,
             allows_plain_webhooks: false,
             requires_identity,
+            limits,
         };
         let page_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let page = page_listener.local_addr().unwrap();
         let reader = pools.control.clone();
         let api = Api::new(pools, settings, bell, &shutdown);
         shutdown.tasks.spawn(web::serve(
-            Accepting::new(page_listener, "page", 64, None),
+            Accepting::new(page_listener, "page", accept::Limits::default(), None),
             api.clone(),
             reader,
             page_settings,
             shutdown.clone(),
         ));
-        shutdown.tasks.spawn(grpc::serve(Accepting::new(listener, "api", 64, None), api, shutdown.clone()));
+        let accepting = Accepting::new(listener, "api", accept::Limits::default(), None);
+        shutdown.tasks.spawn(grpc::serve(accepting, api, shutdown.clone()));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
         Service { channel, page, shutdown }
     }

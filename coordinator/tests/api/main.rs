@@ -8,6 +8,7 @@ mod examples;
 mod gate;
 mod harness;
 mod life;
+mod limits;
 mod page;
 mod refusals;
 mod rights;

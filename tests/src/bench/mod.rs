@@ -4,6 +4,7 @@
 //! Everything shares one machine, the load generator too; ratios within one run
 //! are what counts.
 
+pub mod abuse;
 pub mod fleet;
 pub mod queue;
 pub mod sql;
@@ -16,6 +17,9 @@ mod rig;
 mod usage;
 
 use std::path::PathBuf;
+
+pub(crate) use latency::Sorted;
+pub(crate) use usage::{open_files, rss_mib};
 
 /// Where a bench keeps its files.
 #[derive(Clone, Debug, PartialEq, Eq)]

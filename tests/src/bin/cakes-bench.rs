@@ -1,11 +1,13 @@
-//! `cargo xtask bench queue`, `bench fleet` and `bench sql`.
+//! `cargo xtask bench queue`, `bench fleet`, `bench sql` and `bench abuse`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use cakes_tests::abuse::Row as AbuseRow;
 use cakes_tests::bench::Place;
+use cakes_tests::bench::abuse::{self, AbuseOptions};
 use cakes_tests::bench::fleet::{self, FleetOptions, FleetRow};
 use cakes_tests::bench::queue::{self, QueueOptions, QueueRow};
 use cakes_tests::bench::sql::{self, Size, Source, SqlOptions};
@@ -32,6 +34,9 @@ enum Bench {
     /// The queries of docs/sql.md and of the Grafana dashboards on a filled database.
     #[command(after_help = SQL_HELP)]
     Sql(SqlArguments),
+    /// The calls of a calm client beside broken and hostile ones.
+    #[command(after_help = ABUSE_HELP)]
+    Abuse(AbuseArguments),
 }
 
 const QUEUE_HELP: &str = "\
@@ -63,6 +68,28 @@ Examples:
 Each query runs as role cakes_dashboard, planning and fetching included. The fill of
 the second example takes a quarter of an hour and 25 GB, which are given back. The
 last line is JSON.";
+
+const ABUSE_HELP: &str = "\
+Examples:
+  cargo xtask bench abuse
+  cargo xtask bench abuse --connections 1000 --seconds 30
+
+The abuser comes from 127.0.0.2, the calm client from 127.0.0.1; the coordinator has its
+own limits, so that some rows wait minutes until it closes what is abused. Coordinator,
+Postgres and both clients share the machine: compare with the first row. The last line is
+JSON.";
+
+#[derive(Args)]
+struct AbuseArguments {
+    /// Of the abuser at a time.
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    connections: u32,
+    /// How long each abuse lasts.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    #[command(flatten)]
+    place: PlaceArgument,
+}
 
 #[derive(Args)]
 struct QueueArguments {
@@ -192,7 +219,41 @@ async fn run(bench: Bench) -> Result<()> {
             let rows = sql::run(&options, |line| println!("{line}")).await?;
             last_line("sql", &rows)
         }
+        Bench::Abuse(arguments) => {
+            let options = AbuseOptions {
+                connections: arguments.connections,
+                duration: Duration::from_secs(arguments.seconds),
+                place: arguments.place.place(),
+            };
+            println!("{ABUSE_HEAD}");
+            let rows = abuse::run(&options, |row| println!("{}", show_abuse(row))).await?;
+            last_line("abuse", &rows)
+        }
     }
+}
+
+const ABUSE_HEAD: &str = "
+abuse          opened   closed  slowest s   refused  calm calls  failed  calm ms        rss MiB              open files
+                                                                         p50/p99        before most after    before most after";
+
+fn show_abuse(row: &AbuseRow) -> String {
+    format!(
+        "{:<13} {:>7} {:>8} {:>10.1} {:>9.0} {:>11} {:>7}  {:<14} {:>6.0} {:>4.0} {:>5.0} {:>9} {:>4} {:>5}",
+        row.abuse,
+        row.opened,
+        row.closed,
+        row.slowest_close_s,
+        row.refused,
+        row.calm_calls,
+        row.calm_failures,
+        pair(row.calm_p50_ms, row.calm_p99_ms),
+        row.rss_mib[0],
+        row.rss_mib[1],
+        row.rss_mib[2],
+        row.open_files[0],
+        row.open_files[1],
+        row.open_files[2],
+    )
 }
 
 fn last_line<R: Serialize>(bench: &str, rows: &[R]) -> Result<()> {

@@ -183,7 +183,9 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::accept::activity::Activity;
     use crate::core::access::{Role, TokenRole, token_of};
+    use crate::core::throttle::Limits;
     use crate::store::access::Holder;
 
     fn headers(values: &[&str]) -> HeaderMap {
@@ -221,7 +223,7 @@ mod tests {
     fn gate(requires_identity: bool, tokens: &[(&str, TokenRole)]) -> Gate {
         let pool = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
         let pools = Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool };
-        let gate = Gate::new(&pools, requires_identity, TaskTracker::new());
+        let gate = Gate::new(&pools, requires_identity, Limits::default(), TaskTracker::new());
         for (name, role) in tokens {
             let holder = Holder { token_id: 1, name: (*name).to_owned(), role: *role, expire_time: None };
             gate.tokens.remember(
@@ -238,7 +240,8 @@ mod tests {
     }
 
     fn certified(identity: Identity, until: SystemTime) -> PeerInfo {
-        PeerInfo { address: None, certified: Some(Certified { identity, expires_at: until }) }
+        let certified = Some(Certified { identity, expires_at: until });
+        PeerInfo { address: None, certified, activity: Activity::default() }
     }
 
     #[tokio::test]
@@ -252,7 +255,7 @@ mod tests {
             let headers = headers(&bearer.iter().map(String::as_str).collect::<Vec<_>>());
             gate.identify(Method::ListJobs, peer, &headers).await
         };
-        let plain = PeerInfo { address: None, certified: None };
+        let plain = PeerInfo { address: None, certified: None, activity: Activity::default() };
         assert_eq!(of(&plain, None).await.unwrap().0, Caller::Trusted);
         for identity in [worker.clone(), vera.clone(), Identity::Coordinator { name: "c".to_owned() }] {
             let (caller, proof) = of(&certified(identity.clone(), later), None).await.unwrap();
@@ -279,7 +282,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_database_that_does_not_answer_lets_nobody_in_and_throws_nobody_out() {
         let gate = gate(true, &[("olga", TokenRole::Operator)]);
-        let plain = PeerInfo { address: None, certified: None };
+        let plain = PeerInfo { address: None, certified: None, activity: Activity::default() };
         let nobody = gate.identify(Method::ListJobs, &plain, &headers(&[])).await.unwrap();
         assert_eq!(nobody, (Caller::Nobody, Proof::None));
         let olga = Caller::Known(TokenRole::Operator.identity("olga"));

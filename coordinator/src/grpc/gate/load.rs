@@ -1,56 +1,69 @@
-//! How much one caller may have under way, over all its connections: nobody takes the places
-//! of all others.
+//! How fast one caller may call and how much it may have under way, over all its
+//! connections: nobody takes the places of all others.
 
-use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tonic::Status;
 
-use super::status;
+use super::{PeerInfo, status};
+use crate::core::address::counted;
 use crate::core::rights::Caller;
-
-/// Calls and streams of one caller. A worker has about two calls per device under way; a
-/// person's programs together fewer than the streams that the daemon serves in all.
-const OF_ONE_MAX: usize = 128;
+use crate::core::throttle::{Limits, Refused, Throttle, Who};
+use crate::refusals;
 
 /// What is under way, by caller. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Load(Arc<Mutex<HashMap<String, usize>>>);
+#[derive(Clone, Debug)]
+pub(super) struct Load {
+    began: Instant,
+    throttle: Arc<Mutex<Throttle>>,
+}
 
 /// One call that counts while this lives.
 #[derive(Debug)]
 pub(super) struct Place {
     load: Load,
-    who: String,
+    pub(super) who: Who,
 }
 
 impl Load {
-    /// A place for a call. Whoever is trusted without a name is not counted: it may be many.
+    pub(super) fn new(limits: Limits) -> Self {
+        Load { began: Instant::now(), throttle: Arc::new(Mutex::new(Throttle::new(limits))) }
+    }
+
+    /// A place for a call.
     ///
     /// # Errors
-    /// The caller has too many already.
-    pub(super) fn take(&self, caller: &Caller) -> Result<Option<Place>, Status> {
-        let Caller::Known(identity) = caller else { return Ok(None) };
-        // A worker and a person of one name are two.
-        let who = format!("{} {}", identity.role(), identity.name());
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(who.clone()).or_default();
-        if *count >= OF_ONE_MAX {
-            return Err(status::too_many_calls(OF_ONE_MAX));
-        }
-        *count += 1;
-        Ok(Some(Place { load: self.clone(), who }))
+    /// The caller calls too often or has too many under way already, or all together have.
+    pub(super) fn take(&self, caller: &Caller, peer: &PeerInfo) -> Result<Place, Status> {
+        let who = who(caller, peer);
+        let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        let entered = throttle.enter(&who, self.began.elapsed());
+        drop(throttle);
+        let Err(refused) = entered else { return Ok(Place { load: self.clone(), who }) };
+        let (reason, status) = match refused {
+            Refused::TooFast { retry_after } => ("rate", status::too_fast(retry_after)),
+            Refused::TooMany { limit } => ("concurrency", status::too_many_calls(limit)),
+            Refused::Busy { limit } => ("busy", status::too_many_in_all(limit)),
+        };
+        refusals::call(reason, &who);
+        Err(status)
+    }
+}
+
+fn who(caller: &Caller, peer: &PeerInfo) -> Who {
+    // A connection whose address the system does not say is none from elsewhere.
+    let address = peer.address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| counted(address.ip()));
+    match caller {
+        Caller::Known(identity) => Who::Named { role: identity.role(), name: identity.name().to_owned() },
+        Caller::Trusted => Who::Trusted(address),
+        Caller::Nobody => Who::Stranger(address),
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.load.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.who) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.who);
-            }
-        }
+        self.load.throttle.lock().unwrap_or_else(PoisonError::into_inner).leave(&self.who);
     }
 }

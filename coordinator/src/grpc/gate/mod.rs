@@ -15,6 +15,7 @@ mod leases;
 mod load;
 mod readers;
 mod record;
+mod size;
 mod watched;
 
 use std::sync::Arc;
@@ -34,10 +35,12 @@ use super::PeerInfo;
 use super::status;
 use crate::audit::Audit;
 use crate::core::rights::{Caller, NOBODY, changes};
+use crate::core::throttle::Limits;
 use crate::store::access::{Asker, Via};
 use crate::store::{PgPool, Pools};
 use identify::{Proof, Tokens};
 use load::{Load, Place};
+use size::Sizes;
 
 /// What the gate needs. Cheap to clone.
 #[derive(Clone)]
@@ -45,6 +48,7 @@ pub(super) struct Gate {
     tokens: Tokens,
     audit: Audit,
     load: Load,
+    sizes: Sizes,
     pool: PgPool,
     requires_identity: bool,
     tasks: TaskTracker,
@@ -60,7 +64,7 @@ struct Admitted {
     proof: Proof,
     peer: String,
     /// Counts against what one caller may have under way.
-    _place: Option<Arc<Place>>,
+    place: Arc<Place>,
 }
 
 impl Admitted {
@@ -83,13 +87,14 @@ pub(super) fn caller(extensions: &Extensions) -> Result<&Caller, Status> {
 }
 
 impl Gate {
-    pub(super) fn new(pools: &Pools, requires_identity: bool, tasks: TaskTracker) -> Self {
+    pub(super) fn new(pools: &Pools, requires_identity: bool, limits: Limits, tasks: TaskTracker) -> Self {
         let pool = pools.control.clone();
         Gate {
             tokens: Tokens::new(pools),
             audit: Audit::new(pool.clone()),
             pool,
-            load: Load::default(),
+            load: Load::new(limits),
+            sizes: Sizes::default(),
             requires_identity,
             tasks,
         }
@@ -107,23 +112,29 @@ pub(super) async fn guard(State(gate): State<Gate>, request: Request, next: Next
         return answer(status::internal(&"a connection without an address"));
     };
     let address = peer.address.map_or_else(|| NOBODY.to_owned(), |address| address.ip().to_string());
-    let admitted = match gate.identify(method, &peer, &parts.headers).await {
-        Ok((caller, proof)) => match gate.load.take(&caller) {
-            Ok(place) => Admitted { caller, proof, peer: address, _place: place.map(Arc::new) },
-            Err(refused) => return answer(refused),
-        },
-        Err(refused) => {
-            let nobody = Admitted { caller: Caller::Nobody, proof: Proof::None, peer: address, _place: None };
-            gate.refuse_proof(&nobody, method, &refused).await;
-            return answer(refused);
-        }
+    let identified = gate.identify(method, &peer, &parts.headers).await;
+    let (caller, proof, wrong) = match identified {
+        Ok((caller, proof)) => (caller, proof, None),
+        Err(refused) => (Caller::Nobody, Proof::None, Some(refused)),
     };
+    let admitted = match gate.load.take(&caller, &peer) {
+        Ok(place) => Admitted { caller, proof, peer: address, place: Arc::new(place) },
+        Err(refused) => return answer(refused),
+    };
+    if let Some(refused) = wrong {
+        gate.refuse_proof(&admitted, method, &refused).await;
+        return answer(refused);
+    }
     if let Err(refusal) = admitted.caller.may(method) {
         let refused = status::not_permitted(&refusal);
         gate.refuse(&admitted, method, &refused).await;
         return answer(refused);
     }
     parts.extensions.insert(admitted.caller.clone());
+    let body = match method.takes_stream() {
+        true => body,
+        false => gate.sizes.limited(body, method, admitted.place.who.clone()),
+    };
     let request = Request::from_parts(parts, body);
     match changes(method) {
         true => gate.act(method, admitted, request, next).await,
@@ -134,7 +145,7 @@ pub(super) async fn guard(State(gate): State<Gate>, request: Request, next: Next
             if let Some(refused) = refused.filter(|status| status.code() == Code::PermissionDenied).cloned() {
                 gate.refuse(&admitted, method, &refused).await;
             }
-            if method.streams() { gate.watch(&admitted, response, None) } else { response }
+            gate.watch(method, &admitted, response, None)
         }
     }
 }

@@ -8,7 +8,9 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use super::{Gate, PeerInfo, status};
+use crate::accept::activity::Activity;
 use crate::core::identity::Certified;
+use crate::core::throttle::Limits;
 use crate::store::Pools;
 
 /// Lets in whoever may list workers.
@@ -23,7 +25,7 @@ impl std::fmt::Debug for Readers {
 
 impl Readers {
     pub(crate) fn new(pools: &Pools, requires_identity: bool, tasks: TaskTracker) -> Self {
-        Readers(Gate::new(pools, requires_identity, tasks))
+        Readers(Gate::new(pools, requires_identity, Limits::default(), tasks))
     }
 
     /// # Errors
@@ -34,7 +36,7 @@ impl Readers {
         address: SocketAddr,
         headers: &HeaderMap,
     ) -> Result<(), Status> {
-        let peer = PeerInfo { address: Some(address), certified };
+        let peer = PeerInfo { address: Some(address), certified, activity: Activity::default() };
         let (caller, _) = self.0.identify(Method::ListWorkers, &peer, headers).await?;
         caller.may(Method::ListWorkers).map_err(|refusal| status::not_permitted(&refusal))
     }

@@ -9,10 +9,11 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 use tonic::Status;
 use tracing::Instrument;
 
-use super::super::server::MESSAGE_BYTES_MAX;
+use super::size::FRAME_BYTES;
 use super::{Admitted, Gate, answer, status};
 use crate::audit::{DONE, Outcome};
 use crate::core::access::delay;
+use crate::core::size::message_bytes_max;
 use crate::store::access::failures;
 
 /// What a wrong token is called in the record, as on the page.
@@ -21,9 +22,6 @@ const WRONG_TOKEN: &str = "bearer";
 /// What a call of nobody known is called: one name for all methods, so that all of them
 /// together fill the record no further than one does.
 const UNKNOWN_CALLER: &str = "call";
-
-/// Before a message stand a byte for compression and four for its length.
-const FRAME_BYTES: usize = 5;
 
 /// Longest object that is recorded, in bytes.
 const OBJECT_BYTES_MAX: usize = 100;
@@ -70,11 +68,11 @@ impl Gate {
             let refused = response.extensions().get::<Status>().cloned();
             if refused.is_none() && method.streams() {
                 let act = super::watched::Act { method, object, begun };
-                return gate.watch(&admitted, response, Some(act));
+                return gate.watch(method, &admitted, response, Some(act));
             }
             let outcome = refused.as_ref().map_or(DONE, outcome);
             gate.audit.end(admitted.asker(), method.name(), &object, outcome, Some(begun)).await;
-            response
+            gate.watch(method, &admitted, response, None)
         };
         let task = self.tasks.spawn(acting.instrument(tracing::Span::current()));
         task.await.unwrap_or_else(|error| answer(status::internal(&error)))
@@ -87,10 +85,11 @@ impl Gate {
         }
         // As a whole and now: what is begun is not ended by whoever sends it slowly.
         let (parts, body) = request.into_parts();
-        let bytes = axum::body::to_bytes(body, MESSAGE_BYTES_MAX + FRAME_BYTES).await.map_err(|_| {
-            Status::out_of_range(format!(
-                "the request did not come, or is larger than {MESSAGE_BYTES_MAX} bytes"
-            ))
+        let bytes = axum::body::to_bytes(body, message_bytes_max(method) + FRAME_BYTES).await;
+        let bytes = bytes.map_err(|error| {
+            let refused =
+                std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Status>());
+            refused.cloned().unwrap_or_else(|| Status::cancelled("the request did not come to its end"))
         })?;
         let message = bytes.get(FRAME_BYTES..).unwrap_or_default();
         let object = method.object_field().and_then(|field| text_field(message, field)).unwrap_or_default();

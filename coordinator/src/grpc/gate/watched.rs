@@ -1,5 +1,5 @@
-//! Streams of answers: they end with the right to them, and what they do is recorded when
-//! they end.
+//! Answers: each counts against its caller until it is taken. Streams end with the right to
+//! them, and what they do is recorded when they end.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -29,13 +29,16 @@ pub(super) struct Act {
 }
 
 impl Gate {
-    /// The same answers, until the caller is known no longer.
-    pub(super) fn watch(&self, admitted: &Admitted, response: Response, act: Option<Act>) -> Response {
-        if act.is_none() && admitted.proof == Proof::None {
-            return response;
-        }
+    /// The same answer; a stream ends when the caller is known no longer.
+    pub(super) fn watch(
+        &self,
+        method: Method,
+        admitted: &Admitted,
+        response: Response,
+        act: Option<Act>,
+    ) -> Response {
         let (parts, inner) = response.into_parts();
-        let lost = (admitted.proof != Proof::None).then(|| {
+        let lost = (method.streams() && admitted.proof != Proof::None).then(|| {
             let (gate, proof, caller) = (self.clone(), admitted.proof, admitted.caller.clone());
             Box::pin(async move {
                 loop {
@@ -123,6 +126,10 @@ impl HttpBody for Watched {
             None => self.end(Ok(())),
         }
         Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over || (self.report.is_none() && self.inner.is_end_stream())
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod architectures;
 pub mod attempts;
+pub mod backlog;
 pub mod census;
 pub mod checkpoint;
 pub mod composition;

@@ -1,0 +1,131 @@
+//! Places for connections: of one port, of one address, of one identity; and for handshakes.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Limits;
+use crate::core::address::counted;
+use crate::core::crowd::Crowd;
+use crate::core::identity::{Certified, Identity};
+
+/// Places of one port. Clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    all: Arc<Semaphore>,
+    addresses: Arc<Mutex<Crowd<IpAddr>>>,
+    identities: Arc<Mutex<Crowd<Holder>>>,
+    handshakes: Arc<Semaphore>,
+    handshakes_of: Arc<Mutex<HashMap<IpAddr, Arc<Semaphore>>>>,
+    handshakes_of_one: usize,
+}
+
+/// A worker and a person of one name are two.
+pub(super) type Holder = (&'static str, String);
+
+/// A place that is free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct Place<K: Eq + std::hash::Hash + Clone> {
+    crowd: Arc<Mutex<Crowd<K>>>,
+    key: K,
+}
+
+impl Places {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Places {
+            all: Arc::new(Semaphore::new(limits.connections)),
+            // Nobody fills a small port alone.
+            addresses: crowd(limits.connections_per_address.min(limits.connections.div_ceil(2))),
+            identities: crowd(limits.connections_per_identity),
+            handshakes: Arc::new(Semaphore::new(limits.handshakes)),
+            handshakes_of: Arc::default(),
+            handshakes_of_one: limits.handshakes.div_ceil(4),
+        }
+    }
+
+    /// A place among all; waited for. None never comes: the semaphore is not closed.
+    pub(super) async fn one(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.all).acquire_owned().await.ok()
+    }
+
+    /// A place among those of an address, if one is free.
+    pub(super) fn of_address(&self, address: IpAddr) -> Option<Place<IpAddr>> {
+        Place::take(&self.addresses, counted(address))
+    }
+
+    /// A place among those of whoever a certificate names, if one is free.
+    pub(super) fn of_identity(&self, certified: &Certified) -> Option<Place<Holder>> {
+        let kind = match &certified.identity {
+            Identity::User { .. } => "user",
+            Identity::Worker { .. } => "worker",
+            Identity::Coordinator { .. } => "coordinator",
+        };
+        Place::take(&self.identities, (kind, certified.identity.name().to_owned()))
+    }
+
+    /// A place for a handshake, waited for: first among those of its address, so that whoever
+    /// waits in many of them keeps nobody else waiting.
+    pub(super) async fn handshake(&self, address: IpAddr) -> Option<[OwnedSemaphorePermit; 2]> {
+        let own = {
+            let mut places = self.handshakes_of.lock().unwrap_or_else(PoisonError::into_inner);
+            // What only this map holds has no place taken.
+            places.retain(|_, places| Arc::strong_count(places) > 1);
+            let new = || Arc::new(Semaphore::new(self.handshakes_of_one));
+            Arc::clone(places.entry(counted(address)).or_insert_with(new))
+        };
+        let own = own.acquire_owned().await.ok()?;
+        Some([own, Arc::clone(&self.handshakes).acquire_owned().await.ok()?])
+    }
+}
+
+fn crowd<K: Eq + std::hash::Hash + Clone>(most: usize) -> Arc<Mutex<Crowd<K>>> {
+    Arc::new(Mutex::new(Crowd::new(most)))
+}
+
+impl<K: Eq + std::hash::Hash + Clone> Place<K> {
+    fn take(crowd: &Arc<Mutex<Crowd<K>>>, key: K) -> Option<Self> {
+        let has_entered = crowd.lock().unwrap_or_else(PoisonError::into_inner).enter(&key);
+        has_entered.then(|| Place { crowd: Arc::clone(crowd), key })
+    }
+}
+
+impl<K: Eq + std::hash::Hash + Clone> Drop for Place<K> {
+    fn drop(&mut self) {
+        self.crowd.lock().unwrap_or_else(PoisonError::into_inner).leave(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    #[test]
+    fn nobody_fills_a_small_port_alone() {
+        let places = Places::new(&Limits { connections: 4, ..Limits::DEFAULT });
+        let taken: Vec<_> = (0..4).filter_map(|_| places.of_address(address(1))).collect();
+        assert_eq!(taken.len(), 2);
+        assert!(places.of_address(address(2)).is_some());
+        drop(taken);
+        assert!(places.of_address(address(1)).is_some());
+    }
+
+    #[tokio::test]
+    async fn handshakes_of_one_address_keep_no_other_waiting() {
+        let places = Places::new(&Limits { handshakes: 8, ..Limits::DEFAULT });
+        let taken = [places.handshake(address(1)).await, places.handshake(address(1)).await];
+        assert!(futures::poll!(Box::pin(places.handshake(address(1)))).is_pending());
+        for last in 2..5 {
+            assert!(futures::poll!(Box::pin(places.handshake(address(last)))).is_ready());
+        }
+        drop(taken);
+        assert!(futures::poll!(Box::pin(places.handshake(address(1)))).is_ready());
+        let _ = places.handshake(address(9)).await;
+        assert_eq!(places.handshakes_of.lock().unwrap().len(), 1, "what nobody uses is forgotten");
+    }
+}
