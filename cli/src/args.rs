@@ -9,6 +9,7 @@ use crate::commands::arch::ArchCommand;
 use crate::commands::context::ContextCommand;
 use crate::commands::dataset::DatasetCommand;
 use crate::commands::job::JobCommand;
+use crate::commands::project::ProjectCommand;
 use crate::commands::search::SearchCommand;
 use crate::commands::top::TopArguments;
 use crate::commands::webhook::WebhookCommand;
@@ -86,6 +87,9 @@ pub enum Noun {
     /// Workers: the machines that train.
     #[command(subcommand, arg_required_else_help = true)]
     Worker(WorkerCommand),
+    /// Projects: who may use how much of the devices.
+    #[command(subcommand, arg_required_else_help = true)]
+    Project(ProjectCommand),
     /// Webhooks: addresses that are told when something has happened.
     #[command(subcommand, arg_required_else_help = true)]
     Webhook(WebhookCommand),

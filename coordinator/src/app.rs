@@ -19,6 +19,7 @@ use url::Url;
 use crate::accept::{self, Accepting};
 use crate::config::{Artifacts, Config, WebListen};
 use crate::core::lease::Policy;
+use crate::core::schedule::Rules;
 use crate::database::{DatabaseError, OpenDatabase};
 use crate::grpc::{self, Api, Readers, ServeError};
 use crate::metrics_port;
@@ -127,13 +128,15 @@ async fn with_pools(
         lease_ttl: config.leases.lease_ttl,
         ..Policy::default()
     };
-    reconcile::spawn(pools, policy, config.webhooks, &bell, &shutdown.stop, &shutdown.tasks);
+    let rules = Rules { lease_ttl: policy.lease_ttl, policy: config.planning.clone() };
+    reconcile::spawn(pools, policy, rules, config.webhooks, &bell, &shutdown.stop, &shutdown.tasks);
     reconcile::spawn_keepers(pools, &artifacts, disk, config.retention, &shutdown.stop, &shutdown.tasks);
 
     let Listeners { api: listener, page, metrics, tls } = listeners;
     let address = local_address(&listener, config.listen)?;
     let settings = grpc::Settings {
         policy,
+        planning: config.planning.clone(),
         report_interval: config.leases.report_interval,
         artifact_url: artifact_url.to_string(),
         keep_checkpoints: config.retention.newest,
@@ -149,7 +152,6 @@ async fn with_pools(
             let mut allowed_hosts = config.web_allowed_hosts.clone();
             allowed_hosts.extend(tls.iter().flat_map(Tls::hosts));
             let settings = web::Settings {
-                lease_ttl: config.leases.lease_ttl,
                 allowed_hosts,
                 requires_token: config.web_requires_token,
                 is_encrypted: tls.is_some(),

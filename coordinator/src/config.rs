@@ -7,6 +7,7 @@
 
 mod limits;
 mod listen;
+mod terms;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -184,6 +185,17 @@ pub struct Settings {
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     report_interval: Option<Duration>,
 
+    /// How long a job runs at least before it must make way for one of a higher priority
+    /// [default: 30m]
+    #[arg(long, env = "CAKES_MIN_RUN", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    min_run: Option<Duration>,
+
+    /// How often a job makes way at most [default: 3]
+    #[arg(long, env = "CAKES_PREEMPTION_COUNT_MAX", value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preemption_count_max: Option<u32>,
+
     /// How long the receiver of a webhook may take to answer [default: 10s]
     #[arg(long, env = "CAKES_WEBHOOK_TIMEOUT", value_name = "DURATION", value_parser = humantime::parse_duration)]
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
@@ -270,6 +282,8 @@ pub struct Config {
     pub artifacts: Artifacts,
     pub leases: LeaseTimes,
     pub retention: Retention,
+    /// Of the planner of jobs.
+    pub planning: cakes_planner::Policy,
     pub webhooks: Webhooks,
     pub limits: Limits,
     pub log_format: LogFormat,
@@ -354,7 +368,8 @@ impl Config {
             Some(place) => check_artifacts(place)?,
             None => Artifacts::Folder(data_dir()?.join("artifacts")),
         };
-        let retention = check_retention(&settings)?;
+        let retention = terms::retention(&settings)?;
+        let planning = terms::planning(&settings)?;
         Ok(Config {
             listen: listen::calls(&settings)?,
             web: listen::page(&settings)?,
@@ -370,10 +385,11 @@ impl Config {
             trust_domain: listen::trust_domain(&settings)?,
             port_file: settings.port_file,
             database,
-            database_connections: check_connections(settings.database_connections)?,
+            database_connections: terms::connections(settings.database_connections)?,
             artifacts,
-            leases: check_leases(settings.lease_ttl, settings.offer_ttl, settings.report_interval)?,
+            leases: terms::leases(settings.lease_ttl, settings.offer_ttl, settings.report_interval)?,
             retention,
+            planning,
             webhooks: Webhooks {
                 timeout: check_duration(
                     "--webhook-timeout",
@@ -435,58 +451,6 @@ fn check_artifacts(place: PathBuf) -> Result<Artifacts, ConfigError> {
             "is neither a directory nor a bucket; write s3://BUCKET/PREFIX, keys are the workers' own",
         )),
     }
-}
-
-fn check_connections(connections: Option<u32>) -> Result<u32, ConfigError> {
-    match connections.unwrap_or(DATABASE_CONNECTIONS) {
-        // Below four, planning and serving would wait for each other.
-        count @ 4..=500 => Ok(count),
-        count => Err(invalid("--database-connections", format!("must be 4 to 500, got {count}"))),
-    }
-}
-
-fn check_leases(
-    lease_ttl: Option<Duration>,
-    offer_ttl: Option<Duration>,
-    report_interval: Option<Duration>,
-) -> Result<LeaseTimes, ConfigError> {
-    let lease_ttl = check_duration("--lease-ttl", lease_ttl.unwrap_or(LEASE_TTL))?;
-    let offer_ttl = check_duration("--offer-ttl", offer_ttl.unwrap_or(OFFER_TTL))?;
-    let report_interval = check_duration("--report-interval", report_interval.unwrap_or(REPORT_INTERVAL))?;
-    if lease_ttl <= report_interval * 3 {
-        let problem = format!(
-            "{} must be more than three times --report-interval ({}), or one lost report loses the job",
-            humantime::format_duration(lease_ttl),
-            humantime::format_duration(report_interval),
-        );
-        return Err(invalid("--lease-ttl", problem));
-    }
-    Ok(LeaseTimes { lease_ttl, offer_ttl, report_interval })
-}
-
-fn check_retention(settings: &Settings) -> Result<Retention, ConfigError> {
-    let newest = settings.keep_checkpoints.unwrap_or(KEEP_CHECKPOINTS);
-    if newest > KEEP_CHECKPOINTS_MAX {
-        let problem = format!("must be 0 to {KEEP_CHECKPOINTS_MAX}, got {newest}");
-        return Err(invalid("--keep-checkpoints", problem));
-    }
-    let high_percent = settings.disk_high_percent.unwrap_or(DISK_HIGH_PERCENT);
-    // Who sets only one of them means the other to follow.
-    let low_percent =
-        settings.disk_low_percent.unwrap_or(DISK_LOW_PERCENT.min(high_percent.saturating_sub(1)));
-    if low_percent >= high_percent || high_percent > 100 {
-        let problem = format!(
-            "must be below --disk-high-percent, which is at most 100; got {low_percent} and {high_percent}"
-        );
-        return Err(invalid("--disk-low-percent", problem));
-    }
-    let orphan_age = settings.orphan_age.unwrap_or(ORPHAN_AGE);
-    if !(Duration::from_secs(1)..=ORPHAN_AGE_MAX).contains(&orphan_age) {
-        let problem = format!("must be 1s to 365days, got {}", humantime::format_duration(orphan_age));
-        return Err(invalid("--orphan-age", problem));
-    }
-    let marks = Watermarks { high_percent, low_percent };
-    Ok(Retention { newest: newest as usize, marks, orphan_age })
 }
 
 fn check_duration(setting: &'static str, value: Duration) -> Result<Duration, ConfigError> {

@@ -19,7 +19,7 @@ fn main() {
     let nodes: Vec<Node> = (0..63)
         .map(|i| Node {
             name: format!("n{i}"),
-            devices: vec![Device { memory_mib: 80_000 }; if i < 62 { 8 } else { 4 }],
+            devices: vec![Device { memory_mib: 80_000, width: 1 }; if i < 62 { 8 } else { 4 }],
             labels: if i % 2 == 0 { vec![LabelNo(0)] } else { vec![] },
             schedule: Schedule::Ready,
             data: vec![DataNo(i % 8)],
@@ -35,6 +35,7 @@ fn main() {
             submit_s: now_s - r % 500_000,
             not_before_s: 0,
             device_count: [1, 1, 1, 2, 4, 8, 16][(r / 60 % 7) as usize],
+            width: 1,
             memory_mib: [0, 20_000, 40_000, 60_000][(r / 420 % 4) as usize],
             labels: if r.is_multiple_of(5) { vec![LabelNo(0)] } else { vec![] },
             may_span: r.is_multiple_of(7) || (r / 60 % 7) == 6,
@@ -46,6 +47,7 @@ fn main() {
             is_preemptible: true,
             preemption_count: 0,
             avoids: None,
+            place: 0,
         }
     };
     let mut waiting: Vec<Job> = (1..=10_500).map(job).collect();

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::facts::{Facts, NodeNo, Part, Running};
+use crate::facts::{Device, Facts, Job, NodeNo, Part, Running};
 use crate::plan::Reservation;
 use crate::policy::Policy;
 
@@ -23,10 +23,16 @@ pub(crate) enum Use {
 pub(crate) struct Slot {
     pub node: usize,
     pub device: usize,
-    pub memory_mib: u64,
+    pub size: Device,
     pub state: Use,
     /// Place in [`Board::claims`].
     pub claim: Option<usize>,
+}
+
+impl Slot {
+    pub fn fits(&self, job: &Job) -> bool {
+        self.size.fits(job.memory_mib, job.width)
+    }
 }
 
 pub(crate) struct Board<'a> {
@@ -52,7 +58,7 @@ impl<'a> Board<'a> {
             slots.extend(node.devices.iter().enumerate().map(|(place, device)| Slot {
                 node: number,
                 device: place,
-                memory_mib: device.memory_mib,
+                size: *device,
                 state: Use::Free,
                 claim: None,
             }));
@@ -88,10 +94,10 @@ impl<'a> Board<'a> {
     }
 
     /// Whether a job that ends by `end_s` (`None`: nobody knows) may start on it now.
-    pub fn is_usable(&self, slot: usize, memory_mib: u64, end_s: Option<u64>) -> bool {
+    pub fn is_usable(&self, slot: usize, job: &Job, end_s: Option<u64>) -> bool {
         let slot = &self.slots[slot];
         let may_borrow = |claim: usize| end_s.is_some_and(|end_s| end_s <= self.claims[claim].promised_s);
-        slot.state == Use::Free && slot.memory_mib >= memory_mib && slot.claim.is_none_or(may_borrow)
+        slot.state == Use::Free && slot.fits(job) && slot.claim.is_none_or(may_borrow)
     }
 
     pub fn place(&mut self, slots: &[usize], until_s: u64) {

@@ -71,6 +71,8 @@ pub struct Job {
     pub not_before_s: u64,
     /// Devices that it needs at the same time.
     pub device_count: usize,
+    /// What each of them must be at least as wide as; see [`Device::width`]. 1 for most.
+    pub width: usize,
     /// Memory that it needs of each device; 0 fits everywhere.
     pub memory_mib: u64,
     /// What its nodes must be labelled with.
@@ -93,6 +95,8 @@ pub struct Job {
     pub preemption_count: u32,
     /// A node that it keeps away from, after a fault there.
     pub avoids: Option<NodeNo>,
+    /// Order among jobs of its project, the least first; equal ones go by submission.
+    pub place: i64,
 }
 
 /// What a node may be given.
@@ -111,7 +115,16 @@ pub enum Schedule {
 /// Something that trains one job at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Device {
+    /// Of each of those that it stands for.
     pub memory_mib: u64,
+    /// Devices that are only given together, to one job: 1, or those of a slot of several.
+    pub width: usize,
+}
+
+impl Device {
+    pub(crate) fn fits(&self, memory_mib: u64, width: usize) -> bool {
+        self.memory_mib >= memory_mib && self.width >= width
+    }
 }
 
 /// A machine with devices.
@@ -166,7 +179,7 @@ pub enum FactsError {
     Twice(JobId),
     #[error("job {job} names {what} number {number}, of which there are {count}; number them from 0")]
     Unknown { job: JobId, what: &'static str, number: usize, count: usize },
-    #[error("job {0} needs no devices; give device_count, 1 or more")]
+    #[error("job {0} needs no devices; give device_count and width, 1 or more each")]
     NoDevices(JobId),
     #[error("device {device} of node '{node}' is used by job {job} and by another; end one of them first")]
     Shared { job: JobId, node: String, device: usize },
@@ -223,7 +236,7 @@ impl<'a> Facts<'a> {
     }
 
     fn check_job(&self, job: &Job) -> Result<(), FactsError> {
-        if job.device_count == 0 {
+        if job.device_count == 0 || job.width == 0 {
             return Err(FactsError::NoDevices(job.id));
         }
         let known = |what, number: usize, count| match number < count {
@@ -272,8 +285,18 @@ impl<'a> Facts<'a> {
     }
 }
 
+impl Job {
+    /// Devices that count against quotas and shares, of slots of several each one that it
+    /// trains on.
+    pub fn weight(&self) -> usize {
+        self.device_count.saturating_mul(self.width)
+    }
+}
+
 impl Running {
-    pub fn device_count(&self) -> usize {
-        self.parts.iter().map(|part| part.devices.len()).sum()
+    /// Devices that it has, as [`Job::weight`] counts them.
+    pub fn weight(&self) -> usize {
+        let slot_count: usize = self.parts.iter().map(|part| part.devices.len()).sum();
+        slot_count.saturating_mul(self.job.width)
     }
 }

@@ -16,7 +16,9 @@ struct Dislike {
     borrowed: usize,
     /// Devices of the node that stay free: full nodes leave whole ones to gangs.
     left_over: usize,
-    /// Memory that the job has no use for.
+    /// Devices of slots that the job has no use for.
+    spare_width: usize,
+    /// Memory that it has no use for.
     spare_mib: u64,
     node: usize,
 }
@@ -42,12 +44,14 @@ fn on_one_node(board: &Board<'_>, job: &Job, node: usize) -> Option<(Dislike, Ve
     }
     slots.truncate(job.device_count);
     let left_over = free - job.device_count;
+    let sizes = || slots.iter().map(|slot| board.slots[*slot].size);
     let dislike = Dislike {
         breaks_idle_node: left_over > 0 && free == board.slots_of(node).len(),
         missing_data: missing_data(board, job, node),
         borrowed: slots.iter().filter(|slot| board.slots[**slot].claim.is_some()).count(),
         left_over,
-        spare_mib: slots.iter().map(|slot| board.slots[*slot].memory_mib - job.memory_mib).sum(),
+        spare_width: sizes().map(|size| size.width - job.width).sum(),
+        spare_mib: sizes().map(|size| size.memory_mib - job.memory_mib).sum(),
         node,
     };
     Some((dislike, slots))
@@ -67,8 +71,11 @@ fn on_several(board: &Board<'_>, shape: &Shape, job: &Job) -> Option<Vec<usize>>
 fn usable(board: &Board<'_>, job: &Job, node: usize) -> Vec<usize> {
     let end_s = job.estimate_s.map(|estimate_s| board.facts.now_s.saturating_add(estimate_s));
     let mut slots: Vec<usize> =
-        board.slots_of(node).filter(|slot| board.is_usable(*slot, job.memory_mib, end_s)).collect();
-    slots.sort_by_key(|slot| (board.slots[*slot].claim.is_some(), board.slots[*slot].memory_mib, *slot));
+        board.slots_of(node).filter(|slot| board.is_usable(*slot, job, end_s)).collect();
+    slots.sort_by_key(|slot| {
+        let size = board.slots[*slot].size;
+        (board.slots[*slot].claim.is_some(), size.width, size.memory_mib, *slot)
+    });
     slots
 }
 

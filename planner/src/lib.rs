@@ -32,6 +32,7 @@ mod baseline;
 mod board;
 mod facts;
 mod fit;
+mod line;
 mod order;
 mod plan;
 mod policy;
@@ -50,6 +51,7 @@ pub use facts::{
     CheckedFacts, DataNo, Device, Facts, FactsError, Job, JobId, LabelNo, Names, Node, NodeNo, Part, Project,
     ProjectNo, Running, Schedule,
 };
+pub use line::line;
 pub use plan::{Placement, Plan, Reservation, Stop, StopReason, Waiting};
 pub use policy::Policy;
 pub use reason::Reason;

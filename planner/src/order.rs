@@ -6,7 +6,7 @@
 //!  └─ of each project one job that waits for long while younger ones of it run
 //!  └─ the project with the least use per share, anew after every start
 //!      └─ jobs that must start soon for their deadline, the most pressing first
-//!          └─ submit time, then id
+//!          └─ place, then submit time, then id
 //! ```
 
 use std::cmp::Reverse;
@@ -55,13 +55,13 @@ pub(crate) fn classes(facts: &Facts<'_>) -> Vec<Class> {
             // Holders keep their order: another might take what the first waits for.
             let group = held.unwrap_or(job.project.0);
             let class = Reverse(class(facts, job, top));
-            (class, held.is_none(), group, latest_s(facts, job), job.submit_s, job.id, place)
+            (class, held.is_none(), group, latest_s(facts, job), job.place, job.submit_s, job.id, place)
         })
         .collect();
     keys.sort_unstable();
     let mut classes: Vec<Class> = Vec::new();
     let mut last = None;
-    for (class, is_queued, project, _, _, _, place) in keys {
+    for (class, is_queued, project, .., place) in keys {
         if last.replace(class) != Some(class) {
             classes.push(Class::default());
         }

@@ -28,7 +28,7 @@ fn hurt(board: &Board<'_>, clearance: &Clearance) -> (Option<i32>, usize, u64) {
     let ran_s = |running: &Running| board.facts.now_s.saturating_sub(running.start_s);
     (
         victims().map(|running| running.job.priority).max(),
-        victims().map(Running::device_count).sum(),
+        victims().map(Running::weight).sum(),
         victims().map(ran_s).fold(0, u64::saturating_add),
     )
 }
@@ -48,8 +48,7 @@ fn on(board: &Board<'_>, job: &Job, nodes: &[usize]) -> Option<Clearance> {
     let mut free = Vec::new();
     let mut soon = Vec::new();
     let mut taken: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    let fits =
-        |slot: &usize| board.slots[*slot].claim.is_none() && board.slots[*slot].memory_mib >= job.memory_mib;
+    let fits = |slot: &usize| board.slots[*slot].claim.is_none() && board.slots[*slot].fits(job);
     for slot in nodes.iter().flat_map(|node| board.slots_of(*node)).filter(fits) {
         match board.slots[slot].state {
             Use::Free => free.push(slot),

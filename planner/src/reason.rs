@@ -20,6 +20,8 @@ pub enum Reason {
     NoNodes,
     /// No node has all of its labels.
     NoLabels { labels: Vec<LabelNo> },
+    /// No slot of a node with its labels has so many devices.
+    TooNarrow { wanted: usize, widest: usize },
     /// No device of a node with its labels has so much memory.
     TooLittleMemory { wanted_mib: u64, most_mib: u64 },
     /// No node (all nodes, if it may use several) has so many fitting devices.
@@ -37,7 +39,7 @@ pub enum Reason {
     /// The devices that are free are kept for that job, and this one may not be done by then.
     WouldDelay { job: JobId, estimate_s: Option<u64> },
     /// Fitting devices are in use.
-    Busy { wanted: usize, free: usize, fitting: usize, ahead: usize, first: Option<JobId> },
+    Busy { wanted: usize, width: usize, free: usize, fitting: usize, ahead: usize, first: Option<JobId> },
     /// Jobs start strictly in the order of their submission (only without the planner).
     InTurn { first: JobId, ahead: usize },
 }
@@ -53,6 +55,7 @@ impl Reason {
             Reason::DeviceTimeQuota { .. } => "device_time_quota",
             Reason::NoNodes => "no_nodes",
             Reason::NoLabels { .. } => "no_labels",
+            Reason::TooNarrow { .. } => "too_narrow",
             Reason::TooLittleMemory { .. } => "too_little_memory",
             Reason::TooFewDevices { .. } => "too_few_devices",
             Reason::Closed { .. } => "nodes_closed",
@@ -123,6 +126,10 @@ impl Reason {
                 let texts = labels.iter().map(|label| facts.names.labels.get(label.0).map_or("?", |it| it));
                 format!("No node is labelled {}.", texts.collect::<Vec<_>>().join(" and "))
             }
+            Reason::TooNarrow { wanted, widest } => format!(
+                "It trains on {wanted} devices at once; the widest slot has {widest}. Start a worker with \
+                 `--devices cuda:0+cuda:1`, as many with + between."
+            ),
             Reason::TooLittleMemory { wanted_mib, most_mib } => format!(
                 "It needs {wanted_mib} MiB of memory on each device; the largest that fits has {most_mib} MiB."
             ),
@@ -163,12 +170,16 @@ impl Reason {
             Reason::WouldDelay { job, estimate_s: None } => format!(
                 "The free devices are kept for job {job}; with an estimate of its runtime it might go first."
             ),
-            Reason::Busy { wanted, free, fitting, ahead, first } => {
+            Reason::Busy { wanted, width, free, fitting, ahead, first } => {
                 let before = match first {
                     Some(first) => format!(" {ahead} waiting jobs are before it, the first is {first}."),
                     None => " No job is before it.".to_owned(),
                 };
-                format!("It needs {}; {free} of {fitting} that fit are free.{before}", devices(*wanted))
+                let wanted = match width {
+                    1 => devices(*wanted),
+                    width => format!("a slot of {width} devices"),
+                };
+                format!("It needs {wanted}; {free} of {fitting} that fit are free.{before}")
             }
             Reason::InTurn { first, ahead } => {
                 format!("Jobs start in the order of submission: {ahead} are before it, the first is {first}.")

@@ -76,9 +76,7 @@ pub(crate) fn still_fits(
     let slots = board.slots_at(&held.parts)?;
     let fits = |slot: &usize| {
         let slot = &board.slots[*slot];
-        slot.claim.is_none()
-            && slot.memory_mib >= job.memory_mib
-            && shape.nodes_for(job).any(|node| node == slot.node)
+        slot.claim.is_none() && slot.fits(job) && shape.nodes_for(job).any(|node| node == slot.node)
     };
     let on_few_enough = held.parts.len() == 1 || job.may_span;
     (slots.len() == job.device_count && on_few_enough && slots.iter().all(fits)).then_some(slots)
@@ -87,9 +85,9 @@ pub(crate) fn still_fits(
 /// The devices that are expected to be free together first, and when.
 fn earliest(board: &Board<'_>, shape: &Shape, job: &Job) -> Option<(u64, Vec<usize>)> {
     let open = |node: usize| {
-        let slots = board.slots_of(node).filter(|slot| {
-            board.slots[*slot].claim.is_none() && board.slots[*slot].memory_mib >= job.memory_mib
-        });
+        let slots = board
+            .slots_of(node)
+            .filter(|slot| board.slots[*slot].claim.is_none() && board.slots[*slot].fits(job));
         slots.map(|slot| (board.free_s(slot), slot))
     };
     if job.may_span {

@@ -174,8 +174,9 @@ impl<'a> Round<'a> {
         if let Some(claim) = self.preempt(job, number) {
             return self.claim(job, claim);
         }
-        // One device comes to whoever is first when it is free; to collect is for gangs.
-        let is_gang = job.device_count > 1;
+        // One device comes to whoever is first when it is free; to collect is for gangs, and
+        // wide ones are rare.
+        let is_gang = job.weight() > 1;
         if !is_gang || self.reservation_count >= self.facts.policy.reservation_count {
             return Why::Devices;
         }
@@ -246,7 +247,7 @@ fn stop(facts: &Facts<'_>, running: &Running) -> Option<Stop> {
     if job.is_preemptible && running.parts.iter().any(|part| drains(part.node.0)) {
         return Some(Stop { job: job.id, reason: StopReason::Drains });
     }
-    let took_device_s = device_s(running.device_count(), facts.now_s.saturating_sub(running.start_s));
+    let took_device_s = device_s(running.weight(), facts.now_s.saturating_sub(running.start_s));
     let spent_device_s = job.spent_device_s.saturating_add(took_device_s);
     let is_spent = job.cost_limit_device_s.is_some_and(|limit_device_s| spent_device_s >= limit_device_s);
     is_spent.then_some(Stop { job: job.id, reason: StopReason::CostLimit })

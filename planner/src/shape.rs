@@ -10,6 +10,7 @@ use crate::reason::Reason;
 struct Key<'a> {
     device_count: usize,
     memory_mib: u64,
+    width: usize,
     labels: &'a [LabelNo],
     may_span: bool,
 }
@@ -38,8 +39,8 @@ pub(crate) struct Shapes<'a> {
 
 impl<'a> Shapes<'a> {
     pub fn number(&mut self, facts: &Facts<'_>, job: &'a Job) -> usize {
-        let Job { device_count, memory_mib, may_span, .. } = *job;
-        let key = Key { device_count, memory_mib, labels: &job.labels, may_span };
+        let Job { device_count, memory_mib, width, may_span, .. } = *job;
+        let key = Key { device_count, memory_mib, width, labels: &job.labels, may_span };
         let next = self.shapes.len();
         let number = *self.numbers.entry(key).or_insert(next);
         if number == next {
@@ -71,13 +72,14 @@ impl Shape {
     /// The node that the job keeps away from, if it can run nowhere else.
     pub fn only_avoided(&self, facts: &Facts<'_>, job: &Job) -> Option<NodeNo> {
         let avoided = job.avoids.filter(|node| self.nodes.contains(&node.0))?;
-        let left: usize = self.nodes_for(job).map(|node| fitting(&facts.nodes[node], job.memory_mib)).sum();
+        let left: usize =
+            self.nodes_for(job).map(|node| fitting(&facts.nodes[node], job.memory_mib, job.width)).sum();
         (left < job.device_count).then_some(avoided)
     }
 }
 
-fn fitting(node: &Node, memory_mib: u64) -> usize {
-    node.devices.iter().filter(|device| device.memory_mib >= memory_mib).count()
+fn fitting(node: &Node, memory_mib: u64, width: usize) -> usize {
+    node.devices.iter().filter(|device| device.fits(memory_mib, width)).count()
 }
 
 fn shape(facts: &Facts<'_>, key: &Key<'_>) -> Shape {
@@ -90,11 +92,13 @@ fn shape(facts: &Facts<'_>, key: &Key<'_>) -> Shape {
     };
     let has_labels = |node: &Node| key.labels.iter().all(|label| node.labels.contains(label));
     let least = if key.may_span { 1 } else { key.device_count };
-    let (mut labelled, mut most_mib, mut most, mut sum, mut closed) = (0, 0, 0, 0, 0);
+    let (mut labelled, mut widest, mut most_mib, mut most, mut sum, mut closed) = (0, 0, 0, 0, 0, 0);
     for (number, node) in facts.nodes.iter().enumerate().filter(|(_, node)| has_labels(node)) {
         labelled += 1;
-        let fitting = fitting(node, key.memory_mib);
-        most_mib = node.devices.iter().map(|device| device.memory_mib).max().unwrap_or(0).max(most_mib);
+        let fitting = fitting(node, key.memory_mib, key.width);
+        widest = node.devices.iter().map(|device| device.width).max().unwrap_or(0).max(widest);
+        let wide = node.devices.iter().filter(|device| device.width >= key.width);
+        most_mib = wide.map(|device| device.memory_mib).max().unwrap_or(0).max(most_mib);
         most = most.max(fitting);
         sum += fitting;
         if fitting < least {
@@ -113,6 +117,8 @@ fn shape(facts: &Facts<'_>, key: &Key<'_>) -> Shape {
         Some(Reason::NoNodes)
     } else if labelled == 0 {
         Some(Reason::NoLabels { labels: key.labels.to_vec() })
+    } else if widest < key.width {
+        Some(Reason::TooNarrow { wanted: key.width, widest })
     } else if most_mib < key.memory_mib {
         Some(Reason::TooLittleMemory { wanted_mib: key.memory_mib, most_mib })
     } else if most < key.device_count {

@@ -37,7 +37,7 @@ impl Standing {
         for running in facts.running {
             let ran_s = facts.now_s.saturating_sub(running.start_s);
             let left_s = running.job.estimate_s.unwrap_or(0).saturating_sub(ran_s);
-            all[running.job.project.0].take(running.device_count(), left_s);
+            all[running.job.project.0].take(running.weight(), left_s);
         }
         all
     }
@@ -49,13 +49,13 @@ impl Standing {
 
     /// Of a job that starts.
     pub fn start(&mut self, job: &Job) {
-        self.take(job.device_count, job.estimate_s.unwrap_or(0));
+        self.take(job.weight(), job.estimate_s.unwrap_or(0));
     }
 
     /// Of a job for which devices are kept.
     pub fn claim(&mut self, job: &Job) {
-        self.claimed += job.device_count;
-        let estimate_device_s = device_s(job.device_count, job.estimate_s.unwrap_or(0));
+        self.claimed += job.weight();
+        let estimate_device_s = device_s(job.weight(), job.estimate_s.unwrap_or(0));
         self.taken_device_s = self.taken_device_s.saturating_add(estimate_device_s);
     }
 
@@ -63,7 +63,7 @@ impl Standing {
     /// those that come behind it shall not use the quota up in front of it.
     pub fn keep_quota(&mut self, job: &Job) {
         if !std::mem::replace(&mut self.has_patient, true) {
-            self.claimed += job.device_count;
+            self.claimed += job.weight();
         }
     }
 
@@ -75,7 +75,7 @@ impl Standing {
     /// The quota that keeps the job from starting.
     pub fn quota(&mut self, facts: &Facts<'_>, job: &Job) -> Option<Reason> {
         let project = &facts.projects[job.project.0];
-        let wanted = job.device_count;
+        let wanted = job.weight();
         if let Some(quota) = project.device_quota {
             let in_use = self.in_use + self.claimed;
             if wanted > quota || in_use + wanted > quota {
@@ -112,7 +112,7 @@ pub(crate) fn own_limit(facts: &Facts<'_>, job: &Job) -> Option<Reason> {
         return Some(Reason::HeldBack { until_s: job.not_before_s });
     }
     let limit_device_s = job.cost_limit_device_s?;
-    let estimate_device_s = device_s(job.device_count, job.estimate_s.unwrap_or(0));
+    let estimate_device_s = device_s(job.weight(), job.estimate_s.unwrap_or(0));
     let spent_device_s = job.spent_device_s;
     let is_left =
         spent_device_s < limit_device_s && spent_device_s.saturating_add(estimate_device_s) <= limit_device_s;

@@ -37,7 +37,7 @@ pub(crate) fn explained(board: &Board<'_>, shapes: &mut Shapes<'_>, waits: Vec<W
             Why::Devices => {
                 let shape_number = shape;
                 let shape = shapes.get(shape);
-                let count = counts.entry(shape_number).or_insert_with(|| count(board, shape, job.memory_mib));
+                let count = counts.entry(shape_number).or_insert_with(|| count(board, shape, job));
                 blocked(board, count, shape, job, ahead, first)
             }
         };
@@ -79,11 +79,11 @@ struct Count {
     claim: Option<usize>,
 }
 
-fn count(board: &Board<'_>, shape: &Shape, memory_mib: u64) -> Count {
+fn count(board: &Board<'_>, shape: &Shape, job: &Job) -> Count {
     let mut count = Count { free: 0, most_on_one_node: 0, claim: None };
     for node in &shape.nodes {
         let slots = board.slots_of(*node).map(|slot| &board.slots[slot]);
-        let free = slots.filter(|slot| slot.state == Use::Free && slot.memory_mib >= memory_mib);
+        let free = slots.filter(|slot| slot.state == Use::Free && slot.fits(job));
         let mut on_node = 0;
         for slot in free {
             on_node += 1;
@@ -112,6 +112,8 @@ fn blocked(
         _ if count.free >= wanted && at_once < wanted => {
             Reason::Fragmented { wanted, free: count.free, most_on_one_node: at_once }
         }
-        _ => Reason::Busy { wanted, free: count.free, fitting: shape.fitting, ahead, first },
+        _ => {
+            Reason::Busy { wanted, width: job.width, free: count.free, fitting: shape.fitting, ahead, first }
+        }
     }
 }

@@ -4,9 +4,11 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cakes_planner::{Plan, Schedule, StopReason};
+use cakes_planner::{
+    Device, Job, Node, NodeNo, Part, Plan, Project, ProjectNo, Running, Schedule, StopReason,
+};
 use proptest::prelude::*;
-use support::{Cluster, draw, slots};
+use support::{Cluster, draw, job, node, project, slots};
 
 fn no_device_is_used_twice(cluster: &Cluster, plan: &Plan) -> Result<(), TestCaseError> {
     let mut used: BTreeSet<(usize, usize)> =
@@ -26,6 +28,7 @@ fn all_or_nothing_where_it_fits(cluster: &Cluster, plan: &Plan) -> Result<(), Te
             let node_facts = &cluster.nodes[node];
             prop_assert_eq!(node_facts.schedule, Schedule::Ready, "a node that takes no jobs");
             prop_assert!(node_facts.devices[device].memory_mib >= job.memory_mib);
+            prop_assert!(node_facts.devices[device].width >= job.width);
             prop_assert!(job.labels.iter().all(|label| node_facts.labels.contains(label)));
             prop_assert!(job.avoids.is_none_or(|avoided| avoided.0 != node));
         }
@@ -47,19 +50,19 @@ fn no_quota_is_breached(cluster: &Cluster, plan: &Plan) -> Result<(), TestCaseEr
         if starting.is_empty() {
             continue;
         }
-        let in_use = running.iter().map(|running| running.device_count()).sum::<usize>()
-            + starting.iter().map(|job| job.device_count).sum::<usize>();
+        let in_use = running.iter().map(|running| running.weight()).sum::<usize>()
+            + starting.iter().map(|job| job.weight()).sum::<usize>();
         prop_assert!(project.device_quota.is_none_or(|quota| in_use <= quota));
         let promised = running.iter().map(|running| {
             let ran_s = cluster.now_s - running.start_s;
-            running.job.estimate_s.unwrap_or(0).saturating_sub(ran_s) * running.device_count() as u64
+            running.job.estimate_s.unwrap_or(0).saturating_sub(ran_s) * running.weight() as u64
         });
-        let wanted = starting.iter().map(|job| job.estimate_s.unwrap_or(0) * job.device_count as u64);
+        let wanted = starting.iter().map(|job| job.estimate_s.unwrap_or(0) * job.weight() as u64);
         let taken = project.used_device_s + promised.sum::<u64>() + wanted.sum::<u64>();
         prop_assert!(project.device_s_quota.is_none_or(|quota| taken <= quota));
     }
     for job in cluster.waiting.iter().filter(|job| starts.contains(&job.id)) {
-        let cost = job.spent_device_s + job.estimate_s.unwrap_or(0) * job.device_count as u64;
+        let cost = job.spent_device_s + job.estimate_s.unwrap_or(0) * job.weight() as u64;
         prop_assert!(job.cost_limit_device_s.is_none_or(|limit| cost <= limit && job.spent_device_s < limit));
     }
     Ok(())
@@ -136,4 +139,91 @@ proptest! {
             plan = again;
         }
     }
+}
+
+/// A slot of several devices is for one job: who needs it gets it, and nobody else breaks
+/// into it while a narrow one is free.
+#[test]
+fn slots_of_several_devices_are_left_to_those_who_need_them() {
+    let device = |width| Device { memory_mib: 80_000, width };
+    let wide = Job { width: 2, place: 1, ..job(2) };
+    let cluster = Cluster {
+        projects: vec![project("all", 1)],
+        nodes: vec![
+            Node { devices: vec![device(2)], ..node("a", 0) },
+            Node { devices: vec![device(1)], ..node("b", 0) },
+        ],
+        waiting: vec![job(1), wide.clone()],
+        ..Cluster::default()
+    };
+    let at: BTreeMap<_, _> = cluster
+        .plan()
+        .placements
+        .iter()
+        .map(|placement| (placement.job.0, placement.parts[0].node.0))
+        .collect();
+    assert_eq!(at, BTreeMap::from([(1, 1), (2, 0)]));
+
+    // While the slot is in use it is kept: a narrow job that comes behind does not get it.
+    let busy = Running {
+        job: job(3),
+        parts: vec![Part { node: NodeNo(0), devices: vec![0] }],
+        start_s: 0,
+        is_stopping: false,
+    };
+    let blocked = Cluster { running: vec![busy], waiting: vec![wide.clone()], ..cluster.clone() };
+    let plan = blocked.plan();
+    assert_eq!(plan.reservations[0].parts, vec![Part { node: NodeNo(0), devices: vec![0] }]);
+    assert_eq!(plan.waiting[0].reason.word(), "reserved");
+
+    let narrow = Cluster { nodes: vec![node("b", 2)], waiting: vec![wide], ..cluster };
+    let plan = narrow.plan();
+    assert_eq!(plan.waiting[0].reason.word(), "too_narrow");
+    let sentence = plan.waiting[0].reason.sentence(&narrow.facts());
+    assert!(sentence.contains("2 devices at once; the widest slot has 1"), "{sentence}");
+}
+
+/// A project of its own quota counts every device of a slot.
+#[test]
+fn a_job_on_two_devices_counts_twice() {
+    let cluster = Cluster {
+        projects: vec![Project { device_quota: Some(3), ..project("all", 1) }],
+        nodes: vec![Node { devices: vec![Device { memory_mib: 80_000, width: 2 }; 3], ..node("a", 0) }],
+        waiting: (1..=2).map(|id| Job { width: 2, ..job(id) }).collect(),
+        ..Cluster::default()
+    };
+    let plan = cluster.plan();
+    assert_eq!(plan.placements.len(), 1);
+    assert_eq!(plan.waiting[0].reason.word(), "device_quota");
+}
+
+/// Within a project the place goes before the time of submission.
+#[test]
+fn places_order_the_jobs_of_a_project() {
+    let cluster = Cluster {
+        now_s: 10,
+        projects: vec![project("all", 1)],
+        nodes: vec![node("a", 1)],
+        waiting: vec![Job { submit_s: 1, place: 5, ..job(1) }, Job { submit_s: 9, place: -5, ..job(2) }],
+        ..Cluster::default()
+    };
+    assert_eq!(cluster.plan().placements[0].job.0, 2);
+}
+
+/// Who is next in line takes turns by the shares, whoever was submitted first.
+#[test]
+fn projects_take_turns_in_the_line() {
+    let cluster = Cluster {
+        projects: vec![project("one", 1), project("two", 2)],
+        nodes: vec![node("a", 1)],
+        waiting: (0..12)
+            .map(|id| Job { project: ProjectNo(usize::from(id >= 6)), submit_s: id, ..job(id.into()) })
+            .collect(),
+        now_s: 20,
+        ..Cluster::default()
+    };
+    let line = cakes_planner::line(&cluster.facts().check().unwrap(), 9);
+    let of_one = line.iter().filter(|id| id.0 < 6).count();
+    assert_eq!((line.len(), of_one), (9, 3));
+    assert_eq!(cakes_planner::line(&cluster.facts().check().unwrap(), 99).len(), 12);
 }

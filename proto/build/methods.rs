@@ -9,7 +9,7 @@ use tonic_prost_build::FileDescriptorSet;
 const PACKAGE: &str = "cakes.v1";
 
 /// Fields that name what a request is about.
-const OBJECT_FIELDS: [&str; 3] = ["id", "digest", "architecture_digest"];
+const OBJECT_FIELDS: [&str; 4] = ["id", "digest", "architecture_digest", "name"];
 
 /// What is served beside the package: name, path, whether answers are a stream.
 const OTHERS: [(&str, &str, bool); 4] = [

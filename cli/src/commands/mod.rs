@@ -11,6 +11,7 @@ mod exchange;
 mod follow;
 pub mod job;
 mod man;
+pub mod project;
 mod remark;
 mod repeat;
 mod reproduce;
@@ -37,6 +38,7 @@ pub async fn run(arguments: Arguments) -> Result<Outcome, CommandError> {
         Noun::Job(command) => Box::pin(job::run(global, command)).await,
         Noun::Arch(command) => Box::pin(arch::run(global, command)).await,
         Noun::Worker(command) => worker::run(global, command).await,
+        Noun::Project(command) => project::run(global, command).await,
         Noun::Webhook(command) => webhook::run(global, command).await,
         Noun::Dataset(command) => dataset::run(global, &command),
         Noun::Context(command) => context::run(global, command),

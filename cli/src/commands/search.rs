@@ -25,7 +25,7 @@ pub enum SearchCommand {
     ///
     /// Everything that is wrong with the file is said before anything is sent.
     #[command(
-        after_help = "Examples:\n  cakes search submit search.json --wait\n  cakes search submit search.yaml --dry-run"
+        after_help = "Examples:\n  cakes search submit search.json --wait\n  cakes search submit search.yaml --dry-run\n  cakes search submit search.yaml --project radiology --priority 10"
     )]
     Submit(SubmitArguments),
     /// Show one search with its jobs.
@@ -141,6 +141,12 @@ pub struct SubmitArguments {
     /// Follow the search until it has ended, then print its front.
     #[arg(long)]
     wait: bool,
+    /// Project whose quotas and share its jobs count for [default: that of the file, else default].
+    #[arg(long, value_name = "NAME")]
+    project: Option<String>,
+    /// Of its jobs, -1000 to 1000; higher goes first [default: that of the file, else 0].
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    priority: Option<i32>,
     /// The same id returns the first search instead of a second one.
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
@@ -241,6 +247,10 @@ async fn submit(global: &GlobalArguments, arguments: SubmitArguments) -> Result<
     } else if request.request_id.is_empty() {
         request.request_id = Uuid::new_v4().to_string();
     }
+    if let Some(project) = arguments.project {
+        request.project = project;
+    }
+    request.priority = arguments.priority.unwrap_or(request.priority);
     request.validate_only |= arguments.dry_run;
     let is_dry = request.validate_only;
     let client = Client::connect(global).await?;

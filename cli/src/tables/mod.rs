@@ -103,6 +103,9 @@ pub fn search_details(search: &v1::Search, now: DateTime<Utc>) -> String {
         lines
             .push(format!("origin   {what} from {} (cakes {}), {when}", import.source, import.cakes_version));
     }
+    if !matches!(search.project.as_str(), "" | "default") || search.priority != 0 {
+        lines.push(format!("project  {}, priority {}", dash(&search.project), search.priority));
+    }
     if !search.labels.is_empty() {
         lines.push(format!("labels   {}", labels(&search.labels)));
     }
@@ -143,6 +146,36 @@ pub fn workers(workers: &[v1::Worker], now: DateTime<Utc>) -> Rows {
             ago(worker.last_seen_time.as_ref(), now),
             worker.version.clone(),
             suspicion(worker, now),
+        ]);
+    }
+    rows
+}
+
+/// Projects, one a row.
+pub fn projects(projects: &[v1::Project]) -> Rows {
+    let mut rows = Rows::new([
+        ("NAME", Left),
+        ("SHARE", Right),
+        ("DEVICES", Right),
+        ("QUOTA", Right),
+        ("HOURS", Right),
+        ("QUOTA", Right),
+        ("PERIOD", Right),
+        ("RECENT", Right),
+        ("WAITING", Right),
+    ]);
+    for project in projects {
+        let limit = |quota: Option<String>| quota.unwrap_or_else(|| "-".to_owned());
+        rows.push(vec![
+            project.name.clone(),
+            project.share.to_string(),
+            project.busy_device_count.to_string(),
+            limit(project.device_quota.map(|quota| quota.to_string())),
+            format!("{:.1}", project.used_device_hours),
+            limit(project.device_hours_quota.map(|quota| format!("{quota:.1}"))),
+            format!("{} d", project.period_days),
+            format!("{:.1}", project.usage_device_hours),
+            project.waiting_job_count.to_string(),
         ]);
     }
     rows

@@ -19,6 +19,9 @@ pub struct Candidate {
     pub epoch: i64,
     pub memory_mib: i64,
     pub device_count: i32,
+    pub project: String,
+    /// Whether its project has a quota.
+    pub has_quota: bool,
     /// The worker that it keeps away from at present.
     pub avoids: Option<String>,
     /// Optimizer steps of the checkpoint that it goes on from.
@@ -66,6 +69,8 @@ mod tests {
             epoch: 0,
             memory_mib,
             device_count,
+            project: "default".to_owned(),
+            has_quota: false,
             avoids: avoids.map(str::to_owned),
             resume_step: None,
         });

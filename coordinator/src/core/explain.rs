@@ -27,6 +27,8 @@ pub struct Facts {
     pub runs_on: Option<Placement>,
     /// A worker that it keeps away from for a while, after a fault there.
     pub avoided_worker: Option<String>,
+    /// Why the planner does not start it, where that has to do with other jobs.
+    pub planned: Option<String>,
     pub workers: Vec<WorkerFacts>,
 }
 
@@ -173,6 +175,9 @@ fn obstacle(facts: &Facts) -> String {
             facts.memory_mib
         );
     }
+    if let Some(planned) = &facts.planned {
+        return planned.clone();
+    }
     let mut free = devices().filter(|(_, device)| !device.busy && device.fits(facts));
     match free.find(|(worker, _)| Some(&worker.id) != facts.avoided_worker.as_ref()) {
         Some((worker, _)) => format!("Worker {} is free and will be offered it at its next call.", worker.id),
@@ -208,6 +213,7 @@ mod tests {
             checkpoint_step: 0,
             runs_on: None,
             avoided_worker: None,
+            planned: None,
             workers: Vec::new(),
         }
     }
@@ -243,7 +249,12 @@ mod tests {
         says(&Facts { workers: vec![suspect.clone()], ..facts() }, "a while: its disk is full");
         says(&Facts { workers: vec![suspect, worker("b", 2000, false)], ..facts() }, "Worker b is free");
         says(&Facts { workers: vec![worker("a", 500, false)], ..facts() }, "about 1000 MiB");
-        says(&Facts { workers: vec![worker("a", 2000, true)], ..facts() }, "busy (1 in all)");
+        let busy = Facts { workers: vec![worker("a", 2000, true)], ..facts() };
+        says(&busy, "busy (1 in all)");
+        says(
+            &Facts { planned: Some("Its project has used its quota.".into()), ..busy },
+            "has used its quota",
+        );
         says(&Facts { workers: vec![worker("a", 2000, false)], ..facts() }, "Worker a is free");
         let avoided = Some("a".to_owned());
         says(

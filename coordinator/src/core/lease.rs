@@ -39,11 +39,13 @@ pub enum Desired {
 
 named!(Desired, "desired state", { Run => "run", Cancel => "cancel", Yield => "yield" });
 
-/// What a live attempt is to do, given its job and its worker.
-pub fn desired(job: JobState, worker: Schedule) -> Desired {
+/// What a live attempt is to do, given its job, its worker, and whether it was told to make
+/// way for another job.
+pub fn desired(job: JobState, worker: Schedule, makes_way: bool) -> Desired {
     match (job, worker) {
         (JobState::Cancelling, _) => Desired::Cancel,
         (JobState::Pausing, _) | (_, Schedule::Draining) => Desired::Yield,
+        _ if makes_way => Desired::Yield,
         _ => Desired::Run,
     }
 }
@@ -118,9 +120,10 @@ mod tests {
 
     #[test]
     fn a_cancel_goes_before_a_drain() {
-        assert_eq!(desired(JobState::Cancelling, Schedule::Draining), Desired::Cancel);
-        assert_eq!(desired(JobState::Running, Schedule::Draining), Desired::Yield);
-        assert_eq!(desired(JobState::Running, Schedule::Cordoned), Desired::Run);
-        assert_eq!(desired(JobState::Pausing, Schedule::Ready), Desired::Yield);
+        assert_eq!(desired(JobState::Cancelling, Schedule::Draining, true), Desired::Cancel);
+        assert_eq!(desired(JobState::Running, Schedule::Draining, false), Desired::Yield);
+        assert_eq!(desired(JobState::Running, Schedule::Cordoned, false), Desired::Run);
+        assert_eq!(desired(JobState::Running, Schedule::Ready, true), Desired::Yield);
+        assert_eq!(desired(JobState::Pausing, Schedule::Ready, false), Desired::Yield);
     }
 }

@@ -6,6 +6,9 @@
 //! | [`job`] | where a job goes from here |
 //! | [`retry`] | whether and when a job is tried again |
 //! | [`assign`] | which of several workers gets which job |
+//! | [`schedule`] | which jobs go first, why the others wait, who makes way |
+//! | [`ranks`] | how the order of the queue is written down |
+//! | [`project`] | what a project may use |
 //! | [`lease`] | how long a lease lasts, whether late ones are taken |
 //! | [`retention`] | which checkpoints are kept |
 //! | [`search`] | what a search does next |
@@ -42,9 +45,12 @@ pub mod job;
 pub mod lease;
 pub mod memory;
 pub mod note;
+pub mod project;
+pub mod ranks;
 pub mod retention;
 pub mod retry;
 pub mod rights;
+pub mod schedule;
 pub mod search;
 pub mod size;
 pub mod spiffe;

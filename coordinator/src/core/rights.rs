@@ -80,6 +80,9 @@ pub fn needs(method: Method) -> Needs {
         M::CordonWorker => OPERATOR,
         M::UncordonWorker => OPERATOR,
 
+        M::ListProjects => VIEWER,
+        M::SetProject => OPERATOR,
+
         // Also what only reads: whoever knows the address of a webhook can often write there.
         M::AddWebhook => OPERATOR,
         M::ListWebhooks => OPERATOR,

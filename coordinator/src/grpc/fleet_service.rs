@@ -1,13 +1,15 @@
-//! Workers, for the people who operate them.
+//! Workers and projects, for the people who operate them.
 
 use cakes_proto::v1;
 use cakes_proto::v1::fleet_service_server::FleetService;
 use tonic::{Request, Response, Status};
 
+use super::status::invalid_field;
 use super::{Api, lookup, wire};
+use crate::core::project::{ProjectName, Terms};
 use crate::core::worker::Schedule;
 use crate::store::read::workers;
-use crate::store::workers as writes;
+use crate::store::{projects, workers as writes};
 
 #[tonic::async_trait]
 impl FleetService for Api {
@@ -39,6 +41,31 @@ impl FleetService for Api {
         request: Request<v1::UncordonWorkerRequest>,
     ) -> Result<Response<v1::Worker>, Status> {
         self.schedule(&request.into_inner().id, Schedule::Ready).await
+    }
+
+    async fn list_projects(
+        &self,
+        _: Request<v1::ListProjectsRequest>,
+    ) -> Result<Response<v1::ListProjectsResponse>, Status> {
+        let found = projects::list(self.reader(), None).await?;
+        Ok(Response::new(v1::ListProjectsResponse {
+            projects: found.into_iter().map(wire::project).collect(),
+        }))
+    }
+
+    async fn set_project(
+        &self,
+        request: Request<v1::SetProjectRequest>,
+    ) -> Result<Response<v1::Project>, Status> {
+        let v1::SetProjectRequest { name, share, device_quota, device_hours_quota, period_days } =
+            request.into_inner();
+        let name: ProjectName = name.parse().map_err(|problem| invalid_field("name", problem))?;
+        let terms = Terms::check(share, device_quota, device_hours_quota, period_days)
+            .map_err(|(field, problem)| invalid_field(field, problem))?;
+        let written = name.clone();
+        self.write(move |pool| async move { projects::set(&pool, &written, &terms).await }).await?;
+        let found = projects::list(self.reader(), Some(name.as_str())).await?.pop();
+        Ok(Response::new(found.map(wire::project).unwrap_or_default()))
     }
 }
 

@@ -221,7 +221,7 @@ impl JobService for Api {
         let pool = self.reader();
         let id = lookup::job(pool, "id", &request.into_inner().id).await?;
         let job = jobs::get(pool, id).await?;
-        let facts = reasons::facts(pool, &job, self.policy.lease_ttl).await?;
+        let facts = reasons::facts(pool, &job, self.rules()).await?;
         let attempts = attempts::of_job(pool, id).await?;
         Ok(Response::new(v1::ExplainJobResponse {
             explanation: explain(&facts),

@@ -33,6 +33,7 @@ mod worker_service;
 mod worker_wire;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
@@ -45,6 +46,7 @@ pub use status::ERROR_DOMAIN;
 pub(crate) use status::audited;
 
 use crate::core::lease::Policy;
+use crate::core::schedule::Rules;
 use crate::core::throttle;
 use crate::lane::Lane;
 use crate::reconcile::Bell;
@@ -61,6 +63,7 @@ use transfer::Transfers;
 pub struct Api {
     pools: Pools,
     policy: Policy,
+    rules: Arc<Rules>,
     report_interval: Duration,
     artifact_url: String,
     keep_checkpoints: usize,
@@ -82,6 +85,8 @@ pub struct Api {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub policy: Policy,
+    /// Of the planner of jobs.
+    pub planning: cakes_planner::Policy,
     /// How often workers report while a job runs.
     pub report_interval: Duration,
     /// Where workers put checkpoints.
@@ -133,6 +138,7 @@ impl Api {
     pub fn new(pools: Pools, settings: Settings, bell: Bell, shutdown: &Shutdown) -> Self {
         let Settings {
             policy,
+            planning,
             report_interval,
             artifact_url,
             keep_checkpoints,
@@ -152,6 +158,7 @@ impl Api {
             leases: Leases::new(pools.renewals.clone()),
             pools,
             policy,
+            rules: Arc::new(Rules { lease_ttl: policy.lease_ttl, policy: planning }),
             report_interval,
             artifact_url,
             keep_checkpoints,
@@ -164,6 +171,11 @@ impl Api {
             limits,
             transfers: Transfers::default(),
         }
+    }
+
+    /// What rounds go by.
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// Connections for everything that only reads.

@@ -15,10 +15,12 @@ use super::paging::{Page, Position, SIZE_MAX, order_by};
 use super::status::{invalid_field, invalid_spec};
 use super::stream::{Messages, News, Then, Watched};
 use super::{Api, front, labels, lookup, plan, resume, values, wire};
+use crate::core::project::ProjectName;
 use crate::core::search::{NOT_MEASURED, PredictedLatency, SearchState};
 use crate::store::notes::Subject;
 use crate::store::read::latency::{MeasuredLatency, latency};
 use crate::store::read::{architectures, front as results, jobs, notes, searches};
+use crate::store::searches::Terms;
 use crate::store::{Error, PgPool, searches as writes};
 
 /// What masks of searches choose from.
@@ -37,18 +39,19 @@ impl SearchService for Api {
         &self,
         request: Request<v1::SubmitSearchRequest>,
     ) -> Result<Response<v1::SubmitSearchResponse>, Status> {
-        let v1::SubmitSearchRequest { request_id, search, validate_only, labels } = request.into_inner();
-        let labels = labels::checked("labels", labels)?;
+        let v1::SubmitSearchRequest { request_id, search, validate_only, labels, project, priority } =
+            request.into_inner();
+        let terms = terms(labels::checked("labels", labels)?, &project, priority)?;
         let request_id = request_id_if_given(request_id)?;
         let checked = search_from_wire(search).map_err(|spec| invalid_spec("search", &spec))?;
         let plan = plan::plan(&checked).map_err(|spec| invalid_spec("search", &spec))?;
         let search = if validate_only {
-            unrecorded(&checked, labels)
+            unrecorded(&checked, terms)
         } else {
             self.queue.add_search(self.reader()).await?;
             let id = self
                 .write_then_plan(move |pool| async move {
-                    writes::submit(&pool, &checked, &labels, request_id.as_deref()).await
+                    writes::submit(&pool, &checked, &terms, request_id.as_deref()).await
                 })
                 .await?;
             load(self.reader(), id).await?
@@ -252,9 +255,20 @@ pub(super) async fn load(pool: &PgPool, id: SearchId) -> Result<v1::Search, Stat
 }
 
 /// What a search would be, had it been recorded.
-fn unrecorded(search: &CheckedSearch, labels: Labels) -> v1::Search {
+fn unrecorded(search: &CheckedSearch, terms: Terms) -> v1::Search {
     let spec = Some(search_to_wire(search.spec()));
-    v1::Search { spec, labels: labels.into(), ..v1::Search::default() }
+    let Terms { labels, project, priority } = terms;
+    let project = project.as_str().to_owned();
+    v1::Search { spec, labels: labels.into(), project, priority, ..v1::Search::default() }
+}
+
+/// Without a project, those of the one that is always there.
+fn terms(labels: Labels, project: &str, priority: i32) -> Result<Terms, Status> {
+    let project = match project {
+        "" => ProjectName::default(),
+        name => name.parse().map_err(|problem| invalid_field("project", problem))?,
+    };
+    Ok(Terms { labels, project, priority })
 }
 
 fn position_from_page(position: &Position) -> Result<(DateTime<Utc>, SearchId), Status> {

@@ -14,6 +14,7 @@ use crate::core::job::{JobKind, JobState};
 use crate::core::search::{Derived, SearchState};
 use crate::core::worker::{Device, Schedule};
 use crate::store::attempts::Environment;
+use crate::store::projects::ProjectRecord;
 use crate::store::read::architectures::ArchitectureRecord;
 use crate::store::read::attempts::AttemptRecord;
 use crate::store::read::checkpoint::CheckpointEntry;
@@ -57,6 +58,8 @@ pub(super) fn search(record: SearchRecord, jobs: Vec<JobRecord>) -> v1::Search {
         etag: Etag::of_search(record.state, &record.labels).to_string(),
         labels: record.labels.into(),
         notes: Vec::new(),
+        project: record.project,
+        priority: record.priority,
         resume_token: String::new(),
     }
 }
@@ -96,6 +99,8 @@ pub(super) fn job(record: JobRecord) -> v1::Job {
         etag: Etag::of_job(record.state, record.epoch, &record.labels).to_string(),
         labels: record.labels.into(),
         notes: Vec::new(),
+        project: record.project,
+        priority: record.priority,
         resume_token: String::new(),
     }
 }
@@ -263,6 +268,21 @@ pub(super) fn worker(record: WorkerRecord) -> v1::Worker {
         last_seen_time: time(record.last_seen_time),
         register_time: time(record.register_time),
         version: record.version,
+    }
+}
+
+pub(super) fn project(record: ProjectRecord) -> v1::Project {
+    let hours = |seconds: f64| seconds / 3600.0;
+    v1::Project {
+        name: record.name,
+        share: record.share.unsigned_abs(),
+        device_quota: record.device_quota.map(i32::unsigned_abs),
+        device_hours_quota: record.device_s_quota.map(|quota| hours(quota as f64)),
+        period_days: record.period_days.unsigned_abs(),
+        used_device_hours: hours(record.used_device_s),
+        usage_device_hours: hours(record.usage_device_s),
+        busy_device_count: u32::try_from(record.busy_device_count).unwrap_or(u32::MAX),
+        waiting_job_count: u32::try_from(record.waiting_job_count).unwrap_or(u32::MAX),
     }
 }
 

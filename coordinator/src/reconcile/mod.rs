@@ -9,6 +9,7 @@ mod advance_searches;
 mod deliver_webhooks;
 mod expire_leases;
 mod judge_workers;
+mod plan_jobs;
 mod remove_orphans;
 mod retain;
 mod ticks;
@@ -28,6 +29,7 @@ pub use deliver_webhooks::Webhooks;
 
 use crate::config::Retention;
 use crate::core::lease::Policy;
+use crate::core::schedule::Rules;
 use crate::store::Pools;
 
 /// Time between two looks when nobody rings.
@@ -56,6 +58,7 @@ impl Bell {
 pub fn spawn(
     pools: &Pools,
     policy: Policy,
+    rules: Rules,
     webhooks: Webhooks,
     bell: &Bell,
     stop: &CancellationToken,
@@ -64,7 +67,9 @@ pub fn spawn(
     let advance = advance_searches::run(pools.control.clone(), bell.clone(), stop.clone());
     let expire = expire_leases::run(pools.control.clone(), policy, bell.clone(), stop.clone());
     let judge = judge_workers::run(pools.control.clone(), stop.clone());
+    let plan = plan_jobs::run(pools.control.clone(), rules, stop.clone());
     spawn_named(tracker, "advance-searches", advance);
+    spawn_named(tracker, "plan-jobs", plan);
     spawn_named(tracker, "judge-workers", judge);
     spawn_named(tracker, "expire-leases", expire);
     let deliver = deliver_webhooks::run(pools.control.clone(), webhooks, stop.clone());

@@ -28,6 +28,8 @@ pub(super) struct JobRow {
     pub search: Option<SearchId>,
     pub state: JobState,
     pub epoch: i64,
+    /// Whether the attempt of this epoch was told to make way for another job.
+    pub makes_way: bool,
     pub counters: Counters,
 }
 
@@ -38,9 +40,9 @@ pub(super) struct JobRow {
 pub(super) async fn lock(connection: &mut PgConnection, id: JobId) -> Result<JobRow, Error> {
     // S10: who completes and who cancels wait for each other here.
     let row = sqlx::query!(
-        "select search_id, state, epoch, lost_count, infrastructure_count, resource_count, numeric_count,
-             no_progress_count, furthest_step
-         from job where id = $1 for no key update",
+        r#"select search_id, state, epoch, coalesce(yield_epoch = epoch, false) as "makes_way!",
+               lost_count, infrastructure_count, resource_count, numeric_count, no_progress_count, furthest_step
+           from job where id = $1 for no key update"#,
         id.0
     )
     .fetch_optional(connection)
@@ -52,6 +54,7 @@ pub(super) async fn lock(connection: &mut PgConnection, id: JobId) -> Result<Job
         search: row.search_id.map(SearchId),
         state: row.state.parse().map_err(|error| corrupt(format!("the state of job {id}"), &error))?,
         epoch: row.epoch,
+        makes_way: row.makes_way,
         counters: Counters {
             lost: row.lost_count.unsigned_abs(),
             infrastructure: row.infrastructure_count.unsigned_abs(),

@@ -7,7 +7,7 @@
 //!
 //! Who writes for an attempt proves it in the same transaction: [`fence`] locks
 //! the attempt's row and compares epoch and nonce. Locks are taken in one order:
-//! search, worker, job, attempt, lease. What skips locked rows waits for nobody and
+//! search, worker, job, project, attempt, lease. What skips locked rows waits for nobody and
 //! stands outside that order.
 //!
 //! Callers run writes to their end: a transaction that is dropped half-way costs
@@ -30,7 +30,9 @@ pub mod checkpoints;
 pub mod exchange;
 pub mod jobs;
 pub mod notes;
+pub mod projects;
 pub mod read;
+pub mod schedule;
 pub mod searches;
 pub mod webhooks;
 pub mod workers;

@@ -45,7 +45,7 @@ pub(super) async fn queue(
     let (length, jobs) = web
         .ask(async {
             let length = waiting::length(&web.pool).await?;
-            Ok((length, waiting::page(&web.pool, offset, limit, web.lease_ttl.0).await?))
+            Ok((length, waiting::page(&web.pool, offset, limit, web.api.rules()).await?))
         })
         .await?;
     let jobs: Vec<_> = jobs
@@ -53,7 +53,8 @@ pub(super) async fn queue(
         .map(|entry| {
             json!({
                 "position": entry.facts.queue_position,
-                "priority": entry.priority,
+                "priority": entry.job.priority,
+                "project": entry.job.project,
                 "memory_mib": entry.facts.memory_mib,
                 "reason": explain(&entry.facts),
                 "job": JobView::from(entry.job),

@@ -102,7 +102,7 @@ pub(super) async fn one(
         .ask(async {
             let id = job(&web.pool, &id).await?;
             let job = jobs::get(&web.pool, id).await?;
-            let facts = reasons::facts(&web.pool, &job, web.lease_ttl.0).await?;
+            let facts = reasons::facts(&web.pool, &job, web.api.rules()).await?;
             let attempts = attempts::of_job(&web.pool, id).await?;
             let remarks = notes::of(&web.pool, Subject::Job(id)).await?;
             let runs_on = facts.runs_on.as_ref();

@@ -60,8 +60,6 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 /// What an operator can set about the page.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Silence after which a worker counts as lost.
-    pub lease_ttl: Duration,
     /// Names beside `localhost` and addresses under which the page is answered: those
     /// of a proxy before it.
     pub allowed_hosts: Vec<String>,
@@ -78,7 +76,6 @@ pub struct Settings {
 struct Web {
     api: Api,
     pool: PgPool,
-    lease_ttl: LeaseTtl,
     allowed_hosts: Arc<[String]>,
     requires_token: bool,
     is_encrypted: bool,
@@ -91,10 +88,6 @@ struct Web {
     tasks: TaskTracker,
     audit: Audit,
 }
-
-/// Silence after which a worker counts as lost.
-#[derive(Clone, Copy, Debug)]
-struct LeaseTtl(Duration);
 
 impl Web {
     /// Answers a question to the database when it is its turn.
@@ -124,7 +117,6 @@ pub async fn serve(
         audit: Audit::new(pool.clone()),
         api,
         pool,
-        lease_ttl: LeaseTtl(settings.lease_ttl),
         allowed_hosts: settings.allowed_hosts.into(),
         requires_token: settings.requires_token,
         is_encrypted: settings.is_encrypted,

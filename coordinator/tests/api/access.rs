@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use cakes_coordinator::core::access::{Action, Role, TokenRole, permits};
-use cakes_coordinator::core::lease::Policy;
 use cakes_coordinator::core::throttle::Limits;
 use cakes_coordinator::store::access::{self, AuditRecord, issue, revoke};
 use cakes_coordinator::store::{Error, MIGRATIONS, PgPool};
@@ -362,10 +361,8 @@ async fn a_preview_records_nothing_and_a_repetition_queues_nothing(pool: PgPool)
 #[sqlx::test(migrator = "MIGRATIONS")]
 async fn where_reading_needs_a_token_nobody_else_is_told_anything(pool: PgPool) {
     let allowed = vec!["cakes.example".to_owned()];
-    let lease_ttl = Policy::default().lease_ttl;
     let callers = Limits::default();
-    let settings =
-        Settings { lease_ttl, allowed_hosts: allowed, requires_token: true, is_encrypted: false, callers };
+    let settings = Settings { allowed_hosts: allowed, requires_token: true, is_encrypted: false, callers };
     let service = Service::start_with(pool.clone(), settings).await;
     for path in ["/searches", "/jobs", "/queue", "/workers", "/events", "/changes"] {
         assert_eq!(get(&service, path, "").await.status, 401, "{path}");

@@ -91,3 +91,40 @@ async fn a_drained_worker_hands_back_and_takes_no_more(pool: PgPool) {
     let listed = service.fleet().list_workers(v1::ListWorkersRequest {}).await.unwrap().into_inner();
     assert_eq!(listed.workers.len(), 1);
 }
+
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn a_project_is_made_and_a_search_of_it_has_its_name_and_priority(pool: PgPool) {
+    let service = Service::start(pool).await;
+    let wish = v1::SetProjectRequest {
+        name: "lung".to_owned(),
+        share: 3,
+        device_quota: Some(2),
+        device_hours_quota: Some(1.5),
+        period_days: 0,
+    };
+    let made = service.fleet().set_project(wish.clone()).await.unwrap().into_inner();
+    assert_eq!(
+        (made.share, made.device_quota, made.device_hours_quota, made.period_days),
+        (3, Some(2), Some(1.5), 30)
+    );
+    for (field, wrong) in [
+        ("name", v1::SetProjectRequest { name: "Lung".to_owned(), ..wish.clone() }),
+        ("share", v1::SetProjectRequest { share: 1_000_001, ..wish.clone() }),
+        ("device_hours_quota", v1::SetProjectRequest { device_hours_quota: Some(-1.0), ..wish.clone() }),
+        ("period_days", v1::SetProjectRequest { period_days: 999, ..wish }),
+    ] {
+        let refused = service.fleet().set_project(wrong).await.unwrap_err();
+        assert!(refused.message().starts_with(field), "{refused}");
+    }
+    let listed = service.fleet().list_projects(v1::ListProjectsRequest {}).await.unwrap().into_inner();
+    let names: Vec<&str> = listed.projects.iter().map(|project| project.name.as_str()).collect();
+    assert_eq!(names, ["default", "lung"]);
+
+    let submit = v1::SubmitSearchRequest { project: "lung".to_owned(), priority: -7, ..small_search() };
+    let search = service.searches().submit_search(submit.clone()).await.unwrap().into_inner().search.unwrap();
+    assert_eq!((search.project.as_str(), search.priority), ("lung", -7));
+    assert!(search.jobs.iter().all(|job| job.project == "lung" && job.priority == -7), "{search:#?}");
+    let unknown = v1::SubmitSearchRequest { project: "brain".to_owned(), ..submit };
+    let refused = service.searches().submit_search(unknown).await.unwrap_err();
+    assert!(refused.message().contains("cakes project set brain"), "{refused}");
+}

@@ -13,6 +13,7 @@ use cakes::scores::{ChannelScores, LayerScores};
 use cakes::spec::TaskKind;
 use cakes_coordinator::accept::{self, Accepting};
 use cakes_coordinator::core::lease::Policy;
+use cakes_coordinator::core::schedule::Rules;
 use cakes_coordinator::core::throttle::Limits;
 use cakes_coordinator::grpc::{self, Api};
 use cakes_coordinator::reconcile::{self, Bell};
@@ -47,7 +48,6 @@ pub struct Service {
 impl Service {
     pub async fn start(pool: PgPool) -> Self {
         let settings = web::Settings {
-            lease_ttl: Policy::default().lease_ttl,
             allowed_hosts: Vec::new(),
             requires_token: false,
             is_encrypted: false,
@@ -76,7 +76,6 @@ impl Service {
     /// One whose callers must say who they are.
     pub async fn start_for_known(pool: PgPool) -> Self {
         let settings = web::Settings {
-            lease_ttl: Policy::default().lease_ttl,
             allowed_hosts: Vec::new(),
             requires_token: true,
             is_encrypted: false,
@@ -96,9 +95,10 @@ impl Service {
         let pools = Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool };
         let (shutdown, bell, policy) = (Shutdown::default(), Bell::new(), Policy::default());
         let webhooks = reconcile::Webhooks { timeout: Duration::from_secs(10), allows_plain: false };
-        reconcile::spawn(&pools, policy, webhooks, &bell, &shutdown.stop, &shutdown.tasks);
+        reconcile::spawn(&pools, policy, Rules::default(), webhooks, &bell, &shutdown.stop, &shutdown.tasks);
         let settings = grpc::Settings {
             policy,
+            planning: Rules::default().policy,
             report_interval: Duration::from_secs(2),
             artifact_url: "file:///artifacts/".to_owned(),
             keep_checkpoints: 3,

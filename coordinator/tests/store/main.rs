@@ -15,6 +15,7 @@ mod expire;
 mod fail;
 mod intents;
 mod plan;
+mod projects;
 mod random_walk;
 mod reconcile;
 mod remarks;

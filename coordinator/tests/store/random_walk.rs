@@ -1,10 +1,10 @@
 //! Workers, people and the sweep at one job, at random and at once. Whatever
 //! happens, the rows keep to the rules, and a refusal is one that callers know.
 
-use cakes::labels::Labels;
 use cakes_coordinator::core::lease::Policy;
 use cakes_coordinator::core::retry::FailureClass;
 use cakes_coordinator::store::attempts::{Grant, commit_checkpoint, complete, expire_leases, fail, start};
+use cakes_coordinator::store::searches::Terms;
 use cakes_coordinator::store::{Error, PgPool, jobs, searches};
 use cakes_proto::ids::JobId;
 
@@ -139,7 +139,7 @@ async fn the_rows_keep_to_the_rules_whatever_happens(pool: PgPool) {
     let mut succeeded = 0;
     for seed in 0..6 {
         let search = search_of(&[1.0], &[1]);
-        let search_id = searches::submit(&pool, &search, &Labels::default(), None).await.unwrap();
+        let search_id = searches::submit(&pool, &search, &Terms::default(), None).await.unwrap();
         // The baseline stays out of the way.
         sqlx::query("update job set run_after = 'infinity' where kind = 'retrain'")
             .execute(&pool)

@@ -26,7 +26,7 @@ async fn first_job(pool: &PgPool, search: SearchId) -> JobId {
 #[sqlx::test(migrations = "../migrations")]
 async fn labels_of_a_search_change_once_and_tell_whoever_watches(pool: PgPool) {
     let given = labels(&[("owner", "ada")]);
-    let id = searches::submit(&pool, &small_search(), &given, None).await.unwrap();
+    let id = searches::submit(&pool, &small_search(), &given.clone().into(), None).await.unwrap();
     let before = read_searches::get(&pool, id).await.unwrap();
     assert_eq!(before.labels, given);
     let wanted = change(&[("paper", "miccai"), ("keep", "")], &["owner"]);
@@ -49,7 +49,8 @@ async fn labels_of_a_search_change_once_and_tell_whoever_watches(pool: PgPool) {
 
 #[sqlx::test(migrations = "../migrations")]
 async fn labels_of_a_job_change_once_and_are_not_those_of_its_search(pool: PgPool) {
-    let search = searches::submit(&pool, &small_search(), &labels(&[("owner", "ada")]), None).await.unwrap();
+    let search =
+        searches::submit(&pool, &small_search(), &labels(&[("owner", "ada")]).into(), None).await.unwrap();
     let job = first_job(&pool, search).await;
     let before = read_jobs::revision(&pool, job).await.unwrap();
     for _ in 0..2 {
@@ -66,7 +67,7 @@ async fn labels_of_a_job_change_once_and_are_not_those_of_its_search(pool: PgPoo
 async fn lists_hold_what_has_all_labels(pool: PgPool) {
     let mut ids = Vec::new();
     for given in [&[("owner", "ada")][..], &[("owner", "ada"), ("keep", "")], &[("owner", "eve")], &[]] {
-        ids.push(searches::submit(&pool, &small_search(), &labels(given), None).await.unwrap());
+        ids.push(searches::submit(&pool, &small_search(), &labels(given).into(), None).await.unwrap());
     }
     let found = async |wanted: &[(&str, &str)]| {
         let page = read_searches::page(&pool, &labels(wanted), Order::NewestFirst, None, 10).await.unwrap();
@@ -86,7 +87,7 @@ async fn lists_hold_what_has_all_labels(pool: PgPool) {
 #[sqlx::test(migrations = "../migrations")]
 async fn a_request_id_stands_for_the_labels_too(pool: PgPool) {
     let submit = async |given: &[(&str, &str)]| {
-        searches::submit(&pool, &small_search(), &labels(given), Some("once")).await
+        searches::submit(&pool, &small_search(), &labels(given).into(), Some("once")).await
     };
     let first = submit(&[("owner", "ada")]).await.unwrap();
     searches::label(&pool, first.into(), &change(&[], &["owner"])).await.unwrap();

@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use cakes::labels::Labels;
 use cakes::spec::CheckedSearch;
 use cakes_coordinator::core::job::EndReason;
 use cakes_coordinator::core::lease::{Desired, Policy};
@@ -18,6 +17,7 @@ use cakes_coordinator::store::attempts::{
     extend_leases, fail, reconcile, report, start,
 };
 use cakes_coordinator::store::checkpoints::review;
+use cakes_coordinator::store::searches::Terms;
 use cakes_coordinator::store::workers::{Registration, register, schedule};
 use cakes_coordinator::store::{Error, PgPool, jobs, searches};
 use cakes_model::database::{Answer, Call, Checkpoint, Lease, Rows, STRICT, Token, World, execute};
@@ -67,7 +67,7 @@ struct Scene {
 impl Scene {
     async fn new(pool: PgPool) -> Scene {
         let search = search_of(&[1.0], &[1]);
-        let search_id = searches::submit(&pool, &search, &Labels::default(), None).await.unwrap();
+        let search_id = searches::submit(&pool, &search, &Terms::default(), None).await.unwrap();
         let find = "select id from job where kind = 'supernet' and search_id = $1";
         let job = JobId(sqlx::query_scalar(find).bind(search_id.0).fetch_one(&pool).await.unwrap());
         // No other job may be granted.

@@ -6,7 +6,6 @@ use cakes::backbone::{Backbone, EncoderDecoder};
 use cakes::derive::{LatencyTable, LayerLatency};
 use cakes::frame::{ClassificationQuality, Quality, SegmentationQuality};
 use cakes::kernel::{Kernel, KernelSet};
-use cakes::labels::Labels;
 use cakes::network::SearchMode;
 use cakes::scores::{ChannelScores, LayerScores};
 use cakes::spec::{
@@ -20,7 +19,7 @@ use cakes_coordinator::store::attempts::{
     acquire, commit_checkpoint, complete, report, start,
 };
 use cakes_coordinator::store::workers::{Registration, register};
-use cakes_coordinator::store::{Error, PgPool};
+use cakes_coordinator::store::{Error, PgPool, searches};
 use cakes_proto::ids::{JobId, LeaseToken, SearchId, WorkerId};
 use chrono::Utc;
 use uuid::Uuid;
@@ -103,7 +102,7 @@ pub fn times(scores: &ChannelScores) -> LatencyTable {
 }
 
 pub async fn submit(pool: &PgPool, search: &CheckedSearch) -> SearchId {
-    cakes_coordinator::store::searches::submit(pool, search, &Labels::default(), None).await.unwrap()
+    searches::submit(pool, search, &searches::Terms::default(), None).await.unwrap()
 }
 
 /// A registered daemon.

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use cakes_coordinator::core::lease::Policy;
 use cakes_coordinator::core::retry::FailureClass;
+use cakes_coordinator::core::schedule::Rules;
 use cakes_coordinator::core::worker::Schedule;
 use cakes_coordinator::reconcile::{Bell, Webhooks, spawn};
 use cakes_coordinator::store::attempts::fail;
@@ -126,7 +127,7 @@ async fn the_task_judges_by_itself(pool: PgPool) {
     }
     let pools = Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool.clone() };
     let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
-    spawn(&pools, Policy::default(), Webhooks::default(), &Bell::new(), &stop, &tracker);
+    spawn(&pools, Policy::default(), Rules::default(), Webhooks::default(), &Bell::new(), &stop, &tracker);
     let judged = async {
         while record(&pool, &bad).await.suspect.is_none() {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cakes_coordinator::core::lease::Policy;
+use cakes_coordinator::core::schedule::Rules;
 use cakes_coordinator::reconcile::{Bell, Webhooks, spawn};
 use cakes_coordinator::store::{PgPool, Pools};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,7 @@ async fn until(mut condition: impl AsyncFnMut() -> bool) {
 async fn the_tasks_advance_searches_take_back_jobs_and_stop_when_told(pool: PgPool) {
     let pools = Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool.clone() };
     let (bell, stop, tracker) = (Bell::new(), CancellationToken::new(), TaskTracker::new());
-    spawn(&pools, Policy::default(), Webhooks::default(), &bell, &stop, &tracker);
+    spawn(&pools, Policy::default(), Rules::default(), Webhooks::default(), &bell, &stop, &tracker);
     let search = search_of(&[1.0], &[1]);
     let id = submit(&pool, &search).await;
     let worker = worker(&pool, "a").await;

@@ -43,7 +43,7 @@ async fn told(pool: &PgPool, id: WebhookId) -> Vec<&'static str> {
 }
 
 async fn ada_submits(pool: &PgPool) -> SearchId {
-    submit(pool, &small_search(), &labels(&[("owner", "ada"), ("team", "lung")]), None).await.unwrap()
+    submit(pool, &small_search(), &labels(&[("owner", "ada"), ("team", "lung")]).into(), None).await.unwrap()
 }
 
 fn wish(limit: i64, limit_per_webhook: i64) -> Claim {

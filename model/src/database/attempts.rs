@@ -144,7 +144,7 @@ pub(super) fn report(rows: &mut Rows, world: &World<'_>, token: Token, batch: Ba
     attempt.last_step = attempt.last_step.max(step);
     renew(attempt);
     let (ack_seq, worker) = (attempt.last_seq, attempt.worker);
-    Answer::Receipt { ack_seq, desired: desired(state, schedule(rows, worker)).into() }
+    Answer::Receipt { ack_seq, desired: desired(state, schedule(rows, worker), false).into() }
 }
 
 fn schedule(rows: &Rows, worker: u8) -> Schedule {
@@ -286,7 +286,7 @@ pub(super) fn end_badly(
     bad_end: EndReason,
     class: FailureClass,
 ) {
-    let asked = schedule.is_some_and(|schedule| desired(row.state, schedule) == lease::Desired::Yield);
+    let asked = schedule.is_some_and(|schedule| desired(row.state, schedule, false) == lease::Desired::Yield);
     let went_away = matches!(class, FailureClass::Lost | FailureClass::Cancelled);
     let handed_back = bad_end == EndReason::Failed && went_away && asked;
     let bad_end = if handed_back { EndReason::HandedBack } else { bad_end };

@@ -27,7 +27,7 @@ impl Fleet {
         let mut fleet = Fleet { nodes: Vec::new(), states: Vec::new(), up_device_count: 0 };
         for (group, name) in scenario.node_names() {
             let nodes = &scenario.nodes[group];
-            let device = Device { memory_mib: mib(nodes.memory_gib) };
+            let device = Device { memory_mib: mib(nodes.memory_gib), width: 1 };
             let devices = vec![device; nodes.devices as usize];
             fleet.up_device_count += devices.len();
             let labels = naming.labels(&nodes.labels);

@@ -122,6 +122,7 @@ fn job(naming: &mut Naming<'_>, project: &str, wants: &Wants, submit_s: u64, dev
         submit_s,
         not_before_s: 0,
         device_count,
+        width: 1,
         memory_mib: mib(wants.memory_gib),
         labels: naming.labels(&wants.labels),
         may_span: wants.may_span,
@@ -133,6 +134,7 @@ fn job(naming: &mut Naming<'_>, project: &str, wants: &Wants, submit_s: u64, dev
         is_preemptible: wants.preemptible,
         preemption_count: 0,
         avoids: None,
+        place: 0,
     }
 }
 

@@ -16,7 +16,8 @@ use super::Cluster;
 const NOW_S: u64 = 1_000_000;
 
 fn nodes() -> impl Strategy<Value = Vec<Node>> {
-    let device = select(vec![8_u64, 16, 32]).prop_map(|memory_mib| Device { memory_mib });
+    let device = (select(vec![8_u64, 16, 32]), select(vec![1_usize, 1, 2, 4]));
+    let device = device.prop_map(|(memory_mib, width)| Device { memory_mib, width });
     let schedules = vec![
         Schedule::Ready,
         Schedule::Ready,
@@ -61,6 +62,7 @@ fn job() -> impl Strategy<Value = Job> {
         subsequence(vec![DataNo(0), DataNo(1)], 0..=2),
         any::<bool>(),
         of((0_usize..5).prop_map(NodeNo)),
+        (select(vec![1_usize, 1, 1, 2, 3]), -1_i64..2),
     );
     let kind = (
         0_usize..3,
@@ -71,7 +73,7 @@ fn job() -> impl Strategy<Value = Job> {
     );
     (limits, wants, kind).prop_map(|(limits, wants, kind)| {
         let (estimate_s, deadline_s, cost_limit_device_s, spent_device_s, waited_s) = limits;
-        let (device_count, memory_mib, labels, data, may_span, avoids) = wants;
+        let (device_count, memory_mib, labels, data, may_span, avoids, (width, place)) = wants;
         let (project, priority, is_preemptible, preemption_count, not_before_s) = kind;
         Job {
             id: JobId(0),
@@ -80,6 +82,7 @@ fn job() -> impl Strategy<Value = Job> {
             submit_s: NOW_S - waited_s,
             not_before_s,
             device_count,
+            width,
             memory_mib,
             // Most jobs ask for none.
             labels: if waited_s % 3 == 0 { labels } else { Vec::new() },
@@ -92,6 +95,7 @@ fn job() -> impl Strategy<Value = Job> {
             is_preemptible,
             preemption_count,
             avoids: avoids.filter(|_| waited_s % 5 == 0),
+            place,
         }
     })
 }
@@ -112,12 +116,21 @@ pub fn cluster() -> impl Strategy<Value = Cluster> {
                 cluster.nodes.iter().map(|node| (0..node.devices.len()).collect()).collect();
             for (number, (mut job, (runs, ran_s, node))) in jobs.into_iter().enumerate() {
                 job.id = JobId(number as u128 + 1);
-                let fits = free.get(node).is_some_and(|free| free.len() >= job.device_count);
-                if !(runs && fits) {
+                let wide = |slot: &usize| cluster.nodes[node].devices[*slot].width >= job.width;
+                let fitting: Vec<usize> = free
+                    .get(node)
+                    .into_iter()
+                    .flatten()
+                    .copied()
+                    .filter(wide)
+                    .take(job.device_count)
+                    .collect();
+                if !runs || fitting.len() < job.device_count {
                     cluster.waiting.push(job);
                     continue;
                 }
-                let devices = free[node].drain(..job.device_count).collect();
+                free[node].retain(|slot| !fitting.contains(slot));
+                let devices = fitting;
                 let parts = vec![Part { node: NodeNo(node), devices }];
                 let is_stopping = ran_s % 7 == 0;
                 cluster.running.push(Running { job, parts, start_s: NOW_S - ran_s, is_stopping });

@@ -81,6 +81,7 @@ pub fn job(id: u128) -> Job {
         submit_s: 0,
         not_before_s: 0,
         device_count: 1,
+        width: 1,
         memory_mib: 0,
         labels: Vec::new(),
         may_span: false,
@@ -92,6 +93,7 @@ pub fn job(id: u128) -> Job {
         is_preemptible: true,
         preemption_count: 0,
         avoids: None,
+        place: 0,
     }
 }
 
@@ -109,7 +111,7 @@ pub fn project(name: &str, share: u32) -> Project {
 pub fn node(name: &str, device_count: usize) -> Node {
     Node {
         name: name.to_owned(),
-        devices: vec![Device { memory_mib: 80_000 }; device_count],
+        devices: vec![Device { memory_mib: 80_000, width: 1 }; device_count],
         labels: Vec::new(),
         schedule: Schedule::Ready,
         data: Vec::new(),

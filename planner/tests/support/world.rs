@@ -39,7 +39,7 @@ impl World {
         self.received_device_s.resize(cluster.projects.len(), 0);
         for (number, project) in cluster.projects.iter_mut().enumerate() {
             let of_it = cluster.running.iter().filter(|running| running.job.project.0 == number);
-            let in_use = of_it.map(|running| running.device_count()).sum();
+            let in_use = of_it.map(|running| running.weight()).sum();
             let took_device_s = in_use as u64 * step_s;
             project.usage_device_s = usage::decayed(project.usage_device_s, in_use, step_s, half_life_s);
             project.used_device_s += took_device_s;

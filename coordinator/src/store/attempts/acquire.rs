@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! lock workers ─► earlier grants of the same requests ─► take the front of the queue
-//!              ─► assign ─► write grants ─► commit
+//!              ─► assign ─► within quotas? ─► write grants ─► commit
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::slice;
 
 use cakes_proto::ids::{JobId, LeaseToken, Nonce, WorkerId};
@@ -14,6 +14,7 @@ use tracing::instrument;
 use uuid::Uuid;
 
 use super::grant_rows::{self, GrantRow, Grants};
+use super::quotas::Rooms;
 use super::together::{Answers, Locks, only};
 use super::{CheckpointRef, artifact_prefix};
 use crate::core::assign::{Candidate, Wish, assign};
@@ -83,6 +84,7 @@ async fn perform(
         answers: wishes.iter().map(|_| None).collect(),
         free: Vec::new(),
         silent: BTreeSet::new(),
+        kept: BTreeMap::new(),
     };
     batch.check_workers(&mut transaction, policy, locks).await?;
     batch.find_earlier(&mut transaction).await?;
@@ -99,6 +101,8 @@ struct Batch<'a> {
     free: Vec<usize>,
     /// Workers of which it is to be noted that they live.
     silent: BTreeSet<&'a str>,
+    /// Jobs that slots are kept for, by places of wishes.
+    kept: BTreeMap<usize, Uuid>,
 }
 
 impl Batch<'_> {
@@ -129,6 +133,7 @@ impl Batch<'_> {
                     }
                     if seen.insert((&wish.worker, wish.request_id)) {
                         self.free.push(place);
+                        self.kept.extend(current.kept.get(&wish.device.name).map(|job| (place, *job)));
                         // Who is to take nothing gets it, unless it was granted before.
                         let takes_none = current.schedule != Schedule::Ready || current.is_suspect;
                         takes_none.then_some(Ok(None))
@@ -198,16 +203,67 @@ impl Batch<'_> {
         workers::see(connection, &alive.into_iter().collect::<Vec<_>>()).await
     }
 
-    /// Takes jobs from the front of the queue: one per wish, as far as they go.
+    /// Takes jobs from the front of the queue: one per wish, as far as they and the quotas of
+    /// their projects go.
     async fn take(&self, connection: &mut PgConnection) -> Result<Vec<(usize, Candidate)>, Error> {
-        let wishes: Vec<Wish> = self.free.iter().map(|place| self.wish(*place)).collect();
+        let mut places = self.free.clone();
+        let mut taken = Taken::default();
+        let mut found = self.take_kept(connection, &mut places, &mut taken).await?;
+        while !places.is_empty() {
+            let picked = self.pick(connection, &places, &mut taken).await?;
+            places.clear();
+            for (place, job) in picked {
+                if taken.rooms.admit(connection, &job).await? {
+                    found.push((place, job));
+                } else {
+                    // The wish is served by another project.
+                    taken.closed.push(job.project);
+                    places.push(place);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Gives slots that are kept for a job to that job. A slot whose job is not there any
+    /// more is like any other.
+    async fn take_kept(
+        &self,
+        connection: &mut PgConnection,
+        places: &mut Vec<usize>,
+        taken: &mut Taken,
+    ) -> Result<Vec<(usize, Candidate)>, Error> {
+        let mut found = Vec::new();
+        for place in places.iter().filter(|place| self.kept.contains_key(place)) {
+            let Some(job) = self.kept.get(place).filter(|job| !taken.jobs.contains(job)) else { continue };
+            let Some(job) = grant_rows::claim_kept(connection, *job, &self.wish(*place)).await? else {
+                continue;
+            };
+            if taken.rooms.admit(connection, &job).await? {
+                taken.jobs.push(job.id);
+                found.push((*place, job));
+            }
+        }
+        places.retain(|place| found.iter().all(|(of, _)| of != place));
+        Ok(found)
+    }
+
+    /// For each place the first job that fits it and that nobody has.
+    async fn pick(
+        &self,
+        connection: &mut PgConnection,
+        places: &[usize],
+        taken: &mut Taken,
+    ) -> Result<Vec<(usize, Candidate)>, Error> {
+        let wishes: Vec<Wish> = places.iter().map(|place| self.wish(*place)).collect();
         let Some(most_mib) = wishes.iter().map(|wish| wish.memory_mib).max() else { return Ok(Vec::new()) };
         let most_devices = wishes.iter().map(|wish| wish.device_count).max().unwrap_or(1);
         let limit = i64::try_from(wishes.len()).unwrap_or(i64::MAX);
-        let front = grant_rows::claim(connection, most_mib, most_devices, None, limit, &[]).await?;
+        let most = (most_mib, most_devices);
+        let front = grant_rows::claim(connection, most, None, limit, &taken.jobs, &taken.closed).await?;
         let is_all = front.len() < wishes.len();
         let chosen = assign(&wishes, &front);
-        let mut taken: Vec<Uuid> = chosen.iter().flatten().map(|index| front[*index].id).collect();
+        taken.jobs.extend(chosen.iter().flatten().map(|index| front[*index].id));
         let mut found = Vec::new();
         for (index, wish) in wishes.iter().enumerate() {
             let job = match chosen[index] {
@@ -215,15 +271,15 @@ impl Batch<'_> {
                 None if is_all => None,
                 // What fits it stands farther behind.
                 None => {
-                    let (memory_mib, devices) = (wish.memory_mib, wish.device_count);
-                    let worker = Some(wish.worker);
-                    let next = grant_rows::claim(connection, memory_mib, devices, worker, 1, &taken).await?;
+                    let (most, worker) = ((wish.memory_mib, wish.device_count), Some(wish.worker));
+                    let next =
+                        grant_rows::claim(connection, most, worker, 1, &taken.jobs, &taken.closed).await?;
                     next.into_iter().next()
                 }
             };
             if let Some(job) = job {
-                taken.push(job.id);
-                found.push((self.free[index], job));
+                taken.jobs.push(job.id);
+                found.push((places[index], job));
             }
         }
         Ok(found)
@@ -237,6 +293,15 @@ impl Batch<'_> {
             device_count: i32::try_from(device.count).unwrap_or(i32::MAX),
         }
     }
+}
+
+/// What the grants of a transaction have used up.
+#[derive(Default)]
+struct Taken {
+    jobs: Vec<Uuid>,
+    /// Projects that have no room for the next of their jobs.
+    closed: Vec<String>,
+    rooms: Rooms,
 }
 
 fn grant(token: LeaseToken, row: GrantRow) -> Grant {

@@ -28,7 +28,7 @@ pub(super) async fn end_badly(
     attempt: &Attempt,
     bad: &BadEnd<'_>,
 ) -> Result<(), Error> {
-    let asked_to_yield = asked_to_yield(connection, job.state, attempt).await?;
+    let asked_to_yield = asked_to_yield(connection, job, attempt).await?;
     let went_away = matches!(bad.class, FailureClass::Lost | FailureClass::Cancelled);
     let handed_back = bad.end == EndReason::Failed && went_away && asked_to_yield;
     let end = if handed_back { EndReason::HandedBack } else { bad.end };
@@ -85,7 +85,7 @@ pub(super) async fn end_attempt(
 /// Whether the worker had been asked to hand the job back.
 async fn asked_to_yield(
     connection: &mut PgConnection,
-    state: JobState,
+    job: &JobRow,
     attempt: &Attempt,
 ) -> Result<bool, Error> {
     let schedule = sqlx::query_scalar!("select schedule from worker where id = $1", attempt.worker.as_str())
@@ -95,7 +95,7 @@ async fn asked_to_yield(
     let schedule: worker::Schedule = schedule
         .parse()
         .map_err(|error| corrupt(format!("the schedule of worker {}", attempt.worker), &error))?;
-    Ok(desired(state, schedule) == lease::Desired::Yield)
+    Ok(desired(job.state, schedule, job.makes_way) == lease::Desired::Yield)
 }
 
 /// Differs between jobs and attempts.

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use sqlx::types::Uuid;
 
 use super::acquire::Acquisition;
-use crate::core::assign::Candidate;
+use crate::core::assign::{Candidate, Wish};
 use crate::core::job::{JobEvent, JobState, transition};
 use crate::core::lease::Policy;
 use crate::store::error::{Error, failed};
@@ -58,41 +58,79 @@ pub(super) async fn earlier(
 }
 
 /// Takes jobs from the front of the queue that need at most so much memory and so many
-/// devices, past rows that others hold. Those that keep away from `worker` are left out.
+/// devices, past rows that others hold. Those that keep away from `worker`, and those of
+/// the projects `closed`, are left out.
 pub(super) async fn claim(
     connection: &mut PgConnection,
-    memory_mib: i64,
-    device_count: i32,
+    (memory_mib, device_count): (i64, i32),
     worker: Option<&str>,
     limit: i64,
     except: &[Uuid],
+    closed: &[String],
 ) -> Result<Vec<Candidate>, Error> {
     // S1: only a job that waits.
     sqlx::query_as!(
         Candidate,
-        r#"select id, epoch, memory_mib, device_count as "device_count!",
+        r#"select id, epoch, memory_mib, device_count as "device_count!", project,
+               exists (
+                   select from project
+                   where name = job.project and (device_quota is not null or device_s_quota is not null)
+               ) as "has_quota!",
                case when avoid_until > clock_timestamp() then avoid_worker_id end as avoids,
                checkpoint_step as resume_step
            from job
-           where waits
+           where waits and not is_held
                and (run_after is null or run_after <= clock_timestamp())
                and ($2::text is null or avoid_until is null or avoid_worker_id <> $2
                    or avoid_until <= clock_timestamp())
                and memory_mib <= $1
                and device_count <= $5
                and id <> all($4)
-           order by priority desc, position
+               and project <> all($6)
+           order by is_held, rank
            limit $3
            for no key update skip locked"#,
         memory_mib,
         worker,
         limit,
         except,
-        device_count
+        device_count,
+        closed
     )
     .fetch_all(connection)
     .await
     .map_err(failed("claim jobs"))
+}
+
+/// Takes the job that a slot is kept for, if the slot can have it now.
+pub(super) async fn claim_kept(
+    connection: &mut PgConnection,
+    job: Uuid,
+    wish: &Wish<'_>,
+) -> Result<Option<Candidate>, Error> {
+    // S1: only a job that waits.
+    sqlx::query_as!(
+        Candidate,
+        r#"select id, epoch, memory_mib, device_count as "device_count!", project,
+               exists (
+                   select from project
+                   where name = job.project and (device_quota is not null or device_s_quota is not null)
+               ) as "has_quota!",
+               null::text as avoids, checkpoint_step as resume_step
+           from job
+           where id = $1 and waits and not is_held
+               and (run_after is null or run_after <= clock_timestamp())
+               and (avoid_until is null or avoid_worker_id <> $2 or avoid_until <= clock_timestamp())
+               and memory_mib <= $3 and device_count <= $4
+           for no key update skip locked"#,
+        job,
+        wish.worker,
+        wish.memory_mib,
+        wish.device_count
+    )
+    .fetch_optional(connection)
+    .await
+    .map_err(failed("claim the job that a slot is kept for"))
 }
 
 /// What the worker needs of a granted job.
@@ -177,7 +215,8 @@ impl Grants {
                            $6::text[], $7::uuid[], $8::jsonb[])
                        as chosen (job_id, epoch, nonce, worker_id, incarnation, device, request_id, body)
                ), leased as (
-                   update job set state = $9, epoch = chosen.epoch, run_after = null, revision = revision + 1
+                   update job set state = $9, epoch = chosen.epoch, run_after = null, revision = revision + 1,
+                       planned_rank = null, plan_reason = null
                    from chosen
                    where job.id = chosen.job_id and job.epoch = chosen.epoch - 1 and job.waits
                    returning job.id, job.search_id, job.supernet_job_id, job.checkpoint_epoch,

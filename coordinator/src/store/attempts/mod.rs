@@ -9,6 +9,7 @@ mod environment_rows;
 mod expire;
 mod fail;
 mod grant_rows;
+mod quotas;
 mod reconcile;
 mod report;
 mod report_rows;

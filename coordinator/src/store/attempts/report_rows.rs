@@ -230,7 +230,8 @@ impl ReportRows {
                ), seen as (
                    update worker set last_seen_time = clock_timestamp() from alive where worker.id = alive.id
                )
-               select job.id as "id!", job.state as "state!", worker.schedule as "schedule!"
+               select job.id as "id!", job.state as "state!", worker.schedule as "schedule!",
+                   coalesce(job.yield_epoch = report.epoch, false) as "makes_way!"
                from attempts report join job on job.id = report.job_id
                join worker on worker.id = report.worker_id"#,
             &attempts.jobs,
@@ -270,7 +271,7 @@ impl ReportRows {
                 let what = || format!("what job {} is to do", row.id);
                 let state: JobState = row.state.parse().map_err(|error| corrupt(what(), &error))?;
                 let schedule: Schedule = row.schedule.parse().map_err(|error| corrupt(what(), &error))?;
-                Ok((row.id, desired(state, schedule)))
+                Ok((row.id, desired(state, schedule, row.makes_way)))
             })
             .collect()
     }

@@ -20,20 +20,14 @@ pub(in crate::store) struct NewJob<'a> {
     /// `None` for a supernet.
     pub architecture: Option<ArchitectureDigest>,
     pub trainer_job: &'a TrainerJob,
+    /// The search that it is of, or that it is trained for: whose project and priority it has.
+    pub of: SearchId,
     /// The search whose supernet the training starts from, for one that does.
     pub supernet_of: Option<SearchId>,
     /// The client's request id with the hash of its content.
     pub request: Option<(&'a str, &'a [u8; 32])>,
     /// None of a search's own jobs: those of the search are not repeated.
     pub labels: Option<&'a Labels>,
-}
-
-/// All retrainings wait for the supernet, so it goes first.
-fn priority(kind: JobKind) -> i32 {
-    match kind {
-        JobKind::Supernet => 10,
-        JobKind::Retrain => 0,
-    }
 }
 
 /// Queues the job; `None` if an equal job of its search, or one of the same
@@ -52,16 +46,17 @@ pub(in crate::store) async fn enqueue(
     let labels = labels::to_column(new.labels.unwrap_or(&Labels::default()))?;
     // S9: the request id is unique.
     let inserted = sqlx::query!(
-        "insert into job (id, search_id, kind, label, priority, architecture_digest, seed, trainer_job,
+        "insert into job (id, search_id, kind, label, priority, project, architecture_digest, seed, trainer_job,
              step_count, memory_mib, request_id, request_hash, task, labels, supernet_job_id)
-         values ($1, $2, $3, $4, $5, $6, $7::text::numeric, $8, $9, $10, $11, $12, $13, $14,
-             (select id from job where search_id = $15 and kind = 'supernet'))
+         select $1, $2, $3, $4, search.priority, search.project, $6, $7::text::numeric, $8, $9, $10, $11, $12,
+             $13, $14, (select id from job where search_id = $15 and kind = 'supernet')
+         from search where search.id = $5
          on conflict do nothing",
         id.0,
         new.search.map(|search| search.0),
         kind.as_str(),
         new.label,
-        priority(kind),
+        new.of.0,
         new.architecture.map(|digest| digest.to_string()),
         new.trainer_job.seed.to_string(),
         trainer_job,

@@ -58,6 +58,7 @@ pub async fn submit_retrain(pool: &PgPool, retrain: &Retrain) -> Result<JobId, E
         label: &format!("retrain {} seed {}", &digits[..12], retrain.seed),
         architecture: Some(retrain.digest),
         trainer_job: &trainer_job,
+        of: retrain.search,
         supernet_of: starts_from_supernet.then_some(retrain.search),
         request: retrain.request_id.as_deref().map(|id| (id, &hash)),
         labels: Some(&retrain.labels),

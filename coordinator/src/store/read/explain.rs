@@ -8,13 +8,15 @@ use sqlx::PgPool;
 use super::jobs::JobRecord;
 use super::{failed, workers};
 use crate::core::explain::{DeviceFacts, Facts, Placement, WorkerFacts};
-use crate::store::Error;
+use crate::core::job::JobState;
+use crate::core::schedule::Rules;
+use crate::store::{Error, schedule};
 
 /// Facts for [`crate::core::explain::explain`].
 ///
 /// # Errors
 /// The database fails.
-pub async fn facts(pool: &PgPool, job: &JobRecord, lease_ttl: Duration) -> Result<Facts, Error> {
+pub async fn facts(pool: &PgPool, job: &JobRecord, rules: &Rules) -> Result<Facts, Error> {
     let row = sqlx::query!(
         r#"select job.memory_mib, job.device_count as "device_count!", job.furthest_step, job.step_count,
                coalesce(job.checkpoint_step, 0) as "checkpoint_step!",
@@ -22,7 +24,7 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, lease_ttl: Duration) -> Resul
                case when job.avoid_until > clock_timestamp() then job.avoid_worker_id end as avoided_worker,
                case when job.state = 'queued' then (
                    select count(*) from job other where other.waits
-                       and (-other.priority, other.position) <= (-job.priority, job.position)
+                       and (other.is_held, other.rank) <= (job.is_held, job.rank)
                ) else 0 end as "queue_position!",
                attempt.worker_id as "worker_id?", attempt.device as "device?",
                extract(epoch from attempt_lease.deadline - clock_timestamp())::float8 as lease_left_s
@@ -37,6 +39,10 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, lease_ttl: Duration) -> Resul
     .map_err(failed("read why a job is where it is"))?;
     let lease_left = row.lease_left_s.map(duration).unwrap_or_default();
     let placement = row.worker_id.zip(row.device);
+    let planned = match job.state {
+        JobState::Queued => schedule::reasons(pool, rules).await?.remove(&job.id.0),
+        _ => None,
+    };
     Ok(Facts {
         state: job.state,
         state_reason: job.state_reason.clone(),
@@ -50,7 +56,8 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, lease_ttl: Duration) -> Resul
         checkpoint_step: row.checkpoint_step,
         runs_on: placement.map(|(worker, device)| Placement { worker, device, lease_left }),
         avoided_worker: row.avoided_worker,
-        workers: worker_facts(pool, lease_ttl).await?,
+        planned,
+        workers: worker_facts(pool, rules.lease_ttl).await?,
     })
 }
 

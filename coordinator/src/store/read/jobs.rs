@@ -24,6 +24,8 @@ pub struct JobRecord {
     /// Order of creation over all jobs.
     pub position: i64,
     pub search: Option<SearchId>,
+    pub project: String,
+    pub priority: i32,
     pub kind: JobKind,
     pub state: JobState,
     pub state_reason: String,
@@ -194,6 +196,8 @@ struct Row {
     id: Uuid,
     position: i64,
     search_id: Option<Uuid>,
+    project: String,
+    priority: i32,
     kind: String,
     state: String,
     state_reason: String,
@@ -239,7 +243,7 @@ struct Row {
 pub(super) async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<JobRecord>, Error> {
     let rows = sqlx::query_as!(
         Row,
-        r#"select job.id, job.position, job.search_id, job.kind, job.state, job.state_reason, job.label,
+        r#"select job.id, job.position, job.search_id, job.project, job.priority, job.kind, job.state, job.state_reason, job.label,
                job.labels, job.architecture_digest, job.epoch, attempt.worker_id as "worker_id?", job.checkpoint_step,
                job.create_time, job.start_time, job.end_time,
                progress.step as "step?", job.step_count, progress.loss as "loss?",
@@ -283,6 +287,8 @@ impl TryFrom<Row> for JobRecord {
             id: JobId(row.id),
             position: row.position,
             search: row.search_id.map(SearchId),
+            project: row.project,
+            priority: row.priority,
             kind: row.kind.parse().map_err(|error| corrupt("the kind", &error))?,
             state: row.state.parse().map_err(|error| corrupt("the state", &error))?,
             state_reason: row.state_reason,

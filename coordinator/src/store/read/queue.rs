@@ -1,7 +1,6 @@
 //! Jobs that wait, in the order in which they are served, and what each waits for.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use sqlx::PgPool;
 use sqlx::types::Uuid;
@@ -10,13 +9,13 @@ use super::explain::{duration, worker_facts};
 use super::failed;
 use super::jobs::{self, JobRecord};
 use crate::core::explain::Facts;
-use crate::store::Error;
+use crate::core::schedule::Rules;
+use crate::store::{Error, schedule};
 
 /// A job that waits.
 #[derive(Clone, Debug)]
 pub struct Waiting {
     pub job: JobRecord,
-    pub priority: i32,
     pub facts: Facts,
 }
 
@@ -24,18 +23,13 @@ pub struct Waiting {
 ///
 /// # Errors
 /// The database fails.
-pub async fn page(
-    pool: &PgPool,
-    offset: i64,
-    limit: i64,
-    lease_ttl: Duration,
-) -> Result<Vec<Waiting>, Error> {
+pub async fn page(pool: &PgPool, offset: i64, limit: i64, rules: &Rules) -> Result<Vec<Waiting>, Error> {
     let rows = sqlx::query!(
-        r#"select id, priority, memory_mib, device_count as "device_count!", furthest_step, step_count,
+        r#"select id, memory_mib, device_count as "device_count!", furthest_step, step_count,
                coalesce(checkpoint_step, 0) as "checkpoint_step!",
                extract(epoch from run_after - clock_timestamp())::float8 as back_off_s,
                case when avoid_until > clock_timestamp() then avoid_worker_id end as avoided_worker
-           from job where waits order by priority desc, position offset $1 limit $2"#,
+           from job where waits order by is_held, rank offset $1 limit $2"#,
         offset,
         limit
     )
@@ -45,7 +39,8 @@ pub async fn page(
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
     let known = jobs::by_ids(pool, &ids).await?;
     let mut by_id: HashMap<Uuid, JobRecord> = known.into_iter().map(|job| (job.id.0, job)).collect();
-    let workers = worker_facts(pool, lease_ttl).await?;
+    let workers = worker_facts(pool, rules.lease_ttl).await?;
+    let mut planned = schedule::reasons(pool, rules).await?;
     let waiting = (offset + 1..).zip(rows).filter_map(|(position, row)| {
         let job = by_id.remove(&row.id)?;
         let facts = Facts {
@@ -61,9 +56,10 @@ pub async fn page(
             checkpoint_step: row.checkpoint_step,
             runs_on: None,
             avoided_worker: row.avoided_worker,
+            planned: planned.remove(&row.id),
             workers: workers.clone(),
         };
-        Some(Waiting { job, priority: row.priority, facts })
+        Some(Waiting { job, facts })
     });
     Ok(waiting.collect())
 }

@@ -21,6 +21,8 @@ pub struct SearchRecord {
     pub state: SearchState,
     pub state_reason: String,
     pub labels: Labels,
+    pub project: String,
+    pub priority: i32,
     /// Grows with every change of the search, its jobs and their progress.
     pub revision: i64,
     pub create_time: DateTime<Utc>,
@@ -49,6 +51,8 @@ struct Row {
     state: String,
     state_reason: String,
     labels: serde_json::Value,
+    project: String,
+    priority: i32,
     revision: i64,
     create_time: DateTime<Utc>,
     end_time: Option<DateTime<Utc>>,
@@ -86,6 +90,8 @@ impl TryFrom<Row> for SearchRecord {
             state: row.state.parse().map_err(|error| corrupt("the state", &error))?,
             state_reason: row.state_reason,
             labels: labels::from_column(row.labels)?,
+            project: row.project,
+            priority: row.priority,
             revision: row.revision,
             create_time: row.create_time,
             end_time: row.end_time,
@@ -186,7 +192,7 @@ async fn oldest(
 async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<SearchRecord>, Error> {
     let rows = sqlx::query_as!(
         Row,
-        r#"select id, spec, state, state_reason, labels, search_revision.revision as "revision!", create_time, end_time,
+        r#"select id, spec, state, state_reason, labels, project, priority, search_revision.revision as "revision!", create_time, end_time,
                origin.source as "source?", origin.cakes_version as "cakes_version?",
                origin.is_snapshot as "is_snapshot?", origin.content_sha256 as "content_sha256?",
                origin.export_time as "export_time?", origin.import_time as "import_time?"

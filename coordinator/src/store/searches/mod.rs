@@ -12,6 +12,6 @@ pub use advance::{advance, open};
 pub use cancel::cancel;
 pub use derive::{Wish, derive, preview};
 pub use label::label;
-pub use submit::submit;
+pub use submit::{Terms, submit};
 
 pub(super) use snapshot::read_spec;

@@ -9,39 +9,65 @@ use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 
 use super::advance::advance_locked;
+use crate::core::project::{PRIORITY_MAX, ProjectName};
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::event::{self, Event};
 use crate::store::labels;
+use crate::store::projects;
 use crate::store::text::check_request_id;
 
+/// What is said of a search beside its description.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    pub labels: Labels,
+    pub project: ProjectName,
+    /// Of all its jobs; higher goes first. At most [`PRIORITY_MAX`] from 0.
+    pub priority: i32,
+}
+
+impl From<Labels> for Terms {
+    fn from(labels: Labels) -> Self {
+        Terms { labels, ..Terms::default() }
+    }
+}
+
 /// Records the search with its first jobs. The same request id with the same
-/// description and labels is the first search, also when two such calls come at once.
+/// description and terms is the first search, also when two such calls come at once.
 ///
 /// # Errors
-/// The request id was used for another search, or is no id.
+/// There is no such project, the priority is out of its bounds, or the request id was used
+/// for another search, or is no id.
 #[instrument(skip_all, fields(name = search.spec().name), err(level = "debug"))]
 pub async fn submit(
     pool: &PgPool,
     search: &CheckedSearch,
-    labels: &Labels,
+    terms: &Terms,
     request_id: Option<&str>,
 ) -> Result<SearchId, Error> {
     check_request_id(request_id)?;
     let spec = serde_json::to_value(search).map_err(|error| corrupt("a description", &error))?;
-    let labels = labels::to_column(labels)?;
-    let hash = request_hash(&spec, &labels);
+    if !(-PRIORITY_MAX..=PRIORITY_MAX).contains(&terms.priority) {
+        let problem = format!("must be -{PRIORITY_MAX} to {PRIORITY_MAX}, got {}", terms.priority);
+        return Err(Error::InvalidArgument { field: "priority", problem });
+    }
+    let labels = labels::to_column(&terms.labels)?;
+    let hash = request_hash(&spec, &labels, terms);
     let id = SearchId::generate();
     let mut transaction = pool.begin().await.map_err(failed("begin to submit a search"))?;
+    projects::refuse_unknown(&mut transaction, &terms.project).await?;
     // Of two with one request id the second waits here until the first has ended.
     let inserted = sqlx::query!(
-        "insert into search (id, name, spec, request_id, request_hash, labels) values ($1, $2, $3, $4, $5, $6)
+        "insert into search (id, name, spec, request_id, request_hash, labels, project, priority)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)
          on conflict (request_id) do nothing",
         id.0,
         search.spec().name,
         spec,
         request_id,
         request_id.map(|_| &hash[..]),
-        labels
+        labels,
+        terms.project.as_str(),
+        terms.priority
     )
     .execute(&mut *transaction)
     .await
@@ -57,11 +83,14 @@ pub async fn submit(
     Ok(id)
 }
 
-/// Without labels that of the description alone, as before there were any.
-fn request_hash(spec: &Value, labels: &Value) -> [u8; 32] {
+/// Without terms that of the description alone, as before there were any.
+fn request_hash(spec: &Value, labels: &Value, terms: &Terms) -> [u8; 32] {
     let mut content = spec.to_string();
     if labels.as_object().is_some_and(|labels| !labels.is_empty()) {
         content += &labels.to_string();
+    }
+    if terms.project != ProjectName::default() || terms.priority != 0 {
+        content += &serde_json::json!([terms.project.as_str(), terms.priority]).to_string();
     }
     Sha256::digest(content).into()
 }

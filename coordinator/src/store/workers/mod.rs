@@ -12,13 +12,14 @@ use std::collections::BTreeMap;
 
 use cakes_proto::ids::WorkerId;
 use sqlx::PgConnection;
+use sqlx::types::{Json, Uuid};
 
 use super::attempts::Locks;
 use super::error::{Error, corrupt, failed};
 use crate::core::worker::Schedule;
 
 /// What counts of a worker that asks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Current {
     pub incarnation: i64,
     pub schedule: Schedule,
@@ -26,6 +27,8 @@ pub(super) struct Current {
     pub is_suspect: bool,
     /// How long ago it was last heard of, in seconds.
     pub silent_s: f64,
+    /// Jobs that its slots are kept for.
+    pub kept: BTreeMap<String, Uuid>,
 }
 
 /// Locks the worker's row and notes that it lives.
@@ -56,6 +59,7 @@ pub(super) async fn lock_all(
         schedule: String,
         is_suspect: bool,
         silent_s: f64,
+        kept: Json<BTreeMap<String, Uuid>>,
     }
     macro_rules! lock {
         ($locks:literal) => {
@@ -63,7 +67,8 @@ pub(super) async fn lock_all(
                 Row,
                 r#"select id, incarnation, schedule,
                        coalesce(suspect_until > clock_timestamp(), false) as "is_suspect!",
-                       extract(epoch from clock_timestamp() - last_seen_time)::float8 as "silent_s!"
+                       extract(epoch from clock_timestamp() - last_seen_time)::float8 as "silent_s!",
+                       kept as "kept!: Json<BTreeMap<String, Uuid>>"
                    from worker where id = any($1) order by id
                    for no key update "#
                     + $locks,
@@ -83,8 +88,8 @@ pub(super) async fn lock_all(
             let what = || format!("worker {}", row.id);
             let id = row.id.parse().map_err(|error| corrupt(what(), &error))?;
             let schedule = row.schedule.parse().map_err(|error| corrupt(what(), &error))?;
-            let Row { incarnation, is_suspect, silent_s, .. } = row;
-            Ok((id, Current { incarnation, schedule, is_suspect, silent_s }))
+            let Row { incarnation, is_suspect, silent_s, kept, .. } = row;
+            Ok((id, Current { incarnation, schedule, is_suspect, silent_s, kept: kept.0 }))
         })
         .collect()
 }

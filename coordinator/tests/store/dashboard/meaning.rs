@@ -1,7 +1,7 @@
 //! What the views say about known rows.
 
 use cakes_coordinator::core::explain::explain;
-use cakes_coordinator::core::lease::Policy;
+use cakes_coordinator::core::schedule::Rules;
 use cakes_coordinator::core::worker::Schedule;
 use cakes_coordinator::store::read::{explain as read_explain, jobs, metrics};
 use cakes_coordinator::store::{PgPool, workers};
@@ -133,7 +133,7 @@ async fn the_queue_gives_the_reason_that_explain_gives(pool: PgPool) {
     let agrees = async |word: &str, sentence: &str| {
         assert_eq!(reason(&pool).await, word);
         let job = jobs::get(&pool, JobId(first)).await.unwrap();
-        let facts = read_explain::facts(&pool, &job, Policy::default().lease_ttl).await.unwrap();
+        let facts = read_explain::facts(&pool, &job, &Rules::default()).await.unwrap();
         let text = explain(&facts);
         assert!(text.contains(sentence) && text.contains("position 1 "), "{word}: {text}");
     };
@@ -161,7 +161,7 @@ async fn the_queue_gives_the_reason_that_explain_gives(pool: PgPool) {
     set("update job set priority = -1 where id = (select job_id from dashboard.queue where queue_position = 1)").await;
     let taken = a.begin(&pool).await;
     assert_ne!(taken.token.job.0, first);
-    agrees("devices_busy", "devices are busy").await;
+    agrees("devices_busy", "0 of 1 that fit are free").await;
 }
 
 /// After a resume, steps are in the curve once, with the value of the attempt that

@@ -1,0 +1,472 @@
+//! Rows as facts of the planner, and its plan as what is to be written: which waiting jobs
+//! go first, why the others wait, who makes way, which slots are kept for whom.
+//!
+//! A slot is a device of the planner, as wide as it has devices; a job takes one slot.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use cakes_planner as planner;
+use cakes_planner::{
+    CheckedFacts, Facts, FactsError, Names, Node, NodeNo, Part, Plan, Policy, ProjectNo, Reason, StopReason,
+    usage,
+};
+use uuid::Uuid;
+
+use super::lease;
+use super::ranks::{self, Ranked};
+use super::worker::Device;
+
+/// Jobs of the front of the queue that get ranks, beside two for every slot.
+const FRONT_MIN: usize = 32;
+const FRONT_MAX: usize = 500;
+/// Supernets go before what else their project has submitted: all retrainings of their
+/// search wait for them.
+const SUPERNET_LEAD: i64 = 1 << 40;
+/// Use of devices is written down when so much time has passed; what ends before that is
+/// not counted for the rest of it.
+const ACCOUNT_S: f64 = 5.0;
+const DAY_S: f64 = 86_400.0;
+
+/// What an operator sets of rounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Silence after which a worker counts as lost.
+    pub lease_ttl: Duration,
+    pub policy: Policy,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules { lease_ttl: lease::Policy::default().lease_ttl, policy: Policy::default() }
+    }
+}
+
+/// A project, and what it has used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProjectRow {
+    pub name: String,
+    pub share: u32,
+    pub device_quota: Option<i32>,
+    pub device_s_quota: Option<i64>,
+    pub period_days: i32,
+    /// Time since the begin of the period.
+    pub period_age_s: f64,
+    pub used_device_s: f64,
+    pub usage_device_s: f64,
+    /// Time since both were written down.
+    pub usage_age_s: f64,
+}
+
+/// A worker that was heard of lately.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerRow {
+    pub id: String,
+    pub schedule: planner::Schedule,
+    pub devices: Vec<Device>,
+    /// Slots that are kept for a job now.
+    pub kept: BTreeMap<String, Uuid>,
+}
+
+/// What a job is, waiting or running. Times are seconds of one clock.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobRow {
+    pub id: Uuid,
+    pub project: String,
+    pub priority: i32,
+    pub is_supernet: bool,
+    pub position: i64,
+    pub create_s: i64,
+    pub memory_mib: i64,
+    pub device_count: i32,
+    pub preemption_count: i32,
+}
+
+/// A job that waits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WaitingRow {
+    pub job: JobRow,
+    /// Earliest start, after a failure.
+    pub run_after_s: Option<i64>,
+    /// The worker that it keeps away from at present.
+    pub avoids: Option<String>,
+    pub ranked: Ranked,
+    /// The reason that is written down.
+    pub plan_reason: Option<String>,
+}
+
+/// A job that a worker has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunningRow {
+    pub job: JobRow,
+    pub epoch: i64,
+    pub worker: String,
+    pub device: String,
+    pub grant_s: i64,
+    /// Estimated time to its end.
+    pub remaining_s: Option<f64>,
+    /// It has started, and nobody has told it to stop.
+    pub may_be_stopped: bool,
+    pub is_stopping: bool,
+}
+
+/// All rows that a round is about.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    pub now_s: i64,
+    pub projects: Vec<ProjectRow>,
+    pub workers: Vec<WorkerRow>,
+    pub running: Vec<RunningRow>,
+    pub waiting: Vec<WaitingRow>,
+}
+
+/// What is to be written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decisions {
+    /// New ranks of waiting jobs; `None` takes one back.
+    pub ranks: Vec<(Uuid, Option<i64>)>,
+    /// New reasons of waiting jobs; `None` takes one back.
+    pub reasons: Vec<(Uuid, Option<&'static str>)>,
+    pub stops: Vec<Yield>,
+    /// Workers with the slots that are kept for a job from now on.
+    pub kept: Vec<(String, BTreeMap<String, Uuid>)>,
+    pub accounts: Vec<Account>,
+}
+
+/// An attempt that is to save a checkpoint and make way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Yield {
+    pub job: Uuid,
+    pub epoch: i64,
+    pub by: Uuid,
+}
+
+/// What a project has used up to now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Account {
+    pub project: String,
+    pub used_device_s: f64,
+    pub usage_device_s: f64,
+    /// Periods that are over since the present one began.
+    pub period_count: i32,
+}
+
+impl Decisions {
+    pub fn is_empty(&self) -> bool {
+        *self == Decisions::default()
+    }
+}
+
+/// Plans a round.
+///
+/// # Errors
+/// Rows contradict each other.
+pub fn decide(snapshot: &Snapshot, policy: &Policy) -> Result<Decisions, FactsError> {
+    let owned = Owned::of(snapshot, policy);
+    let facts = owned.facts(snapshot, policy).check()?;
+    let plan = planner::plan(&facts);
+    Ok(Decisions {
+        ranks: new_ranks(snapshot, &facts, &plan),
+        reasons: new_reasons(snapshot, &plan),
+        stops: yields(snapshot, &plan),
+        kept: new_kept(snapshot, &plan),
+        accounts: owned.accounts,
+    })
+}
+
+/// Why each job waits that does not start at once, in a sentence for its owner; of reasons
+/// that have to do with other jobs. Those of the job itself and of workers are told by
+/// [`super::explain`].
+///
+/// # Errors
+/// Rows contradict each other.
+pub fn sentences(snapshot: &Snapshot, policy: &Policy) -> Result<BTreeMap<Uuid, String>, FactsError> {
+    let owned = Owned::of(snapshot, policy);
+    let facts = owned.facts(snapshot, policy).check()?;
+    let plan = planner::plan(&facts);
+    let is_of_others = |reason: &Reason| written(reason).is_some() || matches!(reason, Reason::Busy { .. });
+    let waits = plan.waiting.iter().filter(|wait| is_of_others(&wait.reason));
+    Ok(waits.map(|wait| (Uuid::from_u128(wait.job.0), wait.reason.sentence(facts.get()))).collect())
+}
+
+/// The word that is written down with a job: of reasons that nobody sees from the rows of
+/// jobs and workers.
+fn written(reason: &Reason) -> Option<&'static str> {
+    match reason {
+        Reason::DeviceQuota { .. }
+        | Reason::QuotaInTurn { .. }
+        | Reason::DeviceTimeQuota { .. }
+        | Reason::Reserved { .. }
+        | Reason::BeingCleared { .. }
+        | Reason::WouldDelay { .. } => Some(reason.word()),
+        _ => None,
+    }
+}
+
+fn is_quota(reason: &Reason) -> bool {
+    matches!(reason, Reason::DeviceQuota { .. } | Reason::QuotaInTurn { .. } | Reason::DeviceTimeQuota { .. })
+}
+
+fn new_ranks(snapshot: &Snapshot, facts: &CheckedFacts<'_>, plan: &Plan) -> Vec<(Uuid, Option<i64>)> {
+    let held: BTreeSet<u128> =
+        plan.waiting.iter().filter(|wait| is_quota(&wait.reason)).map(|wait| wait.job.0).collect();
+    let served: Vec<&WaitingRow> =
+        snapshot.waiting.iter().filter(|row| !held.contains(&row.job.id.as_u128())).collect();
+    let slots: usize = snapshot.workers.iter().map(|worker| worker.devices.len()).sum();
+    let wanted = (FRONT_MIN + 2 * slots).min(FRONT_MAX);
+    let places: BTreeMap<u128, usize> =
+        served.iter().enumerate().map(|(place, row)| (row.job.id.as_u128(), place)).collect();
+    let line = planner::line(facts, wanted + held.len());
+    let front: Vec<usize> = line.iter().filter_map(|job| places.get(&job.0).copied()).take(wanted).collect();
+    let ranked: Vec<Ranked> = served.iter().map(|row| row.ranked).collect();
+    ranks::arrange(&ranked, &front).into_iter().map(|(place, rank)| (served[place].job.id, rank)).collect()
+}
+
+fn new_reasons(snapshot: &Snapshot, plan: &Plan) -> Vec<(Uuid, Option<&'static str>)> {
+    let words: BTreeMap<u128, &'static str> =
+        plan.waiting.iter().filter_map(|wait| Some((wait.job.0, written(&wait.reason)?))).collect();
+    let new = |row: &WaitingRow| {
+        let word = words.get(&row.job.id.as_u128()).copied();
+        (word != row.plan_reason.as_deref()).then_some((row.job.id, word))
+    };
+    snapshot.waiting.iter().filter_map(new).collect()
+}
+
+/// Those on draining workers are told so by their worker's schedule.
+fn yields(snapshot: &Snapshot, plan: &Plan) -> Vec<Yield> {
+    let told = plan.stops.iter().filter_map(|stop| match stop.reason {
+        StopReason::Preempted { by } => Some((stop.job.0, Uuid::from_u128(by.0))),
+        StopReason::Drains | StopReason::CostLimit => None,
+    });
+    let of = |(job, by)| {
+        let row = snapshot.running.iter().find(|row| row.job.id.as_u128() == job)?;
+        Some(Yield { job: row.job.id, epoch: row.epoch, by })
+    };
+    told.filter_map(of).collect()
+}
+
+/// Slots that a job waits for, and wide ones that are free for one that starts there: a
+/// narrow job might take them first. Where another job starts now, none is kept.
+fn new_kept(snapshot: &Snapshot, plan: &Plan) -> Vec<(String, BTreeMap<String, Uuid>)> {
+    let wide = |job: u128| {
+        snapshot.waiting.iter().any(|row| row.job.id.as_u128() == job && row.job.device_count > 1)
+    };
+    let placed =
+        plan.placements.iter().filter(|placed| wide(placed.job.0)).map(|placed| (placed.job, &placed.parts));
+    let starts: BTreeSet<(usize, usize)> =
+        plan.placements.iter().flat_map(|placed| slots(&placed.parts)).collect();
+    let is_free = |parts: &Vec<Part>| slots(parts).all(|slot| !starts.contains(&slot));
+    let reserved =
+        plan.reservations.iter().filter(|held| is_free(&held.parts)).map(|held| (held.job, &held.parts));
+    let mut kept: BTreeMap<usize, BTreeMap<String, Uuid>> = BTreeMap::new();
+    for (job, part) in
+        placed.chain(reserved).flat_map(|(job, parts)| parts.iter().map(move |part| (job, part)))
+    {
+        let Some(worker) = snapshot.workers.get(part.node.0) else { continue };
+        for device in part.devices.iter().filter_map(|device| worker.devices.get(*device)) {
+            kept.entry(part.node.0).or_default().insert(device.name.clone(), Uuid::from_u128(job.0));
+        }
+    }
+    let workers = snapshot.workers.iter().enumerate();
+    let new = workers.filter_map(|(place, worker)| {
+        let kept = kept.remove(&place).unwrap_or_default();
+        (kept != worker.kept).then(|| (worker.id.clone(), kept))
+    });
+    new.collect()
+}
+
+fn slots(parts: &[Part]) -> impl Iterator<Item = (usize, usize)> {
+    parts.iter().flat_map(|part| part.devices.iter().map(|device| (part.node.0, *device)))
+}
+
+/// What facts are made of.
+struct Owned {
+    names: Names,
+    projects: Vec<planner::Project>,
+    nodes: Vec<Node>,
+    running: Vec<planner::Running>,
+    waiting: Vec<planner::Job>,
+    accounts: Vec<Account>,
+}
+
+impl Owned {
+    fn of(snapshot: &Snapshot, policy: &Policy) -> Self {
+        let mut nodes: Vec<Node> = snapshot.workers.iter().map(node).collect();
+        let running = running(snapshot, &mut nodes);
+        let ids: BTreeSet<Uuid> = snapshot.running.iter().map(|row| row.job.id).collect();
+        // Granted between two statements that read.
+        let waiting = snapshot.waiting.iter().filter(|row| !ids.contains(&row.job.id));
+        let waiting = waiting.map(|row| waiting_job(snapshot, row)).collect();
+        let (projects, accounts) = projects(snapshot, policy);
+        let accounts = accounts.into_iter().flatten().collect();
+        Owned { names: Names::default(), projects, nodes, running, waiting, accounts }
+    }
+
+    fn facts<'a>(&'a self, snapshot: &Snapshot, policy: &'a Policy) -> Facts<'a> {
+        Facts {
+            now_s: seconds(snapshot.now_s),
+            policy,
+            names: &self.names,
+            projects: &self.projects,
+            nodes: &self.nodes,
+            running: &self.running,
+            waiting: &self.waiting,
+            // A job takes one slot, so nothing is collected from round to round.
+            reservations: &[],
+        }
+    }
+}
+
+fn seconds(seconds: i64) -> u64 {
+    u64::try_from(seconds).unwrap_or(0)
+}
+
+fn node(worker: &WorkerRow) -> Node {
+    let device = |device: &Device| planner::Device {
+        memory_mib: device.memory_mib,
+        width: usize::try_from(device.count.max(1)).unwrap_or(1),
+    };
+    Node {
+        name: worker.id.clone(),
+        devices: worker.devices.iter().map(device).collect(),
+        labels: Vec::new(),
+        schedule: worker.schedule,
+        data: Vec::new(),
+    }
+}
+
+fn project_no(snapshot: &Snapshot, name: &str) -> ProjectNo {
+    ProjectNo(snapshot.projects.iter().position(|project| project.name == name).unwrap_or(0))
+}
+
+fn job(snapshot: &Snapshot, row: &JobRow) -> planner::Job {
+    planner::Job {
+        id: planner::JobId(row.id.as_u128()),
+        project: project_no(snapshot, &row.project),
+        priority: row.priority,
+        submit_s: seconds(row.create_s),
+        not_before_s: 0,
+        device_count: 1,
+        width: usize::try_from(row.device_count).unwrap_or(1).max(1),
+        memory_mib: u64::try_from(row.memory_mib).unwrap_or(0),
+        labels: Vec::new(),
+        may_span: false,
+        estimate_s: None,
+        deadline_s: None,
+        cost_limit_device_s: None,
+        spent_device_s: 0,
+        data: Vec::new(),
+        is_preemptible: false,
+        preemption_count: row.preemption_count.unsigned_abs(),
+        avoids: None,
+        place: row.position - if row.is_supernet { SUPERNET_LEAD } else { 0 },
+    }
+}
+
+fn waiting_job(snapshot: &Snapshot, row: &WaitingRow) -> planner::Job {
+    let of_avoided = |id: &String| snapshot.workers.iter().position(|worker| worker.id == *id).map(NodeNo);
+    planner::Job {
+        not_before_s: row.run_after_s.map_or(0, seconds),
+        avoids: row.avoids.as_ref().and_then(of_avoided),
+        ..job(snapshot, &row.job)
+    }
+}
+
+/// Running jobs on their slots. An attempt on a slot that its worker has no more, or that
+/// another one has, stands on a node of its own.
+fn running(snapshot: &Snapshot, nodes: &mut Vec<Node>) -> Vec<planner::Running> {
+    let mut used: BTreeSet<(usize, usize)> = BTreeSet::new();
+    let mut strays = Vec::new();
+    let elsewhere = nodes.len();
+    let mut place = |row: &RunningRow, width: usize| {
+        let node = snapshot.workers.iter().position(|worker| worker.id == row.worker);
+        let slot = node.and_then(|node| {
+            let devices = snapshot.workers[node].devices.iter().enumerate();
+            let is_its = |(slot, device): &(usize, &Device)| {
+                device.name == row.device && !used.contains(&(node, *slot))
+            };
+            devices.into_iter().find(is_its).map(|(slot, _)| (node, slot))
+        });
+        let (node, slot) = slot.unwrap_or_else(|| {
+            strays.push(planner::Device { memory_mib: 0, width });
+            (elsewhere, strays.len() - 1)
+        });
+        used.insert((node, slot));
+        vec![Part { node: NodeNo(node), devices: vec![slot] }]
+    };
+    let rows = snapshot.running.iter().map(|row| {
+        let base = job(snapshot, &row.job);
+        let ran_s = seconds(snapshot.now_s.saturating_sub(row.grant_s));
+        let left_s = row.remaining_s.filter(|left| left.is_finite() && *left >= 0.0);
+        let estimate_s = left_s.map(|left_s| ran_s.saturating_add(left_s as u64));
+        planner::Running {
+            parts: place(row, base.width),
+            job: planner::Job { is_preemptible: row.may_be_stopped || row.is_stopping, estimate_s, ..base },
+            start_s: seconds(row.grant_s),
+            is_stopping: row.is_stopping,
+        }
+    });
+    let rows: Vec<planner::Running> = rows.collect();
+    if !strays.is_empty() {
+        let schedule = planner::Schedule::Lost;
+        nodes.push(Node {
+            name: "elsewhere".into(),
+            devices: strays,
+            labels: Vec::new(),
+            schedule,
+            data: Vec::new(),
+        });
+    }
+    rows
+}
+
+/// Use brought up to now, as if what runs now had run since it was written down; and what
+/// is to be written.
+fn projects(snapshot: &Snapshot, policy: &Policy) -> (Vec<planner::Project>, Vec<Option<Account>>) {
+    let of = |row: &ProjectRow| {
+        let elapsed_s = row.usage_age_s.max(0.0);
+        // Of each attempt its devices, and how long it had them since then.
+        let running = snapshot.running.iter().filter(|running| running.job.project == row.name);
+        let takes: Vec<(usize, f64)> = running
+            .map(|running| {
+                let ran_s = seconds(snapshot.now_s.saturating_sub(running.grant_s)) as f64;
+                (usize::try_from(running.job.device_count).unwrap_or(1), ran_s.min(elapsed_s))
+            })
+            .collect();
+        let period_s = f64::from(row.period_days.max(1)) * DAY_S;
+        let period_count = (row.period_age_s / period_s).floor().max(0.0);
+        let (used_before_s, period_age_s) = match period_count > 0.0 {
+            true => (0.0, row.period_age_s % period_s),
+            false => (row.used_device_s, row.period_age_s),
+        };
+        let used_s = takes.iter().map(|(devices, ran_s)| *devices as f64 * ran_s.min(period_age_s));
+        let used_device_s = used_before_s + used_s.sum::<f64>();
+        let decayed = |before, devices, ran_s: f64| {
+            usage::decayed(before, devices, ran_s.round() as u64, policy.half_life_s)
+        };
+        let usage_s = takes.iter().map(|(devices, ran_s)| decayed(0.0, *devices, *ran_s));
+        let usage_device_s = decayed(row.usage_device_s, 0, elapsed_s) + usage_s.sum::<f64>();
+        let is_due = period_count > 0.0 || !takes.is_empty() && elapsed_s >= ACCOUNT_S;
+        let account = is_due.then(|| Account {
+            project: row.name.clone(),
+            used_device_s,
+            usage_device_s,
+            period_count: period_count as i32,
+        });
+        let project = planner::Project {
+            name: row.name.clone(),
+            share: NonZeroU32::new(row.share).unwrap_or(NonZeroU32::MIN),
+            usage_device_s,
+            device_quota: row.device_quota.map(|quota| usize::try_from(quota).unwrap_or(0)),
+            device_s_quota: row.device_s_quota.map(seconds),
+            used_device_s: used_device_s as u64,
+        };
+        (project, account)
+    };
+    snapshot.projects.iter().map(of).unzip()
+}
+
+#[cfg(test)]
+#[path = "schedule_tests.rs"]
+mod tests;

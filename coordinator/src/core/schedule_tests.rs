@@ -1,0 +1,300 @@
+//! What holds for rounds over rows.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW_S: i64 = 1_000_000;
+
+fn job(number: u128) -> JobRow {
+    JobRow {
+        id: Uuid::from_u128(number),
+        project: "default".to_owned(),
+        priority: 0,
+        is_supernet: false,
+        position: number as i64,
+        create_s: NOW_S - 1000 + number as i64,
+        memory_mib: 0,
+        device_count: 1,
+        preemption_count: 0,
+    }
+}
+
+fn natural(job: &JobRow) -> i64 {
+    (job.position << 10) - (i64::from(job.priority) << 44) - if job.is_supernet { 1 << 43 } else { 0 }
+}
+
+fn waits(job: JobRow) -> WaitingRow {
+    let rank = natural(&job);
+    WaitingRow {
+        ranked: Ranked { rank, natural: rank },
+        job,
+        run_after_s: None,
+        avoids: None,
+        plan_reason: None,
+    }
+}
+
+fn runs(job: JobRow, worker: &str) -> RunningRow {
+    RunningRow {
+        job,
+        epoch: 3,
+        worker: worker.to_owned(),
+        device: "cpu".to_owned(),
+        grant_s: NOW_S - 7200,
+        remaining_s: None,
+        may_be_stopped: true,
+        is_stopping: false,
+    }
+}
+
+fn worker(id: &str, widths: &[u32]) -> WorkerRow {
+    let device = |(number, count): (usize, &u32)| Device {
+        name: if number == 0 { "cpu".to_owned() } else { format!("cpu:{number}") },
+        model: String::new(),
+        memory_mib: 1000,
+        count: *count,
+    };
+    WorkerRow {
+        id: id.to_owned(),
+        schedule: planner::Schedule::Ready,
+        devices: widths.iter().enumerate().map(device).collect(),
+        kept: BTreeMap::new(),
+    }
+}
+
+fn project(name: &str, share: u32) -> ProjectRow {
+    ProjectRow {
+        name: name.to_owned(),
+        share,
+        device_quota: None,
+        device_s_quota: None,
+        period_days: 30,
+        period_age_s: 3600.0,
+        used_device_s: 0.0,
+        usage_device_s: 0.0,
+        usage_age_s: 1.0,
+    }
+}
+
+fn snapshot() -> Snapshot {
+    Snapshot { now_s: NOW_S, projects: vec![project("default", 1)], ..Snapshot::default() }
+}
+
+fn decided(snapshot: &Snapshot) -> Decisions {
+    decide(snapshot, &Policy::default()).unwrap()
+}
+
+/// The rows once decisions are written.
+fn after(snapshot: &Snapshot, decisions: &Decisions) -> Snapshot {
+    let mut after = snapshot.clone();
+    for row in &mut after.waiting {
+        if let Some((_, rank)) = decisions.ranks.iter().find(|(id, _)| *id == row.job.id) {
+            row.ranked.rank = rank.unwrap_or(row.ranked.natural);
+        }
+        if let Some((_, reason)) = decisions.reasons.iter().find(|(id, _)| *id == row.job.id) {
+            row.plan_reason = reason.map(str::to_owned);
+        }
+    }
+    for row in &mut after.running {
+        if decisions.stops.iter().any(|stop| stop.job == row.job.id) {
+            (row.may_be_stopped, row.is_stopping) = (false, true);
+        }
+    }
+    for (id, kept) in &decisions.kept {
+        if let Some(worker) = after.workers.iter_mut().find(|worker| worker.id == *id) {
+            worker.kept = kept.clone();
+        }
+    }
+    for account in &decisions.accounts {
+        if let Some(project) = after.projects.iter_mut().find(|project| project.name == account.project) {
+            project.used_device_s = account.used_device_s;
+            project.usage_device_s = account.usage_device_s;
+            project.usage_age_s = 0.0;
+            project.period_age_s -= f64::from(account.period_count * project.period_days) * DAY_S;
+        }
+    }
+    after
+}
+
+fn drawn() -> impl Strategy<Value = Snapshot> {
+    let row = (0_usize..3, -10_i32..20, any::<bool>(), 1_i32..4, 0_i64..2000, any::<bool>(), 0_u32..4);
+    let rows = proptest::collection::vec(row, 0..24);
+    let widths = proptest::collection::vec(proptest::collection::vec(1_u32..4, 1..4), 0..4);
+    let quotas = proptest::collection::vec((1_u32..4, proptest::option::of(0_i32..6)), 3);
+    (rows, widths, quotas).prop_map(|(rows, widths, quotas)| {
+        let mut snapshot = snapshot();
+        let named = |(number, (share, device_quota)): (usize, (u32, Option<i32>))| ProjectRow {
+            device_quota,
+            ..project(&format!("p{number}"), share)
+        };
+        snapshot.projects = quotas.into_iter().enumerate().map(named).collect();
+        let workers = widths.iter().enumerate();
+        snapshot.workers = workers.map(|(number, widths)| worker(&format!("w{number}"), widths)).collect();
+        for (number, (project, priority, is_supernet, device_count, memory_mib, is_running, node)) in
+            (1..).zip(rows)
+        {
+            let job = JobRow {
+                project: format!("p{project}"),
+                priority,
+                is_supernet,
+                device_count,
+                memory_mib,
+                ..job(number)
+            };
+            if is_running {
+                snapshot.running.push(runs(job, &format!("w{node}")));
+            } else {
+                snapshot.waiting.push(waits(job));
+            }
+        }
+        snapshot
+    })
+}
+
+proptest! {
+    /// What is written once is not written again, and no row is, where nothing changes.
+    #[test]
+    fn a_second_round_at_the_same_moment_writes_nothing(snapshot in drawn()) {
+        let first = decided(&snapshot);
+        // Who was told to stop may have to do with who is kept a slot, so twice.
+        let written = after(&snapshot, &first);
+        let second = decided(&written);
+        prop_assert!(second.stops.is_empty(), "{first:#?}\n{second:#?}");
+        prop_assert!(decided(&after(&written, &second)).is_empty(), "{second:#?}");
+    }
+
+    /// Only an attempt that may be stopped is, and only for a much higher priority.
+    #[test]
+    fn nobody_makes_way_for_a_neighbour(snapshot in drawn()) {
+        for stop in decided(&snapshot).stops {
+            let victim = snapshot.running.iter().find(|row| row.job.id == stop.job).unwrap();
+            let by = snapshot.waiting.iter().find(|row| row.job.id == stop.by).unwrap();
+            prop_assert!(victim.may_be_stopped && victim.epoch == stop.epoch);
+            prop_assert!(victim.job.priority + 5 <= by.job.priority);
+        }
+    }
+
+    /// Jobs that a quota keeps back say so, and nobody else does.
+    #[test]
+    fn a_project_over_its_quota_is_held(snapshot in drawn()) {
+        let written = after(&snapshot, &decided(&snapshot));
+        for row in &written.waiting {
+            let project = snapshot.projects.iter().find(|project| project.name == row.job.project).unwrap();
+            let held = matches!(
+                row.plan_reason.as_deref(),
+                Some("device_quota" | "quota_in_turn" | "device_time_quota")
+            );
+            prop_assert!(!held || project.device_quota.is_some());
+        }
+    }
+
+    /// Every slot that is kept is kept for a job that waits and fits it.
+    #[test]
+    fn slots_are_kept_for_who_fits(snapshot in drawn()) {
+        for (id, kept) in decided(&snapshot).kept {
+            let worker = snapshot.workers.iter().find(|worker| worker.id == id).unwrap();
+            for (name, job) in kept {
+                let device = worker.devices.iter().find(|device| device.name == name).unwrap();
+                let row = snapshot.waiting.iter().find(|row| row.job.id == job).unwrap();
+                prop_assert!(i64::from(device.count) >= i64::from(row.job.device_count));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_order_of_submission_needs_no_rows() {
+    let mut snapshot = snapshot();
+    snapshot.workers = vec![worker("a", &[1, 1])];
+    snapshot.waiting = (1..2000).map(|number| waits(job(number))).collect();
+    assert!(decided(&snapshot).is_empty());
+    let supernet = JobRow { is_supernet: true, ..job(2000) };
+    snapshot.waiting.push(waits(supernet));
+    assert!(decided(&snapshot).is_empty(), "a supernet goes first by itself");
+}
+
+/// Two projects of equal shares take turns, whoever came first.
+#[test]
+fn projects_take_turns() {
+    let mut snapshot = snapshot();
+    snapshot.projects = vec![project("early", 1), project("late", 1)];
+    snapshot.workers = vec![worker("a", &[1])];
+    let of =
+        |number: u128| JobRow { project: if number <= 40 { "early" } else { "late" }.into(), ..job(number) };
+    snapshot.waiting = (1..=80).map(|number| waits(of(number))).collect();
+    let mut rows = after(&snapshot, &decided(&snapshot)).waiting;
+    rows.sort_by_key(|row| row.ranked.rank);
+    let late = rows[..20].iter().filter(|row| row.job.project == "late").count();
+    assert_eq!(late, 10);
+}
+
+#[test]
+fn old_jobs_go_before_newcomers_of_a_higher_priority() {
+    let mut snapshot = snapshot();
+    let policy = Policy::default();
+    let day_s = i64::try_from(policy.age_step_s).unwrap() * 2;
+    let old = JobRow { create_s: NOW_S - 3 * day_s, ..job(1) };
+    snapshot.now_s = NOW_S;
+    snapshot.waiting = vec![waits(JobRow { priority: 3, create_s: NOW_S - 1, ..job(2) }), waits(old)];
+    let mut rows = after(&snapshot, &decided(&snapshot)).waiting;
+    rows.sort_by_key(|row| row.ranked.rank);
+    assert_eq!(rows[0].job.id, Uuid::from_u128(1));
+}
+
+#[test]
+fn a_job_of_a_high_priority_takes_the_slot_of_a_low_one() {
+    let mut snapshot = snapshot();
+    snapshot.workers = vec![worker("a", &[1])];
+    snapshot.running = vec![runs(job(1), "a")];
+    snapshot.waiting = vec![waits(JobRow { priority: 10, ..job(2) })];
+    let decisions = decided(&snapshot);
+    let by = Uuid::from_u128(2);
+    assert_eq!(decisions.stops, vec![Yield { job: Uuid::from_u128(1), epoch: 3, by }]);
+    assert_eq!(decisions.reasons, vec![(by, Some("being_cleared"))]);
+    assert_eq!(decisions.kept, vec![("a".to_owned(), BTreeMap::from([("cpu".to_owned(), by)]))]);
+    let sentence = sentences(&snapshot, &Policy::default()).unwrap().remove(&by).unwrap();
+    assert!(sentence.contains("make way for it on node a"), "{sentence}");
+    let young = Policy { min_run_s: 3 * 3600, ..Policy::default() };
+    assert!(decide(&snapshot, &young).unwrap().stops.is_empty());
+    snapshot.running[0].job.preemption_count = 3;
+    assert!(decided(&snapshot).stops.is_empty());
+}
+
+/// An attempt on a slot that its worker has no more takes no other one, and counts.
+#[test]
+fn strays_count_for_their_project_and_block_nobody() {
+    let mut snapshot = snapshot();
+    snapshot.projects[0].device_quota = Some(1);
+    snapshot.workers = vec![worker("a", &[1])];
+    let gone = RunningRow { device: "cuda:7".to_owned(), ..runs(job(1), "a") };
+    snapshot.running = vec![gone];
+    snapshot.waiting = vec![waits(job(2))];
+    assert_eq!(decided(&snapshot).reasons, vec![(Uuid::from_u128(2), Some("device_quota"))]);
+    snapshot.projects[0].device_quota = Some(2);
+    assert!(decided(&snapshot).reasons.is_empty());
+}
+
+#[test]
+fn use_is_counted_from_the_grant_and_anew_in_a_new_period() {
+    let mut snapshot = snapshot();
+    snapshot.projects[0] = ProjectRow {
+        usage_age_s: 86_400.0,
+        used_device_s: 50.0,
+        period_age_s: 90_000.0,
+        ..project("default", 1)
+    };
+    let two = JobRow { device_count: 2, ..job(1) };
+    snapshot.running = vec![RunningRow { grant_s: NOW_S - 100, ..runs(two, "a") }];
+    let account = &decided(&snapshot).accounts[0];
+    assert!((account.used_device_s - 250.0).abs() < 1e-6, "{account:?}");
+    assert!((account.usage_device_s - 200.0).abs() < 1.0, "{account:?}");
+    // A month later a new period began ten seconds ago.
+    snapshot.projects[0].period_age_s = 30.0 * 86_400.0 + 10.0;
+    let account = &decided(&snapshot).accounts[0];
+    assert_eq!((account.used_device_s, account.period_count), (20.0, 1));
+    // Nothing is written of who has nothing.
+    snapshot.running.clear();
+    snapshot.projects[0].period_age_s = 100.0;
+    assert!(decided(&snapshot).accounts.is_empty());
+}

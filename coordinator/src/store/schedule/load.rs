@@ -1,0 +1,164 @@
+//! What a round is planned from.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cakes_planner::Schedule;
+use sqlx::PgConnection;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use crate::core::ranks::Ranked;
+use crate::core::schedule::{JobRow, ProjectRow, RunningRow, Snapshot, WaitingRow, WorkerRow};
+use crate::core::worker::Device;
+use crate::store::error::{Error, failed};
+
+/// Projects, workers, and the jobs that run or wait. What is granted between two of the
+/// statements may be there twice, or not at all.
+///
+/// # Errors
+/// The database fails.
+pub async fn load(connection: &mut PgConnection, lease_ttl: Duration) -> Result<Snapshot, Error> {
+    // Waiting jobs first: one that is granted meanwhile is then found among those that run.
+    let waiting = waiting(connection).await?;
+    let now_s = sqlx::query_scalar!(r#"select extract(epoch from clock_timestamp())::bigint as "now_s!""#)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed("read the clock"))?;
+    Ok(Snapshot {
+        now_s,
+        projects: projects(connection).await?,
+        workers: workers(connection, lease_ttl).await?,
+        running: running(connection).await?,
+        waiting,
+    })
+}
+
+async fn projects(connection: &mut PgConnection) -> Result<Vec<ProjectRow>, Error> {
+    let rows = sqlx::query!(
+        r#"select name, share, device_quota, device_s_quota, period_days, used_device_s, usage_device_s,
+               extract(epoch from clock_timestamp() - period_time)::float8 as "period_age_s!",
+               extract(epoch from clock_timestamp() - usage_time)::float8 as "usage_age_s!"
+           from project order by name"#
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(failed("read projects"))?;
+    let project = rows.into_iter().map(|row| ProjectRow {
+        name: row.name,
+        share: row.share.unsigned_abs(),
+        device_quota: row.device_quota,
+        device_s_quota: row.device_s_quota,
+        period_days: row.period_days,
+        period_age_s: row.period_age_s,
+        used_device_s: row.used_device_s,
+        usage_device_s: row.usage_device_s,
+        usage_age_s: row.usage_age_s,
+    });
+    Ok(project.collect())
+}
+
+async fn workers(connection: &mut PgConnection, lease_ttl: Duration) -> Result<Vec<WorkerRow>, Error> {
+    let rows = sqlx::query!(
+        r#"select id, devices as "devices!: Json<Vec<Device>>", kept as "kept!: Json<BTreeMap<String, Uuid>>",
+               case when last_seen_time < clock_timestamp() - make_interval(secs => $1) then 'lost'
+                    when schedule = 'draining' then 'draining'
+                    when schedule = 'cordoned' or suspect_until > clock_timestamp() then 'cordoned'
+                    else 'ready' end as "schedule!"
+           from worker
+           where last_seen_time > clock_timestamp() - interval '1 day'
+           order by id"#,
+        lease_ttl.as_secs_f64()
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(failed("read workers"))?;
+    let worker = rows.into_iter().map(|row| WorkerRow {
+        id: row.id,
+        schedule: match row.schedule.as_str() {
+            "ready" => Schedule::Ready,
+            "cordoned" => Schedule::Cordoned,
+            "draining" => Schedule::Draining,
+            _ => Schedule::Lost,
+        },
+        devices: row.devices.0,
+        kept: row.kept.0,
+    });
+    Ok(worker.collect())
+}
+
+async fn running(connection: &mut PgConnection) -> Result<Vec<RunningRow>, Error> {
+    let rows = sqlx::query!(
+        r#"select job.id, job.project, job.priority, job.kind = 'supernet' as "is_supernet!", job.position,
+               extract(epoch from job.create_time)::bigint as "create_s!", job.memory_mib,
+               job.device_count as "device_count!", job.preemption_count, attempt.epoch, attempt.worker_id,
+               attempt.device, extract(epoch from attempt.grant_time)::bigint as "grant_s!",
+               progress.remaining_s, job.state,
+               coalesce(job.yield_epoch = attempt.epoch, false) as "makes_way!"
+           from attempt join job on job.id = attempt.job_id
+           left join job_progress progress on progress.job_id = job.id
+           where attempt.end_time is null
+           order by attempt.worker_id, attempt.device, job.id"#
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(failed("read which jobs run"))?;
+    let running = rows.into_iter().map(|row| RunningRow {
+        job: JobRow {
+            id: row.id,
+            project: row.project,
+            priority: row.priority,
+            is_supernet: row.is_supernet,
+            position: row.position,
+            create_s: row.create_s,
+            memory_mib: row.memory_mib,
+            device_count: row.device_count,
+            preemption_count: row.preemption_count,
+        },
+        epoch: row.epoch,
+        worker: row.worker_id,
+        device: row.device,
+        grant_s: row.grant_s,
+        remaining_s: row.remaining_s,
+        may_be_stopped: row.state == "running" && !row.makes_way,
+        is_stopping: row.makes_way || matches!(row.state.as_str(), "pausing" | "cancelling"),
+    });
+    Ok(running.collect())
+}
+
+async fn waiting(connection: &mut PgConnection) -> Result<Vec<WaitingRow>, Error> {
+    let rows = sqlx::query!(
+        r#"select id, project, priority, kind = 'supernet' as "is_supernet!", position,
+               extract(epoch from create_time)::bigint as "create_s!", memory_mib,
+               device_count as "device_count!", preemption_count,
+               case when run_after > clock_timestamp() then ceil(extract(epoch from run_after))::bigint end
+                   as run_after_s,
+               case when avoid_until > clock_timestamp() then avoid_worker_id end as avoids,
+               rank as "rank!", plan_reason,
+               (position << 10) - (priority::bigint << 44)
+                   - case when kind = 'supernet' then 1::bigint << 43 else 0 end as "natural!"
+           from job where waits
+           order by is_held, rank"#
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(failed("read which jobs wait"))?;
+    let waiting = rows.into_iter().map(|row| WaitingRow {
+        job: JobRow {
+            id: row.id,
+            project: row.project,
+            priority: row.priority,
+            is_supernet: row.is_supernet,
+            position: row.position,
+            create_s: row.create_s,
+            memory_mib: row.memory_mib,
+            device_count: row.device_count,
+            preemption_count: row.preemption_count,
+        },
+        run_after_s: row.run_after_s,
+        avoids: row.avoids,
+        ranked: Ranked { rank: row.rank, natural: row.natural },
+        plan_reason: row.plan_reason,
+    });
+    Ok(waiting.collect())
+}

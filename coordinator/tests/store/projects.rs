@@ -1,0 +1,351 @@
+//! Projects, and rounds of the planner over real rows.
+
+use cakes_coordinator::core::lease::{Desired, Policy};
+use cakes_coordinator::core::project::{ProjectName, Terms as ProjectTerms};
+use cakes_coordinator::core::retry::FailureClass;
+use cakes_coordinator::core::schedule::{Decisions, Rules};
+use cakes_coordinator::store::attempts::{acquire, acquire_together, fail};
+use cakes_coordinator::store::searches::{Terms, submit};
+use cakes_coordinator::store::{Error, PgPool, projects, schedule};
+use cakes_proto::ids::SearchId;
+use uuid::Uuid;
+
+use crate::support::{
+    Worker, count, open_connections, report_of, save, search_of, small_search, state, tell, worker,
+};
+
+fn name(text: &str) -> ProjectName {
+    text.parse().unwrap()
+}
+
+async fn project(pool: &PgPool, text: &str, share: u32, device_quota: Option<u32>) {
+    let terms = ProjectTerms::check(share, device_quota, None, 0).unwrap();
+    projects::set(pool, &name(text), &terms).await.unwrap();
+}
+
+/// A search of a supernet and `seeds` retrainings.
+async fn search(pool: &PgPool, project: &str, priority: i32, seeds: u64) -> SearchId {
+    let seeds: Vec<u64> = (1..=seeds).collect();
+    let terms = Terms { project: name(project), priority, ..Terms::default() };
+    submit(pool, &search_of(&[0.5], &seeds), &terms, None).await.unwrap()
+}
+
+async fn round(pool: &PgPool) -> Decisions {
+    schedule::plan(pool, &Rules::default()).await.unwrap().expect("nobody else plans")
+}
+
+async fn reasons(pool: &PgPool) -> Vec<Option<String>> {
+    sqlx::query_scalar("select distinct plan_reason from job where waits order by 1")
+        .fetch_all(pool)
+        .await
+        .unwrap()
+}
+
+/// Projects of the jobs that wait, in the order in which they are served.
+async fn line(pool: &PgPool) -> Vec<String> {
+    sqlx::query_scalar("select project from job where waits order by is_held, rank")
+        .fetch_all(pool)
+        .await
+        .unwrap()
+}
+
+async fn fleet(pool: &PgPool, size: usize) -> Vec<Worker> {
+    let mut fleet = Vec::new();
+    for number in 0..size {
+        fleet.push(worker(pool, &format!("w{number}")).await);
+    }
+    fleet
+}
+
+/// Lets everything that runs have run for so long.
+async fn has_run_for_an_hour(pool: &PgPool) {
+    let statement = "update attempt set grant_time = grant_time - interval '1 hour' where end_time is null";
+    sqlx::query(statement).execute(pool).await.unwrap();
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_project_is_made_and_changed_and_listed_with_what_it_uses(pool: PgPool) {
+    project(&pool, "lung", 3, Some(2)).await;
+    search(&pool, "lung", 7, 2).await;
+    worker(&pool, "a").await.begin(&pool).await;
+    let listed = projects::list(&pool, None).await.unwrap();
+    let names: Vec<&str> = listed.iter().map(|project| project.name.as_str()).collect();
+    assert_eq!(names, ["default", "lung"]);
+    let lung = &listed[1];
+    assert_eq!((lung.share, lung.device_quota, lung.period_days), (3, Some(2), 30));
+    assert_eq!((lung.busy_device_count, lung.waiting_job_count), (1, 2));
+    project(&pool, "lung", 1, None).await;
+    let changed = projects::list(&pool, Some("lung")).await.unwrap();
+    assert_eq!((changed.len(), changed[0].share, changed[0].device_quota), (1, 1, None));
+    let of_job = "select count(*) from job where project = 'lung' and priority = 7";
+    assert_eq!(count(&pool, of_job).await, 3);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_search_of_an_unknown_project_or_a_wild_priority_is_refused(pool: PgPool) {
+    let terms = Terms { project: name("nobody"), ..Terms::default() };
+    let refused = submit(&pool, &small_search(), &terms, None).await.unwrap_err();
+    assert!(matches!(&refused, Error::InvalidArgument { field: "project", .. }), "{refused}");
+    assert!(refused.to_string().contains("cakes project set nobody"), "{refused}");
+    let terms = Terms { priority: 1001, ..Terms::default() };
+    let refused = submit(&pool, &small_search(), &terms, None).await.unwrap_err();
+    assert!(matches!(&refused, Error::InvalidArgument { field: "priority", .. }), "{refused}");
+    assert_eq!(count(&pool, "select count(*) from search").await, 0);
+    let twice = async |priority| {
+        let terms = Terms { priority, ..Terms::default() };
+        submit(&pool, &small_search(), &terms, Some("once")).await
+    };
+    twice(1).await.unwrap();
+    assert!(
+        matches!(twice(2).await.unwrap_err(), Error::Conflict { .. }),
+        "another priority is another search"
+    );
+}
+
+/// Whoever asks at the same time: the quota is looked at behind a lock.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_quota_of_devices_is_never_breached_by_workers_that_ask_at_once(pool: PgPool) {
+    project(&pool, "lung", 1, Some(3)).await;
+    project(&pool, "brain", 1, Some(2)).await;
+    search(&pool, "lung", 0, 9).await;
+    search(&pool, "brain", 0, 9).await;
+    let fleet = fleet(&pool, 12).await;
+    open_connections(&pool).await;
+    let alone = fleet[..6].iter().map(|worker| worker.acquire(&pool));
+    let policy = Policy::default();
+    let wishes: Vec<_> = fleet[6..].iter().map(Worker::wish).collect();
+    let together = acquire_together(&pool, &policy, &wishes);
+    let (alone, together) = tokio::join!(futures::future::join_all(alone), together);
+    let granted = alone.iter().flatten().count()
+        + together.unwrap().into_iter().filter(|answer| matches!(answer, Some(Ok(Some(_))))).count();
+    let of = async |statement| count(&pool, statement).await;
+    let lung = of("select count(*) from job where state = 'leased' and project = 'lung'").await;
+    let brain = of("select count(*) from job where state = 'leased' and project = 'brain'").await;
+    assert_eq!((granted, lung, brain), (5, 3, 2));
+    for worker in &fleet {
+        assert_eq!(worker.acquire(&pool).await, None);
+    }
+}
+
+/// A job on two devices takes two of its project's; a smaller one of another project passes.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_quota_counts_the_devices_that_a_job_trains_on(pool: PgPool) {
+    project(&pool, "lung", 1, Some(1)).await;
+    search(&pool, "lung", 5, 1).await;
+    let two = "update job set trainer_job = jsonb_set(trainer_job, '{training,devices}', '2')";
+    sqlx::query(two).execute(&pool).await.unwrap();
+    search(&pool, "default", 0, 1).await;
+    let a = worker(&pool, "a").await;
+    let mut wish = a.wish();
+    wish.device.count = 2;
+    let grant = acquire(&pool, &Policy::default(), &wish).await.unwrap().expect("the other project's");
+    let project: String = sqlx::query_scalar("select project from job where id = $1")
+        .bind(grant.token.job.0)
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(project, "default");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn device_hours_that_are_used_up_keep_jobs_back(pool: PgPool) {
+    let terms = ProjectTerms::check(1, None, Some(2.0), 0).unwrap();
+    projects::set(&pool, &name("lung"), &terms).await.unwrap();
+    search(&pool, "lung", 0, 2).await;
+    let fleet = fleet(&pool, 2).await;
+    fleet[0].begin(&pool).await;
+    has_run_for_an_hour(&pool).await;
+    sqlx::query(
+        "update project set usage_time = usage_time - interval '3 hours', used_device_s = 3700,
+        period_time = period_time - interval '1 day'",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    // Between rounds the hours of before count, and there are some left.
+    round(&pool).await;
+    assert_eq!(reasons(&pool).await, [Some("device_time_quota".to_owned())]);
+    assert_eq!(fleet[1].acquire(&pool).await, None);
+    let used: f64 = sqlx::query_scalar("select used_device_s from project where name = 'lung'")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert!((used - 7300.0).abs() < 5.0, "an hour on one device more: {used}");
+    // A job that was submitted since is kept back too.
+    search(&pool, "lung", 3, 1).await;
+    assert_eq!(fleet[1].acquire(&pool).await, None);
+    sqlx::query("update project set period_time = period_time - interval '30 days'")
+        .execute(&pool)
+        .await
+        .unwrap();
+    round(&pool).await;
+    assert_eq!(reasons(&pool).await, [None], "a new period");
+    assert!(fleet[1].acquire(&pool).await.is_some());
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_round_says_who_waits_for_a_quota_and_takes_it_back(pool: PgPool) {
+    project(&pool, "lung", 1, Some(1)).await;
+    search(&pool, "lung", 0, 3).await;
+    let fleet = fleet(&pool, 2).await;
+    let running = fleet[0].begin(&pool).await;
+    round(&pool).await;
+    let words = "select count(*) from dashboard.queue where reason = 'device_quota' and project = 'lung'";
+    assert_eq!(count(&pool, words).await, 3);
+    assert!(round(&pool).await.is_empty(), "what is written is not written again");
+    let sentences = schedule::reasons(&pool, &Rules::default()).await.unwrap();
+    assert!(sentences.values().any(|text| text.contains("1 of the 1 devices")), "{sentences:?}");
+
+    // Another project is not held up, and nothing waits for ever.
+    search(&pool, "default", -5, 1).await;
+    let other = fleet[1].acquire(&pool).await.unwrap();
+    assert_eq!(line(&pool).await, ["default", "lung", "lung", "lung"], "held ones come last");
+    fail(&pool, &Policy::default(), running.token, FailureClass::User, "no").await.unwrap();
+    fail(&pool, &Policy::default(), other.token, FailureClass::User, "no").await.unwrap();
+    round(&pool).await;
+    let next = fleet[0].acquire(&pool).await.unwrap();
+    assert_eq!(state(&pool, next.token.job).await, "leased");
+    assert_eq!(line(&pool).await.iter().filter(|project| *project == "lung").count(), 2);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn projects_take_turns_by_their_shares_and_use(pool: PgPool) {
+    project(&pool, "lung", 1, None).await;
+    project(&pool, "brain", 2, None).await;
+    search(&pool, "lung", 0, 9).await;
+    search(&pool, "brain", 0, 9).await;
+    worker(&pool, "a").await;
+    round(&pool).await;
+    let first: Vec<String> = line(&pool).await.into_iter().take(9).collect();
+    assert_eq!(first.iter().filter(|project| *project == "brain").count(), 6, "{first:?}");
+
+    // Whoever has used much waits, as long as the others have jobs.
+    let used = "update project set usage_device_s = 1e6 where name = 'brain'";
+    sqlx::query(used).execute(&pool).await.unwrap();
+    round(&pool).await;
+    assert!(line(&pool).await[..10].iter().all(|project| project == "lung"));
+    let grant = worker(&pool, "b").await.acquire(&pool).await.unwrap();
+    let of: String = sqlx::query_scalar("select project from job where id = $1")
+        .bind(grant.token.job.0)
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(of, "lung");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_higher_priority_goes_first_at_once_and_old_jobs_in_the_end(pool: PgPool) {
+    let old = search(&pool, "default", 0, 3).await;
+    let urgent = search(&pool, "default", 2, 3).await;
+    let first = async || -> Option<Uuid> {
+        sqlx::query_scalar("select search_id from job where waits order by is_held, rank limit 1")
+            .fetch_one(&pool)
+            .await
+            .unwrap()
+    };
+    assert_eq!(first().await, Some(urgent.0), "without a round");
+    round(&pool).await;
+    assert_eq!(first().await, Some(urgent.0));
+    let waited = "update job set create_time = create_time - interval '2 days' where search_id = $1";
+    sqlx::query(waited).bind(old.0).execute(&pool).await.unwrap();
+    round(&pool).await;
+    assert_eq!(first().await, Some(old.0));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_job_makes_way_once_saves_and_goes_on_behind_the_other(pool: PgPool) {
+    search(&pool, "default", 0, 1).await;
+    let a = worker(&pool, "a").await;
+    let patient = a.begin(&pool).await;
+    tell(&pool, &report_of(patient.token, 1, 1, 4)).await.unwrap();
+    let urgent = search(&pool, "default", 10, 1).await;
+    round(&pool).await;
+    let receipt = tell(&pool, &report_of(patient.token, 2, 1, 5)).await.unwrap();
+    assert_eq!(receipt.desired, Desired::Run, "it has not run for half an hour");
+
+    has_run_for_an_hour(&pool).await;
+    let decided = round(&pool).await;
+    assert_eq!(decided.stops.len(), 1);
+    assert!(round(&pool).await.stops.is_empty(), "once");
+    assert_eq!(count(&pool, "select count(*) from dashboard.queue where reason = 'being_cleared'").await, 1);
+    let receipt = tell(&pool, &report_of(patient.token, 3, 1, 6)).await.unwrap();
+    assert_eq!(receipt.desired, Desired::Yield);
+    save(&pool, &patient, 6).await;
+    fail(&pool, &Policy::default(), patient.token, FailureClass::Cancelled, "stopped").await.unwrap();
+    let counted = "select count(*) from job join attempt on attempt.job_id = job.id
+        where job.preemption_count = 1 and job.lost_count = 0 and job.no_progress_count = 0
+            and attempt.end_reason = 'handed back' and job.run_after is null";
+    assert_eq!(count(&pool, counted).await, 1);
+    assert_eq!(count(&pool, "select count(*) from event where kind = 'job_preempted'").await, 1);
+
+    let next = a.begin(&pool).await;
+    let of: Option<Uuid> = sqlx::query_scalar("select search_id from job where id = $1")
+        .bind(next.token.job.0)
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(of, Some(urgent.0));
+    worker(&pool, "b").await.begin(&pool).await;
+    let again = worker(&pool, "c").await.begin(&pool).await;
+    assert_eq!((again.token.job, again.token.epoch), (patient.token.job, 2));
+    assert_eq!(again.resume_from.as_ref().map(|saved| saved.step), Some(6));
+    let receipt = tell(&pool, &report_of(again.token, 1, 1, 7)).await.unwrap();
+    assert_eq!(receipt.desired, Desired::Run, "what the attempt before was told means nothing now");
+}
+
+/// A wide slot that is kept for a wide job is not given to a narrow one; without the wide
+/// job it is like any other.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_slot_is_kept_for_the_job_that_needs_it(pool: PgPool) {
+    search(&pool, "default", 0, 1).await;
+    let wide = "update job set trainer_job = jsonb_set(trainer_job, '{training,devices}', '2')
+        where kind = 'retrain'";
+    sqlx::query(wide).execute(&pool).await.unwrap();
+    let (a, b) = (worker(&pool, "a").await, worker(&pool, "b").await);
+    let slots = "update worker set devices = jsonb_set(devices, '{0,count}', '2') where id = 'a'";
+    sqlx::query(slots).execute(&pool).await.unwrap();
+    round(&pool).await;
+    let mut wish = a.wish();
+    wish.device.count = 2;
+    let grant = acquire(&pool, &Policy::default(), &wish).await.unwrap().unwrap();
+    let devices: i32 = sqlx::query_scalar("select device_count from job where id = $1")
+        .bind(grant.token.job.0)
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(devices, 2, "though another stands before it");
+    let narrow = b.begin(&pool).await;
+    assert_ne!(narrow.token.job, grant.token.job);
+    fail(&pool, &Policy::default(), grant.token, FailureClass::User, "no").await.unwrap();
+    search(&pool, "default", 0, 1).await;
+    wish.request_id = Uuid::new_v4();
+    assert!(acquire(&pool, &Policy::default(), &wish).await.unwrap().is_some(), "its job is gone");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn what_no_slot_is_wide_enough_for_says_so(pool: PgPool) {
+    search(&pool, "default", 0, 1).await;
+    let wide = "update job set trainer_job = jsonb_set(trainer_job, '{training,devices}', '4')";
+    sqlx::query(wide).execute(&pool).await.unwrap();
+    worker(&pool, "a").await;
+    assert_eq!(count(&pool, "select count(*) from dashboard.queue where reason = 'too_narrow'").await, 2);
+    round(&pool).await;
+    assert_eq!(count(&pool, "select count(*) from dashboard.queue where reason = 'too_narrow'").await, 2);
+}
+
+/// Rounds at once end well, and what they write is that of one.
+#[sqlx::test(migrations = "../migrations")]
+async fn coordinators_that_plan_at_once_do_not_fight(pool: PgPool) {
+    search(&pool, "default", 0, 1).await;
+    let a = worker(&pool, "a").await;
+    a.begin(&pool).await;
+    has_run_for_an_hour(&pool).await;
+    search(&pool, "default", 10, 1).await;
+    open_connections(&pool).await;
+    let rules = Rules::default();
+    let rounds = (0..6).map(|_| schedule::plan(&pool, &rules));
+    let planned: Vec<_> = futures::future::join_all(rounds).await.into_iter().map(Result::unwrap).collect();
+    assert!(planned.iter().flatten().count() >= 1);
+    assert_eq!(count(&pool, "select count(*) from event where kind = 'job_preempted'").await, 1);
+    assert_eq!(count(&pool, "select sum(preemption_count) from job").await, 1);
+}
