@@ -81,6 +81,9 @@ pub fn job_details(job: &v1::Job, now: DateTime<Utc>) -> String {
     if !job.state_reason.is_empty() {
         add("reason", job.state_reason.clone());
     }
+    if !job.owner.is_empty() {
+        add("owner", job.owner.clone());
+    }
     if !job.labels.is_empty() {
         add("labels", labels(&job.labels));
     }

@@ -106,6 +106,9 @@ pub fn search_details(search: &v1::Search, now: DateTime<Utc>) -> String {
     if !matches!(search.project.as_str(), "" | "default") || search.priority != 0 {
         lines.push(format!("project  {}, priority {}", dash(&search.project), search.priority));
     }
+    if !search.owner.is_empty() {
+        lines.push(format!("owner    {}", search.owner));
+    }
     if !search.labels.is_empty() {
         lines.push(format!("labels   {}", labels(&search.labels)));
     }

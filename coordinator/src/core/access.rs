@@ -199,7 +199,7 @@ mod tests {
             }
         }
         assert_eq!(least_role(Action::QueueRetrainings), Some(Role::Submitter));
-        assert_eq!(least_role(Action::CancelJob), Some(Role::Operator));
+        assert_eq!(least_role(Action::CancelJob), Some(Role::Submitter), "of their own");
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub enum Needs {
     Identity,
     /// To be a user of this role, or of one that may more.
     Role(Role),
+    /// To be a submitter who submitted it, or an operator.
+    Owner,
     /// To be a worker that speaks of itself.
     Worker(Own),
 }
@@ -33,7 +35,7 @@ pub enum Own {
 /// The table.
 pub fn needs(method: Method) -> Needs {
     use Method as M;
-    use Needs::{Nothing, Worker};
+    use Needs::{Nothing, Owner, Worker};
     const VIEWER: Needs = Needs::Role(Role::Viewer);
     const SUBMITTER: Needs = Needs::Role(Role::Submitter);
     const OPERATOR: Needs = Needs::Role(Role::Operator);
@@ -42,7 +44,7 @@ pub fn needs(method: Method) -> Needs {
         M::GetSearch => VIEWER,
         M::ListSearches => VIEWER,
         M::WatchSearch => VIEWER,
-        M::CancelSearch => OPERATOR,
+        M::CancelSearch => Owner,
         M::DeriveArchitectures => SUBMITTER,
         M::GetParetoFront => VIEWER,
         M::GetLatencyTable => VIEWER,
@@ -58,14 +60,14 @@ pub fn needs(method: Method) -> Needs {
         M::StreamJobLogs => VIEWER,
         M::GetCheckpoint => VIEWER,
         M::ListCheckpoints => VIEWER,
-        M::PinCheckpoint => OPERATOR,
-        M::UnpinCheckpoint => OPERATOR,
+        M::PinCheckpoint => Owner,
+        M::UnpinCheckpoint => Owner,
         M::GetTrainerJob => VIEWER,
         M::ListMetrics => VIEWER,
         M::ExplainJob => VIEWER,
-        M::CancelJob => OPERATOR,
-        M::PauseJob => OPERATOR,
-        M::ResumeJob => OPERATOR,
+        M::CancelJob => Owner,
+        M::PauseJob => Owner,
+        M::ResumeJob => Owner,
         M::RetryJob => SUBMITTER,
         M::LabelJob => SUBMITTER,
         M::AddJobNote => SUBMITTER,
@@ -111,7 +113,7 @@ pub fn needs(method: Method) -> Needs {
 pub fn changes(method: Method) -> bool {
     match needs(method) {
         Needs::Role(Role::Operator) => !matches!(method, Method::ListWebhooks | Method::ListDeliveries),
-        Needs::Role(Role::Submitter) => true,
+        Needs::Role(Role::Submitter) | Needs::Owner => true,
         Needs::Role(Role::Viewer) | Needs::Nothing | Needs::Identity | Needs::Worker(_) => false,
     }
 }
@@ -127,6 +129,14 @@ pub enum Caller {
 }
 
 impl Caller {
+    /// The name under which it owns what it submits; none for nobody known.
+    pub fn owner(&self) -> Option<&str> {
+        match self {
+            Caller::Known(Identity::User { name, .. }) => Some(name),
+            Caller::Known(_) | Caller::Trusted | Caller::Nobody => None,
+        }
+    }
+
     /// Whether the table lets it call a method.
     ///
     /// # Errors
@@ -136,11 +146,16 @@ impl Caller {
         let is_permitted = match (self, needed) {
             (Caller::Trusted, _) | (_, Needs::Nothing) | (Caller::Known(_), Needs::Identity) => true,
             (Caller::Known(Identity::User { role, .. }), Needs::Role(least)) => *role >= least,
+            // Whose it is the handler finds out: [`may_change`].
+            (Caller::Known(Identity::User { role, .. }), Needs::Owner) => *role >= Role::Submitter,
             (Caller::Known(Identity::Worker { .. }), Needs::Worker(_)) => true,
             (Caller::Nobody, _)
             | (Caller::Known(Identity::User { .. }), Needs::Worker(_))
-            | (Caller::Known(Identity::Worker { .. }), Needs::Role(_))
-            | (Caller::Known(Identity::Coordinator { .. }), Needs::Role(_) | Needs::Worker(_)) => false,
+            | (Caller::Known(Identity::Worker { .. }), Needs::Role(_) | Needs::Owner)
+            | (
+                Caller::Known(Identity::Coordinator { .. }),
+                Needs::Role(_) | Needs::Owner | Needs::Worker(_),
+            ) => false,
         };
         if is_permitted { Ok(()) } else { Err(self.refusal(method, needed)) }
     }
@@ -148,12 +163,13 @@ impl Caller {
     fn refusal(&self, method: Method, needed: Needs) -> Refusal {
         let needs = needed.name();
         let remedy = match needed {
-            Needs::Role(role) => {
-                Some(format!("`cakes-coordinator token issue NAME --role {role}` makes one"))
-            }
-            Needs::Worker(_) => {
-                Some("`cakes-coordinator token issue NAME --role worker` makes one".to_owned())
-            }
+            Needs::Role(_) | Needs::Owner => Some(format!(
+                "`cakes-coordinator token issue NAME --role {needs}` or `pki issue user NAME --role {needs}` makes one"
+            )),
+            Needs::Worker(_) => Some(
+                "`cakes-coordinator token issue NAME --role worker` or `pki issue worker NAME` makes one"
+                    .to_owned(),
+            ),
             Needs::Nothing | Needs::Identity => None,
         };
         match self {
@@ -190,6 +206,7 @@ impl Needs {
             Needs::Nothing => NOBODY,
             Needs::Identity => "any",
             Needs::Role(role) => role.as_str(),
+            Needs::Owner => Role::Submitter.as_str(),
             Needs::Worker(_) => "worker",
         }
     }
@@ -210,6 +227,38 @@ impl Refusal {
     pub fn is_of_nobody(&self) -> bool {
         self.role == NOBODY
     }
+}
+
+/// That somebody whom the table lets change what is their own changes nothing of others.
+///
+/// `owner`: the name of whoever submitted it; none if nobody known did.
+///
+/// # Errors
+/// It is of somebody else.
+pub fn may_change(caller: &Caller, owner: Option<&str>) -> Result<(), NotOwner> {
+    let refused = |caller: &str| {
+        let owner = owner.map(str::to_owned);
+        Err(NotOwner { caller: caller.to_owned(), owner })
+    };
+    match caller {
+        Caller::Trusted | Caller::Known(Identity::User { role: Role::Operator, .. }) => Ok(()),
+        Caller::Known(Identity::User { name, role: Role::Submitter }) if owner == Some(name.as_str()) => {
+            Ok(())
+        }
+        Caller::Known(identity) => refused(identity.name()),
+        Caller::Nobody => refused(NOBODY),
+    }
+}
+
+/// A submitter changes what somebody else submitted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} submitted it, so '{caller}' may not change it; an operator may",
+    owner.as_ref().map_or("nobody known".to_owned(), |owner| format!("'{owner}'"))
+)]
+pub struct NotOwner {
+    pub caller: String,
+    pub owner: Option<String>,
 }
 
 /// That a request of a worker names the worker itself.
@@ -275,9 +324,13 @@ mod tests {
         const READ: [&str; 7] = ["get_", "list_", "watch_", "stream_", "explain_", "estimate_", "export_"];
         for method in Method::ALL.iter().copied() {
             let reads = READ.iter().any(|verb| method.name().starts_with(verb));
-            let Needs::Role(least) = needs(method) else {
-                assert!(!changes(method), "{method:?}");
-                continue;
+            let least = match needs(method) {
+                Needs::Role(least) => least,
+                Needs::Owner => Role::Submitter,
+                _ => {
+                    assert!(!changes(method), "{method:?}");
+                    continue;
+                }
             };
             assert_eq!(changes(method), !reads, "{method:?}");
             assert!(reads || least > Role::Viewer, "{method:?}");
@@ -286,9 +339,9 @@ mod tests {
 
     #[test]
     fn a_refusal_says_who_what_and_how_to_go_on() {
-        let refused = user(Role::Viewer).may(Method::CancelJob).unwrap_err();
+        let refused = user(Role::Viewer).may(Method::DrainWorker).unwrap_err();
         assert_eq!((refused.role, refused.needs, refused.is_of_nobody()), ("viewer", "operator", false));
-        for part in ["'vera'", "viewer", "cancel_job", "operator", "token issue NAME --role operator"] {
+        for part in ["'vera'", "viewer", "drain_worker", "operator", "token issue NAME --role operator"] {
             assert!(refused.message.contains(part), "{}", refused.message);
         }
         let refused = user(Role::Operator).may(Method::Register).unwrap_err();
@@ -298,6 +351,26 @@ mod tests {
         for part in ["list_jobs", "--token-file", "CAKES_TOKEN", "--role viewer"] {
             assert!(refused.message.contains(part), "{}", refused.message);
         }
+    }
+
+    #[test]
+    fn a_submitter_changes_what_is_their_own_and_an_operator_everything() {
+        for (caller, owner, is_permitted) in [
+            (user(Role::Submitter), Some("vera"), true),
+            (user(Role::Submitter), Some("ben"), false),
+            (user(Role::Submitter), None, false),
+            (user(Role::Operator), Some("ben"), true),
+            (user(Role::Operator), None, true),
+            (user(Role::Viewer), Some("vera"), false),
+            (worker("vera"), Some("vera"), false),
+            (Caller::Trusted, Some("ben"), true),
+            (Caller::Nobody, None, false),
+            (Caller::Nobody, Some(NOBODY), false),
+        ] {
+            assert_eq!(may_change(&caller, owner).is_ok(), is_permitted, "{caller:?} {owner:?}");
+        }
+        let refused = may_change(&user(Role::Submitter), Some("ben")).unwrap_err().to_string();
+        assert_eq!(refused, "'ben' submitted it, so 'vera' may not change it; an operator may");
     }
 
     #[test]

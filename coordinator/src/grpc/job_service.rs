@@ -11,7 +11,7 @@ use super::paging::{Page, Position, SIZE_MAX, order_by};
 use super::search_service::{REASON_CHARS_MAX, request_id_if_given};
 use super::status::invalid_field;
 use super::stream::{Messages, News, Then, Watched};
-use super::{Api, labels, lookup, resume, values, wire};
+use super::{Api, gate, labels, lookup, resume, values, wire};
 use crate::core::explain::explain;
 use crate::core::job::JobState;
 use crate::core::retention::Policy;
@@ -41,7 +41,8 @@ impl JobService for Api {
         &self,
         request: Request<v1::SubmitRetrainRequest>,
     ) -> Result<Response<v1::Job>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let owner = gate::caller(&extensions)?.owner().map(str::to_owned);
         let pool = self.reader();
         let search = lookup::search(pool, "search_id", &request.search_id).await?;
         let training = match request.training {
@@ -62,6 +63,7 @@ impl JobService for Api {
             initial_weights: initial_weights(request.initial_weights)?,
             seed: request.seed,
             labels: labels::checked("labels", request.labels)?,
+            owner,
         };
         self.queue.add_job(self.reader()).await?;
         let id = self
@@ -106,8 +108,10 @@ impl JobService for Api {
         &self,
         request: Request<v1::PinCheckpointRequest>,
     ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
-        let v1::PinCheckpointRequest { id, step } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let v1::PinCheckpointRequest { id, step } = request;
         let (id, step) = (lookup::job(self.reader(), "id", &id).await?, values::signed("step", step)?);
+        self.refuse_others_job(&extensions, id).await?;
         self.write(move |pool| async move { checkpoints::pin(&pool, id, step).await }).await?;
         self.checkpoints(id).await
     }
@@ -116,8 +120,10 @@ impl JobService for Api {
         &self,
         request: Request<v1::UnpinCheckpointRequest>,
     ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
-        let v1::UnpinCheckpointRequest { id, step } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let v1::UnpinCheckpointRequest { id, step } = request;
         let (id, step) = (lookup::job(self.reader(), "id", &id).await?, values::signed("step", step)?);
+        self.refuse_others_job(&extensions, id).await?;
         self.write(move |pool| async move { checkpoints::unpin(&pool, id, step).await }).await?;
         self.checkpoints(id).await
     }
@@ -232,9 +238,11 @@ impl JobService for Api {
     }
 
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Result<Response<v1::Job>, Status> {
-        let v1::CancelJobRequest { id, reason, etag } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let v1::CancelJobRequest { id, reason, etag } = request;
         let reason = values::checked("reason", reason, REASON_CHARS_MAX)?;
         let id = lookup::job(self.reader(), "id", &id).await?;
+        self.refuse_others_job(&extensions, id).await?;
         let seen = values::as_seen(id, &etag)?;
         self.write_then_plan(move |pool| async move { writes::cancel(&pool, seen, &reason).await }).await?;
         self.answer(id).await
@@ -260,16 +268,20 @@ impl JobService for Api {
     }
 
     async fn pause_job(&self, request: Request<v1::PauseJobRequest>) -> Result<Response<v1::Job>, Status> {
-        let v1::PauseJobRequest { id, etag } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let v1::PauseJobRequest { id, etag } = request;
         let id = lookup::job(self.reader(), "id", &id).await?;
+        self.refuse_others_job(&extensions, id).await?;
         let seen = values::as_seen(id, &etag)?;
         self.write(move |pool| async move { writes::pause(&pool, seen).await }).await?;
         self.answer(id).await
     }
 
     async fn resume_job(&self, request: Request<v1::ResumeJobRequest>) -> Result<Response<v1::Job>, Status> {
-        let v1::ResumeJobRequest { id, etag } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let v1::ResumeJobRequest { id, etag } = request;
         let id = lookup::job(self.reader(), "id", &id).await?;
+        self.refuse_others_job(&extensions, id).await?;
         let seen = values::as_seen(id, &etag)?;
         self.write(move |pool| async move { writes::resume(&pool, seen).await }).await?;
         self.answer(id).await

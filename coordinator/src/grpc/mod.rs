@@ -18,6 +18,7 @@ mod listener;
 pub(crate) mod lookup;
 mod measure;
 mod notes;
+mod owned;
 mod paging;
 mod plan;
 mod resume;

@@ -14,8 +14,9 @@ use uuid::Uuid;
 use super::paging::{Page, Position, SIZE_MAX, order_by};
 use super::status::{invalid_field, invalid_spec};
 use super::stream::{Messages, News, Then, Watched};
-use super::{Api, front, labels, lookup, plan, resume, values, wire};
+use super::{Api, front, gate, labels, lookup, plan, resume, values, wire};
 use crate::core::project::ProjectName;
+use crate::core::rights::Caller;
 use crate::core::search::{NOT_MEASURED, PredictedLatency, SearchState};
 use crate::store::notes::Subject;
 use crate::store::read::latency::{MeasuredLatency, latency};
@@ -39,9 +40,11 @@ impl SearchService for Api {
         &self,
         request: Request<v1::SubmitSearchRequest>,
     ) -> Result<Response<v1::SubmitSearchResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
         let v1::SubmitSearchRequest { request_id, search, validate_only, labels, project, priority } =
-            request.into_inner();
-        let terms = terms(labels::checked("labels", labels)?, &project, priority)?;
+            request;
+        let terms =
+            terms(labels::checked("labels", labels)?, &project, priority, gate::caller(&extensions)?)?;
         let request_id = request_id_if_given(request_id)?;
         let checked = search_from_wire(search).map_err(|spec| invalid_spec("search", &spec))?;
         let plan = plan::plan(&checked).map_err(|spec| invalid_spec("search", &spec))?;
@@ -106,9 +109,11 @@ impl SearchService for Api {
         &self,
         request: Request<v1::CancelSearchRequest>,
     ) -> Result<Response<v1::Search>, Status> {
-        let v1::CancelSearchRequest { id, reason, etag } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let v1::CancelSearchRequest { id, reason, etag } = request;
         let reason = values::checked("reason", reason, REASON_CHARS_MAX)?;
         let id = lookup::search(self.reader(), "id", &id).await?;
+        self.refuse_others_search(&extensions, id).await?;
         let seen = values::as_seen(id, &etag)?;
         self.write_then_plan(move |pool| async move { writes::cancel(&pool, seen, &reason).await }).await?;
         Ok(Response::new(load(self.reader(), id).await?))
@@ -257,18 +262,18 @@ pub(super) async fn load(pool: &PgPool, id: SearchId) -> Result<v1::Search, Stat
 /// What a search would be, had it been recorded.
 fn unrecorded(search: &CheckedSearch, terms: Terms) -> v1::Search {
     let spec = Some(search_to_wire(search.spec()));
-    let Terms { labels, project, priority } = terms;
+    let Terms { labels, project, priority, .. } = terms;
     let project = project.as_str().to_owned();
     v1::Search { spec, labels: labels.into(), project, priority, ..v1::Search::default() }
 }
 
 /// Without a project, those of the one that is always there.
-fn terms(labels: Labels, project: &str, priority: i32) -> Result<Terms, Status> {
+fn terms(labels: Labels, project: &str, priority: i32, caller: &Caller) -> Result<Terms, Status> {
     let project = match project {
         "" => ProjectName::default(),
         name => name.parse().map_err(|problem| invalid_field("project", problem))?,
     };
-    Ok(Terms { labels, project, priority })
+    Ok(Terms { labels, project, priority, owner: caller.owner().map(str::to_owned) })
 }
 
 fn position_from_page(position: &Position) -> Result<(DateTime<Utc>, SearchId), Status> {

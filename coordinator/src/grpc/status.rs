@@ -22,7 +22,7 @@ use cakes_proto::convert::in_wire_terms;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::core::rights::{NotOwn, Refusal};
+use crate::core::rights::{NotOwn, NotOwner, Refusal};
 use crate::store;
 
 /// Domain of every `ErrorInfo`.
@@ -196,6 +196,13 @@ pub(super) fn not_permitted(refusal: &Refusal) -> Status {
 pub(super) fn not_own(refused: &NotOwn) -> Status {
     let said = [("caller", refused.caller.clone()), ("worker", refused.worker.clone())];
     with_reason(Code::PermissionDenied, refused.to_string(), "NOT_OWN", said)
+}
+
+/// A submitter changes what somebody else submitted.
+pub(super) fn not_owner(refused: &NotOwner) -> Status {
+    let NotOwner { caller, owner } = refused;
+    let said = [("caller", caller.clone()), ("owner", owner.clone().unwrap_or_default())];
+    with_reason(Code::PermissionDenied, refused.to_string(), "NOT_OWNER", said)
 }
 
 /// What is to be done cannot be recorded, and so is not done.

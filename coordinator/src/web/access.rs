@@ -15,6 +15,7 @@ use super::listener::Peer;
 use super::{Web, actions, guard};
 use crate::audit::DONE;
 use crate::core::access::{Action, SecretHash, delay, least_role, permits, token_hash};
+use crate::core::rights;
 use crate::store::access::{self as stored, Asker, Found, Holder, Via};
 
 /// Longest time that a browser stays signed in.
@@ -50,6 +51,12 @@ impl Caller {
         });
         let message = format!("'{}' has the role {} and may not do this{needed}", who.name, who.role);
         Err(Failure::new(StatusCode::FORBIDDEN, "FORBIDDEN", message))
+    }
+
+    /// The same as the API knows them.
+    pub(super) fn of_api(&self) -> rights::Caller {
+        let Some(who) = &self.who else { return rights::Caller::Nobody };
+        rights::Caller::Known(who.role.identity(&who.name))
     }
 
     fn asker(&self) -> Asker<'_> {

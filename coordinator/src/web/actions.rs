@@ -18,12 +18,25 @@ use super::access::Caller;
 use super::answer::{Failure, json as answer};
 use super::views::JobView;
 use crate::core::access::{Action, changes};
+use crate::core::rights as api;
 use crate::grpc::lookup;
 use crate::store::read::jobs;
 
 /// Most jobs that one request queues.
 const JOBS_MAX: usize = 64;
 const REQUEST_ID_CHARS_MAX: usize = 64;
+
+/// Whoever asks the page for something that the API does.
+struct OnBehalf(api::Caller);
+
+impl OnBehalf {
+    /// A request as if they had called the API themselves.
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.extensions_mut().insert(self.0.clone());
+        request
+    }
+}
 
 /// The body of a request; an empty one is `{}`.
 ///
@@ -42,7 +55,7 @@ impl Web {
         caller: Caller,
         action: Action,
         object: &str,
-        work: impl FnOnce(Web) -> F + Send + 'static,
+        work: impl FnOnce(Web, OnBehalf) -> F + Send + 'static,
     ) -> Result<Response, Failure>
     where
         F: Future<Output = Result<Value, Failure>> + Send + 'static,
@@ -54,7 +67,7 @@ impl Web {
                 allowed => allowed.map(|()| None),
             };
             let (begun, done) = match begun {
-                Ok(begun) => (begun, web.in_turn(work(web.clone())).await),
+                Ok(begun) => (begun, web.in_turn(work(web.clone(), OnBehalf(caller.of_api()))).await),
                 Err(refused) => (None, Err(refused)),
             };
             web.record_outcome(&caller, action.as_str(), &object, done.as_ref().map(drop), begun).await;
@@ -95,10 +108,10 @@ pub(super) async fn cancel_job(
     body: Bytes,
 ) -> Result<Response, Failure> {
     let object = id.clone();
-    web.act(caller, Action::CancelJob, &object, async move |web: Web| {
+    web.act(caller, Action::CancelJob, &object, async move |web: Web, by: OnBehalf| {
         let Reason { reason } = read(&body)?;
         let request = v1::CancelJobRequest { id: id.clone(), reason, ..v1::CancelJobRequest::default() };
-        let cancelled = web.api.cancel_job(Request::new(request)).await;
+        let cancelled = web.api.cancel_job(by.request(request)).await;
         let job = match cancelled {
             Ok(_) => web.job_view(&id).await?,
             Err(status) => return Err(ended_first(&web, &id, status.into()).await),
@@ -139,21 +152,21 @@ impl JobWish {
         }
     }
 
-    async fn tell(self, web: &Web, id: String) -> Result<(), Status> {
+    async fn tell(self, web: &Web, by: &OnBehalf, id: String) -> Result<(), Status> {
         match self {
             JobWish::Pause => web
                 .api
-                .pause_job(Request::new(v1::PauseJobRequest { id, ..v1::PauseJobRequest::default() }))
+                .pause_job(by.request(v1::PauseJobRequest { id, ..v1::PauseJobRequest::default() }))
                 .await
                 .map(drop),
             JobWish::Resume => web
                 .api
-                .resume_job(Request::new(v1::ResumeJobRequest { id, ..v1::ResumeJobRequest::default() }))
+                .resume_job(by.request(v1::ResumeJobRequest { id, ..v1::ResumeJobRequest::default() }))
                 .await
                 .map(drop),
             JobWish::Retry => web
                 .api
-                .retry_job(Request::new(v1::RetryJobRequest { id, ..v1::RetryJobRequest::default() }))
+                .retry_job(by.request(v1::RetryJobRequest { id, ..v1::RetryJobRequest::default() }))
                 .await
                 .map(drop),
         }
@@ -168,9 +181,9 @@ impl JobWish {
         body: Bytes,
     ) -> Result<Response, Failure> {
         let object = id.clone();
-        web.act(caller, self.action(), &object, async move |web: Web| {
+        web.act(caller, self.action(), &object, async move |web: Web, by: OnBehalf| {
             let Nothing {} = read(&body)?;
-            self.tell(&web, id.clone()).await?;
+            self.tell(&web, &by, id.clone()).await?;
             Ok(json!({ "job": web.job_view(&id).await? }))
         })
         .await
@@ -184,11 +197,11 @@ pub(super) async fn cancel_search(
     body: Bytes,
 ) -> Result<Response, Failure> {
     let object = id.clone();
-    web.act(caller, Action::CancelSearch, &object, async move |web: Web| {
+    web.act(caller, Action::CancelSearch, &object, async move |web: Web, by: OnBehalf| {
         let Reason { reason } = read(&body)?;
         let cancelled = web
             .api
-            .cancel_search(Request::new(v1::CancelSearchRequest {
+            .cancel_search(by.request(v1::CancelSearchRequest {
                 id,
                 reason,
                 ..v1::CancelSearchRequest::default()
@@ -230,9 +243,9 @@ pub(super) async fn preview_derivation(
     body: Bytes,
 ) -> Result<Response, Failure> {
     let object = id.clone();
-    web.act(caller, Action::PreviewDerivation, &object, async move |web: Web| {
+    web.act(caller, Action::PreviewDerivation, &object, async move |web: Web, by: OnBehalf| {
         let request = read::<Wish>(&body)?.request(id, true);
-        let mut found = web.api.derive_architectures(Request::new(request)).await?.into_inner();
+        let mut found = web.api.derive_architectures(by.request(request)).await?.into_inner();
         without_layer_costs(&mut found);
         Ok(json!(found))
     })
@@ -287,11 +300,11 @@ pub(super) async fn queue_retrainings(
     body: Bytes,
 ) -> Result<Response, Failure> {
     let object = id.clone();
-    web.act(caller, Action::QueueRetrainings, &object, async move |web: Web| {
+    web.act(caller, Action::QueueRetrainings, &object, async move |web: Web, by: OnBehalf| {
         let wish: Retrainings = read(&body)?;
         wish.check()?;
         let Retrainings { derive, seeds, request_id } = wish;
-        let request = Request::new(derive.request(id.clone(), false));
+        let request = by.request(derive.request(id.clone(), false));
         let mut derived = web.api.derive_architectures(request).await?.into_inner();
         without_layer_costs(&mut derived);
         let mut digests: Vec<_> = derived.architectures.iter().map(|found| found.digest.clone()).collect();
@@ -307,7 +320,7 @@ pub(super) async fn queue_retrainings(
                     seed: *seed,
                     ..v1::SubmitRetrainRequest::default()
                 };
-                let job = web.api.submit_retrain(Request::new(request)).await?.into_inner();
+                let job = web.api.submit_retrain(by.request(request)).await?.into_inner();
                 queued.push(web.job_view(&job.id).await?);
             }
         }

@@ -34,6 +34,8 @@ pub(super) struct SearchView {
     pub best_quality: Option<f64>,
     pub quality_metric: Option<String>,
     pub labels: Labels,
+    /// Who submitted it; none for nobody known.
+    pub owner: Option<String>,
 }
 
 impl From<SearchSummary> for SearchView {
@@ -57,6 +59,7 @@ impl From<SearchSummary> for SearchView {
             best_quality,
             quality_metric,
             labels: summary.labels,
+            owner: summary.owner,
         }
     }
 }
@@ -71,6 +74,8 @@ pub(super) struct JobView {
     pub state_reason: String,
     pub label: String,
     pub labels: Labels,
+    /// Who submitted it or its search; none for nobody known.
+    pub owner: Option<String>,
     pub architecture: Option<String>,
     pub attempt_count: i64,
     pub worker: Option<String>,
@@ -121,6 +126,7 @@ impl From<JobRecord> for JobView {
             state_reason: job.state_reason,
             label: job.label,
             labels: job.labels,
+            owner: job.owner,
             architecture: job.architecture.map(|digest| digest.to_string()),
             attempt_count: job.epoch,
             worker: job.worker,

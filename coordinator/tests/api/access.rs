@@ -345,6 +345,14 @@ async fn a_preview_records_nothing_and_a_repetition_queues_nothing(pool: PgPool)
         jobs.push(queued["jobs"].as_array().unwrap().iter().map(|job| job["id"].clone()).collect::<Vec<_>>());
     }
     assert_eq!((jobs[0].len(), &jobs[0]), (2, &jobs[1]));
+    // They are ben's; the search was submitted by nobody known.
+    let own = jobs[0][0].as_str().unwrap();
+    let cancelled = with_token(&service, &token, &format!("/jobs/{own}/cancel"), &json!({})).await;
+    assert_eq!(cancelled.status, 200, "{}", cancelled.body);
+    assert_eq!(cancelled.json()["job"]["owner"], "ben");
+    let refused = with_token(&service, &token, &format!("{path}/cancel"), &json!({})).await;
+    assert_eq!((refused.status, code(&refused).as_str()), (403, "FORBIDDEN"));
+    assert!(refused.body.contains("may not change it"), "{}", refused.body);
     assert_eq!(count().await, 1);
     for (wrong, field) in [
         (json!({ "derive": { "budgets": [7.0] }, "seeds": [1], "request_id": "b" }), "budgets"),

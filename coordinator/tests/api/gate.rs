@@ -61,7 +61,7 @@ async fn what_is_done_and_what_is_refused_is_recorded_as_by_the_page(pool: PgPoo
     let mut of_vera = JobServiceClient::new(with(&service, &vera));
     let mut of_olga = JobServiceClient::new(with(&service, &olga));
     let status = refused(of_vera.cancel_job(cancel.clone()).await, Code::PermissionDenied);
-    for part in ["'vera'", "viewer", "cancel_job", "operator", "token issue"] {
+    for part in ["'vera'", "viewer", "cancel_job", "submitter", "token issue", "pki issue user"] {
         assert!(status.message().contains(part), "{status:?}");
     }
     assert_eq!(
@@ -106,6 +106,49 @@ async fn what_is_done_and_what_is_refused_is_recorded_as_by_the_page(pool: PgPoo
     }
     let of_nobody = rows(&pool).await.iter().filter(|row| row.action == "call").count();
     assert_eq!(of_nobody, 10);
+}
+
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn a_submitter_stops_what_is_their_own_and_an_operator_everything(pool: PgPool) {
+    let service = Service::start_for_known(pool.clone()).await;
+    let [ada, ben] = [token(&pool, "ada", Role::Submitter).await, token(&pool, "ben", Role::Submitter).await];
+    let olga = token(&pool, "olga", Role::Operator).await;
+    let job = submit(with(&service, &ada)).await;
+    let of = |token: &str| JobServiceClient::new(with(&service, token));
+    let get = v1::GetJobRequest { id: job.clone(), ..v1::GetJobRequest::default() };
+    let found = of(&ben).get_job(get).await.unwrap().into_inner();
+    assert_eq!(found.owner, "ada", "a search's jobs are its owner's");
+    let search = found.search_id;
+
+    let pause = || v1::PauseJobRequest { id: job.clone(), ..v1::PauseJobRequest::default() };
+    let resume = || v1::ResumeJobRequest { id: job.clone(), ..v1::ResumeJobRequest::default() };
+    let cancel = || v1::CancelJobRequest { id: job.clone(), ..v1::CancelJobRequest::default() };
+    let pin = || v1::PinCheckpointRequest { id: job.clone(), step: 1 };
+    let unpin = || v1::UnpinCheckpointRequest { id: job.clone(), step: 1 };
+    let refusals = [
+        refused(of(&ben).pause_job(pause()).await, Code::PermissionDenied),
+        refused(of(&ben).resume_job(resume()).await, Code::PermissionDenied),
+        refused(of(&ben).cancel_job(cancel()).await, Code::PermissionDenied),
+        refused(of(&ben).pin_checkpoint(pin()).await, Code::PermissionDenied),
+        refused(of(&ben).unpin_checkpoint(unpin()).await, Code::PermissionDenied),
+    ];
+    for status in &refusals {
+        assert_eq!(reason(status), "NOT_OWNER");
+        assert!(status.message().contains("'ada' submitted it"), "{status:?}");
+    }
+    let of_searches = |token: &str| SearchServiceClient::new(with(&service, token));
+    let cancel_search =
+        || v1::CancelSearchRequest { id: search.clone(), ..v1::CancelSearchRequest::default() };
+    let status = refused(of_searches(&ben).cancel_search(cancel_search()).await, Code::PermissionDenied);
+    assert_eq!(reason(&status), "NOT_OWNER");
+    let forbidden = rows(&pool).await.iter().filter(|row| row.answer == "FORBIDDEN").count();
+    assert_eq!(forbidden, 6, "a refusal is not in the record");
+    let unknown = v1::CancelJobRequest { id: Uuid::new_v4().to_string(), ..v1::CancelJobRequest::default() };
+    refused(of(&ben).cancel_job(unknown).await, Code::NotFound);
+
+    of(&ada).pause_job(pause()).await.unwrap();
+    of(&olga).resume_job(resume()).await.unwrap();
+    of_searches(&ada).cancel_search(cancel_search()).await.unwrap();
 }
 
 #[sqlx::test(migrator = "MIGRATIONS")]

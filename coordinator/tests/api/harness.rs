@@ -64,7 +64,6 @@ impl Service {
     /// With limits of the API.
     pub async fn start_limited(pool: PgPool, limits: grpc::Limits) -> Self {
         let settings = web::Settings {
-            lease_ttl: Policy::default().lease_ttl,
             allowed_hosts: Vec::new(),
             requires_token: false,
             is_encrypted: false,

@@ -60,7 +60,7 @@ async fn a_full_queue_takes_nothing_more(pool: PgPool) {
     service.searches().submit_search(validated).await.unwrap();
     let listed = service.searches().list_searches(v1::ListSearchesRequest::default()).await.unwrap();
     let id = listed.into_inner().searches.remove(0).id;
-    let cancel = v1::CancelSearchRequest { id, reason: String::new() };
+    let cancel = v1::CancelSearchRequest { id, ..v1::CancelSearchRequest::default() };
     service.searches().cancel_search(cancel).await.unwrap();
     let began = Instant::now();
     while submit().await.is_err() {

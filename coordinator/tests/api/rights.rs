@@ -155,6 +155,7 @@ fn table() -> String {
         ("whoever is known", Needs::Identity),
         ("viewer", Needs::Role(Role::Viewer)),
         ("submitter: also", Needs::Role(Role::Submitter)),
+        ("submitter, of what they submitted; operator, of everything", Needs::Owner),
         ("operator: also", Needs::Role(Role::Operator)),
         ("worker, under its own name", Needs::Worker(Own::Name)),
         ("worker, with a lease that was granted to it", Needs::Worker(Own::Lease)),

@@ -61,6 +61,7 @@ async fn a_retraining_can_be_submitted_alone_and_once(pool: PgPool) {
         initial_weights: None,
         seed: 9,
         labels: Labels::default(),
+        owner: None,
     };
     let (one, two) = tokio::join!(jobs::submit_retrain(&pool, &wish), jobs::submit_retrain(&pool, &wish));
     assert_eq!(one.unwrap(), two.unwrap());
@@ -94,6 +95,7 @@ async fn a_single_retraining_starts_from_the_supernet_once_that_has_succeeded(po
         initial_weights: Some(InitialWeights::Supernet),
         seed: 9,
         labels: Labels::default(),
+        owner: None,
     };
     let refused = jobs::submit_retrain(&pool, &wish).await.unwrap_err();
     assert!(matches!(&refused, Error::Refused(why) if why.contains("is queued; wait")), "{refused:?}");

@@ -28,6 +28,8 @@ pub(in crate::store) struct NewJob<'a> {
     pub request: Option<(&'a str, &'a [u8; 32])>,
     /// None of a search's own jobs: those of the search are not repeated.
     pub labels: Option<&'a Labels>,
+    /// Who submits a job alone; a search's own jobs are its owner's.
+    pub owner: Option<&'a str>,
 }
 
 /// Queues the job; `None` if an equal job of its search, or one of the same
@@ -47,9 +49,10 @@ pub(in crate::store) async fn enqueue(
     // S9: the request id is unique.
     let inserted = sqlx::query!(
         "insert into job (id, search_id, kind, label, priority, project, architecture_digest, seed, trainer_job,
-             step_count, memory_mib, request_id, request_hash, task, labels, supernet_job_id)
+             step_count, memory_mib, request_id, request_hash, task, labels, supernet_job_id, owner)
          select $1, $2, $3, $4, search.priority, search.project, $6, $7::text::numeric, $8, $9, $10, $11, $12,
-             $13, $14, (select id from job where search_id = $15 and kind = 'supernet')
+             $13, $14, (select id from job where search_id = $15 and kind = 'supernet'),
+             case when $2::uuid is null then $16 else search.owner end
          from search where search.id = $5
          on conflict do nothing",
         id.0,
@@ -66,7 +69,8 @@ pub(in crate::store) async fn enqueue(
         new.request.map(|(_, hash)| &hash[..]),
         task_name(new.trainer_job.task.backbone().task()),
         labels,
-        new.supernet_of.map(|search| search.0)
+        new.supernet_of.map(|search| search.0),
+        new.owner
     )
     .execute(&mut *connection)
     .await

@@ -31,6 +31,8 @@ pub struct Retrain {
     pub seed: u64,
     /// From its beginning.
     pub labels: Labels,
+    /// Who submits it; none for nobody known. Not part of what a request id stands for.
+    pub owner: Option<String>,
 }
 
 /// Queues the job.
@@ -62,6 +64,7 @@ pub async fn submit_retrain(pool: &PgPool, retrain: &Retrain) -> Result<JobId, E
         supernet_of: starts_from_supernet.then_some(retrain.search),
         request: retrain.request_id.as_deref().map(|id| (id, &hash)),
         labels: Some(&retrain.labels),
+        owner: retrain.owner.as_deref(),
     };
     let id = match enqueue(&mut transaction, &new).await? {
         Some(id) => id,

@@ -31,6 +31,8 @@ pub struct JobRecord {
     pub state_reason: String,
     pub label: String,
     pub labels: Labels,
+    /// Who submitted it or its search; none for nobody known.
+    pub owner: Option<String>,
     pub architecture: Option<ArchitectureDigest>,
     /// Grants so far.
     pub epoch: i64,
@@ -203,6 +205,7 @@ struct Row {
     state_reason: String,
     label: String,
     labels: serde_json::Value,
+    owner: Option<String>,
     architecture_digest: Option<String>,
     epoch: i64,
     worker_id: Option<String>,
@@ -244,7 +247,7 @@ pub(super) async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<JobRecord>
     let rows = sqlx::query_as!(
         Row,
         r#"select job.id, job.position, job.search_id, job.project, job.priority, job.kind, job.state, job.state_reason, job.label,
-               job.labels, job.architecture_digest, job.epoch, attempt.worker_id as "worker_id?", job.checkpoint_step,
+               job.labels, job.owner, job.architecture_digest, job.epoch, attempt.worker_id as "worker_id?", job.checkpoint_step,
                job.create_time, job.start_time, job.end_time,
                progress.step as "step?", job.step_count, progress.loss as "loss?",
                progress.learning_rate as "learning_rate?", progress.samples_per_s as "samples_per_s?",
@@ -294,6 +297,7 @@ impl TryFrom<Row> for JobRecord {
             state_reason: row.state_reason,
             label: row.label,
             labels: labels::from_column(row.labels)?,
+            owner: row.owner,
             architecture: row.architecture_digest.as_deref().map(super::architectures::digest).transpose()?,
             epoch: row.epoch,
             worker: row.worker_id,

@@ -18,6 +18,7 @@ pub mod logs;
 pub mod lookup;
 pub mod metrics;
 pub mod notes;
+pub mod owners;
 pub mod queue;
 pub mod scores;
 pub mod searches;

@@ -21,6 +21,8 @@ pub struct SearchRecord {
     pub state: SearchState,
     pub state_reason: String,
     pub labels: Labels,
+    /// Who submitted it; none for nobody known.
+    pub owner: Option<String>,
     pub project: String,
     pub priority: i32,
     /// Grows with every change of the search, its jobs and their progress.
@@ -51,6 +53,7 @@ struct Row {
     state: String,
     state_reason: String,
     labels: serde_json::Value,
+    owner: Option<String>,
     project: String,
     priority: i32,
     revision: i64,
@@ -90,6 +93,7 @@ impl TryFrom<Row> for SearchRecord {
             state: row.state.parse().map_err(|error| corrupt("the state", &error))?,
             state_reason: row.state_reason,
             labels: labels::from_column(row.labels)?,
+            owner: row.owner,
             project: row.project,
             priority: row.priority,
             revision: row.revision,
@@ -192,7 +196,7 @@ async fn oldest(
 async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<SearchRecord>, Error> {
     let rows = sqlx::query_as!(
         Row,
-        r#"select id, spec, state, state_reason, labels, project, priority, search_revision.revision as "revision!", create_time, end_time,
+        r#"select id, spec, state, state_reason, labels, owner, project, priority, search_revision.revision as "revision!", create_time, end_time,
                origin.source as "source?", origin.cakes_version as "cakes_version?",
                origin.is_snapshot as "is_snapshot?", origin.content_sha256 as "content_sha256?",
                origin.export_time as "export_time?", origin.import_time as "import_time?"

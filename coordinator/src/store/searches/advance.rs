@@ -88,6 +88,7 @@ async fn apply(
                 supernet_of: None,
                 request: None,
                 labels: None,
+                owner: None,
             };
             enqueue(connection, &new).await.map(drop)
         }
@@ -106,6 +107,7 @@ async fn apply(
                 supernet_of: search.retrains_start_from_supernet().then_some(id),
                 request: None,
                 labels: None,
+                owner: None,
             };
             enqueue(connection, &new).await.map(drop)
         }

@@ -23,6 +23,8 @@ pub struct Terms {
     pub project: ProjectName,
     /// Of all its jobs; higher goes first. At most [`PRIORITY_MAX`] from 0.
     pub priority: i32,
+    /// Who submits it; none for nobody known. Not part of what a request id stands for.
+    pub owner: Option<String>,
 }
 
 impl From<Labels> for Terms {
@@ -57,8 +59,8 @@ pub async fn submit(
     projects::refuse_unknown(&mut transaction, &terms.project).await?;
     // Of two with one request id the second waits here until the first has ended.
     let inserted = sqlx::query!(
-        "insert into search (id, name, spec, request_id, request_hash, labels, project, priority)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)
+        "insert into search (id, name, spec, request_id, request_hash, labels, project, priority, owner)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          on conflict (request_id) do nothing",
         id.0,
         search.spec().name,
@@ -67,7 +69,8 @@ pub async fn submit(
         request_id.map(|_| &hash[..]),
         labels,
         terms.project.as_str(),
-        terms.priority
+        terms.priority,
+        terms.owner
     )
     .execute(&mut *transaction)
     .await

@@ -103,13 +103,16 @@ const AFTERWARDS = {
 
 const reasonField = () => el("label", { class: "field" }, el("span", {}, "Reason, for the others (may stay empty)"), el("input", { name: "reason", maxlength: 300, autocomplete: "off" }));
 
+/// Whether whoever is signed in may stop it: an operator, or whoever submitted it.
+const isOwn = (thing) => session.known.role === "operator" || (thing.owner !== null && thing.owner === session.known.name);
+
 /// Buttons for what may be done with a job in its state.
 export function jobActions(job) {
   const act = async (verb, body) => {
     const answer = await post(address(`/jobs/${job.id}/${verb}`), body);
     return AFTERWARDS[answer.job.state] ?? `The job is ${answer.job.state}.`;
   };
-  const can = (verb) => session.may(`${verb}_job`) && STATES[verb].includes(job.state);
+  const can = (verb) => session.may(`${verb}_job`) && (verb === "retry" || isOwn(job)) && STATES[verb].includes(job.state);
   const key = (verb) => `${verb} job ${job.id}`;
   const buttons = [
     can("pause") ? actionButton({ key: key("pause"), label: "Pause", run: () => act("pause") }) : null,
@@ -123,7 +126,7 @@ export function jobActions(job) {
 
 /// Buttons for what may be done with a search in its state.
 export function searchActions(search) {
-  if (!session.may("cancel_search") || !["searching", "retraining"].includes(search.state)) return null;
+  if (!session.may("cancel_search") || !isOwn(search) || !["searching", "retraining"].includes(search.state)) return null;
   const run = async (answers) => {
     const { search: { live_count: live } } = await post(address(`/searches/${search.id}/cancel`), { reason: answers.get("reason") });
     return live === 0 ? "The search is cancelled." : `The search is cancelled; ${live} of its jobs are being stopped.`;
