@@ -324,8 +324,12 @@ async fn one_caller_takes_no_places_of_others(pool: PgPool) {
     let olga = token(&pool, "olga", Role::Operator).await;
     let vera = token(&pool, "vera", Role::Viewer).await;
     let mut open = Vec::new();
+    // A connection has fewer streams than a caller may have over all of its own.
+    let channels = [service.connect().await, service.connect().await, service.connect().await];
     let refused_at = loop {
-        match HealthClient::new(with(&service, &olga)).watch(HealthCheckRequest::default()).await {
+        let channel = channels[open.len() / 60 % channels.len()].clone();
+        let wire = InterceptedService::new(channel, Bearer::new(&olga, "a test").unwrap());
+        match HealthClient::new(wire).watch(HealthCheckRequest::default()).await {
             Ok(stream) => open.push(stream),
             Err(status) => break status,
         }

@@ -40,6 +40,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A running server; it stops with the test's runtime.
 pub struct Service {
     pub channel: Channel,
+    /// Where the API is.
+    address: SocketAddr,
     /// Where the web page is.
     pub page: SocketAddr,
     pub shutdown: Shutdown,
@@ -118,8 +120,12 @@ impl Service {
         ));
         let accepting = Accepting::new(listener, "api", accept::Limits::default(), None);
         shutdown.tasks.spawn(grpc::serve(accepting, api, shutdown.clone()));
-        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Service { channel, page, shutdown }
+        Service { channel: connect(address).await, address, page, shutdown }
+    }
+
+    /// A connection of its own.
+    pub async fn connect(&self) -> Channel {
+        connect(self.address).await
     }
 
     pub fn searches(&self) -> SearchServiceClient<Channel> {
@@ -162,6 +168,10 @@ impl Service {
             .unwrap()
             .into_inner()
     }
+}
+
+async fn connect(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
 /// A small search with two budgets, two baselines and two seeds.

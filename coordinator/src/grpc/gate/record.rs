@@ -9,7 +9,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 use tonic::Status;
 use tracing::Instrument;
 
-use super::size::FRAME_BYTES;
+use super::size::{self, FRAME_BYTES};
 use super::{Admitted, Gate, answer, status};
 use crate::audit::{DONE, Outcome};
 use crate::core::access::delay;
@@ -87,9 +87,7 @@ impl Gate {
         let (parts, body) = request.into_parts();
         let bytes = axum::body::to_bytes(body, message_bytes_max(method) + FRAME_BYTES).await;
         let bytes = bytes.map_err(|error| {
-            let refused =
-                std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Status>());
-            refused.cloned().unwrap_or_else(|| Status::cancelled("the request did not come to its end"))
+            size::refusal(&error).unwrap_or_else(|| Status::cancelled("the request did not come to its end"))
         })?;
         let message = bytes.get(FRAME_BYTES..).unwrap_or_default();
         let object = method.object_field().and_then(|field| text_field(message, field)).unwrap_or_default();

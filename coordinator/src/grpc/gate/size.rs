@@ -40,6 +40,13 @@ impl Sizes {
     }
 }
 
+/// Why a body was refused, if it was because of a limit.
+pub(super) fn refusal(error: &axum::Error) -> Option<Status> {
+    let first = error as &(dyn std::error::Error + 'static);
+    let mut causes = std::iter::successors(Some(first), |error| error.source());
+    causes.find_map(|error| error.downcast_ref::<Status>()).cloned()
+}
+
 struct Limited {
     inner: Body,
     who: Who,
@@ -125,14 +132,7 @@ mod tests {
         let mut pieces = body.into_data_stream();
         while let Some(piece) = pieces.next().await {
             if let Err(error) = piece {
-                let mut source = Some(&error as &(dyn std::error::Error + 'static));
-                while let Some(error) = source {
-                    if let Some(status) = error.downcast_ref::<Status>() {
-                        return Some(status.code());
-                    }
-                    source = error.source();
-                }
-                panic!("no status: {error:?}");
+                return Some(refusal(&error).unwrap_or_else(|| panic!("no status: {error:?}")).code());
             }
         }
         None
