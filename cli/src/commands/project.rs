@@ -53,7 +53,7 @@ pub async fn run(global: &GlobalArguments, command: ProjectCommand) -> Result<Ou
         }
         ProjectCommand::Set(arguments) => {
             let known = list(&client).await?.projects.into_iter().find(|known| known.name == arguments.name);
-            let request = request(arguments, known.unwrap_or_default());
+            let request = request(arguments, &known.unwrap_or_default());
             let project = rpc!(client, fleet.set_project, "FleetService/SetProject", request)?;
             output::print(global.output, &project, |project| table(std::slice::from_ref(project)))?;
             Ok(Outcome::Done)
@@ -69,7 +69,7 @@ fn table(projects: &[v1::Project]) -> String {
     tables::projects(projects).render(output::terminal_width())
 }
 
-fn request(arguments: SetArguments, known: v1::Project) -> v1::SetProjectRequest {
+fn request(arguments: SetArguments, known: &v1::Project) -> v1::SetProjectRequest {
     let keeps = !arguments.no_quotas;
     v1::SetProjectRequest {
         name: arguments.name,
@@ -101,12 +101,12 @@ mod tests {
             period_days: None,
             no_quotas: false,
         };
-        let same = request(none(), known.clone());
+        let same = request(none(), &known);
         assert_eq!(
             (same.share, same.device_quota, same.device_hours_quota, same.period_days),
             (4, Some(8), Some(100.0), 7)
         );
-        let changed = request(SetArguments { device_quota: Some(2), no_quotas: true, ..none() }, known);
+        let changed = request(SetArguments { device_quota: Some(2), no_quotas: true, ..none() }, &known);
         assert_eq!((changed.share, changed.device_quota, changed.device_hours_quota), (4, Some(2), None));
     }
 }

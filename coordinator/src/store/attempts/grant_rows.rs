@@ -68,7 +68,8 @@ pub(super) async fn claim(
     except: &[Uuid],
     closed: &[String],
 ) -> Result<Vec<Candidate>, Error> {
-    // S1: only a job that waits.
+    // S1: only a job that waits. Mostly all jobs are of one project: compared as a column,
+    // Postgres would expect hardly any to be left, and read and sort all of them.
     sqlx::query_as!(
         Candidate,
         r#"select id, epoch, memory_mib, device_count as "device_count!", project,
@@ -86,7 +87,7 @@ pub(super) async fn claim(
                and memory_mib <= $1
                and device_count <= $5
                and id <> all($4)
-               and project <> all($6)
+               and (project || '') <> all($6)
            order by is_held, rank
            limit $3
            for no key update skip locked"#,

@@ -8,10 +8,11 @@ mod reference;
 mod role;
 
 /// The views, in the order of their reference.
-const VIEWS: [&str; 11] = [
+const VIEWS: [&str; 12] = [
     "searches",
     "jobs",
     "queue",
+    "projects",
     "workers",
     "architectures",
     "layer_composition",
