@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  accept ─► place of the port ─► place of the address ─► (TLS) first byte ─► handshake
-//!              └ waits              └ closed                └ closed             │
+//!              └ waits              └ closed, also if too often  └ closed         │
 //!  served ◄─ place of the identity ◄────────────────────────────────────────────┘
 //!    └ closed: silent, no request in time, idle, takes no answer
 //! ```
@@ -47,6 +47,8 @@ pub struct Limits {
     pub connections: usize,
     /// Of one address, and never more than half of all.
     pub connections_per_address: usize,
+    /// New ones of one address per second, once as many as it may have came at once.
+    pub connection_rate_per_address: u32,
     /// Of whoever a certificate names.
     pub connections_per_identity: usize,
     /// TLS handshakes at a time, of one address a quarter of them; more wait.
@@ -68,6 +70,7 @@ impl Limits {
     pub const DEFAULT: Limits = Limits {
         connections: 8192,
         connections_per_address: 1024,
+        connection_rate_per_address: 100,
         connections_per_identity: 256,
         handshakes: 256,
         handshake_timeout: Duration::from_secs(5),
@@ -144,9 +147,12 @@ async fn accept(listener: &TcpListener, places: &Places, port: &'static str) -> 
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
-                let Some(of_address) = places.of_address(address.ip()) else {
-                    refusals::connection(port, "address", address.ip());
-                    continue;
+                let of_address = match places.of_address(address.ip()) {
+                    Ok(of_address) => of_address,
+                    Err(reason) => {
+                        refusals::connection(port, reason, address.ip());
+                        continue;
+                    }
                 };
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection keeps Nagle's delay");

@@ -1,7 +1,7 @@
 //! Settings of the daemon, from four places into one checked value.
 //!
 //! A setting is named once, in [`Settings`], and is then a flag, an environment
-//! variable `CAKES_…` and a key of the TOML file. The first of flag,
+//! variable `CAKES_…` and a key of the TOML file; limits are a table of it. The first of flag,
 //! environment, file, default wins. [`Config`] is what the rest of the daemon
 //! sees: complete and checked.
 

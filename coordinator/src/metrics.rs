@@ -93,7 +93,7 @@ impl Metrics {
             ["port", "reason"],
             "Connections that came to nothing or were closed: `handshake` (a certificate does not hold, or it was no \
              TLS), `slow_handshake`, `handshakes` (too many at a time), `address` or `identity` (it has as many as it \
-             may), `silent` (nothing was said), `no_request`, `idle`, `stalled` (answers were not taken), `accept` \
+             may), `address_rate` (it comes too often), `silent` (nothing was said), `no_request`, `idle`, `stalled` (answers were not taken), `accept` \
              (the system gave none: no file descriptor is left).",
         );
         let grants = r.counter("cakes_grants_total", "Answers that gave a job to a worker.");

@@ -38,6 +38,8 @@ const LIMITS: &[&str] = &[
     "2s",
     "--max-connections-per-address",
     "40",
+    "--max-connection-rate-per-address",
+    "40",
     "--max-call-rate-per-address",
     "300",
     "--max-call-burst-per-address",

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -10,12 +11,15 @@ use super::Limits;
 use crate::core::address::counted;
 use crate::core::crowd::Crowd;
 use crate::core::identity::{Certified, Identity};
+use crate::core::throttle::{self, Rate, Throttle, Who};
 
 /// Places of one port. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
     all: Arc<Semaphore>,
     addresses: Arc<Mutex<Crowd<IpAddr>>>,
+    arrivals: Arc<Mutex<Throttle>>,
+    began: Instant,
     identities: Arc<Mutex<Crowd<Holder>>>,
     handshakes: Arc<Semaphore>,
     handshakes_of: Arc<Mutex<HashMap<IpAddr, Arc<Semaphore>>>>,
@@ -34,10 +38,19 @@ pub(super) struct Place<K: Eq + std::hash::Hash + Clone> {
 
 impl Places {
     pub(super) fn new(limits: &Limits) -> Self {
+        // Nobody fills a small port alone.
+        let per_address = limits.connections_per_address.min(limits.connections.div_ceil(2));
+        let (per_s, burst) = (f64::from(limits.connection_rate_per_address), per_address as f64);
+        let arrivals = throttle::Limits {
+            rate_of_identity: Rate { per_s, burst },
+            calls: usize::MAX,
+            ..throttle::Limits::default()
+        };
         Places {
             all: Arc::new(Semaphore::new(limits.connections)),
-            // Nobody fills a small port alone.
-            addresses: crowd(limits.connections_per_address.min(limits.connections.div_ceil(2))),
+            addresses: crowd(per_address),
+            arrivals: Arc::new(Mutex::new(Throttle::new(arrivals))),
+            began: Instant::now(),
             identities: crowd(limits.connections_per_identity),
             handshakes: Arc::new(Semaphore::new(limits.handshakes)),
             handshakes_of: Arc::default(),
@@ -50,9 +63,18 @@ impl Places {
         Arc::clone(&self.all).acquire_owned().await.ok()
     }
 
-    /// A place among those of an address, if one is free.
-    pub(super) fn of_address(&self, address: IpAddr) -> Option<Place<IpAddr>> {
-        Place::take(&self.addresses, counted(address))
+    /// A place among those of an address.
+    ///
+    /// # Errors
+    /// Why there is none: it has as many as it may, or comes too often.
+    pub(super) fn of_address(&self, address: IpAddr) -> Result<Place<IpAddr>, &'static str> {
+        let address = counted(address);
+        let place = Place::take(&self.addresses, address).ok_or("address")?;
+        let who = Who::Stranger(address);
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        arrivals.enter(&who, self.began.elapsed()).map_err(|_| "address_rate")?;
+        arrivals.leave(&who);
+        Ok(place)
     }
 
     /// A place among those of whoever a certificate names, if one is free.
@@ -108,11 +130,22 @@ mod tests {
     #[test]
     fn nobody_fills_a_small_port_alone() {
         let places = Places::new(&Limits { connections: 4, ..Limits::DEFAULT });
-        let taken: Vec<_> = (0..4).filter_map(|_| places.of_address(address(1))).collect();
+        let taken: Vec<_> = (0..4).filter_map(|_| places.of_address(address(1)).ok()).collect();
         assert_eq!(taken.len(), 2);
-        assert!(places.of_address(address(2)).is_some());
+        assert_eq!(places.of_address(address(1)).err(), Some("address"));
+        assert!(places.of_address(address(2)).is_ok());
         drop(taken);
-        assert!(places.of_address(address(1)).is_some());
+        assert_ne!(places.of_address(address(1)).err(), Some("address"));
+    }
+
+    #[test]
+    fn whoever_comes_again_and_again_is_sent_away() {
+        let few = Limits { connections_per_address: 10, connection_rate_per_address: 1, ..Limits::DEFAULT };
+        let places = Places::new(&few);
+        let came = (0..1000).filter(|_| places.of_address(address(1)).is_ok()).count();
+        assert!((10..100).contains(&came), "{came}");
+        assert_eq!(places.of_address(address(1)).err(), Some("address_rate"));
+        assert!(places.of_address(address(2)).is_ok());
     }
 
     #[tokio::test]

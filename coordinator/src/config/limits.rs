@@ -28,6 +28,12 @@ pub struct LimitSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     max_connections_per_address: Option<u32>,
 
+    /// New connections of one address per second, once as many as it may have came at once
+    /// [default: 100]
+    #[arg(long, env = "CAKES_MAX_CONNECTION_RATE_PER_ADDRESS", value_name = "COUNT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_connection_rate_per_address: Option<u32>,
+
     /// Most connections of one certificate's name [default: 256]
     #[arg(long, env = "CAKES_MAX_CONNECTIONS_PER_IDENTITY", value_name = "COUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -146,6 +152,11 @@ impl LimitSettings {
                     "--max-connections-per-address",
                     self.max_connections_per_address,
                     connections.connections_per_address,
+                )?,
+                connection_rate_per_address: count(
+                    "--max-connection-rate-per-address",
+                    self.max_connection_rate_per_address,
+                    connections.connection_rate_per_address,
                 )?,
                 connections_per_identity: count(
                     "--max-connections-per-identity",

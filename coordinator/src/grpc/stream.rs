@@ -145,6 +145,8 @@ mod tests {
 
     use super::*;
 
+    const MOST: usize = 7;
+
     /// Counts up to a number, then ends.
     struct Counter {
         now: u32,
@@ -163,17 +165,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_ends_with_what_it_follows() {
-        let streams = Streams::new(CancellationToken::new(), 3);
+        let streams = Streams::new(CancellationToken::new(), MOST);
         let stream = streams.open(Counter { now: 0, last: 3 }).unwrap();
         let sent: Vec<u32> = stream.map(Result::unwrap).collect().await;
         assert_eq!(sent, [1, 2, 3]);
-        assert_eq!(streams.permits.available_permits(), 3);
+        assert_eq!(streams.permits.available_permits(), MOST);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stop_ends_every_stream_with_unavailable() {
         let stop = CancellationToken::new();
-        let mut stream = Streams::new(stop.clone(), 3).open(Counter { now: 0, last: u32::MAX }).unwrap();
+        let mut stream = Streams::new(stop.clone(), MOST).open(Counter { now: 0, last: u32::MAX }).unwrap();
         assert_eq!(stream.next().await.unwrap().unwrap(), 1);
         stop.cancel();
         assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::Unavailable);
@@ -182,8 +184,8 @@ mod tests {
 
     #[tokio::test]
     async fn streams_beyond_the_limit_are_refused_and_closed_ones_make_room() {
-        let streams = Streams::new(CancellationToken::new(), 3);
-        let open: Vec<_> = (0..3).map(|_| streams.open(Counter { now: 0, last: 1 })).collect();
+        let streams = Streams::new(CancellationToken::new(), MOST);
+        let open: Vec<_> = (0..MOST).map(|_| streams.open(Counter { now: 0, last: 1 })).collect();
         let refused = streams.open(Counter { now: 0, last: 1 }).err().unwrap();
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
         drop(open);

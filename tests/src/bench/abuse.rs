@@ -24,6 +24,8 @@ pub struct AbuseOptions {
     pub connections: u32,
     /// How long each abuse lasts.
     pub duration: Duration,
+    /// Which, in this order.
+    pub abuses: Vec<Abuse>,
     pub place: Place,
 }
 
@@ -45,7 +47,7 @@ pub async fn run(options: &AbuseOptions, mut tell: impl FnMut(&Row)) -> Result<V
     calm(&cluster, Duration::from_secs(1)).await?;
     let mut rows = vec![calm(&cluster, options.duration).await?];
     tell(&rows[0]);
-    for which in Abuse::ALL {
+    for which in options.abuses.iter().copied() {
         let connections = options.connections as usize;
         let plan = Plan { connections, duration: options.duration, patience: PATIENCE };
         let row = abuse(&cluster, which, &plan).await?;

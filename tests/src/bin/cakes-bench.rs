@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use cakes_tests::abuse::Row as AbuseRow;
+use cakes_tests::abuse::{Abuse, Row as AbuseRow};
 use cakes_tests::bench::Place;
 use cakes_tests::bench::abuse::{self, AbuseOptions};
 use cakes_tests::bench::fleet::{self, FleetOptions, FleetRow};
@@ -73,6 +73,7 @@ const ABUSE_HELP: &str = "\
 Examples:
   cargo xtask bench abuse
   cargo xtask bench abuse --connections 1000 --seconds 30
+  cargo xtask bench abuse --abuse slow_reader --abuse slow_reader
 
 The abuser comes from 127.0.0.2, the calm client from 127.0.0.1; the coordinator has its
 own limits, so that some rows wait minutes until it closes what is abused. Coordinator,
@@ -84,6 +85,9 @@ struct AbuseArguments {
     /// Of the abuser at a time.
     #[arg(long, value_name = "N", default_value_t = 500)]
     connections: u32,
+    /// Only this abuse; may be given several times, also the same one.
+    #[arg(long, value_name = "NAME", value_parser = abuse_named)]
+    abuse: Vec<Abuse>,
     /// How long each abuse lasts.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
@@ -223,6 +227,7 @@ async fn run(bench: Bench) -> Result<()> {
             let options = AbuseOptions {
                 connections: arguments.connections,
                 duration: Duration::from_secs(arguments.seconds),
+                abuses: if arguments.abuse.is_empty() { Abuse::ALL.to_vec() } else { arguments.abuse },
                 place: arguments.place.place(),
             };
             println!("{ABUSE_HEAD}");
@@ -230,6 +235,13 @@ async fn run(bench: Bench) -> Result<()> {
             last_line("abuse", &rows)
         }
     }
+}
+
+fn abuse_named(name: &str) -> Result<Abuse, String> {
+    Abuse::ALL.into_iter().find(|abuse| abuse.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = Abuse::ALL.iter().map(|abuse| abuse.name()).collect();
+        format!("there are {}", names.join(", "))
+    })
 }
 
 const ABUSE_HEAD: &str = "
