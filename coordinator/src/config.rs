@@ -7,6 +7,7 @@
 
 mod limits;
 mod listen;
+mod retention;
 mod terms;
 
 use std::net::SocketAddr;
@@ -20,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use limits::{LimitSettings, Limits};
+pub use retention::Retention;
 
-use crate::core::retention::Watermarks;
 use crate::core::spiffe::Name;
 use crate::reconcile::Webhooks;
 use crate::tls;
@@ -30,12 +31,6 @@ const LEASE_TTL: Duration = Duration::from_secs(60);
 const OFFER_TTL: Duration = Duration::from_secs(15);
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 const DATABASE_CONNECTIONS: u32 = 24;
-const KEEP_CHECKPOINTS: u32 = 3;
-const KEEP_CHECKPOINTS_MAX: u32 = 10_000;
-const DISK_HIGH_PERCENT: u8 = 90;
-const DISK_LOW_PERCENT: u8 = 80;
-const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
-const ORPHAN_AGE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Longest accepted duration of any setting: more is a slip of the unit.
 const DURATION_MAX: Duration = Duration::from_secs(3600);
@@ -301,24 +296,6 @@ pub struct LeaseTimes {
     pub report_interval: Duration,
 }
 
-/// What is kept of checkpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
-    /// Newest checkpoints of a job that has not succeeded.
-    pub newest: usize,
-    /// Of the artifact disk.
-    pub marks: Watermarks,
-    /// Least age of what is removed because nobody names it.
-    pub orphan_age: Duration,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        let marks = Watermarks { high_percent: DISK_HIGH_PERCENT, low_percent: DISK_LOW_PERCENT };
-        Retention { newest: KEEP_CHECKPOINTS as usize, marks, orphan_age: ORPHAN_AGE }
-    }
-}
-
 impl Default for LeaseTimes {
     fn default() -> Self {
         LeaseTimes { lease_ttl: LEASE_TTL, offer_ttl: OFFER_TTL, report_interval: REPORT_INTERVAL }
@@ -368,7 +345,7 @@ impl Config {
             Some(place) => check_artifacts(place)?,
             None => Artifacts::Folder(data_dir()?.join("artifacts")),
         };
-        let retention = terms::retention(&settings)?;
+        let retention = retention::check(&settings)?;
         let planning = terms::planning(&settings)?;
         Ok(Config {
             listen: listen::calls(&settings)?,

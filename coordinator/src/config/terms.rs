@@ -1,15 +1,13 @@
-//! Settings about leases, what is kept, and who makes way.
+//! Settings about connections to the database, leases, and who makes way.
 
 use std::time::Duration;
 
 use cakes_planner::Policy;
 
 use super::{
-    ConfigError, DATABASE_CONNECTIONS, DISK_HIGH_PERCENT, DISK_LOW_PERCENT, KEEP_CHECKPOINTS,
-    KEEP_CHECKPOINTS_MAX, LEASE_TTL, LeaseTimes, OFFER_TTL, ORPHAN_AGE, ORPHAN_AGE_MAX, REPORT_INTERVAL,
-    Retention, Settings, check_duration, invalid,
+    ConfigError, DATABASE_CONNECTIONS, LEASE_TTL, LeaseTimes, OFFER_TTL, REPORT_INTERVAL, Settings,
+    check_duration, invalid,
 };
-use crate::core::retention::Watermarks;
 
 const MIN_RUN_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -52,29 +50,4 @@ pub(super) fn leases(
         return Err(invalid("--lease-ttl", problem));
     }
     Ok(LeaseTimes { lease_ttl, offer_ttl, report_interval })
-}
-
-pub(super) fn retention(settings: &Settings) -> Result<Retention, ConfigError> {
-    let newest = settings.keep_checkpoints.unwrap_or(KEEP_CHECKPOINTS);
-    if newest > KEEP_CHECKPOINTS_MAX {
-        let problem = format!("must be 0 to {KEEP_CHECKPOINTS_MAX}, got {newest}");
-        return Err(invalid("--keep-checkpoints", problem));
-    }
-    let high_percent = settings.disk_high_percent.unwrap_or(DISK_HIGH_PERCENT);
-    // Who sets only one of them means the other to follow.
-    let low_percent =
-        settings.disk_low_percent.unwrap_or(DISK_LOW_PERCENT.min(high_percent.saturating_sub(1)));
-    if low_percent >= high_percent || high_percent > 100 {
-        let problem = format!(
-            "must be below --disk-high-percent, which is at most 100; got {low_percent} and {high_percent}"
-        );
-        return Err(invalid("--disk-low-percent", problem));
-    }
-    let orphan_age = settings.orphan_age.unwrap_or(ORPHAN_AGE);
-    if !(Duration::from_secs(1)..=ORPHAN_AGE_MAX).contains(&orphan_age) {
-        let problem = format!("must be 1s to 365days, got {}", humantime::format_duration(orphan_age));
-        return Err(invalid("--orphan-age", problem));
-    }
-    let marks = Watermarks { high_percent, low_percent };
-    Ok(Retention { newest: newest as usize, marks, orphan_age })
 }

@@ -1,6 +1,7 @@
 use std::io::Write;
 
 use super::*;
+use crate::core::retention::Watermarks;
 
 fn load(arguments: &[&str]) -> Result<Config, String> {
     let arguments = ["cakes-coordinator", "--data-dir", "/data"].iter().chain(arguments);
