@@ -76,7 +76,8 @@ impl From<Status> for Failure {
         let http = match status.code() {
             Code::NotFound => StatusCode::NOT_FOUND,
             Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
-            Code::FailedPrecondition | Code::AlreadyExists => StatusCode::CONFLICT,
+            Code::PermissionDenied => StatusCode::FORBIDDEN,
+            Code::FailedPrecondition | Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
             Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
             Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
