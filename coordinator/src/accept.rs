@@ -180,8 +180,9 @@ struct Handshake {
 impl Handshake {
     async fn run(self, stream: TcpStream, address: SocketAddr, mut held: Held) -> Option<Connection> {
         let Handshake { tls, purpose, port, places, limits } = self;
-        // Whoever says nothing takes no place of a handshake.
-        if timeout(limits.first_byte_timeout, stream.readable()).await.is_err() {
+        // Whoever says nothing takes no place of a handshake. A new stream may be called
+        // readable without being so; only a byte is one.
+        if timeout(limits.first_byte_timeout, stream.peek(&mut [0])).await.is_err() {
             refusals::connection(port, "silent", address.ip());
             return None;
         }

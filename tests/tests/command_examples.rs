@@ -61,7 +61,8 @@ fn deployed_examples() -> String {
 }
 
 /// Verbs that change something, in an order in which each finds what it needs.
-const LAST: [&str; 11] = [
+const LAST: [&str; 12] = [
+    "search submit urgent",
     "job pause",
     "job resume",
     "job cancel",
@@ -127,6 +128,8 @@ async fn fill(cluster: &Cluster) -> Result<Names> {
     std::fs::write(cluster.folder().join("search.json"), described.to_string())?;
     // JSON is YAML too.
     std::fs::write(cluster.folder().join("search.yaml"), described.to_string())?;
+    let urgent = tiny("urgent", LONG, LONG);
+    std::fs::write(cluster.folder().join("urgent.yaml"), urgent.to_string())?;
     let done = api.submit(&described).await?.search.context("no search")?;
     let done = api.until_ended(&done.id, SearchState::Succeeded).await?;
     let job = done.jobs.iter().find(|job| job.kind() == JobKind::Retrain).context("no retraining")?;

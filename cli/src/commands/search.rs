@@ -25,7 +25,7 @@ pub enum SearchCommand {
     ///
     /// Everything that is wrong with the file is said before anything is sent.
     #[command(
-        after_help = "Examples:\n  cakes search submit search.json --wait\n  cakes search submit search.yaml --dry-run\n  cakes search submit search.yaml --project radiology --priority 10"
+        after_help = "Examples:\n  cakes search submit search.json --wait\n  cakes search submit search.yaml --dry-run\n  cakes search submit urgent.yaml --project radiology --priority 10"
     )]
     Submit(SubmitArguments),
     /// Show one search with its jobs.

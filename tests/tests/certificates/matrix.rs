@@ -232,7 +232,9 @@ async fn other_clients(cluster: &Cluster) -> Result<usize> {
         ended.context("a silent connection is kept")?.ok();
     }
     until("slow handshakes are in the log", Duration::from_secs(60), async || {
-        Ok(cluster.coordinator_log()?.contains("took longer than 5 s").then_some(()))
+        let log = cluster.coordinator_log()?;
+        let tells = log.contains("it took too long") && log.contains("silent");
+        Ok(tells.then_some(()))
     })
     .await?;
     Ok(4)
