@@ -68,8 +68,9 @@ pub(super) async fn claim(
     except: &[Uuid],
     closed: &[String],
 ) -> Result<Vec<Candidate>, Error> {
-    // S1: only a job that waits. Mostly all jobs are of one project: compared as a column,
-    // Postgres would expect hardly any to be left, and read and sort all of them.
+    // Mostly all jobs are of one project: compared as a column, Postgres would expect hardly
+    // any to be left, and read and sort all of them.
+    // S1: only a job that waits.
     sqlx::query_as!(
         Candidate,
         r#"select id, epoch, memory_mib, device_count as "device_count!", project,
