@@ -48,12 +48,7 @@ impl Patience {
 /// # Errors
 /// The coordinator refuses, or the output cannot be written.
 pub async fn logs(client: &Client, id: String, follow: bool) -> Result<Outcome, CommandError> {
-    let mut request = v1::StreamJobLogsRequest {
-        id,
-        follow,
-        resume_token: String::new(),
-        ..v1::StreamJobLogsRequest::default()
-    };
+    let mut request = v1::StreamJobLogsRequest { id, follow, resume_token: String::new() };
     client.show_equivalent("JobService/StreamJobLogs", &request);
     let mut patience = Patience::default();
     loop {

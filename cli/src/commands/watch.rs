@@ -21,16 +21,11 @@ use crate::tables;
 /// # Errors
 /// The coordinator refuses, or the output cannot be written.
 pub async fn search(global: &GlobalArguments, client: &Client, id: String) -> Result<Outcome, CommandError> {
-    let request = v1::WatchSearchRequest {
-        id: id.clone(),
-        resume_token: String::new(),
-        ..v1::WatchSearchRequest::default()
-    };
+    let request = v1::WatchSearchRequest { id: id.clone(), resume_token: String::new() };
     client.show_equivalent("SearchService/WatchSearch", &request);
     let open = |seen: Option<&v1::Search>| {
         let resume_token = seen.map(|search| search.resume_token.clone()).unwrap_or_default();
-        let request =
-            v1::WatchSearchRequest { id: id.clone(), resume_token, ..v1::WatchSearchRequest::default() };
+        let request = v1::WatchSearchRequest { id: id.clone(), resume_token };
         let mut searches = client.searches();
         async move { searches.watch_search(request).await }
     };
@@ -53,12 +48,11 @@ pub async fn search(global: &GlobalArguments, client: &Client, id: String) -> Re
 /// # Errors
 /// The coordinator refuses, or the output cannot be written.
 pub async fn job(global: &GlobalArguments, client: &Client, id: String) -> Result<Outcome, CommandError> {
-    let request =
-        v1::WatchJobRequest { id: id.clone(), resume_token: String::new(), ..v1::WatchJobRequest::default() };
+    let request = v1::WatchJobRequest { id: id.clone(), resume_token: String::new() };
     client.show_equivalent("JobService/WatchJob", &request);
     let open = |seen: Option<&v1::Job>| {
         let resume_token = seen.map(|job| job.resume_token.clone()).unwrap_or_default();
-        let request = v1::WatchJobRequest { id: id.clone(), resume_token, ..v1::WatchJobRequest::default() };
+        let request = v1::WatchJobRequest { id: id.clone(), resume_token };
         let mut jobs = client.jobs();
         async move { jobs.watch_job(request).await }
     };

@@ -231,9 +231,9 @@ pub fn execute(rows: &mut Rows, call: &Call, world: &World<'_>) -> Answer {
         Call::Extend => attempts::extend(rows),
         Call::Condemn { job } => checkpoints::condemn(rows, world, job),
         Call::Submit { key, body } => jobs::submit(rows, world, key, body),
-        Call::Cancel { job } => jobs::cancel(rows, world.into(), job),
-        Call::Pause { job } => jobs::pause(rows, job.into()),
-        Call::Resume { job } => jobs::resume(rows, job.into()),
-        Call::Retry { job } => jobs::retry(rows, job.into()),
+        Call::Cancel { job } => jobs::cancel(rows, world, job),
+        Call::Pause { job } => jobs::pause(rows, job),
+        Call::Resume { job } => jobs::resume(rows, job),
+        Call::Retry { job } => jobs::retry(rows, job),
     }
 }

@@ -254,12 +254,11 @@ impl Fake {
 }
 
 /// Registers many workers at once, each over a connection of its own; how many
-/// were answered.
+/// were answered. Their way is not that of the fakes, who may be cut off at the time.
 pub async fn storm(plant: &Plant, history: &Arc<History>, count: usize, seed: u64) -> usize {
     let mut storm = JoinSet::new();
     for number in 0..count {
-        let proxies = &plant.fake_proxies[number % FAKE_GROUPS];
-        let Ok(servers) = Plant::servers(proxies, number) else { continue };
+        let Ok(servers) = Plant::servers(&plant.client_proxies, number) else { continue };
         let (name, history) = (format!("storm-{}-{number}", seed % 1000), history.clone());
         storm.spawn(async move {
             FakeWorker::register(servers, &name, Duration::from_secs(60), history).await.is_ok()

@@ -19,7 +19,7 @@ use cakes::network::{Network, SearchMode};
 use cakes::spec::{ArrayKind, BatchStatistics, OptimizerSpec};
 use cakes_ranks::{Group, Meeting, Seat};
 use cakes_trainer::loss::{classification_loss, segmentation_loss_over};
-use cakes_trainer::nets::{Engine, Net};
+use cakes_trainer::nets::{Engine, Method, Methods, Net};
 use cakes_trainer::ranks::{Ranks, Share};
 use common::jobs::{bars_job, bits, newest, phantoms_job, write_bars};
 use common::judge::length;
@@ -133,7 +133,10 @@ fn a_step_of_several_processes_is_that_of_one() {
     for (what, network) in &networks {
         for (size, samples) in [(2, 4), (3, 5)] {
             let make = |engine| net_for(network.clone(), EXTENT, engine);
-            let (double, direct) = (|| make(Engine::Torch).in_double().unwrap(), || make(Engine::Direct));
+            let double = || make(Engine::Torch).in_double().unwrap();
+            // One method for all shapes: where a value is next to nothing, the roundings of two
+            // put it on either side of an activation's bend, and a gradient jumps.
+            let direct = || make(Engine::Direct).with_methods(Methods::only(Method::Rows));
             is_the_step_of_one(&format!("{what}, float64"), &segmentation(samples), size, 1e-10, &double);
             is_the_step_of_one(&format!("{what}, loops"), &segmentation(samples), size, 1e-5, &direct);
         }
