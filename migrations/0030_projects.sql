@@ -80,6 +80,9 @@ with fleet as (
     from worker
     cross join lateral jsonb_to_recordset(worker.devices) as device (name text, memory_mib bigint, count integer)
     where worker.schedule = 'ready' and worker.last_seen_time > now() - interval '60 s'
+), ready_shape as (
+    -- Few rows, however many devices there are: each waiting job looks at all of them.
+    select width, max(memory_mib) as memory_mib from ready_device group by width
 ), free_device as (
     select ready_device.worker_id, ready_device.memory_mib, ready_device.width
     from ready_device
@@ -109,9 +112,9 @@ select waiting.queue_position,
            when waiting.run_after is not null then 'held_back'
            when fleet.present_count = 0 then 'no_worker'
            when fleet.ready_count = 0 then 'no_ready_worker'
-           when waiting.device_count > coalesce((select max(width) from ready_device), 0) then 'too_narrow'
+           when waiting.device_count > coalesce((select max(width) from ready_shape), 0) then 'too_narrow'
            when waiting.memory_mib > coalesce(
-               (select max(memory_mib) from ready_device where width >= waiting.device_count), 0)
+               (select max(memory_mib) from ready_shape where width >= waiting.device_count), 0)
                then 'too_little_memory'
            when waiting.plan_reason is not null then waiting.plan_reason
            when exists (
