@@ -4,17 +4,18 @@ use tonic::Status;
 
 use super::status;
 use crate::core::lease::Policy;
-use crate::lane::{Calls, LaneError};
+use crate::lane::{Calls, Lane, LaneError};
 use crate::store::attempts::{
-    Acquisition, Answers, Grant, Receipt, Report, Turn, Turned, acquire, acquire_together, report,
-    report_together, turn, turn_together,
+    Acquisition, Answers, Grant, Receipt, Report, Turn, Turned, acquire, move_together, report,
+    report_together, turn,
 };
-use crate::store::{Error, PgPool, limited};
+use crate::store::{Error, Kept, PgPool, limited};
 
 /// Reports, which renew leases: over connections of their own.
 #[derive(Clone)]
 pub(super) struct Reports {
     pub pool: PgPool,
+    pub kept: Kept,
     pub policy: Policy,
 }
 
@@ -31,7 +32,7 @@ impl Calls for Reports {
     }
 
     async fn together(&self, reports: &[Report]) -> Result<Answers<Receipt>, Error> {
-        limited(report_together(&self.pool, &self.policy, reports)).await
+        limited(report_together(&self.kept, &self.policy, reports)).await
     }
 
     async fn alone(&self, wanted: &Report) -> Result<Receipt, Error> {
@@ -39,52 +40,73 @@ impl Calls for Reports {
     }
 }
 
-/// Starts, checkpoints and results.
+/// Wishes for jobs, starts, checkpoints and results.
 #[derive(Clone)]
-pub(super) struct Turns {
+pub(super) struct Moves {
     pub pool: PgPool,
-}
-
-impl Calls for Turns {
-    type Call = Turn;
-    type Answer = Turned;
-    const WEIGHT_MAX: usize = 64;
-
-    fn weight(_: &Turn) -> usize {
-        1
-    }
-
-    async fn together(&self, turns: &[Turn]) -> Result<Answers<Turned>, Error> {
-        limited(turn_together(&self.pool, turns)).await
-    }
-
-    async fn alone(&self, wanted: &Turn) -> Result<Turned, Error> {
-        limited(turn(&self.pool, wanted)).await
-    }
-}
-
-/// Wishes for jobs.
-#[derive(Clone)]
-pub(super) struct Wishes {
-    pub pool: PgPool,
+    pub kept: Kept,
     pub policy: Policy,
 }
 
-impl Calls for Wishes {
-    type Call = Acquisition;
-    type Answer = Option<Grant>;
-    const WEIGHT_MAX: usize = 32;
+pub(super) enum Move {
+    Wish(Acquisition),
+    Turn(Turn),
+}
 
-    fn weight(_: &Acquisition) -> usize {
+/// The answer to a [`Move`] of the same name.
+pub(super) enum Moved {
+    Wish(Option<Grant>),
+    Turn(Turned),
+}
+
+impl Calls for Moves {
+    type Call = Move;
+    type Answer = Moved;
+    const WEIGHT_MAX: usize = 64;
+
+    fn weight(_: &Move) -> usize {
         1
     }
 
-    async fn together(&self, wishes: &[Acquisition]) -> Result<Answers<Option<Grant>>, Error> {
-        limited(acquire_together(&self.pool, &self.policy, wishes)).await
+    async fn together(&self, moves: &[Move]) -> Result<Answers<Moved>, Error> {
+        let (mut turns, mut wishes) = (Vec::new(), Vec::new());
+        for one in moves {
+            match one {
+                Move::Turn(turn) => turns.push(turn),
+                Move::Wish(wish) => wishes.push(wish),
+            }
+        }
+        let moving = move_together(&self.kept, &self.policy, &turns, &wishes);
+        let (turned, granted) = limited(moving).await?;
+        let (mut turned, mut granted) = (turned.into_iter(), granted.into_iter());
+        let answer = |one: &Move| match one {
+            Move::Turn(_) => turned.next().flatten().map(|answer| answer.map(Moved::Turn)),
+            Move::Wish(_) => granted.next().flatten().map(|answer| answer.map(Moved::Wish)),
+        };
+        Ok(moves.iter().map(answer).collect())
     }
 
-    async fn alone(&self, wish: &Acquisition) -> Result<Option<Grant>, Error> {
-        limited(acquire(&self.pool, &self.policy, wish)).await
+    async fn alone(&self, wanted: &Move) -> Result<Moved, Error> {
+        match wanted {
+            Move::Turn(wanted) => limited(turn(&self.pool, wanted)).await.map(Moved::Turn),
+            Move::Wish(wish) => limited(acquire(&self.pool, &self.policy, wish)).await.map(Moved::Wish),
+        }
+    }
+}
+
+impl Lane<Moves> {
+    pub(super) async fn turn(&self, turn: Turn) -> Result<Turned, LaneError> {
+        match self.call(Move::Turn(turn)).await? {
+            Moved::Turn(turned) => Ok(turned),
+            Moved::Wish(_) => Err(LaneError::Ended),
+        }
+    }
+
+    pub(super) async fn wish(&self, wish: Acquisition) -> Result<Option<Grant>, LaneError> {
+        match self.call(Move::Wish(wish)).await? {
+            Moved::Wish(grant) => Ok(grant),
+            Moved::Turn(_) => Err(LaneError::Ended),
+        }
     }
 }
 

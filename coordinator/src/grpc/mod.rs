@@ -52,10 +52,10 @@ use crate::core::throttle;
 use crate::lane::Lane;
 use crate::reconcile::Bell;
 use crate::shutdown::Shutdown;
-use crate::store::{self, PgPool, Pools};
+use crate::store::{self, Kept, PgPool, Pools};
 use backlog::Queue;
 use gate::Leases;
-use lanes::{Reports, Turns, Wishes};
+use lanes::{Moves, Reports};
 use stream::Streams;
 use transfer::Transfers;
 
@@ -78,8 +78,7 @@ pub struct Api {
     limits: Limits,
     transfers: Transfers,
     reports: Lane<Reports>,
-    turns: Lane<Turns>,
-    wishes: Lane<Wishes>,
+    moves: Lane<Moves>,
 }
 
 /// What an operator can set about the API.
@@ -147,15 +146,12 @@ impl Api {
             requires_identity,
             limits,
         } = settings;
-        let (reports, turns, wishes) = (
-            Reports { pool: pools.renewals.clone(), policy },
-            Turns { pool: pools.turnover.clone() },
-            Wishes { pool: pools.turnover.clone(), policy },
-        );
+        let (renewals, turnover) = (pools.renewals.clone(), pools.turnover.clone());
+        let reports = Reports { kept: Kept::new(renewals.clone()), pool: renewals, policy };
+        let moves = Moves { kept: Kept::new(turnover.clone()), pool: turnover, policy };
         Api {
             reports: Lane::new(&reports, &shutdown.tasks),
-            turns: Lane::new(&turns, &shutdown.tasks),
-            wishes: Lane::new(&wishes, &shutdown.tasks),
+            moves: Lane::new(&moves, &shutdown.tasks),
             leases: Leases::new(pools.renewals.clone()),
             pools,
             policy,

@@ -63,7 +63,7 @@ impl WorkerService for Api {
             request_id: worker_wire::uuid("request_id", &request.request_id)?,
             device: worker_wire::device("device", request.device)?,
         };
-        let grant = self.wishes.call(acquisition).await?;
+        let grant = self.moves.wish(acquisition).await?;
         if grant.is_some() {
             metrics().grants.add(1);
         }
@@ -78,7 +78,7 @@ impl WorkerService for Api {
         let token = token(request.token)?;
         self.leases.check(&extensions, token).await?;
         let lease_ttl = self.policy.lease_ttl;
-        self.turns.call(Turn { token, deed: Deed::Start { lease_ttl } }).await?;
+        self.moves.turn(Turn { token, deed: Deed::Start { lease_ttl } }).await?;
         Ok(Response::new(v1::StartResponse { lease_ttl_ms: worker_wire::milliseconds(lease_ttl) }))
     }
 
@@ -114,7 +114,7 @@ impl WorkerService for Api {
         self.leases.check(&extensions, token).await?;
         let checkpoint = worker_wire::checkpoint(checkpoint)?;
         let bytes = values::signed("bytes", bytes)?;
-        self.turns.call(Turn { token, deed: Deed::Commit(Saved { checkpoint, bytes }) }).await?;
+        self.moves.turn(Turn { token, deed: Deed::Commit(Saved { checkpoint, bytes }) }).await?;
         Ok(Response::new(v1::CommitCheckpointResponse {}))
     }
 
@@ -136,7 +136,7 @@ impl WorkerService for Api {
             scores: of_a_supernet("scores_json", &request.scores_json)?,
             latency: of_a_supernet("latency_json", &request.latency_json)?,
         };
-        let turned = self.turns.call(Turn { token, deed: Deed::Complete(Box::new(completion)) }).await;
+        let turned = self.moves.turn(Turn { token, deed: Deed::Complete(Box::new(completion)) }).await;
         // A job of no search leaves nothing to plan.
         if !matches!(turned, Ok(Turned { search: None })) {
             self.bell.ring();

@@ -83,7 +83,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take to say that it is there.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection that was in use so recently is believed to be there.
-const TRUSTED_FOR: Duration = Duration::from_secs(1);
+pub(super) const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// Longest time of a whole transaction as its caller sees it. Longer than any limit
 /// of the server, so it only ends what the server does not answer to any more.
 const TRANSACTION_LIMIT: Duration = Duration::from_secs(20);

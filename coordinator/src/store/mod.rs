@@ -20,6 +20,7 @@ mod etag;
 mod event;
 mod fence;
 mod job_row;
+mod kept;
 mod labels;
 mod quality;
 mod text;
@@ -39,6 +40,7 @@ pub mod workers;
 
 pub use connect::{PoolSizes, Pools, connect, limited};
 pub use error::Error;
+pub use kept::Kept;
 pub use sqlx::PgPool;
 
 /// All migrations, oldest first.

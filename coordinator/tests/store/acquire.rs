@@ -4,11 +4,13 @@ use cakes::job::{Task, TrainerJob};
 use cakes_coordinator::core::lease::Policy;
 use cakes_coordinator::core::retry::FailureClass;
 use cakes_coordinator::core::worker::{Device, Schedule};
-use cakes_coordinator::store::attempts::{Answers, Grant, acquire, acquire_together, fail};
+use cakes_coordinator::store::attempts::{Answers, Grant, acquire, fail};
 use cakes_coordinator::store::{Error, PgPool, workers};
 use uuid::Uuid;
 
-use crate::support::{Worker, count, cpu, open_connections, search_of, small_search, state, submit, worker};
+use crate::support::{
+    Worker, acquire_together, count, cpu, open_connections, search_of, small_search, state, submit, worker,
+};
 
 #[sqlx::test(migrations = "../migrations")]
 async fn concurrent_workers_get_each_job_once(pool: PgPool) {
@@ -84,7 +86,7 @@ async fn a_job_of_two_devices_waits_for_a_slot_of_two(pool: PgPool) {
         wish
     };
     let wishes = [of(1), of(1), of(1), of(3)];
-    let answers = acquire_together(&pool, &Policy::default(), &wishes).await.unwrap();
+    let answers = acquire_together(&pool, &wishes).await;
     let granted: Vec<Option<u32>> = answers
         .into_iter()
         .map(|answer| {
@@ -141,7 +143,7 @@ async fn workers_that_ask_together_get_what_they_would_get_one_after_the_other(p
     wishes[2].device.memory_mib = 10;
     wishes.push(wishes[4].clone());
     wishes.push(old.wish());
-    let together = async || acquire_together(&pool, &Policy::default(), &wishes).await.unwrap();
+    let together = async || acquire_together(&pool, &wishes).await;
     let got = |answers: &Answers<Option<Grant>>, place: usize| match &answers[place] {
         Some(Ok(grant)) => grant.as_ref().map(|grant| grant.token.job.0),
         other => panic!("wish {place}: {other:?}"),

@@ -4,14 +4,15 @@ use cakes_coordinator::core::lease::{Desired, Policy};
 use cakes_coordinator::core::project::{ProjectName, Terms as ProjectTerms};
 use cakes_coordinator::core::retry::FailureClass;
 use cakes_coordinator::core::schedule::{Decisions, Rules};
-use cakes_coordinator::store::attempts::{acquire, acquire_together, fail};
+use cakes_coordinator::store::attempts::{acquire, fail};
 use cakes_coordinator::store::searches::{Terms, submit};
 use cakes_coordinator::store::{Error, PgPool, projects, schedule};
 use cakes_proto::ids::SearchId;
 use uuid::Uuid;
 
 use crate::support::{
-    Worker, count, open_connections, report_of, save, search_of, small_search, state, tell, worker,
+    Worker, acquire_together, count, open_connections, report_of, save, search_of, small_search, state, tell,
+    worker,
 };
 
 fn name(text: &str) -> ProjectName {
@@ -112,12 +113,11 @@ async fn a_quota_of_devices_is_never_breached_by_workers_that_ask_at_once(pool: 
     let fleet = fleet(&pool, 12).await;
     open_connections(&pool).await;
     let alone = fleet[..6].iter().map(|worker| worker.acquire(&pool));
-    let policy = Policy::default();
     let wishes: Vec<_> = fleet[6..].iter().map(Worker::wish).collect();
-    let together = acquire_together(&pool, &policy, &wishes);
+    let together = acquire_together(&pool, &wishes);
     let (alone, together) = tokio::join!(futures::future::join_all(alone), together);
     let granted = alone.iter().flatten().count()
-        + together.unwrap().into_iter().filter(|answer| matches!(answer, Some(Ok(Some(_))))).count();
+        + together.into_iter().filter(|answer| matches!(answer, Some(Ok(Some(_))))).count();
     let of = async |statement| count(&pool, statement).await;
     let lung = of("select count(*) from job where state = 'leased' and project = 'lung'").await;
     let brain = of("select count(*) from job where state = 'leased' and project = 'brain'").await;

@@ -1,7 +1,7 @@
 use cakes_coordinator::core::lease::{Desired, Policy};
 use cakes_coordinator::core::worker::Schedule;
 use cakes_coordinator::store::attempts::{DataContent, Entry, Environment, Report, report_together};
-use cakes_coordinator::store::{Error, PgPool, jobs, read, workers};
+use cakes_coordinator::store::{Error, Kept, PgPool, jobs, read, workers};
 use cakes_proto::ids::{LeaseToken, Nonce};
 use chrono::Utc;
 
@@ -158,7 +158,7 @@ async fn reports_that_share_a_transaction_do_not_wait_for_a_row_that_somebody_ho
         .map(|token| report_of(*token, 1, 2, 1))
         .chain([report_of(tokens[1], 3, 1, 2)])
         .collect();
-    let answers = report_together(&pool, &Policy::default(), &reports).await.unwrap();
+    let answers = report_together(&Kept::new(pool.clone()), &Policy::default(), &reports).await.unwrap();
     let stored = |place: usize| match &answers[place] {
         Some(Ok(receipt)) => Some(receipt.ack_seq),
         None => None,

@@ -15,11 +15,11 @@ use cakes::spec::{
 use cakes_coordinator::core::lease::Policy;
 use cakes_coordinator::core::worker::Device;
 use cakes_coordinator::store::attempts::{
-    Acquisition, CheckpointRef, Completion, Entry, Grant, Outcome, Progress, Receipt, Report, Validated,
-    acquire, commit_checkpoint, complete, report, start,
+    Acquisition, Answers, CheckpointRef, Completion, Entry, Grant, Outcome, Progress, Receipt, Report,
+    Validated, acquire, commit_checkpoint, complete, move_together, report, start,
 };
 use cakes_coordinator::store::workers::{Registration, register};
-use cakes_coordinator::store::{Error, PgPool, searches};
+use cakes_coordinator::store::{Error, Kept, PgPool, searches};
 use cakes_proto::ids::{JobId, LeaseToken, SearchId, WorkerId};
 use chrono::Utc;
 use uuid::Uuid;
@@ -246,6 +246,12 @@ pub async fn search_state(pool: &PgPool, search: SearchId) -> String {
 
 async fn ask(pool: &PgPool, statement: &'static str, id: Uuid) -> String {
     sqlx::query_scalar(statement).bind(id).fetch_one(pool).await.unwrap()
+}
+
+/// Wishes in one transaction.
+pub async fn acquire_together(pool: &PgPool, wishes: &[Acquisition]) -> Answers<Option<Grant>> {
+    let (kept, wishes) = (Kept::new(pool.clone()), wishes.iter().collect::<Vec<_>>());
+    move_together(&kept, &Policy::default(), &[], &wishes).await.unwrap().1
 }
 
 /// Opens all connections of the pool, so that calls at once are at once.

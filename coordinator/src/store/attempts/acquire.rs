@@ -6,7 +6,6 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::slice;
 
 use cakes_proto::ids::{JobId, LeaseToken, Nonce, WorkerId};
 use sqlx::{PgConnection, PgPool};
@@ -55,30 +54,22 @@ pub struct Grant {
 /// The caller is not the current start of its daemon.
 #[instrument(skip_all, fields(worker = %wish.worker, device = wish.device.name), err(level = "debug"))]
 pub async fn acquire(pool: &PgPool, policy: &Policy, wish: &Acquisition) -> Result<Option<Grant>, Error> {
-    let answers = perform(pool, policy, slice::from_ref(wish), Locks::Wait).await?;
+    let mut transaction = pool.begin().await.map_err(failed("begin grants"))?;
+    let answers = perform(&mut transaction, policy, &[wish], Locks::Wait).await?;
+    transaction.commit().await.map_err(failed("commit grants"))?;
     only(answers).unwrap_or(Err(Error::StaleIncarnation { current: 0 }))
 }
 
-/// The same for many workers in one transaction.
-///
-/// # Errors
-/// The database fails; nothing is granted.
-#[instrument(skip_all, fields(count = wishes.len()), err(level = "debug"))]
-pub async fn acquire_together(
-    pool: &PgPool,
+/// The same for many workers.
+pub(super) async fn perform(
+    connection: &mut PgConnection,
     policy: &Policy,
-    wishes: &[Acquisition],
-) -> Result<Answers<Option<Grant>>, Error> {
-    perform(pool, policy, wishes, Locks::PassOver).await
-}
-
-async fn perform(
-    pool: &PgPool,
-    policy: &Policy,
-    wishes: &[Acquisition],
+    wishes: &[&Acquisition],
     locks: Locks,
 ) -> Result<Answers<Option<Grant>>, Error> {
-    let mut transaction = pool.begin().await.map_err(failed("begin grants"))?;
+    if wishes.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut batch = Batch {
         wishes,
         answers: wishes.iter().map(|_| None).collect(),
@@ -86,16 +77,15 @@ async fn perform(
         silent: BTreeSet::new(),
         kept: BTreeMap::new(),
     };
-    batch.check_workers(&mut transaction, policy, locks).await?;
-    batch.find_earlier(&mut transaction).await?;
-    batch.grant(&mut transaction, policy).await?;
-    transaction.commit().await.map_err(failed("commit grants"))?;
+    batch.check_workers(connection, policy, locks).await?;
+    batch.find_earlier(connection).await?;
+    batch.grant(connection, policy).await?;
     Ok(batch.answers)
 }
 
 /// Wishes, and what each is told.
 struct Batch<'a> {
-    wishes: &'a [Acquisition],
+    wishes: &'a [&'a Acquisition],
     answers: Answers<Option<Grant>>,
     /// Places of wishes that may be granted.
     free: Vec<usize>,
@@ -149,11 +139,11 @@ impl Batch<'_> {
     /// Answers repeated requests like the first time; those whose grant has ended
     /// get nothing.
     async fn find_earlier(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
-        let asked = self.free.iter().map(|place| &self.wishes[*place]);
+        let asked = self.free.iter().map(|place| self.wishes[*place]);
         let earlier = grant_rows::earlier(connection, asked).await?;
         for row in earlier {
             let of_row = |place: &usize| {
-                let wish = &self.wishes[*place];
+                let wish = self.wishes[*place];
                 wish.worker.as_str() == row.worker_id && wish.request_id == row.request
             };
             let Some(index) = self.free.iter().position(of_row) else { continue };
@@ -177,7 +167,7 @@ impl Batch<'_> {
         let mut grants = Grants::default();
         let mut granted = Vec::new();
         for (place, job) in self.take(connection).await? {
-            let wish = &self.wishes[place];
+            let wish = self.wishes[place];
             let token = LeaseToken { job: JobId(job.id), epoch: job.epoch + 1, nonce: fresh_nonce()? };
             grants.add(token, wish, &job);
             granted.push((place, token));
@@ -286,7 +276,7 @@ impl Batch<'_> {
     }
 
     fn wish(&self, place: usize) -> Wish<'_> {
-        let Acquisition { worker, device, .. } = &self.wishes[place];
+        let Acquisition { worker, device, .. } = self.wishes[place];
         Wish {
             worker: worker.as_str(),
             memory_mib: i64::try_from(device.memory_mib).unwrap_or(i64::MAX),

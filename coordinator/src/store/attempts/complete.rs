@@ -262,9 +262,14 @@ pub(super) async fn insert_results(
              manifest_sha256 text, quality float8, quality_metric text, mean_dice float8,
              dice_per_class float8[], case_count bigint, classification jsonb, param_count bigint,
              mac_count bigint, latency_ms float8, peak_memory_mib float8, train_duration_s float8, device text)
-         join checkpoint on checkpoint.job_id = row.job_id and checkpoint.key = row.key
-             and checkpoint.step = row.step and checkpoint.manifest_sha256 = row.manifest_sha256
-             and checkpoint.condemn_time is null
+         cross join lateral (
+             select epoch, step from checkpoint
+             where checkpoint.job_id = row.job_id and checkpoint.key = row.key
+                 and checkpoint.step = row.step and checkpoint.manifest_sha256 = row.manifest_sha256
+                 and checkpoint.condemn_time is null
+             -- One row by its key: a plan made for an empty table would read all of them.
+             limit 1
+         ) checkpoint
          returning job_id",
         rows
     )

@@ -9,6 +9,7 @@ mod environment_rows;
 mod expire;
 mod fail;
 mod grant_rows;
+mod move_on;
 mod quotas;
 mod reconcile;
 mod report;
@@ -19,11 +20,12 @@ mod turn;
 mod turn_rows;
 
 pub(super) use acquire::nonce_from;
-pub use acquire::{Acquisition, Grant, acquire, acquire_together};
+pub use acquire::{Acquisition, Grant, acquire};
 pub use commit_checkpoint::{Saved, commit_checkpoint};
 pub use complete::{Completion, Outcome, complete};
 pub use expire::{clock, expire_leases, extend_leases};
 pub use fail::fail;
+pub use move_on::move_together;
 pub use reconcile::reconcile;
 pub use report::{
     DataContent, Entry, Environment, Progress, Receipt, Report, Validated, report, report_together,
@@ -31,7 +33,7 @@ pub use report::{
 pub use start::start;
 pub use together::Answers;
 pub(super) use together::Locks;
-pub use turn::{Deed, Turn, Turned, turn, turn_together};
+pub use turn::{Deed, Turn, Turned, turn};
 
 use cakes_proto::ids::LeaseToken;
 

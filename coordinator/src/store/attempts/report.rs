@@ -5,12 +5,13 @@ use std::slice;
 
 use cakes_proto::ids::LeaseToken;
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use sqlx::{Connection, PgConnection, PgPool};
 use tracing::instrument;
 
 use super::report_rows::{self, ReportRows, Reporting};
 use super::together::{Answers, Locks, Tokens, only, refuse_rest};
 use crate::core::lease::{Desired, Policy};
+use crate::store::Kept;
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::fence;
 
@@ -95,7 +96,8 @@ pub struct Receipt {
 /// The token is not the current one, or entries are missing before the first.
 #[instrument(skip_all, fields(job = %report.token.job, epoch = report.token.epoch), err(level = "debug"))]
 pub async fn report(pool: &PgPool, policy: &Policy, report: &Report) -> Result<Receipt, Error> {
-    let answers = store(pool, policy, slice::from_ref(report), Locks::Wait).await?;
+    let mut connection = pool.acquire().await.map_err(failed("begin reports"))?;
+    let answers = store(&mut connection, policy, slice::from_ref(report), Locks::Wait).await?;
     only(answers).unwrap_or(Err(Error::LeaseLost { current_epoch: 0 }))
 }
 
@@ -105,15 +107,15 @@ pub async fn report(pool: &PgPool, policy: &Policy, report: &Report) -> Result<R
 /// The database fails; nothing is stored.
 #[instrument(skip_all, fields(count = reports.len()), err(level = "debug"))]
 pub async fn report_together(
-    pool: &PgPool,
+    kept: &Kept,
     policy: &Policy,
     reports: &[Report],
 ) -> Result<Answers<Receipt>, Error> {
-    store(pool, policy, reports, Locks::PassOver).await
+    kept.with(async |connection| store(connection, policy, reports, Locks::PassOver).await).await
 }
 
 async fn store(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     policy: &Policy,
     reports: &[Report],
     locks: Locks,
@@ -124,7 +126,7 @@ async fn store(
     if tokens.is_empty() {
         return Ok(answers);
     }
-    let mut transaction = pool.begin().await.map_err(failed("begin reports"))?;
+    let mut transaction = connection.begin().await.map_err(failed("begin reports"))?;
     let (mut rows, mut receipts) = (ReportRows::default(), Vec::new());
     for attempt in report_rows::lock(&mut transaction, &tokens, locks).await? {
         let Some(place) = tokens.place(attempt.job) else { continue };

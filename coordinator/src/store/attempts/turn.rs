@@ -9,7 +9,6 @@
 //! written, but for what the database alone knows: whether a checkpoint is there.
 
 use std::collections::BTreeSet;
-use std::slice;
 use std::time::Duration;
 
 use cakes_proto::ids::{LeaseToken, SearchId};
@@ -79,43 +78,39 @@ pub(super) struct Effects {
 /// As of the call.
 #[instrument(skip_all, fields(job = %turn.token.job, epoch = turn.token.epoch), err(level = "debug"))]
 pub async fn turn(pool: &PgPool, turn: &Turn) -> Result<Turned, Error> {
-    let answers = perform(pool, slice::from_ref(turn), Locks::Wait).await?;
+    let mut transaction = pool.begin().await.map_err(failed("begin a call of an attempt"))?;
+    let answers = perform(&mut transaction, &[turn], Locks::Wait).await?;
+    transaction.commit().await.map_err(failed("commit a call of an attempt"))?;
     only(answers).unwrap_or(Err(Error::LeaseLost { current_epoch: 0 }))
 }
 
-/// Makes many calls in one transaction.
-///
-/// # Errors
-/// The database fails; nothing is written.
-#[instrument(skip_all, fields(count = turns.len()), err(level = "debug"))]
-pub async fn turn_together(pool: &PgPool, turns: &[Turn]) -> Result<Answers<Turned>, Error> {
-    perform(pool, turns, Locks::PassOver).await
-}
-
-async fn perform(pool: &PgPool, turns: &[Turn], locks: Locks) -> Result<Answers<Turned>, Error> {
+/// Makes many calls.
+pub(super) async fn perform(
+    connection: &mut PgConnection,
+    turns: &[&Turn],
+    locks: Locks,
+) -> Result<Answers<Turned>, Error> {
     let mut batch = Batch::of(turns);
     let sound = turns.iter().enumerate().filter(|(place, _)| batch.answers[*place].is_none());
     let tokens = Tokens::of(sound.map(|(place, turn)| (place, turn.token)));
     if tokens.is_empty() {
         return Ok(batch.answers);
     }
-    let mut transaction = pool.begin().await.map_err(failed("begin calls of attempts"))?;
-    for row in turn_rows::lock(&mut transaction, &tokens, locks).await? {
+    for row in turn_rows::lock(connection, &tokens, locks).await? {
         if let Some(place) = tokens.place(row.job) {
-            batch.decide(&mut transaction, place, row).await?;
+            batch.decide(connection, place, row).await?;
         }
     }
-    batch.write(&mut transaction).await?;
+    batch.write(connection).await?;
     if locks == Locks::Wait {
-        refuse_rest(&mut transaction, turns.iter().map(|turn| turn.token), &mut batch.answers).await?;
+        refuse_rest(connection, turns.iter().map(|turn| turn.token), &mut batch.answers).await?;
     }
-    transaction.commit().await.map_err(failed("commit calls of attempts"))?;
     Ok(batch.answers)
 }
 
 /// Calls, what of them is to be written, and what they are told.
 struct Batch<'a> {
-    turns: &'a [Turn],
+    turns: &'a [&'a Turn],
     contents: Vec<Option<Content>>,
     answers: Answers<Turned>,
     writes: Vec<(usize, Turning, Effects)>,
@@ -123,9 +118,9 @@ struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// Checks what can be checked without the database.
-    fn of(turns: &'a [Turn]) -> Self {
+    fn of(turns: &'a [&'a Turn]) -> Self {
         let (mut contents, mut answers) = (Vec::new(), Vec::new());
-        for Turn { token, deed } in turns {
+        for Turn { token, deed } in turns.iter().copied() {
             let checked = match deed {
                 Deed::Start { .. } => Ok(None),
                 Deed::Commit(saved) => commit_checkpoint::check(*token, saved).map(|()| None),
@@ -147,7 +142,7 @@ impl<'a> Batch<'a> {
         place: usize,
         row: Turning,
     ) -> Result<(), Error> {
-        let Turn { token, deed } = &self.turns[place];
+        let Turn { token, deed } = self.turns[place];
         let mut decision = match deed {
             Deed::Start { lease_ttl } => start::decide(&row, *lease_ttl),
             Deed::Commit(_) => commit_checkpoint::decide(&row),
@@ -197,7 +192,7 @@ impl<'a> Batch<'a> {
     async fn save(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
         let mut saved: Vec<(LeaseToken, &Saved)> = Vec::new();
         for (place, _, effects) in &self.writes {
-            let Turn { token, deed } = &self.turns[*place];
+            let Turn { token, deed } = self.turns[*place];
             let of_it = match deed {
                 Deed::Commit(saved) => Some(saved),
                 Deed::Complete(_) if effects.succeeds => {
@@ -237,7 +232,7 @@ impl<'a> Batch<'a> {
             self.refuse(job, Error::Refused(problem.to_owned()));
         }
         for (place, _, effects) in &self.writes {
-            let Turn { token, deed } = &self.turns[*place];
+            let Turn { token, deed } = self.turns[*place];
             if let (true, Deed::Complete(completion)) = (effects.succeeds, deed) {
                 complete::insert_findings(connection, *token, completion).await?;
             }

@@ -1,5 +1,7 @@
 //! Condemns checkpoints that nothing keeps.
 
+use std::collections::BTreeMap;
+
 use sqlx::PgPool;
 use sqlx::types::Uuid;
 use tracing::instrument;
@@ -10,6 +12,8 @@ use crate::store::error::{Error, failed};
 
 /// Jobs that one review looks at.
 const JOBS_MAX: i64 = 500;
+/// Jobs that are locked at a time: whoever has a call for one of them waits meanwhile.
+const LOCKED_MAX: usize = 50;
 
 /// What a review did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,11 +44,16 @@ pub async fn review(pool: &PgPool, policy: Policy, after: Option<Uuid>) -> Resul
     .map_err(failed("look for checkpoints that may be condemned"))?;
     let found = of_jobs(&mut connection, &jobs).await?;
     drop(connection);
+    let is_due = |job: &Uuid, facts: &JobFacts| {
+        let mut plan = Plan::default();
+        plan.add(*job, facts, policy);
+        !plan.is_empty()
+    };
+    let due: Vec<Uuid> =
+        found.iter().filter(|(job, facts)| is_due(job, facts)).map(|(job, _)| *job).collect();
     let mut condemned = 0;
-    for (job, facts) in found {
-        if !Plan::of(&facts, policy).is_empty() {
-            condemned += apply(pool, policy, job).await?;
-        }
+    for jobs in due.chunks(LOCKED_MAX) {
+        condemned += apply(pool, policy, jobs).await?;
     }
     let is_full = i64::try_from(jobs.len()) == Ok(JOBS_MAX);
     Ok(Review { condemned, next: jobs.last().copied().filter(|_| is_full) })
@@ -53,6 +62,7 @@ pub async fn review(pool: &PgPool, policy: Policy, after: Option<Uuid>) -> Resul
 /// Rows to write: columns of keys.
 #[derive(Debug, Default)]
 struct Plan {
+    jobs: Vec<Uuid>,
     epochs: Vec<i64>,
     steps: Vec<i64>,
     /// None for one that is settled and stays.
@@ -60,59 +70,68 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(job: &JobFacts, policy: Policy) -> Self {
-        let mut plan = Plan::default();
-        let judged = fates(&job.facts, policy);
-        for ((checkpoint, fate), settled) in job.facts.checkpoints.iter().zip(judged).zip(&job.settled) {
+    fn add(&mut self, job: Uuid, facts: &JobFacts, policy: Policy) {
+        let judged = fates(&facts.facts, policy);
+        for ((checkpoint, fate), settled) in facts.facts.checkpoints.iter().zip(judged).zip(&facts.settled) {
             let reason = match fate {
                 Fate::Condemned(reason) => Some(reason),
-                Fate::Kept(_) if job.facts.has_succeeded && !settled => None,
+                Fate::Kept(_) if facts.facts.has_succeeded && !settled => None,
                 Fate::Kept(_) => continue,
             };
-            plan.epochs.push(checkpoint.epoch);
-            plan.steps.push(checkpoint.step);
-            plan.reasons.push(reason);
+            self.jobs.push(job);
+            self.epochs.push(checkpoint.epoch);
+            self.steps.push(checkpoint.step);
+            self.reasons.push(reason);
         }
-        plan
     }
 
     fn is_empty(&self) -> bool {
-        self.steps.is_empty()
+        self.jobs.is_empty()
     }
 }
 
-/// Decides again under the job's lock, and writes; how many were condemned.
-async fn apply(pool: &PgPool, policy: Policy, job: Uuid) -> Result<usize, Error> {
+/// Decides again under the locks of the jobs, and writes; how many were condemned.
+async fn apply(pool: &PgPool, policy: Policy, jobs: &[Uuid]) -> Result<usize, Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to condemn checkpoints"))?;
-    let locked = sqlx::query_scalar!("select id from job where id = $1 for no key update skip locked", job)
-        .fetch_optional(&mut *transaction)
-        .await
-        .map_err(failed("lock a job"))?;
-    if locked.is_none() {
+    let locked = sqlx::query_scalar!(
+        "select id from job where id = any($1) order by id for no key update skip locked",
+        jobs
+    )
+    .fetch_all(&mut *transaction)
+    .await
+    .map_err(failed("lock jobs"))?;
+    // A statement of its own: it sees what was committed before the locks were had.
+    let found = of_jobs(&mut transaction, &locked).await?;
+    let mut plan = Plan::default();
+    for (job, facts) in &found {
+        plan.add(*job, facts, policy);
+    }
+    if plan.is_empty() {
         return Ok(0);
     }
-    // A statement of its own: it sees what was committed before the lock was had.
-    let mut found = of_jobs(&mut transaction, &[job]).await?;
-    let plan = found.remove(&job).map(|facts| Plan::of(&facts, policy)).unwrap_or_default();
     // S11: under the lock of whoever grants, commits, completes or pins.
-    sqlx::query!(
+    let condemned = sqlx::query_scalar!(
         "update checkpoint set settled = true, condemn_reason = chosen.reason,
              condemn_time = case when chosen.reason is not null then clock_timestamp() end
-         from unnest($2::bigint[], $3::bigint[], $4::text[]) as chosen (epoch, step, reason)
-         where checkpoint.job_id = $1 and checkpoint.epoch = chosen.epoch and checkpoint.step = chosen.step
-             and checkpoint.condemn_time is null",
-        job,
+         from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[]) as chosen (job_id, epoch, step, reason)
+         where checkpoint.job_id = chosen.job_id and checkpoint.epoch = chosen.epoch
+             and checkpoint.step = chosen.step and checkpoint.condemn_time is null
+         returning case when condemn_time is not null then checkpoint.job_id end",
+        &plan.jobs,
         &plan.epochs,
         &plan.steps,
         &plan.reasons as _
     )
-    .execute(&mut *transaction)
+    .fetch_all(&mut *transaction)
     .await
     .map_err(failed("condemn checkpoints"))?;
     transaction.commit().await.map_err(failed("commit condemned checkpoints"))?;
-    let condemned = plan.reasons.iter().flatten().count();
-    if condemned > 0 {
+    let mut by_job: BTreeMap<Uuid, usize> = BTreeMap::new();
+    for job in condemned.into_iter().flatten() {
+        *by_job.entry(job).or_default() += 1;
+    }
+    for (job, condemned) in &by_job {
         tracing::info!(%job, condemned, "gave up checkpoints that nothing needs");
     }
-    Ok(condemned)
+    Ok(by_job.values().sum())
 }

@@ -1,7 +1,8 @@
 //! Calls of several jobs that share transactions: each must do what it does alone.
 
+use cakes_coordinator::store::Kept;
 use cakes_coordinator::store::attempts::{
-    Answers, Deed as TurnDeed, Receipt, Saved, Turn, Turned, report_together, turn, turn_together,
+    Answers, Deed as TurnDeed, Receipt, Saved, Turn, Turned, move_together, report_together, turn,
 };
 
 use super::*;
@@ -75,8 +76,10 @@ async fn perform(
             Shared::Report(report) => (reports.0.push(scene), reports.1.push(report)),
         };
     }
-    let turned: Answers<Turned> = turn_together(pool, &turns.1).await.unwrap();
-    let received: Answers<Receipt> = report_together(pool, policy, &reports.1).await.unwrap();
+    let kept = Kept::new(pool.clone());
+    let together: Vec<&Turn> = turns.1.iter().collect();
+    let (turned, _): (Answers<Turned>, _) = move_together(&kept, policy, &together, &[]).await.unwrap();
+    let received: Answers<Receipt> = report_together(&kept, policy, &reports.1).await.unwrap();
     let mut answers = Vec::new();
     for ((scene, wanted), answer) in turns.0.into_iter().zip(&turns.1).zip(turned) {
         let answer = match answer {
