@@ -215,6 +215,15 @@ fn the_order_of_submission_needs_no_rows() {
 }
 
 /// Two projects of equal shares take turns, whoever came first.
+/// One that failed waits a while, and is then served by its old place.
+#[test]
+fn others_do_not_move_before_a_job_that_waits_for_a_time() {
+    let failed = WaitingRow { run_after_s: Some(NOW_S + 60), ..waits(job(1)) };
+    let waiting = (1..=4).map(|number| if number == 1 { failed.clone() } else { waits(job(number)) });
+    let snapshot = Snapshot { waiting: waiting.collect(), ..snapshot() };
+    assert_eq!(decided(&snapshot).ranks, []);
+}
+
 #[test]
 fn projects_take_turns() {
     let mut snapshot = snapshot();

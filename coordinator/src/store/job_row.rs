@@ -78,7 +78,9 @@ pub(super) struct Move<'a> {
     pub avoid: Option<&'a WorkerId>,
 }
 
-/// Writes a move of a locked job, and the event that tells of it.
+/// Writes a move of a locked job, and the event that tells of it. A job that has lost its
+/// device goes on before those of its priority that wait: the planner may have put them far
+/// before its old place, and looks at long queues only now and then.
 pub(super) async fn apply(
     connection: &mut PgConnection,
     job: &JobRow,
@@ -86,6 +88,9 @@ pub(super) async fn apply(
 ) -> Result<(), Error> {
     let Move { kind, moved, reason, counters, avoid } = change;
     let count = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
+    let is_delayed = moved.delay.is_some_and(|delay| !delay.is_zero());
+    let goes_first =
+        moved.next == JobState::Queued && job.state.has_attempt() && !job.makes_way && !is_delayed;
     // S6 S12: from the state that the move was decided for, with the counted ends.
     let changed = sqlx::query!(
         "update job set
@@ -98,7 +103,12 @@ pub(super) async fn apply(
                  else clock_timestamp() + make_interval(secs => $14) end,
              start_time = case when $4 = 'running' then coalesce(start_time, clock_timestamp())
                  else start_time end,
-             end_time = case when $4 in ('succeeded', 'failed', 'cancelled') then clock_timestamp() end
+             end_time = case when $4 in ('succeeded', 'failed', 'cancelled') then clock_timestamp() end,
+             planned_rank = case when $15 then (
+                 select front.rank - 1 from job front
+                 where front.waits and not front.is_held and front.priority <= job.priority
+                 order by front.is_held, front.rank limit 1
+             ) end
          where id = $1 and state = $2 and epoch = $3",
         job.id.0,
         job.state.as_str(),
@@ -113,7 +123,8 @@ pub(super) async fn apply(
         count(counters.no_progress),
         counters.furthest_step,
         avoid.map(WorkerId::as_str),
-        AVOID_WORKER_FOR.as_secs_f64()
+        AVOID_WORKER_FOR.as_secs_f64(),
+        goes_first
     )
     .execute(&mut *connection)
     .await

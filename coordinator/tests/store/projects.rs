@@ -293,6 +293,37 @@ async fn a_job_makes_way_once_saves_and_goes_on_behind_the_other(pool: PgPool) {
     assert_eq!(receipt.desired, Desired::Run, "what the attempt before was told means nothing now");
 }
 
+/// The planner may have moved the others before the place that it had.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_job_that_lost_its_worker_goes_on_before_others_of_its_priority(pool: PgPool) {
+    search(&pool, "default", 0, 1).await;
+    let a = worker(&pool, "a").await;
+    let lost = a.begin(&pool).await;
+    for _ in 0..3 {
+        search(&pool, "default", 0, 1).await;
+    }
+    sqlx::query("update job set planned_rank = -(1::bigint << 44) - position where waits")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let urgent = search(&pool, "default", 5, 1).await;
+    fail(&pool, &Policy::default(), lost.token, FailureClass::Lost, "gone").await.unwrap();
+    for name in ["b", "c"] {
+        let first = worker(&pool, name).await.begin(&pool).await;
+        let of: Option<Uuid> = sqlx::query_scalar("select search_id from job where id = $1")
+            .bind(first.token.job.0)
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+        assert_eq!(of, Some(urgent.0), "a higher priority is not passed");
+    }
+    let again = worker(&pool, "d").await.begin(&pool).await;
+    assert_eq!((again.token.job, again.token.epoch), (lost.token.job, 2));
+    round(&pool).await;
+    let ranks = "select count(*) from job where waits and planned_rank is not null";
+    assert_eq!(count(&pool, ranks).await, 0, "the next round puts them in order");
+}
+
 /// A wide slot that is kept for a wide job is not given to a narrow one; without the wide
 /// job it is like any other.
 #[sqlx::test(migrations = "../migrations")]
