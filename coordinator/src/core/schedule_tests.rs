@@ -214,7 +214,6 @@ fn the_order_of_submission_needs_no_rows() {
     assert!(decided(&snapshot).is_empty(), "a supernet goes first by itself");
 }
 
-/// Two projects of equal shares take turns, whoever came first.
 /// One that failed waits a while, and is then served by its old place.
 #[test]
 fn others_do_not_move_before_a_job_that_waits_for_a_time() {
@@ -224,6 +223,7 @@ fn others_do_not_move_before_a_job_that_waits_for_a_time() {
     assert_eq!(decided(&snapshot).ranks, []);
 }
 
+/// Two projects of equal shares take turns, whoever came first.
 #[test]
 fn projects_take_turns() {
     let mut snapshot = snapshot();

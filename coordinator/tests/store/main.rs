@@ -15,6 +15,7 @@ mod expire;
 mod fail;
 mod flat;
 mod intents;
+mod kept;
 mod plan;
 mod projects;
 mod random_walk;
