@@ -211,9 +211,11 @@ fn is_quota(reason: &Reason) -> bool {
 fn new_ranks(snapshot: &Snapshot, facts: &CheckedFacts<'_>, plan: &Plan) -> Vec<(Uuid, Option<i64>)> {
     let held: BTreeSet<u128> =
         plan.waiting.iter().filter(|wait| is_quota(&wait.reason)).map(|wait| wait.job.0).collect();
-    // Who waits for a time has the place of its priority and submission: others need not
-    // stand before it, and when the time has come it need not wait for the next round.
-    let is_served = |row: &&WaitingRow| !held.contains(&row.job.id.as_u128()) && !is_delayed(snapshot, row);
+    // Not those that were granted while the rows were read: the first ones, as a rule, and
+    // the whole front would be put before the places that they had.
+    let waiting: BTreeSet<u128> = facts.get().waiting.iter().map(|job| job.id.0).collect();
+    let is_served =
+        |row: &&WaitingRow| waiting.contains(&row.job.id.as_u128()) && !held.contains(&row.job.id.as_u128());
     let served: Vec<&WaitingRow> = snapshot.waiting.iter().filter(is_served).collect();
     let slots: usize = snapshot.workers.iter().map(|worker| worker.devices.len()).sum();
     let wanted = (FRONT_MIN + 2 * slots).min(FRONT_MAX);
@@ -223,10 +225,6 @@ fn new_ranks(snapshot: &Snapshot, facts: &CheckedFacts<'_>, plan: &Plan) -> Vec<
     let front: Vec<usize> = line.iter().filter_map(|job| places.get(&job.0).copied()).take(wanted).collect();
     let ranked: Vec<Ranked> = served.iter().map(|row| row.ranked).collect();
     ranks::arrange(&ranked, &front).into_iter().map(|(place, rank)| (served[place].job.id, rank)).collect()
-}
-
-fn is_delayed(snapshot: &Snapshot, row: &WaitingRow) -> bool {
-    row.run_after_s.is_some_and(|run_after_s| run_after_s > snapshot.now_s)
 }
 
 fn new_reasons(snapshot: &Snapshot, plan: &Plan) -> Vec<(Uuid, Option<&'static str>)> {

@@ -214,12 +214,15 @@ fn the_order_of_submission_needs_no_rows() {
     assert!(decided(&snapshot).is_empty(), "a supernet goes first by itself");
 }
 
-/// One that failed waits a while, and is then served by its old place.
+/// The first job was granted between the statements that read: it is in both lists.
 #[test]
-fn others_do_not_move_before_a_job_that_waits_for_a_time() {
-    let failed = WaitingRow { run_after_s: Some(NOW_S + 60), ..waits(job(1)) };
-    let waiting = (1..=4).map(|number| if number == 1 { failed.clone() } else { waits(job(number)) });
-    let snapshot = Snapshot { waiting: waiting.collect(), ..snapshot() };
+fn nobody_is_moved_before_the_place_of_a_job_that_has_just_started() {
+    let snapshot = Snapshot {
+        workers: vec![worker("a", &[1])],
+        running: vec![runs(job(1), "a")],
+        waiting: (1..=4).map(|number| waits(job(number))).collect(),
+        ..snapshot()
+    };
     assert_eq!(decided(&snapshot).ranks, []);
 }
 
