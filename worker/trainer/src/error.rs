@@ -56,13 +56,27 @@ impl TrainerError {
         }
     }
 
+    /// Whether it only says that another process is gone. Where gradients are summed within
+    /// a backward pass, libtorch itself notices that first.
+    pub fn is_of_ranks(&self) -> bool {
+        match self {
+            TrainerError::Ranks(_) => true,
+            TrainerError::Torch(error) => {
+                let text = error.to_string();
+                ["gloo", "NCCL", "ProcessGroup"].iter().any(|words| text.contains(words))
+            }
+            _ => false,
+        }
+    }
+
     /// The text for people: the first line of what libtorch says, without its stack.
     pub fn message(&self) -> String {
         match self {
             TrainerError::Torch(error) => {
                 let text = error.to_string();
                 let first = text.lines().next().unwrap_or_default();
-                format!("libtorch: {first}")
+                let origin = if self.is_of_ranks() { RANKS } else { "libtorch" };
+                format!("{origin}: {first}")
             }
             other => other.to_string(),
         }
@@ -90,6 +104,16 @@ mod tests {
         let error = TrainerError::from(missing);
         assert_eq!(error.class(), FailureClass::Infrastructure);
         assert!(error.message().contains("FFmpeg") && error.message().contains("install"), "{error}");
+    }
+
+    #[test]
+    fn what_libtorch_says_of_a_process_that_is_gone_is_told_like_what_we_notice_ourselves() {
+        let of = |text: &str| TrainerError::Torch(tch::TchError::Torch(text.into()));
+        let gone = of("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Read error\nstack");
+        assert!(gone.is_of_ranks() && gone.message().starts_with(RANKS), "{}", gone.message());
+        assert!(!gone.message().contains("stack"));
+        let own = of("mat1 and mat2 shapes cannot be multiplied");
+        assert!(!own.is_of_ranks() && own.message().starts_with("libtorch: "), "{}", own.message());
     }
 
     #[test]

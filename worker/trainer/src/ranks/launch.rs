@@ -82,7 +82,7 @@ impl Others {
 
     /// What to tell of `error` of this rank: if another rank has ended by itself, why.
     pub fn blame(&mut self, error: TrainerError) -> TrainerError {
-        if !matches!(error, TrainerError::Ranks(_)) {
+        if !error.is_of_ranks() {
             return error;
         }
         let start = Instant::now();
