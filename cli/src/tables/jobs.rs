@@ -162,9 +162,6 @@ pub fn explanation(response: &v1::ExplainJobResponse, now: DateTime<Utc>) -> Str
         lines.push(format!("{} ({})", job.label, job_state(job.state())));
     }
     lines.push(response.explanation.clone());
-    if response.queue_position > 0 {
-        lines.push(format!("position {} in the queue", response.queue_position));
-    }
     if !response.attempts.is_empty() {
         let mut rows = Rows::new([
             ("ATTEMPT", Right),

@@ -95,12 +95,15 @@ fn with_reason(start: &str, facts: &Facts) -> String {
 
 fn running(facts: &Facts) -> String {
     let lease = facts.runs_on.as_ref().map_or(0, |placement| placement.lease_left.as_secs());
+    let saved = match facts.checkpoint_step {
+        0 => "no checkpoint yet".to_owned(),
+        step => format!("last checkpoint at step {step}"),
+    };
     format!(
-        "Runs on {}: step {} of {}, last checkpoint at step {}; its lease lasts {lease} s unless renewed.",
+        "Runs on {}: step {} of {}, {saved}; its lease lasts {lease} s unless renewed.",
         place(facts),
         facts.step,
-        facts.step_count,
-        facts.checkpoint_step
+        facts.step_count
     )
 }
 
@@ -270,6 +273,13 @@ mod tests {
             Facts { attempt_count: 2, checkpoint_step: 40, state_reason: "lease expired".into(), ..facts() };
         says(&again, "from step 40");
         says(&again, "lease expired");
+    }
+
+    #[test]
+    fn a_job_that_runs_says_what_would_be_left_of_it() {
+        let runs = Facts { state: JobState::Running, step: 7, ..facts() };
+        says(&runs, "no checkpoint yet");
+        says(&Facts { checkpoint_step: 5, ..runs }, "last checkpoint at step 5");
     }
 
     #[test]
