@@ -104,6 +104,7 @@ pub(super) fn job(record: JobRecord) -> v1::Job {
         project: record.project,
         priority: record.priority,
         resume_token: String::new(),
+        is_held: record.is_held,
     }
 }
 
