@@ -9,6 +9,7 @@ mod gate;
 mod harness;
 mod life;
 mod limits;
+mod members;
 mod page;
 mod refusals;
 mod rights;
