@@ -14,3 +14,4 @@ mod page;
 mod refusals;
 mod rights;
 mod streams;
+mod versions;
