@@ -29,6 +29,9 @@ fn two_coordinators_are_replaced_and_nobody_notices() -> Result<()> {
     // Both were away, and both were used: otherwise nothing was shown.
     ensure!(report.replaced.len() == 2 && report.resumed >= 2, "{report:#?}");
     ensure!(workers.reports.len() == 2 && workers.reports.values().all(|count| *count > 10), "{report:#?}");
-    ensure!(report.calls > 100 && report.commands > 10 && report.jobs > 30, "{report:#?}");
+    ensure!(
+        report.calls > 100 && report.commands > 10 && report.visits > 300 && report.jobs > 30,
+        "{report:#?}"
+    );
     Ok(())
 }

@@ -56,8 +56,10 @@ pub struct RollingReport {
     /// Streams that were opened, and how often one went on where another broke.
     pub streams: u64,
     pub resumed: u64,
-    /// Commands that ran, and connections of theirs that nobody took.
+    /// Commands that ran, calls that came over a connection of their own, and connections of
+    /// both that nobody took.
     pub commands: u64,
+    pub visits: u64,
     pub refused: u64,
     /// From the signal to a new coordinator that serves, of each.
     pub replaced: Vec<Duration>,
@@ -131,6 +133,7 @@ async fn with_plant(options: &RollingOptions, plant: &Arc<Plant>) -> Result<Roll
         streams: load.tally.streams(),
         resumed: load.tally.resumed(),
         commands: load.tally.commands(),
+        visits: load.tally.visits(),
         refused: load.balancer.refused(),
         replaced,
         jobs: jobs.len(),
@@ -185,6 +188,9 @@ impl Load {
         let short = commands.clone();
         let run = move |arguments: &[&str]| short.command(arguments);
         others.spawn(load::commands(run, tally.clone(), stop.clone()));
+        for _ in 0..2 {
+            others.spawn(load::visit(balancer.url(), tally.clone(), stop.clone()));
+        }
         let printed = [&["job", "logs", &held, "--follow"][..], &["job", "watch", &held]].map(|arguments| {
             let command = commands.command(arguments);
             tokio::spawn(async move {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use cakes_proto::v1::fleet_service_client::FleetServiceClient;
 use cakes_proto::v1::job_service_client::JobServiceClient;
 use cakes_proto::v1::report_entry::Entry;
 use cakes_proto::v1::{self, JobState};
@@ -16,10 +17,12 @@ use tonic::{Response, Status};
 use uuid::Uuid;
 
 use super::super::work::{Client, Clients};
-use crate::fake::{Attempt, FakeWorker, NoOp, Servers, step_report};
+use crate::fake::{Attempt, FakeWorker, NoOp, Servers, connect, step_report};
 
 /// Between two calls of one client.
 const PAUSE: Duration = Duration::from_millis(150);
+/// Between two connections of one visitor; all of them stay below what one address may open.
+const VISIT_INTERVAL: Duration = Duration::from_millis(25);
 /// Between two reports of a short job, and how many it has.
 const STEP: Duration = Duration::from_millis(100);
 const STEPS: u64 = 3;
@@ -50,6 +53,7 @@ struct Inner {
     streams: AtomicU64,
     resumed: AtomicU64,
     commands: AtomicU64,
+    visits: AtomicU64,
     /// Answers after which a call was repeated, by what they said.
     repeated: Mutex<BTreeMap<String, u64>>,
 }
@@ -69,6 +73,10 @@ impl Tally {
 
     pub fn commands(&self) -> u64 {
         self.0.commands.load(Ordering::Relaxed)
+    }
+
+    pub fn visits(&self) -> u64 {
+        self.0.visits.load(Ordering::Relaxed)
     }
 
     /// Answers after which a call was repeated, by what they said.
@@ -272,6 +280,24 @@ pub async fn commands(
             tally.0.commands.fetch_add(1, Ordering::Relaxed);
         }
         tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Comes over a connection of its own for each call, many times a second, until told to stop:
+/// in whatever moment nobody is taken, somebody comes. None of the calls is repeated.
+///
+/// # Errors
+/// A call fails.
+pub async fn visit(url: String, tally: Tally, stop: Stop) -> Result<()> {
+    while !stop.is_told() {
+        let mut fleet = FleetServiceClient::new(connect(&url)?);
+        fleet
+            .list_projects(v1::ListProjectsRequest {})
+            .await
+            .context("a call over a connection of its own")?;
+        tally.0.visits.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(VISIT_INTERVAL).await;
     }
     Ok(())
 }
