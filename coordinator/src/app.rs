@@ -5,7 +5,7 @@
 //! listeners ─► database ─► tables ─► artifacts ─► reconcilers ─► gRPC, page ─► port file, start-up line
 //!    (bound first: a taken port is known before Postgres is started)
 //!
-//! stop:  gRPC, page and reconcilers ─► writes under way ─► connections ─► private Postgres
+//! stop:  health says so ─► gRPC, page and reconcilers ─► writes under way ─► connections ─► private Postgres
 //! ```
 
 use std::io::{self, Write};

@@ -201,6 +201,12 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     insecure_webhooks: Option<bool>,
 
+    /// How long calls are still taken after a signal to stop, while the health service says
+    /// already that this coordinator does not serve [default: 0s]
+    #[arg(long, env = "CAKES_DRAIN_TIME", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    drain_time: Option<Duration>,
+
     /// Form of the log on standard error [default: text]
     #[arg(long, env = "CAKES_LOG_FORMAT", value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -281,6 +287,8 @@ pub struct Config {
     pub planning: cakes_planner::Policy,
     pub webhooks: Webhooks,
     pub limits: Limits,
+    /// From a signal to stop until nothing new is taken.
+    pub drain_time: Duration,
     pub log_format: LogFormat,
     pub log_level: String,
 }
@@ -375,6 +383,7 @@ impl Config {
                 allows_plain: settings.insecure_webhooks.unwrap_or(false),
             },
             limits: settings.limits.check()?,
+            drain_time: terms::drain_time(settings.drain_time)?,
             log_format: settings.log_format.unwrap_or(LogFormat::Text),
             log_level: check_level(settings.log_level)?,
         })

@@ -59,7 +59,7 @@ async fn administer(config: Config, command: Command) -> anyhow::Result<ExitCode
 #[tokio::main]
 async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let shutdown = Shutdown::default();
-    shutdown.listen_to_signals()?;
+    shutdown.listen_to_signals(config.drain_time)?;
     let abort = shutdown.abort.clone();
     let daemon = Box::pin(app::run(config, shutdown));
     tokio::select! {

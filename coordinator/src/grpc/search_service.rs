@@ -48,6 +48,7 @@ impl SearchService for Api {
         let request_id = request_id_if_given(request_id)?;
         let checked = search_from_wire(search).map_err(|spec| invalid_spec("search", &spec))?;
         let plan = plan::plan(&checked).map_err(|spec| invalid_spec("search", &spec))?;
+        self.refuse_outsider(&extensions, &terms.project).await?;
         let search = if validate_only {
             unrecorded(&checked, terms)
         } else {
@@ -123,7 +124,7 @@ impl SearchService for Api {
         &self,
         request: Request<v1::DeriveArchitecturesRequest>,
     ) -> Result<Response<v1::DeriveArchitecturesResponse>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let v1::DeriveArchitecturesRequest {
             id, budgets, unconstrained, count_multiple, validate_only, ..
         } = request;
@@ -145,6 +146,7 @@ impl SearchService for Api {
             let derivations = found.iter().map(wire::derivation).collect();
             return Ok(Response::new(v1::DeriveArchitecturesResponse { architectures, derivations }));
         }
+        self.refuse_outsider_of_search(&extensions, id).await?;
         let found = self.write(move |pool| async move { writes::derive(&pool, id, &wish).await }).await?;
         let digests: Vec<_> = found.iter().map(|(digest, _)| *digest).collect();
         let records = architectures::by_digests(self.reader(), &digests, Some(id)).await?;
@@ -224,9 +226,11 @@ impl SearchService for Api {
         &self,
         request: Request<v1::LabelSearchRequest>,
     ) -> Result<Response<v1::Search>, Status> {
-        let v1::LabelSearchRequest { id, set, remove, etag } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let v1::LabelSearchRequest { id, set, remove, etag } = request;
         let change = labels::change(set, remove)?;
         let id = lookup::search(self.reader(), "id", &id).await?;
+        self.refuse_others_search(&extensions, id).await?;
         let seen = values::as_seen(id, &etag)?;
         self.write(move |pool| async move { writes::label(&pool, seen, &change).await }).await?;
         Ok(Response::new(load(self.reader(), id).await?))
@@ -236,8 +240,10 @@ impl SearchService for Api {
         &self,
         request: Request<v1::AddSearchNoteRequest>,
     ) -> Result<Response<v1::Search>, Status> {
-        let v1::AddSearchNoteRequest { id, text, author, request_id } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let v1::AddSearchNoteRequest { id, text, author, request_id } = request;
         let id = lookup::search(self.reader(), "id", &id).await?;
+        self.refuse_outsider_of_search(&extensions, id).await?;
         self.add_note(Subject::Search(id), text, author, request_id).await?;
         Ok(Response::new(load(self.reader(), id).await?))
     }
