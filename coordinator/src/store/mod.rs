@@ -23,6 +23,7 @@ mod job_row;
 mod labels;
 mod quality;
 mod text;
+mod traces;
 
 pub mod access;
 pub mod attempts;

@@ -26,4 +26,5 @@ mod schema;
 mod submit;
 mod suspect;
 mod tasks;
+mod traces;
 mod webhooks;
