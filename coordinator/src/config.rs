@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cakes_telemetry::trace;
 use clap::{Args, ValueEnum};
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
@@ -54,6 +55,12 @@ pub struct Settings {
     #[arg(long, env = "CAKES_METRICS_LISTEN", value_name = "ADDRESS|off")]
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics_listen: Option<String>,
+
+    /// Where traces go, an OpenTelemetry collector that speaks OTLP over gRPC, or off
+    /// [default: OTEL_EXPORTER_OTLP_ENDPOINT, else off]
+    #[arg(long, env = "CAKES_OTLP_ENDPOINT", value_name = "URL|off")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_endpoint: Option<String>,
 
     /// A name under which the page is answered beside localhost and addresses, that of a
     /// proxy with TLS; may be given several times
@@ -268,6 +275,8 @@ pub struct Config {
     pub web: WebListen,
     /// None to serve no metrics.
     pub metrics: Option<SocketAddr>,
+    /// None to export no traces.
+    pub traces: Option<trace::Settings>,
     pub web_allowed_hosts: Vec<String>,
     pub web_requires_token: bool,
     /// Callers of the gRPC API must say who they are.
@@ -359,6 +368,8 @@ impl Config {
             listen: listen::calls(&settings)?,
             web: listen::page(&settings)?,
             metrics: listen::metrics(&settings)?,
+            traces: trace::Settings::from_environment(settings.otlp_endpoint.as_deref())
+                .map_err(|error| invalid(error.name, error.problem))?,
             web_allowed_hosts: settings.web_allow_host.iter().map(listen::host).collect::<Result<_, _>>()?,
             web_requires_token: settings.web_require_token == Some(true),
             requires_identity: listen::requires_identity(&settings),

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    telemetry::init(config.log_format, &config.log_level);
+    telemetry::init(config.log_format, &config.log_level, config.traces.is_some());
     let ended = match command {
         None => run(config),
         Some(Command::Pki(command)) => {

@@ -65,6 +65,7 @@ impl JobService for Api {
             seed: request.seed,
             labels: labels::checked("labels", request.labels)?,
             owner,
+            trace: extensions.get().cloned(),
         };
         self.queue.add_job(self.reader()).await?;
         let id = self

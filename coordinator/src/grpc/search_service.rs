@@ -45,6 +45,7 @@ impl SearchService for Api {
             request;
         let terms =
             terms(labels::checked("labels", labels)?, &project, priority, gate::caller(&extensions)?)?;
+        let terms = Terms { trace: extensions.get().cloned(), ..terms };
         let request_id = request_id_if_given(request_id)?;
         let checked = search_from_wire(search).map_err(|spec| invalid_spec("search", &spec))?;
         let plan = plan::plan(&checked).map_err(|spec| invalid_spec("search", &spec))?;
@@ -279,7 +280,7 @@ fn terms(labels: Labels, project: &str, priority: i32, caller: &Caller) -> Resul
         "" => ProjectName::default(),
         name => name.parse().map_err(|problem| invalid_field("project", problem))?,
     };
-    Ok(Terms { labels, project, priority, owner: caller.owner().map(str::to_owned) })
+    Ok(Terms { labels, project, priority, owner: caller.owner().map(str::to_owned), trace: None })
 }
 
 fn position_from_page(position: &Position) -> Result<(DateTime<Utc>, SearchId), Status> {

@@ -27,4 +27,5 @@ mod schema;
 mod submit;
 mod suspect;
 mod tasks;
+mod traces;
 mod webhooks;
