@@ -4,6 +4,8 @@
 //! The trainer writes [`TrainerEvent`]s; the daemon writes [`TrainerCommand`]s.
 //! End of input tells either side that the other is gone.
 
+use std::collections::BTreeMap;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +15,9 @@ use crate::scores::ChannelScores;
 
 /// Number of this protocol; trainer and daemon refuse each other otherwise.
 pub const TRAINER_PROTOCOL: u32 = 4;
+
+/// Variable by which the daemon asks a trainer for spans. One that does not know it sends none.
+pub const SPANS_VARIABLE: &str = "CAKES_TRAINER_SPANS";
 
 /// Longest accepted frame, in bytes. Scores of a large supernet take about one
 /// megabyte.
@@ -80,6 +85,20 @@ pub enum TrainerEvent {
     Completed(Summary),
     /// The job cannot go on.
     Failed { class: FailureClass, message: String },
+    /// Something begins that a trace shows; sent only to a daemon that asked for spans.
+    SpanBegan {
+        /// Of this process, from 1.
+        id: u32,
+        /// The span that it is part of, which has not ended; none directly below the process.
+        parent: Option<u32>,
+        name: String,
+        /// Nanoseconds since 1970, which may be past.
+        time_ns: u64,
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        attributes: BTreeMap<String, i64>,
+    },
+    /// It has ended. What has no end when the process goes has failed with it.
+    SpanEnded { id: u32, time_ns: u64 },
 }
 
 /// What a data set holds: equal digests are equal files, wherever they lie.

@@ -20,6 +20,7 @@
 //! | [`network`], [`backbone`] | a network as a graph of layers; the families that we know |
 //! | [`architecture`] | one allocation per searchable layer, with its digest |
 //! | [`cost`] | exact parameters and multiply-accumulates |
+//! | [`sparse`] | which of many like events are shown |
 //! | [`scores`], [`derive`] | what a supernet says of its channels, and the architectures read from it |
 //! | [`identity`] | which of a supernet's channels a derived network has |
 //! | [`published`] | the configurations that the paper's authors published |
@@ -48,6 +49,7 @@ pub mod network;
 pub mod pareto;
 pub mod published;
 pub mod scores;
+pub mod sparse;
 pub mod spec;
 
 /// Depth (or time), height and width, in voxels.

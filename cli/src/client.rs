@@ -8,15 +8,18 @@ use cakes_proto::v1::fleet_service_client::FleetServiceClient;
 use cakes_proto::v1::job_service_client::JobServiceClient;
 use cakes_proto::v1::search_service_client::SearchServiceClient;
 use cakes_proto::v1::webhook_service_client::WebhookServiceClient;
+use cakes_telemetry::trace::TraceContext;
 use cakes_tls::client::{ClientFiles, ConnectError, Connector};
 use serde::Serialize;
-use tonic::Status;
+use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 
 use crate::args::GlobalArguments;
 use crate::error::CommandError;
 use crate::settings::{self, Context, Wanted};
+use crate::traced;
 
 /// Largest accepted answer, in bytes: a thousand searches with all their fields.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -25,7 +28,24 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 const TOKEN_VARIABLE: &str = "CAKES_TOKEN";
 
 /// A connection whose calls say who makes them.
-pub type Wire = InterceptedService<Channel, Bearer>;
+pub type Wire = InterceptedService<Channel, Caller>;
+
+/// What every call says: who makes it, and which trace it belongs to.
+#[derive(Clone)]
+pub struct Caller {
+    bearer: Bearer,
+    trace: Option<TraceContext>,
+}
+
+impl Interceptor for Caller {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let mut request = self.bearer.call(request)?;
+        if let Some(trace) = &self.trace {
+            trace.insert_into(request.metadata_mut());
+        }
+        Ok(request)
+    }
+}
 
 /// A connected client.
 pub struct Client {
@@ -70,7 +90,8 @@ impl Client {
             .keep_alive_timeout(Duration::from_secs(20));
         let channel = Connector::new(files.clone()).connect(&endpoint).await;
         let channel = channel.map_err(|error| unreachable(&server, &error))?;
-        let wire = InterceptedService::new(channel, bearer.clone());
+        let wire =
+            InterceptedService::new(channel, Caller { bearer: bearer.clone(), trace: traced::current() });
         Ok(Client { wire, bearer, server, files, shows_calls: global.verbose })
     }
 

@@ -4,7 +4,7 @@
 //! ```text
 //! arguments ─► commands/* ─► client ─► coordinator
 //!                 │             (gRPC; errors explained in error)
-//!                 │             settings: which coordinator
+//!                 │             settings: which coordinator; traced: within which trace
 //!                 ├─► autoscale Slurm's allocations in step with the queue
 //!                 ├─► input     files of searches and architectures; dataset_note: their data here
 //!                 ├─► tables    rows for people        ┐
@@ -29,6 +29,7 @@ pub mod progress;
 pub mod quality;
 pub mod settings;
 pub mod tables;
+pub mod traced;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,7 @@ use clap::{CommandFactory, FromArgMatches};
 
 use args::Arguments;
 use error::{CommandError, Outcome};
+use traced::Traced;
 
 /// Runs the command of this process and returns its exit code.
 pub fn main() -> ExitCode {
@@ -52,10 +54,28 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report(&CommandError::Failed(format!("cannot start: {error}"))),
     };
-    match runtime.block_on(commands::run(arguments)) {
+    let names = names(&matches);
+    let outcome = runtime.block_on(async {
+        let traced = Traced::begin(&names);
+        let outcome = commands::run(arguments).await;
+        traced.end(&outcome).await;
+        outcome
+    });
+    match outcome {
         Ok(outcome) => outcome.into(),
         Err(error) => report(&error),
     }
+}
+
+/// Of the command and its verbs, without their arguments.
+fn names(matches: &clap::ArgMatches) -> String {
+    let mut names = "cakes".to_owned();
+    let mut next = matches.subcommand();
+    while let Some((name, matches)) = next {
+        names = format!("{names} {name}");
+        next = matches.subcommand();
+    }
+    names
 }
 
 fn report(error: &CommandError) -> ExitCode {

@@ -5,13 +5,14 @@
 //! listeners ─► database ─► tables ─► artifacts ─► reconcilers ─► gRPC, page ─► port file, start-up line
 //!    (bound first: a taken port is known before Postgres is started)
 //!
-//! stop:  gRPC, page and reconcilers ─► writes under way ─► connections ─► private Postgres
+//! stop:  health says so ─► gRPC, page and reconcilers ─► writes under way ─► connections ─► private Postgres
 //! ```
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use cakes_telemetry::trace;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use url::Url;
@@ -42,6 +43,8 @@ pub enum AppError {
     WebListen { address: SocketAddr, source: io::Error },
     #[error("serve metrics on {address}; choose another address with --metrics-listen")]
     MetricsListen { address: SocketAddr, source: io::Error },
+    #[error("export traces")]
+    Traces(#[from] trace::ExporterError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("no signal can be listened to")]
@@ -67,6 +70,21 @@ pub enum AppError {
 /// # Errors
 /// It cannot start, or its server fails. Whatever was started is stopped.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), AppError> {
+    let service = trace::Service {
+        name: "cakes-coordinator",
+        version: env!("CARGO_PKG_VERSION"),
+        instance: uuid::Uuid::new_v4().to_string(),
+    };
+    let exporting = config.traces.clone().map(|settings| trace::start(settings, &service)).transpose()?;
+    let ended = run_daemon(config, shutdown).await;
+    // Behind everything that makes spans.
+    if let Some(exporting) = exporting {
+        exporting.finish().await;
+    }
+    ended
+}
+
+async fn run_daemon(config: Config, shutdown: Shutdown) -> Result<(), AppError> {
     let tls = config.tls.clone().map(Tls::load).transpose()?;
     if let Some(tls) = &tls {
         shutdown.tasks.spawn(tls.watch(shutdown.stop.clone()).map_err(AppError::Signals)?);

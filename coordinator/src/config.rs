@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cakes_telemetry::trace;
 use clap::{Args, ValueEnum};
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
@@ -54,6 +55,12 @@ pub struct Settings {
     #[arg(long, env = "CAKES_METRICS_LISTEN", value_name = "ADDRESS|off")]
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics_listen: Option<String>,
+
+    /// Where traces go, an OpenTelemetry collector that speaks OTLP over gRPC, or off
+    /// [default: OTEL_EXPORTER_OTLP_ENDPOINT, else off]
+    #[arg(long, env = "CAKES_OTLP_ENDPOINT", value_name = "URL|off")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_endpoint: Option<String>,
 
     /// A name under which the page is answered beside localhost and addresses, that of a
     /// proxy with TLS; may be given several times
@@ -201,6 +208,12 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     insecure_webhooks: Option<bool>,
 
+    /// How long calls are still taken after a signal to stop, while the health service says
+    /// already that this coordinator does not serve [default: 0s]
+    #[arg(long, env = "CAKES_DRAIN_TIME", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    drain_time: Option<Duration>,
+
     /// Form of the log on standard error [default: text]
     #[arg(long, env = "CAKES_LOG_FORMAT", value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -262,6 +275,8 @@ pub struct Config {
     pub web: WebListen,
     /// None to serve no metrics.
     pub metrics: Option<SocketAddr>,
+    /// None to export no traces.
+    pub traces: Option<trace::Settings>,
     pub web_allowed_hosts: Vec<String>,
     pub web_requires_token: bool,
     /// Callers of the gRPC API must say who they are.
@@ -281,6 +296,8 @@ pub struct Config {
     pub planning: cakes_planner::Policy,
     pub webhooks: Webhooks,
     pub limits: Limits,
+    /// From a signal to stop until nothing new is taken.
+    pub drain_time: Duration,
     pub log_format: LogFormat,
     pub log_level: String,
 }
@@ -351,6 +368,8 @@ impl Config {
             listen: listen::calls(&settings)?,
             web: listen::page(&settings)?,
             metrics: listen::metrics(&settings)?,
+            traces: trace::Settings::from_environment(settings.otlp_endpoint.as_deref())
+                .map_err(|error| invalid(error.name, error.problem))?,
             web_allowed_hosts: settings.web_allow_host.iter().map(listen::host).collect::<Result<_, _>>()?,
             web_requires_token: settings.web_require_token == Some(true),
             requires_identity: listen::requires_identity(&settings),
@@ -375,6 +394,7 @@ impl Config {
                 allows_plain: settings.insecure_webhooks.unwrap_or(false),
             },
             limits: settings.limits.check()?,
+            drain_time: terms::drain_time(settings.drain_time)?,
             log_format: settings.log_format.unwrap_or(LogFormat::Text),
             log_level: check_level(settings.log_level)?,
         })

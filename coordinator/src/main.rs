@@ -22,7 +22,7 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    telemetry::init(config.log_format, &config.log_level);
+    telemetry::init(config.log_format, &config.log_level, config.traces.is_some());
     let ended = match command {
         None => run(config),
         Some(Command::Pki(command)) => {
@@ -59,7 +59,7 @@ async fn administer(config: Config, command: Command) -> anyhow::Result<ExitCode
 #[tokio::main]
 async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let shutdown = Shutdown::default();
-    shutdown.listen_to_signals()?;
+    shutdown.listen_to_signals(config.drain_time)?;
     let abort = shutdown.abort.clone();
     let daemon = Box::pin(app::run(config, shutdown));
     tokio::select! {

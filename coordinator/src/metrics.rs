@@ -166,6 +166,7 @@ impl Metrics {
             "Devices of these workers, `cpu` or `cuda`: `busy`, `idle`, or `absent` with a lost worker.",
         );
         registry.process();
+        registry.traces();
         Metrics {
             registry,
             calls,

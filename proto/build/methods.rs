@@ -11,6 +11,9 @@ const PACKAGE: &str = "cakes.v1";
 /// Fields that name what a request is about.
 const OBJECT_FIELDS: [&str; 4] = ["id", "digest", "architecture_digest", "name"];
 
+/// The field that names whom it is about, beside what.
+const WHOM_FIELD: &str = "member";
+
 /// What is served beside the package: name, path, whether answers are a stream.
 const OTHERS: [(&str, &str, bool); 4] = [
     ("HealthCheck", "/grpc.health.v1.Health/Check", false),
@@ -24,7 +27,7 @@ struct Method {
     path: String,
     takes_stream: bool,
     streams: bool,
-    object_field: Option<i32>,
+    object_fields: Vec<i32>,
     doc: String,
 }
 
@@ -39,7 +42,7 @@ pub fn generate(descriptors: &FileDescriptorSet) -> Result<String, Box<dyn Error
         path: path.to_owned(),
         takes_stream: path.contains("Reflection"),
         streams,
-        object_field: None,
+        object_fields: Vec::new(),
         doc: path.trim_start_matches('/').to_owned(),
     }));
     let mut known = BTreeSet::new();
@@ -51,11 +54,13 @@ pub fn generate(descriptors: &FileDescriptorSet) -> Result<String, Box<dyn Error
 
 fn of_the_package(descriptors: &FileDescriptorSet) -> Vec<Method> {
     let files = || descriptors.file.iter().filter(|file| file.package() == PACKAGE);
-    let object_field = |input: &str| {
+    let object_fields = |input: &str| {
         let mut messages = files().flat_map(|file| &file.message_type);
         let message = messages.find(|message| input.strip_prefix(".cakes.v1.") == Some(message.name()));
         let fields = message.map(|message| message.field.as_slice()).unwrap_or_default();
-        fields.iter().find(|field| OBJECT_FIELDS.contains(&field.name())).map(|field| field.number())
+        let what = fields.iter().find(|field| OBJECT_FIELDS.contains(&field.name()));
+        let whom = fields.iter().find(|field| field.name() == WHOM_FIELD);
+        what.into_iter().chain(whom).map(|field| field.number()).collect()
     };
     let mut methods = Vec::new();
     for service in files().flat_map(|file| &file.service) {
@@ -65,7 +70,7 @@ fn of_the_package(descriptors: &FileDescriptorSet) -> Vec<Method> {
                 path: format!("/{PACKAGE}.{}/{}", service.name(), method.name()),
                 takes_stream: method.client_streaming(),
                 streams: method.server_streaming(),
-                object_field: object_field(method.input_type()),
+                object_fields: object_fields(method.input_type()),
                 doc: format!("{}/{}", service.name(), method.name()),
             });
         }
@@ -102,8 +107,10 @@ fn source(methods: &[Method]) -> Result<String, Box<dyn Error>> {
     table(out, "Whether its answers are a stream.", "streams", "bool", methods, |method| {
         method.streams.to_string()
     })?;
-    let doc = "Number of the field of its request that says what it is about, where there is one.";
-    table(out, doc, "object_field", "Option<u32>", methods, |method| format!("{:?}", method.object_field))?;
+    let doc = "Numbers of the fields of its request that say what, and whom, it is about.";
+    table(out, doc, "object_fields", "&'static [u32]", methods, |method| {
+        format!("&{:?}", method.object_fields)
+    })?;
     writeln!(out, "    /// The method of a path; none is served under any other.")?;
     writeln!(out, "    pub fn from_path(path: &str) -> Option<Method> {{\n        match path {{")?;
     for method in methods {

@@ -1,10 +1,12 @@
-//! What daemons tell of themselves to Prometheus.
+//! What daemons tell of themselves: metrics to Prometheus, traces to OpenTelemetry.
 //!
 //! A [`Registry`] hands out counters, gauges and histograms and remembers what each of them
-//! means: the reference page is made from that. [`serve`] answers scrapes.
+//! means: the reference page is made from that. [`serve`] answers scrapes. [`trace`] has
+//! spans and sends them away.
 
 pub mod process;
 mod registry;
 pub mod serve;
+pub mod trace;
 
 pub use registry::{Counter, Counters, Description, Gauge, Gauges, Histogram, Histograms, Kind, Registry};

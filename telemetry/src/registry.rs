@@ -11,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge as Measured;
 use prometheus_client::metrics::histogram::Histogram as Spread;
 use prometheus_client::registry::{Metric, Registry as Registered};
 
+use crate::trace;
+
 /// How the values of a metric behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -84,6 +86,11 @@ pub struct Counters<const N: usize> {
 }
 
 impl<const N: usize> Counters<N> {
+    /// Of no registry yet.
+    pub(crate) fn new(names: [&'static str; N]) -> Self {
+        Counters { names, family: Family::default() }
+    }
+
     /// `values` in the order of the labels; each has few that it can be.
     pub fn add(&self, values: [impl Into<Cow<'static, str>>; N], count: u64) {
         self.family.get_or_create(&labels(self.names, values)).inc_by(count);
@@ -175,7 +182,7 @@ impl Registry {
         names: [&'static str; N],
         meaning: &'static str,
     ) -> Counters<N> {
-        let counters = Counters { names, family: Family::default() };
+        let counters = Counters::new(names);
         self.add(name, Kind::Counter, &names, meaning, counters.family.clone());
         counters
     }
@@ -227,6 +234,12 @@ impl Registry {
     pub fn process(&mut self) {
         self.inner.register_collector(Box::new(crate::process::Process));
         self.described.extend(crate::process::descriptions());
+    }
+
+    /// What became of the spans of this process.
+    pub fn traces(&mut self) {
+        let counted = trace::counted();
+        self.add(trace::NAME, Kind::Counter, &counted.names, trace::MEANING, counted.family.clone());
     }
 
     /// What there is, in the order in which it was made.

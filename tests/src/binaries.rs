@@ -29,7 +29,8 @@ pub fn folder() -> Result<&'static Path> {
 /// It cannot be built.
 pub fn command(program: &str, mark: &str) -> Result<Command> {
     let mut command = Command::new(folder()?.join(program));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CAKES_")) {
+    let is_setting = |name: &str| ["CAKES_", "OTEL_", "TRACE"].iter().any(|start| name.starts_with(start));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(&name.to_string_lossy())) {
         command.env_remove(name);
     }
     command.env(MARK, mark).env("NO_COLOR", "1");

@@ -17,6 +17,7 @@ pub mod binaries;
 pub mod browser;
 pub mod chaos;
 pub mod cluster;
+pub mod collector;
 pub mod daemon;
 pub mod examples;
 pub mod exhibit;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use cakes_proto::v1;
-use cakes_telemetry::serve;
+use cakes_telemetry::{serve, trace};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -63,7 +63,21 @@ impl Shutdown {
 ///
 /// # Errors
 /// It cannot begin, or the coordinator does not take it.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(mut config: Config) -> anyhow::Result<()> {
+    let service = trace::Service {
+        name: "cakes-worker",
+        version: env!("CARGO_PKG_VERSION"),
+        instance: config.id.to_string(),
+    };
+    let exporting = config.traces.take().map(|settings| trace::start(settings, &service)).transpose()?;
+    let ended = run_daemon(config).await;
+    if let Some(exporting) = exporting {
+        exporting.finish().await;
+    }
+    ended
+}
+
+async fn run_daemon(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let metrics_port = bind_metrics(config.metrics).await?;
     let devices = devices::find(&config.devices)?;

@@ -4,8 +4,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cakes::sparse::Sparse;
 use cakes_proto::ids::LeaseToken;
 use cakes_proto::v1;
+use cakes_telemetry::trace::{Span, SpanKind, TraceContext};
 use object_store::path::Path;
 use tracing::{info, warn};
 
@@ -18,6 +20,7 @@ use crate::journal::{Concluding, Journal, Record};
 use crate::metrics::metrics;
 use crate::outbox::Batch;
 use crate::session::{Registration, Session};
+use crate::spans;
 use crate::wire::{Granted, complete_request, fail_request, stored_to_wire};
 
 /// What the calls of an attempt have in common.
@@ -27,6 +30,10 @@ pub struct Calls {
     token: LeaseToken,
     artifacts: Artifacts,
     prefix: Path,
+    /// What their spans belong to.
+    trace: Option<TraceContext>,
+    /// Of the many reports few are shown.
+    shown: Mutex<Sparse>,
     /// Taken away behind the attempt, so that no late answer writes it again.
     journal: Mutex<Option<Journal>>,
 }
@@ -43,6 +50,8 @@ impl Calls {
             token: granted.token,
             artifacts: registration.artifacts.clone(),
             prefix: granted.artifact_prefix.clone(),
+            trace: granted.trace.clone(),
+            shown: Mutex::default(),
             journal: Mutex::new(Some(journal)),
         })
     }
@@ -67,11 +76,12 @@ impl Calls {
 
     pub async fn start(self: Arc<Self>) -> Event {
         let request = v1::StartRequest { token: Some(self.token.into()) };
+        let span = spans::call("Start", self.trace.as_ref());
         let call = |mut client: Client| {
-            let request = request.clone();
+            let request = spans::request(request.clone(), span.context());
             async move { client.start(request).await }
         };
-        match self.session.coordinator().persist("Start", call).await {
+        match spans::answered(self.session.coordinator().persist("Start", call).await, span) {
             Ok(Answer { value, sent_at }) => {
                 Event::Started { sent_at, ttl: Duration::from_millis(value.lease_ttl_ms) }
             }
@@ -86,11 +96,14 @@ impl Calls {
             entries: batch.entries,
             progress: Some(progress),
         };
+        let is_shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).takes(since_boot());
+        let span = spans::call("Report", self.trace.as_ref().filter(|_| is_shown));
         let call = |mut client: Client| {
-            let request = request.clone();
+            let request = spans::request(request.clone(), span.context());
             async move { client.report(request).await }
         };
-        let (value, sent_at) = match self.session.coordinator().persist("Report", call).await {
+        let reported = self.session.coordinator().persist("Report", call).await;
+        let (value, sent_at) = match spans::answered(reported, span) {
             Ok(Answer { value, sent_at }) => (value, sent_at),
             Err(error) => return refused("Report", error),
         };
@@ -109,13 +122,19 @@ impl Calls {
     /// Puts a checkpoint into the store.
     pub async fn upload(self: Arc<Self>, checkpoint: LocalCheckpoint) -> Event {
         let began = since_boot();
+        let mut span = Span::within("upload checkpoint", SpanKind::Internal, self.trace.as_ref())
+            .with("cakes.step", checkpoint.step as i64)
+            .with("cakes.checkpoint.bytes", checkpoint.bytes as i64);
         match self.artifacts.upload(&checkpoint, &self.prefix).await {
             Ok(stored) => {
                 let took = since_boot().saturating_sub(began);
                 metrics().checkpoint_upload.observe(took.as_secs_f64());
                 Event::Uploaded { checkpoint: stored, bytes: checkpoint.bytes }
             }
-            Err(error) => Event::StoreFailed { permanent: error.is_permanent(), message: error.to_string() },
+            Err(error) => {
+                span.fail(&error.to_string());
+                Event::StoreFailed { permanent: error.is_permanent(), message: error.to_string() }
+            }
         }
     }
 
@@ -127,11 +146,13 @@ impl Calls {
             checkpoint: Some(reference.clone()),
             bytes,
         };
+        let span = spans::call("CommitCheckpoint", self.trace.as_ref());
         let call = |mut client: Client| {
-            let request = request.clone();
+            let request = spans::request(request.clone(), span.context());
             async move { client.commit_checkpoint(request).await }
         };
-        match self.session.coordinator().persist("CommitCheckpoint", call).await {
+        let committed = self.session.coordinator().persist("CommitCheckpoint", call).await;
+        match spans::answered(committed, span) {
             Ok(_) => {
                 self.record(move |record| record.checkpoints.push(reference)).await;
                 Event::Stored(stored)
@@ -152,7 +173,7 @@ impl Calls {
         };
         let intent = concluding.clone();
         self.record(move |record| record.conclusion = Some(intent)).await;
-        match conclude(self.session.coordinator(), concluding).await {
+        match conclude(self.session.coordinator(), concluding, self.trace.as_ref()).await {
             Ok(()) => Event::Concluded,
             Err(error) => refused("the end of the attempt", error),
         }
@@ -163,29 +184,40 @@ impl Calls {
 ///
 /// # Errors
 /// The coordinator refuses it.
-pub async fn conclude(coordinator: &Coordinator, concluding: Concluding) -> Result<(), CallError> {
+pub async fn conclude(
+    coordinator: &Coordinator,
+    concluding: Concluding,
+    trace: Option<&TraceContext>,
+) -> Result<(), CallError> {
     match concluding {
         Concluding::Complete(request) => {
+            let span = spans::call("Complete", trace);
             let call = |mut client: Client| {
-                let request = (*request).clone();
+                let request = spans::request((*request).clone(), span.context());
                 async move { client.complete(request).await }
             };
-            coordinator.persist("Complete", call).await.map(|_| ())
+            spans::answered(coordinator.persist("Complete", call).await, span).map(|_| ())
         }
         Concluding::Fail(request) => {
+            let span = spans::call("Fail", trace);
             let call = |mut client: Client| {
-                let request = request.clone();
+                let request = spans::request(request.clone(), span.context());
                 async move { client.fail(request).await }
             };
-            coordinator.persist("Fail", call).await.map(|_| ())
+            spans::answered(coordinator.persist("Fail", call).await, span).map(|_| ())
         }
     }
 }
 
 /// Hands back an attempt that has no journal.
-pub async fn fail(coordinator: &Coordinator, token: LeaseToken, failure: &Failure) {
+pub async fn fail(
+    coordinator: &Coordinator,
+    token: LeaseToken,
+    failure: &Failure,
+    trace: Option<&TraceContext>,
+) {
     let concluding = Concluding::Fail(fail_request(token, failure));
-    if let Err(error) = conclude(coordinator, concluding).await {
+    if let Err(error) = conclude(coordinator, concluding, trace).await {
         info!("the coordinator does not take the attempt back: {error}");
     }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cakes_proto::ids::WorkerId;
+use cakes_telemetry::trace;
 use cakes_tls::client::ClientFiles;
 use tonic::transport::Endpoint;
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub shutdown_limit: Duration,
     /// None to serve no metrics.
     pub metrics: Option<SocketAddr>,
+    /// None to export no traces.
+    pub traces: Option<trace::Settings>,
     pub log_level: String,
     pub log_format: LogFormat,
 }
@@ -153,6 +156,8 @@ impl Config {
             },
             shutdown_limit: positive("shutdown_limit", settings.shutdown_limit)?,
             metrics: metrics(settings.metrics_listen.as_deref(), settings.insecure_listen)?,
+            traces: trace::Settings::from_environment(settings.otlp_endpoint.as_deref())
+                .map_err(|error| wrong(error.name, error.problem))?,
             log_level: settings.log_level,
             log_format: settings.log_format,
         })

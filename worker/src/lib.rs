@@ -15,7 +15,7 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`config`], [`devices`], [`telemetry`], [`metrics`] | what the daemon is told, what the machine has, what it logs and counts |
+//! | [`config`], [`devices`], [`telemetry`], [`metrics`], [`spans`] | what the daemon is told, what the machine has, what it logs, counts and traces |
 //! | [`client`], [`session`] | calls with deadlines and retries; who this daemon is to the coordinator |
 //! | [`attempt`], [`outbox`] | every decision about a running job, without touching anything |
 //! | [`runner`], [`supervisor`], [`artifacts`], [`journal`] | the acts: calls, processes, checkpoints, what survives `kill -9` |
@@ -38,6 +38,7 @@ pub mod recovery;
 pub mod runner;
 pub mod session;
 pub mod slot;
+pub mod spans;
 pub mod supervisor;
 pub mod telemetry;
 pub mod wire;

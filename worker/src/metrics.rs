@@ -113,6 +113,7 @@ impl Metrics {
             "Free space on the disk of the `work` folder and of the `cache` folder.",
         );
         registry.process();
+        registry.traces();
         Metrics {
             registry,
             devices,

@@ -61,7 +61,7 @@ async fn tell_end(session: &Arc<Session>, journal: &Journal) {
             message: "the worker's daemon was restarted; handed back behind its last checkpoint".to_owned(),
         })
     });
-    match conclude(session.coordinator(), concluding).await {
+    match conclude(session.coordinator(), concluding, None).await {
         Ok(()) => info!(job, decided, "an earlier attempt is concluded"),
         Err(problem) => info!(job, decided, "an earlier attempt is not wanted any more: {problem}"),
     }

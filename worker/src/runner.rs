@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cakes_proto::v1;
+use cakes_telemetry::trace::{self, Span, SpanKind, TraceContext};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -23,6 +24,7 @@ use crate::devices;
 use crate::metrics::OfDevice;
 use crate::process::kill_marked;
 use crate::session::Registration;
+use crate::spans::TrainerSpans;
 use crate::supervisor::{Launch, Trainer};
 use crate::wire::Granted;
 
@@ -58,6 +60,7 @@ pub async fn run(
         resume: granted.resume.clone(),
         training: granted.job.as_ref().map(|job| job.training.clone()),
     };
+    let trace = granted.trace.clone();
     let calls = Calls::new(context, &granted, &registration, journal);
     let resumes = granted.resume.is_some();
     let preparation = Box::pin(prepare(granted, registration, launch));
@@ -68,6 +71,7 @@ pub async fn run(
         under_way: FuturesUnordered::new(),
         calls: Arc::clone(&calls),
         counted: OfDevice::begin(&device.name, resumes),
+        spans: TrainerSpans::new(trace),
     };
     let outcome = runner.run(shutdown).await;
     runner.into_counted().end(&outcome);
@@ -82,6 +86,7 @@ struct Runner {
     under_way: FuturesUnordered<BoxFuture<'static, Event>>,
     calls: Arc<Calls>,
     counted: OfDevice,
+    spans: TrainerSpans,
 }
 
 impl Runner {
@@ -109,6 +114,7 @@ impl Runner {
                     None => Event::Tick,
                 },
             };
+            let Some(event) = self.spans.hear(event) else { continue };
             self.counted.saw(&event);
             for effect in self.attempt.handle(event, Now::read()) {
                 self.counted.does(&effect);
@@ -125,6 +131,7 @@ impl Runner {
         match prepared {
             Ok(trainer) => {
                 self.trainer = Some(trainer);
+                self.spans.begin();
                 Event::Prepared
             }
             Err(failure) => Event::PreparationFailed(failure),
@@ -195,19 +202,37 @@ fn launch(context: &Context, granted: &Granted, folder: &Path, device: &v1::Devi
         cache_limit_gib: context.config.cache_limit_gib,
         mean_time_between_failures: context.config.mean_time_between_failures,
         folder: folder.to_owned(),
+        tells_spans: granted.trace.as_ref().is_some_and(TraceContext::is_sampled) && trace::is_on(),
     }
 }
 
 /// Fetches the checkpoints, writes the job and starts the trainer.
 async fn prepare(granted: Granted, registration: Registration, launch: Launch) -> Result<Trainer, Failure> {
+    let mut span = Span::within("prepare attempt", SpanKind::Internal, granted.trace.as_ref());
+    let prepared = prepare_within(&granted, &registration, &launch, &span).await;
+    if let Err(failure) = &prepared {
+        span.fail(&failure.message);
+    }
+    prepared
+}
+
+async fn prepare_within(
+    granted: &Granted,
+    registration: &Registration,
+    launch: &Launch,
+    span: &Span,
+) -> Result<Trainer, Failure> {
+    let within = |name| Span::within(name, SpanKind::Internal, span.context());
     let artifacts = &registration.artifacts;
     if let (Some(stored), Some(target)) = (&granted.resume, &launch.resume) {
+        let _span = within("download checkpoint").with("cakes.step", stored.step as i64);
         let fetched = artifacts.download(stored, target).await;
         fetched.map_err(|error| {
             Failure::infrastructure(format!("checkpoint of step {} cannot be used: {error}", stored.step))
         })?;
     }
     if let (Some(stored), Some(target)) = (&granted.supernet, &launch.supernet) {
+        let _span = within("download supernet").with("cakes.step", stored.step as i64);
         let fetched = artifacts.download(stored, target).await;
         fetched.map_err(|error| {
             Failure::infrastructure(format!(
@@ -219,7 +244,8 @@ async fn prepare(granted: Granted, registration: Registration, launch: Launch) -
     }
     let unwritable = |error| Failure::infrastructure(format!("{}: {error}", launch.spec.display()));
     tokio::fs::write(&launch.spec, &granted.job_json).await.map_err(unwritable)?;
-    Trainer::start(&launch).map_err(|error| {
+    let _span = within("start trainer");
+    Trainer::start(launch).map_err(|error| {
         Failure::infrastructure(format!("{}: cannot be started: {error}", launch.program.display()))
     })
 }
@@ -228,7 +254,7 @@ async fn prepare(granted: Granted, registration: Registration, launch: Launch) -
 async fn refuse(context: &Context, granted: &Granted, problem: &str) -> Outcome {
     warn!("an attempt cannot begin: {problem}");
     let failure = Failure::infrastructure(format!("the worker cannot begin the attempt: {problem}"));
-    crate::calls::fail(context.session.coordinator(), granted.token, &failure).await;
+    crate::calls::fail(context.session.coordinator(), granted.token, &failure, granted.trace.as_ref()).await;
     Outcome::Failed
 }
 

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cakes_proto::v1;
+use cakes_telemetry::trace;
 use tokio::time::timeout;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::app::{Context, Shutdown};
+use crate::attempt::Outcome;
 use crate::client::{CallError, jittered};
 use crate::session::{Acquired, Offer, SessionError};
 use crate::wire::{Granted, fail_request};
-use crate::{attempt, runner};
+use crate::{attempt, runner, spans};
 
 /// Between two questions when the coordinator does not say.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
@@ -72,7 +74,7 @@ fn disk_problem(context: &Context) -> Option<String> {
 }
 
 async fn attempt_job(context: &Arc<Context>, offer: Offer, device: &v1::Device, shutdown: &Shutdown) {
-    let granted = match Granted::try_from(offer.grant) {
+    let mut granted = match Granted::try_from(offer.grant) {
         Ok(granted) => granted,
         Err(problem) => {
             // Without a token nothing can be told; the offer runs out.
@@ -81,11 +83,20 @@ async fn attempt_job(context: &Arc<Context>, offer: Offer, device: &v1::Device, 
         }
     };
     let (job, epoch) = (granted.token.job, granted.token.epoch);
-    info!(%job, epoch, device = device.name, "attempt begins");
+    let mut traced = spans::attempt(&granted, &device.name);
+    granted.trace = traced.context().cloned();
     let span = info_span!("attempt", %job, epoch, device = device.name);
+    let scope = span.in_scope(|| trace::scope(traced.context()));
+    scope.in_scope(|| info!(%job, epoch, device = device.name, "attempt begins"));
     let running = runner::run(context, granted, offer.sent_at, offer.registration, device, shutdown);
-    let outcome = running.instrument(span).await;
-    info!(%job, epoch, ?outcome, "attempt ended");
+    let outcome = running.instrument(scope.clone()).instrument(span).await;
+    match &outcome {
+        Outcome::Completed => {}
+        Outcome::Failed => traced.fail("the attempt failed, see the job's log"),
+        Outcome::Dropped { why } => traced.fail(why),
+    }
+    drop(traced);
+    scope.in_scope(|| info!(%job, epoch, ?outcome, "attempt ended"));
 }
 
 async fn pause(shutdown: &Shutdown, length: Duration) {

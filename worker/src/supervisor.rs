@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use cakes::frame::{TrainerCommand, TrainerEvent, decode, encode};
+use cakes::frame::{SPANS_VARIABLE, TrainerCommand, TrainerEvent, decode, encode};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -51,6 +51,8 @@ pub struct Launch {
     pub mean_time_between_failures: Duration,
     /// The attempt's folder: working directory and mark.
     pub folder: PathBuf,
+    /// Somebody records what the trainer does.
+    pub tells_spans: bool,
 }
 
 impl Launch {
@@ -111,6 +113,7 @@ impl Trainer {
             .args(launch.arguments())
             .current_dir(&launch.folder)
             .env(MARK, &launch.folder)
+            .envs(launch.tells_spans.then_some((SPANS_VARIABLE, "1")))
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -6,6 +6,7 @@ use cakes::job::TrainerJob;
 use cakes_proto::convert::quality_to_wire;
 use cakes_proto::ids::{InvalidId, LeaseToken};
 use cakes_proto::v1;
+use cakes_telemetry::trace::TraceContext;
 use object_store::path::Path;
 
 use crate::attempt::{Completion, Failure, StoredCheckpoint};
@@ -26,6 +27,8 @@ pub struct Granted {
     pub supernet: Option<StoredCheckpoint>,
     pub artifact_prefix: Path,
     pub offer_ttl: Duration,
+    /// What the attempt's spans belong to; none outside of any trace.
+    pub trace: Option<TraceContext>,
 }
 
 /// Why a grant is of no use.
@@ -49,6 +52,7 @@ impl TryFrom<v1::Grant> for Granted {
             supernet: grant.start_from.map(stored_from_wire),
             artifact_prefix: Path::parse(grant.artifact_prefix).map_err(InvalidGrant::Prefix)?,
             offer_ttl: Duration::from_millis(grant.offer_ttl_ms),
+            trace: TraceContext::parse(&grant.traceparent, &grant.tracestate),
         })
     }
 }

@@ -2,10 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use cakes_proto::v1::{Worker, WorkerState};
+use cakes_proto::v1::{Job, Worker, WorkerState};
 
 use super::plan::{Allocation, Facts, Phase};
 use super::slurm::Row;
+
+/// Queued jobs that a device could start; those that a quota holds would leave it idle.
+pub fn startable(queued: &[Job]) -> u32 {
+    let startable = queued.iter().filter(|job| !job.is_held).count();
+    u32::try_from(startable).unwrap_or(u32::MAX)
+}
 
 /// Allocations with their workers, and what else is free. An allocation's worker is the
 /// one that the batch script names in the allocation's comment. `names` are those of
@@ -72,6 +78,13 @@ mod tests {
             job_ids: jobs.iter().map(|job| (*job).to_owned()).collect(),
             ..Worker::default()
         }
+    }
+
+    #[test]
+    fn jobs_that_a_quota_holds_are_not_counted() {
+        let job = |is_held| Job { is_held, ..Job::default() };
+        assert_eq!(startable(&[job(false), job(true), job(false), job(true), job(true)]), 2);
+        assert_eq!(startable(&[job(true)]), 0);
     }
 
     #[test]

@@ -17,8 +17,11 @@ use crate::client::{Client, rpc};
 use crate::error::{CommandError, Outcome};
 use crate::output::{self, Format};
 
-/// Queued jobs that are counted; more than any cluster lets one user submit.
-const JOBS_MAX: i32 = 1000;
+/// Queued jobs after which no more are counted; more than any cluster lets one user submit.
+const JOBS_MAX: u32 = 1000;
+/// Queued jobs that are read at a time, and how often in one look.
+const PAGE_SIZE: i32 = 1000;
+const PAGES_MAX: u32 = 20;
 
 #[derive(Debug, Args)]
 pub struct AutoscaleArguments {
@@ -170,13 +173,27 @@ impl Scaler {
     async fn look(&self, names: &mut BTreeSet<String>) -> Result<Facts, CommandError> {
         let rows = self.pool.list().await?;
         let workers = self.workers().await?;
-        let request = v1::ListJobsRequest {
+        let waiting = self.startable().await?;
+        Ok(facts::gather(waiting, &rows, &workers, names))
+    }
+
+    /// Queued jobs that a device could start. They may stand behind many that a quota holds.
+    async fn startable(&self) -> Result<u32, CommandError> {
+        let mut request = v1::ListJobsRequest {
             states: vec![v1::JobState::Queued.into()],
-            page_size: JOBS_MAX,
+            page_size: PAGE_SIZE,
             ..Default::default()
         };
-        let queued = rpc!(self.client, jobs.list_jobs, "JobService/ListJobs", request)?.jobs;
-        Ok(facts::gather(u32::try_from(queued.len()).unwrap_or(u32::MAX), &rows, &workers, names))
+        let mut found = 0;
+        for _ in 0..PAGES_MAX {
+            let page = rpc!(self.client, jobs.list_jobs, "JobService/ListJobs", request.clone())?;
+            found += facts::startable(&page.jobs);
+            if found >= JOBS_MAX || page.next_page_token.is_empty() {
+                break;
+            }
+            request.page_token = page.next_page_token;
+        }
+        Ok(found)
     }
 
     async fn workers(&self) -> Result<Vec<v1::Worker>, CommandError> {

@@ -19,6 +19,59 @@ pub enum ProjectCommand {
         after_help = "Examples:\n  cakes project set radiology --share 4\n  cakes project set students --device-quota 8 --device-hours-quota 2000 --period-days 30\n  cakes project set students --no-quotas"
     )]
     Set(SetArguments),
+    /// Make somebody a member of a project, or give a member another role.
+    ///
+    /// A project with members is theirs and the operators' alone: nobody else submits to it or
+    /// changes what is in it. Members come with a token or a certificate of role submitter.
+    #[command(
+        after_help = "Examples:\n  cakes project grant radiology --role submitter --to vera\n  cakes project grant radiology --role operator --to olga"
+    )]
+    Grant {
+        /// Name of the project.
+        project: String,
+        /// What the member may do in it.
+        #[arg(long, value_enum)]
+        role: MemberRole,
+        /// Name in the member's token or certificate.
+        #[arg(long, value_name = "NAME")]
+        to: String,
+    },
+    /// Take a member from a project; without the last one it is open to everybody again.
+    #[command(after_help = "Example:\n  cakes project revoke radiology --from vera")]
+    Revoke {
+        /// Name of the project.
+        project: String,
+        /// Name of the member.
+        #[arg(long, value_name = "NAME")]
+        from: String,
+    },
+    /// List the members of a project.
+    #[command(after_help = "Example:\n  cakes project members radiology")]
+    Members {
+        /// Name of the project.
+        project: String,
+    },
+}
+
+/// What a member may do, as people type it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum MemberRole {
+    /// Nothing but look.
+    Viewer,
+    /// Submit, and change what is their own.
+    Submitter,
+    /// Also change what is of others.
+    Operator,
+}
+
+impl From<MemberRole> for v1::ProjectRole {
+    fn from(role: MemberRole) -> Self {
+        match role {
+            MemberRole::Viewer => v1::ProjectRole::Viewer,
+            MemberRole::Submitter => v1::ProjectRole::Submitter,
+            MemberRole::Operator => v1::ProjectRole::Operator,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -58,11 +111,36 @@ pub async fn run(global: &GlobalArguments, command: ProjectCommand) -> Result<Ou
             output::print(global.output, &project, |project| table(std::slice::from_ref(project)))?;
             Ok(Outcome::Done)
         }
+        ProjectCommand::Grant { project, role, to } => {
+            let role = v1::ProjectRole::from(role).into();
+            let request = v1::SetProjectMemberRequest { name: project, member: to, role };
+            let project = rpc!(client, fleet.set_project_member, "FleetService/SetProjectMember", request)?;
+            print_members(global, &project)
+        }
+        ProjectCommand::Revoke { project, from } => {
+            let request = v1::RemoveProjectMemberRequest { name: project, member: from };
+            let project =
+                rpc!(client, fleet.remove_project_member, "FleetService/RemoveProjectMember", request)?;
+            print_members(global, &project)
+        }
+        ProjectCommand::Members { project } => {
+            let known = list(&client).await?.projects.into_iter().find(|known| known.name == project);
+            let problem = || format!("there is no project '{project}'; `cakes project list` shows them");
+            print_members(global, &known.ok_or_else(|| CommandError::invalid(problem()))?)
+        }
     }
 }
 
 async fn list(client: &Client) -> Result<v1::ListProjectsResponse, CommandError> {
     rpc!(client, fleet.list_projects, "FleetService/ListProjects", v1::ListProjectsRequest {})
+}
+
+fn print_members(global: &GlobalArguments, project: &v1::Project) -> Result<Outcome, CommandError> {
+    output::print(global.output, project, |project| match project.members.as_slice() {
+        [] => format!("{} has no members: it is open to whoever may submit", project.name),
+        members => tables::members(members).render(output::terminal_width()),
+    })?;
+    Ok(Outcome::Done)
 }
 
 fn table(projects: &[v1::Project]) -> String {

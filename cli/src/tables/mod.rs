@@ -166,6 +166,7 @@ pub fn projects(projects: &[v1::Project]) -> Rows {
         ("PERIOD", Right),
         ("RECENT", Right),
         ("WAITING", Right),
+        ("MEMBERS", Right),
     ]);
     for project in projects {
         let limit = |quota: Option<String>| quota.unwrap_or_else(|| "-".to_owned());
@@ -179,7 +180,21 @@ pub fn projects(projects: &[v1::Project]) -> Rows {
             format!("{} d", project.period_days),
             format!("{:.1}", project.usage_device_hours),
             project.waiting_job_count.to_string(),
+            match project.members.len() {
+                0 => "-".to_owned(),
+                count => count.to_string(),
+            },
         ]);
+    }
+    rows
+}
+
+/// Members of a project, one a row.
+pub fn members(members: &[v1::ProjectMember]) -> Rows {
+    let mut rows = Rows::new([("NAME", Left), ("ROLE", Left)]);
+    for member in members {
+        let role = member.role().as_str_name().trim_start_matches("PROJECT_ROLE_").to_lowercase();
+        rows.push(vec![member.name.clone(), role]);
     }
     rows
 }

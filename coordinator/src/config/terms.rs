@@ -25,6 +25,14 @@ pub(super) fn planning(settings: &Settings) -> Result<Policy, ConfigError> {
     Ok(policy)
 }
 
+/// None without a word: who stops it by hand waits for nothing.
+pub(super) fn drain_time(drain_time: Option<Duration>) -> Result<Duration, ConfigError> {
+    match drain_time.unwrap_or_default() {
+        Duration::ZERO => Ok(Duration::ZERO),
+        time => check_duration("--drain-time", time),
+    }
+}
+
 pub(super) fn connections(connections: Option<u32>) -> Result<u32, ConfigError> {
     match connections.unwrap_or(DATABASE_CONNECTIONS) {
         // Below four, planning and serving would wait for each other.

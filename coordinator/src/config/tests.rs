@@ -69,7 +69,7 @@ fn a_wrong_value_in_the_file_is_named_by_its_key() {
 
 #[test]
 fn values_that_make_no_sense_name_the_setting_and_the_remedy() {
-    let cases: [(&[&str], &str); 20] = [
+    let cases: [(&[&str], &str); 21] = [
         (&["--keep-checkpoints", "20000"], "--keep-checkpoints: must be 0 to"),
         (&["--disk-low-percent", "95"], "--disk-low-percent: must be below --disk-high-percent"),
         (&["--disk-high-percent", "101"], "at most 100"),
@@ -77,6 +77,7 @@ fn values_that_make_no_sense_name_the_setting_and_the_remedy() {
         (&["--lease-ttl", "6s"], "--lease-ttl: 6s must be more than three times --report-interval"),
         (&["--report-interval", "1ms"], "--report-interval: must be 10ms to 1h"),
         (&["--offer-ttl", "2h"], "--offer-ttl: must be 10ms to 1h"),
+        (&["--drain-time", "2h"], "--drain-time: must be 10ms to 1h"),
         (&["--listen", "0.0.0.0:7550"], "`cakes-coordinator pki init --host NAME`"),
         (&["--web-listen", "0.0.0.0:7551"], "--web-listen: 0.0.0.0:7551 can be reached"),
         (&["--tls-cert", "a.pem"], "--tls-cert: needs its key"),
@@ -97,6 +98,8 @@ fn values_that_make_no_sense_name_the_setting_and_the_remedy() {
         assert!(!error.contains("secret"), "{error}");
     }
     assert!(load(&["--listen", "0.0.0.0:7550", "--insecure-listen"]).is_ok());
+    assert_eq!(load(&[]).unwrap().drain_time, Duration::ZERO);
+    assert_eq!(load(&["--drain-time", "0s"]).unwrap().drain_time, Duration::ZERO);
     assert!(load(&["--web-listen", "0.0.0.0:7551", "--insecure-listen"]).is_ok());
 }
 

@@ -20,6 +20,7 @@
 //! | [`identity`] | who calls |
 //! | [`spiffe`] | whom a certificate is for, and which authority may say so |
 //! | [`rights`] | who may call what |
+//! | [`member`] | who may do what in a project, and to what of others |
 //! | [`access`] | what tokens are good for, what the web page's actions are |
 //! | [`throttle`] | how fast one caller may call, and how much it may have under way |
 //! | [`crowd`] | whether one more of a kind may come |
@@ -43,6 +44,7 @@ pub mod histogram;
 pub mod identity;
 pub mod job;
 pub mod lease;
+pub mod member;
 pub mod memory;
 pub mod note;
 pub mod project;

@@ -17,7 +17,9 @@ pub enum Needs {
     Identity,
     /// To be a user of this role, or of one that may more.
     Role(Role),
-    /// To be a submitter who submitted it, or an operator.
+    /// To be a submitter, also in the project.
+    Member,
+    /// To be a submitter who submitted it, or an operator, at least of its project.
     Owner,
     /// To be a worker that speaks of itself.
     Worker(Own),
@@ -35,25 +37,25 @@ pub enum Own {
 /// The table.
 pub fn needs(method: Method) -> Needs {
     use Method as M;
-    use Needs::{Nothing, Owner, Worker};
+    use Needs::{Member, Nothing, Owner, Worker};
     const VIEWER: Needs = Needs::Role(Role::Viewer);
     const SUBMITTER: Needs = Needs::Role(Role::Submitter);
     const OPERATOR: Needs = Needs::Role(Role::Operator);
     match method {
-        M::SubmitSearch => SUBMITTER,
+        M::SubmitSearch => Member,
         M::GetSearch => VIEWER,
         M::ListSearches => VIEWER,
         M::WatchSearch => VIEWER,
         M::CancelSearch => Owner,
-        M::DeriveArchitectures => SUBMITTER,
+        M::DeriveArchitectures => Member,
         M::GetParetoFront => VIEWER,
         M::GetLatencyTable => VIEWER,
         M::ExportSearch => VIEWER,
         M::ImportSearch => OPERATOR,
-        M::LabelSearch => SUBMITTER,
-        M::AddSearchNote => SUBMITTER,
+        M::LabelSearch => Owner,
+        M::AddSearchNote => Member,
 
-        M::SubmitRetrain => SUBMITTER,
+        M::SubmitRetrain => Member,
         M::GetJob => VIEWER,
         M::ListJobs => VIEWER,
         M::WatchJob => VIEWER,
@@ -68,9 +70,9 @@ pub fn needs(method: Method) -> Needs {
         M::CancelJob => Owner,
         M::PauseJob => Owner,
         M::ResumeJob => Owner,
-        M::RetryJob => SUBMITTER,
-        M::LabelJob => SUBMITTER,
-        M::AddJobNote => SUBMITTER,
+        M::RetryJob => Owner,
+        M::LabelJob => Owner,
+        M::AddJobNote => Member,
 
         M::GetArchitecture => VIEWER,
         M::ListArchitectures => VIEWER,
@@ -84,6 +86,8 @@ pub fn needs(method: Method) -> Needs {
 
         M::ListProjects => VIEWER,
         M::SetProject => OPERATOR,
+        M::SetProjectMember => OPERATOR,
+        M::RemoveProjectMember => OPERATOR,
 
         // Also what only reads: whoever knows the address of a webhook can often write there.
         M::AddWebhook => OPERATOR,
@@ -113,7 +117,7 @@ pub fn needs(method: Method) -> Needs {
 pub fn changes(method: Method) -> bool {
     match needs(method) {
         Needs::Role(Role::Operator) => !matches!(method, Method::ListWebhooks | Method::ListDeliveries),
-        Needs::Role(Role::Submitter) | Needs::Owner => true,
+        Needs::Role(Role::Submitter) | Needs::Member | Needs::Owner => true,
         Needs::Role(Role::Viewer) | Needs::Nothing | Needs::Identity | Needs::Worker(_) => false,
     }
 }
@@ -146,15 +150,17 @@ impl Caller {
         let is_permitted = match (self, needed) {
             (Caller::Trusted, _) | (_, Needs::Nothing) | (Caller::Known(_), Needs::Identity) => true,
             (Caller::Known(Identity::User { role, .. }), Needs::Role(least)) => *role >= least,
-            // Whose it is the handler finds out: [`may_change`].
-            (Caller::Known(Identity::User { role, .. }), Needs::Owner) => *role >= Role::Submitter,
+            // Whose it is, and in which project, the handler finds out: [`super::member`].
+            (Caller::Known(Identity::User { role, .. }), Needs::Member | Needs::Owner) => {
+                *role >= Role::Submitter
+            }
             (Caller::Known(Identity::Worker { .. }), Needs::Worker(_)) => true,
             (Caller::Nobody, _)
             | (Caller::Known(Identity::User { .. }), Needs::Worker(_))
-            | (Caller::Known(Identity::Worker { .. }), Needs::Role(_) | Needs::Owner)
+            | (Caller::Known(Identity::Worker { .. }), Needs::Role(_) | Needs::Member | Needs::Owner)
             | (
                 Caller::Known(Identity::Coordinator { .. }),
-                Needs::Role(_) | Needs::Owner | Needs::Worker(_),
+                Needs::Role(_) | Needs::Member | Needs::Owner | Needs::Worker(_),
             ) => false,
         };
         if is_permitted { Ok(()) } else { Err(self.refusal(method, needed)) }
@@ -163,7 +169,7 @@ impl Caller {
     fn refusal(&self, method: Method, needed: Needs) -> Refusal {
         let needs = needed.name();
         let remedy = match needed {
-            Needs::Role(_) | Needs::Owner => Some(format!(
+            Needs::Role(_) | Needs::Member | Needs::Owner => Some(format!(
                 "`cakes-coordinator token issue NAME --role {needs}` or `pki issue user NAME --role {needs}` makes one"
             )),
             Needs::Worker(_) => Some(
@@ -206,7 +212,7 @@ impl Needs {
             Needs::Nothing => NOBODY,
             Needs::Identity => "any",
             Needs::Role(role) => role.as_str(),
-            Needs::Owner => Role::Submitter.as_str(),
+            Needs::Member | Needs::Owner => Role::Submitter.as_str(),
             Needs::Worker(_) => "worker",
         }
     }
@@ -227,38 +233,6 @@ impl Refusal {
     pub fn is_of_nobody(&self) -> bool {
         self.role == NOBODY
     }
-}
-
-/// That somebody whom the table lets change what is their own changes nothing of others.
-///
-/// `owner`: the name of whoever submitted it; none if nobody known did.
-///
-/// # Errors
-/// It is of somebody else.
-pub fn may_change(caller: &Caller, owner: Option<&str>) -> Result<(), NotOwner> {
-    let refused = |caller: &str| {
-        let owner = owner.map(str::to_owned);
-        Err(NotOwner { caller: caller.to_owned(), owner })
-    };
-    match caller {
-        Caller::Trusted | Caller::Known(Identity::User { role: Role::Operator, .. }) => Ok(()),
-        Caller::Known(Identity::User { name, role: Role::Submitter }) if owner == Some(name.as_str()) => {
-            Ok(())
-        }
-        Caller::Known(identity) => refused(identity.name()),
-        Caller::Nobody => refused(NOBODY),
-    }
-}
-
-/// A submitter changes what somebody else submitted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{} submitted it, so '{caller}' may not change it; an operator may",
-    owner.as_ref().map_or("nobody known".to_owned(), |owner| format!("'{owner}'"))
-)]
-pub struct NotOwner {
-    pub caller: String,
-    pub owner: Option<String>,
 }
 
 /// That a request of a worker names the worker itself.
@@ -326,7 +300,7 @@ mod tests {
             let reads = READ.iter().any(|verb| method.name().starts_with(verb));
             let least = match needs(method) {
                 Needs::Role(least) => least,
-                Needs::Owner => Role::Submitter,
+                Needs::Member | Needs::Owner => Role::Submitter,
                 _ => {
                     assert!(!changes(method), "{method:?}");
                     continue;
@@ -351,26 +325,6 @@ mod tests {
         for part in ["list_jobs", "--token-file", "CAKES_TOKEN", "--role viewer"] {
             assert!(refused.message.contains(part), "{}", refused.message);
         }
-    }
-
-    #[test]
-    fn a_submitter_changes_what_is_their_own_and_an_operator_everything() {
-        for (caller, owner, is_permitted) in [
-            (user(Role::Submitter), Some("vera"), true),
-            (user(Role::Submitter), Some("ben"), false),
-            (user(Role::Submitter), None, false),
-            (user(Role::Operator), Some("ben"), true),
-            (user(Role::Operator), None, true),
-            (user(Role::Viewer), Some("vera"), false),
-            (worker("vera"), Some("vera"), false),
-            (Caller::Trusted, Some("ben"), true),
-            (Caller::Nobody, None, false),
-            (Caller::Nobody, Some(NOBODY), false),
-        ] {
-            assert_eq!(may_change(&caller, owner).is_ok(), is_permitted, "{caller:?} {owner:?}");
-        }
-        let refused = may_change(&user(Role::Submitter), Some("ben")).unwrap_err().to_string();
-        assert_eq!(refused, "'ben' submitted it, so 'vera' may not change it; an operator may");
     }
 
     #[test]

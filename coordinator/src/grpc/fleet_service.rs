@@ -8,6 +8,7 @@ use super::status::invalid_field;
 use super::{Api, lookup, wire};
 use crate::core::project::{ProjectName, Terms};
 use crate::core::worker::Schedule;
+use crate::store::projects::ProjectRecord;
 use crate::store::read::workers;
 use crate::store::{projects, workers as writes};
 
@@ -47,10 +48,7 @@ impl FleetService for Api {
         &self,
         _: Request<v1::ListProjectsRequest>,
     ) -> Result<Response<v1::ListProjectsResponse>, Status> {
-        let found = projects::list(self.reader(), None).await?;
-        Ok(Response::new(v1::ListProjectsResponse {
-            projects: found.into_iter().map(wire::project).collect(),
-        }))
+        Ok(Response::new(v1::ListProjectsResponse { projects: self.projects(None).await? }))
     }
 
     async fn set_project(
@@ -64,12 +62,56 @@ impl FleetService for Api {
             .map_err(|(field, problem)| invalid_field(field, problem))?;
         let written = name.clone();
         self.write(move |pool| async move { projects::set(&pool, &written, &terms).await }).await?;
-        let found = projects::list(self.reader(), Some(name.as_str())).await?.pop();
-        Ok(Response::new(found.map(wire::project).unwrap_or_default()))
+        self.project(&name).await
+    }
+
+    async fn set_project_member(
+        &self,
+        request: Request<v1::SetProjectMemberRequest>,
+    ) -> Result<Response<v1::Project>, Status> {
+        let v1::SetProjectMemberRequest { name, member, role } = request.into_inner();
+        let role = wire::project_role_from_wire(role).ok_or_else(|| {
+            invalid_field(
+                "role",
+                "must be PROJECT_ROLE_VIEWER, PROJECT_ROLE_SUBMITTER or PROJECT_ROLE_OPERATOR",
+            )
+        })?;
+        let name: ProjectName = name.parse().map_err(|problem| invalid_field("name", problem))?;
+        let project = name.clone();
+        self.write(move |pool| async move { projects::grant(&pool, &project, &member, role).await }).await?;
+        self.project(&name).await
+    }
+
+    async fn remove_project_member(
+        &self,
+        request: Request<v1::RemoveProjectMemberRequest>,
+    ) -> Result<Response<v1::Project>, Status> {
+        let v1::RemoveProjectMemberRequest { name, member } = request.into_inner();
+        let name: ProjectName = name.parse().map_err(|problem| invalid_field("name", problem))?;
+        let project = name.clone();
+        self.write(move |pool| async move { projects::revoke(&pool, &project, &member).await }).await?;
+        self.project(&name).await
     }
 }
 
 impl Api {
+    /// Projects with their members; only that one, if one is named.
+    async fn projects(&self, name: Option<&str>) -> Result<Vec<v1::Project>, Status> {
+        let found = projects::list(self.reader(), name).await?;
+        let mut members = projects::members(self.reader(), name).await?;
+        let with_members = |project: ProjectRecord| {
+            let own = members.extract_if(.., |member| member.project == project.name).collect();
+            wire::project(project, own)
+        };
+        Ok(found.into_iter().map(with_members).collect())
+    }
+
+    /// The project as it is now.
+    async fn project(&self, name: &ProjectName) -> Result<Response<v1::Project>, Status> {
+        let found = self.projects(Some(name.as_str())).await?.pop();
+        Ok(Response::new(found.unwrap_or_default()))
+    }
+
     async fn schedule(&self, id: &str, schedule: Schedule) -> Result<Response<v1::Worker>, Status> {
         let id = lookup::worker("id", id)?;
         let worker = id.clone();

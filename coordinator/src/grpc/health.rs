@@ -28,11 +28,12 @@ pub(super) async fn begin(reporter: &HealthReporter) {
 }
 
 /// Keeps the report true: serving while the database answers, not serving from
-/// the moment that the daemon stops.
-pub(super) async fn watch(reporter: HealthReporter, pool: PgPool, stop: CancellationToken) {
+/// the moment that the daemon is asked to stop.
+pub(super) async fn watch(reporter: HealthReporter, pool: PgPool, draining: CancellationToken) {
     let mut serving = true;
-    while !stop.is_cancelled() {
-        let answer = tokio::time::timeout(PATIENCE, read::ping(&pool)).await;
+    loop {
+        let asking = tokio::time::timeout(PATIENCE, read::ping(&pool));
+        let Some(answer) = draining.run_until_cancelled(asking).await else { break };
         let serves = matches!(answer, Ok(Ok(())));
         if serving != serves {
             if !serves {
@@ -41,7 +42,9 @@ pub(super) async fn watch(reporter: HealthReporter, pool: PgPool, stop: Cancella
             report(&reporter, if serves { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
             serving = serves;
         }
-        stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await;
+        if draining.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_none() {
+            break;
+        }
     }
     report(&reporter, ServingStatus::NotServing).await;
 }

@@ -45,6 +45,7 @@ impl JobService for Api {
         let owner = gate::caller(&extensions)?.owner().map(str::to_owned);
         let pool = self.reader();
         let search = lookup::search(pool, "search_id", &request.search_id).await?;
+        self.refuse_outsider_of_search(&extensions, search).await?;
         let training = match request.training {
             // Defaults depend on what is trained on.
             Some(training) => {
@@ -64,6 +65,7 @@ impl JobService for Api {
             seed: request.seed,
             labels: labels::checked("labels", request.labels)?,
             owner,
+            trace: extensions.get().cloned(),
         };
         self.queue.add_job(self.reader()).await?;
         let id = self
@@ -249,9 +251,11 @@ impl JobService for Api {
     }
 
     async fn label_job(&self, request: Request<v1::LabelJobRequest>) -> Result<Response<v1::Job>, Status> {
-        let v1::LabelJobRequest { id, set, remove, etag } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let v1::LabelJobRequest { id, set, remove, etag } = request;
         let change = labels::change(set, remove)?;
         let id = lookup::job(self.reader(), "id", &id).await?;
+        self.refuse_others_job(&extensions, id).await?;
         let seen = values::as_seen(id, &etag)?;
         self.write(move |pool| async move { writes::label(&pool, seen, &change).await }).await?;
         self.answer(id).await
@@ -261,8 +265,10 @@ impl JobService for Api {
         &self,
         request: Request<v1::AddJobNoteRequest>,
     ) -> Result<Response<v1::Job>, Status> {
-        let v1::AddJobNoteRequest { id, text, author, request_id } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let v1::AddJobNoteRequest { id, text, author, request_id } = request;
         let id = lookup::job(self.reader(), "id", &id).await?;
+        self.refuse_outsider_of_job(&extensions, id).await?;
         self.add_note(Subject::Job(id), text, author, request_id).await?;
         self.answer(id).await
     }
@@ -288,8 +294,10 @@ impl JobService for Api {
     }
 
     async fn retry_job(&self, request: Request<v1::RetryJobRequest>) -> Result<Response<v1::Job>, Status> {
-        let v1::RetryJobRequest { id, etag } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let v1::RetryJobRequest { id, etag } = request;
         let id = lookup::job(self.reader(), "id", &id).await?;
+        self.refuse_others_job(&extensions, id).await?;
         let seen = values::as_seen(id, &etag)?;
         self.write_then_plan(move |pool| async move { writes::retry(&pool, seen).await }).await?;
         self.answer(id).await

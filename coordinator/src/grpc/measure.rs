@@ -3,12 +3,13 @@
 
 use std::time::Instant;
 
-use super::PeerInfo;
+use super::{PeerInfo, traces};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 use cakes_proto::method::Method;
+use cakes_telemetry::trace::{Span, scope};
 use tonic::{Code, Status};
 use tracing::Instrument;
 
@@ -18,7 +19,8 @@ use crate::metrics::metrics;
 struct Call {
     method: &'static str,
     arrived: Instant,
-    code: &'static str,
+    code: Code,
+    span: Span,
 }
 
 /// Under this name a caller may send an id of its own, and gets it or ours with the answer.
@@ -28,14 +30,25 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// Counts a call, and says in which lines of the log it is.
-pub(super) async fn measure(request: Request, next: Next) -> Response {
-    let method = Method::from_path(request.uri().path()).map_or("other", Method::name);
-    let mut call = Call { method, arrived: Instant::now(), code: name(Code::Cancelled) };
+pub(super) async fn measure(mut request: Request, next: Next) -> Response {
+    let known = Method::from_path(request.uri().path());
+    let method = known.map_or("other", Method::name);
+    let span = traces::arrived(&request, known.is_some());
+    let within = span.context().cloned();
+    let mut call = Call { method, arrived: Instant::now(), code: Code::Cancelled, span };
     let under_way = request.extensions().get::<PeerInfo>().map(|peer| peer.activity.begin());
     let id = request_id(request.headers());
     let span = tracing::info_span!("call", method, request_id = id);
-    let mut response = next.run(request).instrument(span).await;
-    call.code = name(code(&response));
+    let scope = match within {
+        Some(within) => {
+            let scope = span.in_scope(|| scope(Some(&within)));
+            request.extensions_mut().insert(within);
+            scope
+        }
+        None => tracing::Span::none(),
+    };
+    let mut response = next.run(request).instrument(scope).instrument(span).await;
+    call.code = code(&response);
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
@@ -57,7 +70,8 @@ fn request_id(headers: &HeaderMap) -> String {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        metrics().calls.add([self.method, self.code], 1);
+        traces::answered(&mut self.span, self.code);
+        metrics().calls.add([self.method, name(self.code)], 1);
         metrics().call_seconds.observe([self.method], self.arrived.elapsed().as_secs_f64());
     }
 }

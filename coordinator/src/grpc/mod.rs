@@ -26,6 +26,7 @@ mod search_service;
 mod server;
 mod status;
 mod stream;
+mod traces;
 mod transfer;
 mod values;
 mod webhook_service;
@@ -39,6 +40,7 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 use tonic::Status;
+use tracing::Instrument;
 
 pub(crate) use gate::Readers;
 pub use listener::PeerInfo;
@@ -211,7 +213,7 @@ impl Api {
         F: Future<Output = Result<T, store::Error>> + Send + 'static,
         T: Send + 'static,
     {
-        match self.writes.spawn(store::limited(write)).await {
+        match self.writes.spawn(store::limited(write).in_current_span()).await {
             Ok(written) => Ok(written?),
             Err(panicked) => Err(status::internal(&panicked)),
         }

@@ -1,14 +1,18 @@
-//! What a submitter may do to their own things alone.
+//! What a submitter may do to their own things alone, and members alone in their projects.
 
 use cakes_proto::ids::{JobId, SearchId};
 use tonic::{Extensions, Status};
 
 use super::{Api, gate, status};
-use crate::core::rights::{Caller, may_change};
+use crate::core::access::Role;
+use crate::core::member::{Belongs, Standing, may_change, may_submit, role_in};
+use crate::core::project::ProjectName;
+use crate::core::rights::Caller;
+use crate::store::projects;
 use crate::store::read::owners;
 
 impl Api {
-    /// Refuses whoever neither submitted the job, or its search, nor is an operator.
+    /// Refuses whoever may not change what is of others, if the job is.
     ///
     /// # Errors
     /// The caller is such a one, or there is no such job.
@@ -17,11 +21,11 @@ impl Api {
         if may_all(caller) {
             return Ok(());
         }
-        let owner = owners::of_job(self.reader(), id).await?;
-        may_change(caller, owner.as_deref()).map_err(|refused| status::not_owner(&refused))
+        let found = owners::of_job(self.reader(), id, caller.owner()).await?;
+        may_change(caller, &found).map_err(|refused| status::not_theirs(&refused))
     }
 
-    /// Refuses whoever neither submitted the search nor is an operator.
+    /// Refuses whoever may not change what is of others, if the search is.
     ///
     /// # Errors
     /// The caller is such a one, or there is no such search.
@@ -34,12 +38,68 @@ impl Api {
         if may_all(caller) {
             return Ok(());
         }
-        let owner = owners::of_search(self.reader(), id).await?;
-        may_change(caller, owner.as_deref()).map_err(|refused| status::not_owner(&refused))
+        let found = owners::of_search(self.reader(), id, caller.owner()).await?;
+        may_change(caller, &found).map_err(|refused| status::not_theirs(&refused))
+    }
+
+    /// Refuses whoever may add nothing to a project.
+    ///
+    /// # Errors
+    /// The caller is such a one.
+    pub(super) async fn refuse_outsider(
+        &self,
+        extensions: &Extensions,
+        project: &ProjectName,
+    ) -> Result<(), Status> {
+        let caller = gate::caller(extensions)?;
+        if may_all(caller) {
+            return Ok(());
+        }
+        let project = project.as_str();
+        let standing = projects::standing(self.reader(), project, caller.owner()).await?;
+        may_submit(caller, project, standing).map_err(|refused| status::not_member(&refused))
+    }
+
+    /// Refuses whoever may add nothing to the project of a search.
+    ///
+    /// # Errors
+    /// The caller is such a one, or there is no such search.
+    pub(super) async fn refuse_outsider_of_search(
+        &self,
+        extensions: &Extensions,
+        id: SearchId,
+    ) -> Result<(), Status> {
+        let caller = gate::caller(extensions)?;
+        if may_all(caller) {
+            return Ok(());
+        }
+        let found = owners::of_search(self.reader(), id, caller.owner()).await?;
+        may_submit_beside(caller, &found)
+    }
+
+    /// Refuses whoever may add nothing to the project of a job.
+    ///
+    /// # Errors
+    /// The caller is such a one, or there is no such job.
+    pub(super) async fn refuse_outsider_of_job(
+        &self,
+        extensions: &Extensions,
+        id: JobId,
+    ) -> Result<(), Status> {
+        let caller = gate::caller(extensions)?;
+        if may_all(caller) {
+            return Ok(());
+        }
+        let found = owners::of_job(self.reader(), id, caller.owner()).await?;
+        may_submit_beside(caller, &found)
     }
 }
 
-/// Whoever may change what nobody owns may change everything.
+/// Whoever may do everything where they are no member may do so everywhere.
 fn may_all(caller: &Caller) -> bool {
-    may_change(caller, None).is_ok()
+    role_in(caller, Standing::Outsider) == Some(Role::Operator)
+}
+
+fn may_submit_beside(caller: &Caller, found: &Belongs) -> Result<(), Status> {
+    may_submit(caller, &found.project, found.standing).map_err(|refused| status::not_member(&refused))
 }

@@ -45,9 +45,11 @@ impl SearchService for Api {
             request;
         let terms =
             terms(labels::checked("labels", labels)?, &project, priority, gate::caller(&extensions)?)?;
+        let terms = Terms { trace: extensions.get().cloned(), ..terms };
         let request_id = request_id_if_given(request_id)?;
         let checked = search_from_wire(search).map_err(|spec| invalid_spec("search", &spec))?;
         let plan = plan::plan(&checked).map_err(|spec| invalid_spec("search", &spec))?;
+        self.refuse_outsider(&extensions, &terms.project).await?;
         let search = if validate_only {
             unrecorded(&checked, terms)
         } else {
@@ -123,7 +125,7 @@ impl SearchService for Api {
         &self,
         request: Request<v1::DeriveArchitecturesRequest>,
     ) -> Result<Response<v1::DeriveArchitecturesResponse>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let v1::DeriveArchitecturesRequest {
             id, budgets, unconstrained, count_multiple, validate_only, ..
         } = request;
@@ -145,6 +147,7 @@ impl SearchService for Api {
             let derivations = found.iter().map(wire::derivation).collect();
             return Ok(Response::new(v1::DeriveArchitecturesResponse { architectures, derivations }));
         }
+        self.refuse_outsider_of_search(&extensions, id).await?;
         let found = self.write(move |pool| async move { writes::derive(&pool, id, &wish).await }).await?;
         let digests: Vec<_> = found.iter().map(|(digest, _)| *digest).collect();
         let records = architectures::by_digests(self.reader(), &digests, Some(id)).await?;
@@ -224,9 +227,11 @@ impl SearchService for Api {
         &self,
         request: Request<v1::LabelSearchRequest>,
     ) -> Result<Response<v1::Search>, Status> {
-        let v1::LabelSearchRequest { id, set, remove, etag } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let v1::LabelSearchRequest { id, set, remove, etag } = request;
         let change = labels::change(set, remove)?;
         let id = lookup::search(self.reader(), "id", &id).await?;
+        self.refuse_others_search(&extensions, id).await?;
         let seen = values::as_seen(id, &etag)?;
         self.write(move |pool| async move { writes::label(&pool, seen, &change).await }).await?;
         Ok(Response::new(load(self.reader(), id).await?))
@@ -236,8 +241,10 @@ impl SearchService for Api {
         &self,
         request: Request<v1::AddSearchNoteRequest>,
     ) -> Result<Response<v1::Search>, Status> {
-        let v1::AddSearchNoteRequest { id, text, author, request_id } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        let v1::AddSearchNoteRequest { id, text, author, request_id } = request;
         let id = lookup::search(self.reader(), "id", &id).await?;
+        self.refuse_outsider_of_search(&extensions, id).await?;
         self.add_note(Subject::Search(id), text, author, request_id).await?;
         Ok(Response::new(load(self.reader(), id).await?))
     }
@@ -273,7 +280,7 @@ fn terms(labels: Labels, project: &str, priority: i32, caller: &Caller) -> Resul
         "" => ProjectName::default(),
         name => name.parse().map_err(|problem| invalid_field("project", problem))?,
     };
-    Ok(Terms { labels, project, priority, owner: caller.owner().map(str::to_owned) })
+    Ok(Terms { labels, project, priority, owner: caller.owner().map(str::to_owned), trace: None })
 }
 
 fn position_from_page(position: &Position) -> Result<(DateTime<Utc>, SearchId), Status> {

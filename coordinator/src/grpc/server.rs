@@ -52,7 +52,7 @@ pub enum ServeError {
 pub async fn serve(accepting: Accepting, api: Api, shutdown: Shutdown) -> Result<(), ServeError> {
     let (reporter, health_service) = tonic_health::server::health_reporter();
     health::begin(&reporter).await;
-    shutdown.tasks.spawn(health::watch(reporter, api.reader().clone(), shutdown.stop.clone()));
+    shutdown.tasks.spawn(health::watch(reporter, api.reader().clone(), shutdown.draining.clone()));
     // The gate has a limit for each method; these are the largest of each service's.
     macro_rules! limited {
         ($service:ident, $largest:ident) => {

@@ -5,7 +5,7 @@
 //! | INVALID_ARGUMENT | fields named in `BadRequest` are wrong | corrects them |
 //! | NOT_FOUND, ALREADY_EXISTS | what the message names | asks for something else |
 //! | UNAUTHENTICATED | nobody known calls, or with what does not hold; `ErrorInfo` says which | shows something else |
-//! | PERMISSION_DENIED | `ErrorInfo` has method, role and needed_role | asks whoever may |
+//! | PERMISSION_DENIED | `ErrorInfo` says whether by the role (method, role, needed_role), the owner or the project | asks whoever may |
 //! | FAILED_PRECONDITION | the state forbids it; the reason is in `ErrorInfo` | stops, or changes the state |
 //! | ABORTED | it is not as it was when the caller looked; its etag is in `ErrorInfo` | looks again |
 //! | OUT_OF_RANGE | report entries are missing; `ack_seq` is in `ErrorInfo` | sends from there |
@@ -22,7 +22,9 @@ use cakes_proto::convert::in_wire_terms;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::core::rights::{NotOwn, NotOwner, Refusal};
+use crate::core::access::Role;
+use crate::core::member::{NotMember, NotOwner, NotTheirs};
+use crate::core::rights::{NotOwn, Refusal};
 use crate::store;
 
 /// Domain of every `ErrorInfo`.
@@ -198,8 +200,24 @@ pub(super) fn not_own(refused: &NotOwn) -> Status {
     with_reason(Code::PermissionDenied, refused.to_string(), "NOT_OWN", said)
 }
 
+/// Somebody changes what is not theirs to change.
+pub(super) fn not_theirs(refused: &NotTheirs) -> Status {
+    match refused {
+        NotTheirs::Owner(refused) => not_owner(refused),
+        NotTheirs::Member(refused) => not_member(refused),
+    }
+}
+
+/// Somebody adds to a project of others, or changes something in it.
+pub(super) fn not_member(refused: &NotMember) -> Status {
+    let NotMember { caller, project, role } = refused;
+    let role = role.map_or("", Role::as_str).to_owned();
+    let said = [("caller", caller.clone()), ("project", project.clone()), ("role", role)];
+    with_reason(Code::PermissionDenied, refused.to_string(), "NOT_MEMBER", said)
+}
+
 /// A submitter changes what somebody else submitted.
-pub(super) fn not_owner(refused: &NotOwner) -> Status {
+fn not_owner(refused: &NotOwner) -> Status {
     let NotOwner { caller, owner } = refused;
     let said = [("caller", caller.clone()), ("owner", owner.clone().unwrap_or_default())];
     with_reason(Code::PermissionDenied, refused.to_string(), "NOT_OWNER", said)

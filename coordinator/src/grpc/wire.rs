@@ -9,12 +9,13 @@ use chrono::{DateTime, Utc};
 use pbjson_types::Timestamp;
 
 use super::resume;
+use crate::core::access::Role;
 use crate::core::etag::Etag;
 use crate::core::job::{JobKind, JobState};
 use crate::core::search::{Derived, SearchState};
 use crate::core::worker::{Device, Schedule};
 use crate::store::attempts::Environment;
-use crate::store::projects::ProjectRecord;
+use crate::store::projects::{MemberRecord, ProjectRecord};
 use crate::store::read::architectures::ArchitectureRecord;
 use crate::store::read::attempts::AttemptRecord;
 use crate::store::read::checkpoint::CheckpointEntry;
@@ -103,6 +104,7 @@ pub(super) fn job(record: JobRecord) -> v1::Job {
         notes: Vec::new(),
         project: record.project,
         priority: record.priority,
+        is_held: record.is_held,
         resume_token: String::new(),
     }
 }
@@ -273,7 +275,7 @@ pub(super) fn worker(record: WorkerRecord) -> v1::Worker {
     }
 }
 
-pub(super) fn project(record: ProjectRecord) -> v1::Project {
+pub(super) fn project(record: ProjectRecord, members: Vec<MemberRecord>) -> v1::Project {
     let hours = |seconds: f64| seconds / 3600.0;
     v1::Project {
         name: record.name,
@@ -285,6 +287,26 @@ pub(super) fn project(record: ProjectRecord) -> v1::Project {
         usage_device_hours: hours(record.usage_device_s),
         busy_device_count: u32::try_from(record.busy_device_count).unwrap_or(u32::MAX),
         waiting_job_count: u32::try_from(record.waiting_job_count).unwrap_or(u32::MAX),
+        members: members.into_iter().map(member).collect(),
+    }
+}
+
+fn member(record: MemberRecord) -> v1::ProjectMember {
+    let role = match record.role {
+        Role::Viewer => v1::ProjectRole::Viewer,
+        Role::Submitter => v1::ProjectRole::Submitter,
+        Role::Operator => v1::ProjectRole::Operator,
+    };
+    v1::ProjectMember { name: record.name, role: role.into() }
+}
+
+/// None for what is no role.
+pub(super) fn project_role_from_wire(role: i32) -> Option<Role> {
+    match v1::ProjectRole::try_from(role).ok()? {
+        v1::ProjectRole::Unspecified => None,
+        v1::ProjectRole::Viewer => Some(Role::Viewer),
+        v1::ProjectRole::Submitter => Some(Role::Submitter),
+        v1::ProjectRole::Operator => Some(Role::Operator),
     }
 }
 

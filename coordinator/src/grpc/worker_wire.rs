@@ -5,11 +5,13 @@ use std::time::Duration;
 use cakes::frame::Quality;
 use cakes_proto::convert::quality_from_wire;
 use cakes_proto::v1;
+use cakes_telemetry::trace::TraceContext;
 use tonic::Status;
 use uuid::Uuid;
 
 use super::job_service::METRIC_KEY_CHARS_MAX;
 use super::status::invalid_field;
+use super::traces;
 use super::values::{amount, checked, cleaned, share, signed, time};
 use crate::core::lease::Policy;
 use crate::core::retry::FailureClass;
@@ -72,6 +74,7 @@ pub(super) fn device(field: &str, wire: Option<v1::Device>) -> Result<Device, St
 }
 
 pub(super) fn grant(grant: Grant, policy: &Policy) -> v1::Grant {
+    let trace = traces::waited(&grant);
     let reference = |checkpoint: CheckpointRef| v1::CheckpointReference {
         key: checkpoint.key,
         step: checkpoint.step.unsigned_abs(),
@@ -84,6 +87,8 @@ pub(super) fn grant(grant: Grant, policy: &Policy) -> v1::Grant {
         start_from: grant.start_from.map(reference),
         artifact_prefix: grant.artifact_prefix,
         offer_ttl_ms: milliseconds(policy.offer_ttl),
+        traceparent: trace.as_ref().map(TraceContext::traceparent).unwrap_or_default(),
+        tracestate: trace.as_ref().map(TraceContext::tracestate).unwrap_or_default(),
     }
 }
 

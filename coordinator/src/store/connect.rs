@@ -165,8 +165,43 @@ async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     }
 }
 
-/// Over a connection of its own, without limits: a migration may take long.
+/// How long a migration waits for a lock, and between two tries. Whoever asks for the same
+/// table meanwhile waits behind it, also where it only reads: coordinators of the version
+/// before are at work. Less than the second after which Postgres looks for deadlocks, so that
+/// of the two it is the migration that gives way.
+const MIGRATION_LOCK_TIMEOUT: &str = "500ms";
+const MIGRATION_PAUSE: Duration = Duration::from_secs(1);
+
+/// What Postgres says of a lock that it could not get in time, and of a deadlock.
+const LOCKED: [&str; 2] = ["55P03", "40P01"];
+
+/// Applies what is missing, each migration in a transaction of its own; tries again while
+/// somebody else holds a table, or migrates.
 async fn migrate(options: &PgConnectOptions) -> Result<(), Error> {
+    let options = options.clone().options([("lock_timeout", MIGRATION_LOCK_TIMEOUT)]);
+    loop {
+        match migrate_once(&options).await {
+            Err(Error::Migrate { source }) if waits_for_a_lock(&source) => {
+                tracing::warn!(
+                    "the tables are in use, or somebody else brings them up to date; trying again"
+                );
+                tokio::time::sleep(MIGRATION_PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+fn waits_for_a_lock(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _)) = error else {
+        return false;
+    };
+    let code = source.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| LOCKED.contains(&&*code))
+}
+
+/// Over a connection of its own, without a limit for a statement: a migration may take long.
+async fn migrate_once(options: &PgConnectOptions) -> Result<(), Error> {
     // No pool: it would try again until its time is up, and then say no more
     // than that.
     let connecting = PgConnection::connect_with(options);

@@ -24,6 +24,7 @@ mod kept;
 mod labels;
 mod quality;
 mod text;
+mod traces;
 
 pub mod access;
 pub mod attempts;

@@ -1,5 +1,7 @@
 //! Who asks: a token in a header, or the session of a browser that was given one.
 
+use std::collections::BTreeMap;
+
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -14,9 +16,10 @@ use super::guard::{comes_over_plain_http, is_loopback_name};
 use super::listener::Peer;
 use super::{Web, actions, guard};
 use crate::audit::DONE;
-use crate::core::access::{Action, SecretHash, delay, least_role, permits, token_hash};
+use crate::core::access::{Action, Role, SecretHash, delay, least_role, permits, token_hash};
 use crate::core::rights;
 use crate::store::access::{self as stored, Asker, Found, Holder, Via};
+use crate::store::projects::roles;
 
 /// Longest time that a browser stays signed in.
 const SESSION_HOURS: i32 = 12;
@@ -216,7 +219,8 @@ pub(super) async fn may_still_read(web: &Web, headers: &HeaderMap) -> bool {
     caller.is_ok_and(|caller| caller.may(Action::Read).is_ok())
 }
 
-fn describe(web: &Web, who: Option<&Holder>) -> serde_json::Value {
+/// Whoever is signed in, what they may do, and their role in each project that has members.
+async fn describe(web: &Web, who: Option<&Holder>) -> Result<serde_json::Value, Failure> {
     let may = |who: &Holder| -> Vec<&str> {
         Action::ALL
             .iter()
@@ -224,14 +228,21 @@ fn describe(web: &Web, who: Option<&Holder>) -> serde_json::Value {
             .map(|action| action.as_str())
             .collect()
     };
-    json!({
+    let projects = match who {
+        Some(who) => web.ask(async { Ok(roles(&web.pool, &who.name).await?) }).await?,
+        None => BTreeMap::new(),
+    };
+    let in_projects: BTreeMap<_, _> =
+        projects.iter().map(|(project, role)| (project, role.map(Role::as_str))).collect();
+    Ok(json!({
         "signed_in": who.is_some(),
         "requires_token": web.requires_token,
         "name": who.map(|who| &who.name),
         "role": who.map(|who| who.role.as_str()),
         "expire_time": who.and_then(|who| who.expire_time),
         "may": who.map(may).unwrap_or_default(),
-    })
+        "projects": in_projects,
+    }))
 }
 
 /// Who is signed in, and what they may do.
@@ -240,7 +251,7 @@ pub(super) async fn session(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    json(&headers, &describe(&web, caller.who.as_ref()))
+    json(&headers, &describe(&web, caller.who.as_ref()).await?)
 }
 
 #[derive(Deserialize)]
@@ -286,7 +297,7 @@ pub(super) async fn sign_in(
     web.record_outcome(&caller, SIGN_IN, "", opened.as_ref().map(drop), Some(begun)).await;
     let (who, secret) = opened?;
     let cookie = web.cookie(&headers, &secret, i64::from(SESSION_HOURS) * 3600);
-    with_cookie(&describe(&web, Some(&who)), &cookie)
+    with_cookie(&describe(&web, Some(&who)).await?, &cookie)
 }
 
 /// Opens a session, and says until when it lasts and what the cookie holds.
@@ -313,7 +324,7 @@ pub(super) async fn sign_out(
         }
         closed?;
     }
-    with_cookie(&describe(&web, None), &web.cookie(&headers, "", 0))
+    with_cookie(&describe(&web, None).await?, &web.cookie(&headers, "", 0))
 }
 
 fn with_cookie(body: &serde_json::Value, cookie: &str) -> Result<Response, Failure> {

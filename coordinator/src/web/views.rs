@@ -36,6 +36,7 @@ pub(super) struct SearchView {
     pub labels: Labels,
     /// Who submitted it; none for nobody known.
     pub owner: Option<String>,
+    pub project: String,
 }
 
 impl From<SearchSummary> for SearchView {
@@ -60,6 +61,7 @@ impl From<SearchSummary> for SearchView {
             quality_metric,
             labels: summary.labels,
             owner: summary.owner,
+            project: summary.project,
         }
     }
 }
@@ -76,6 +78,7 @@ pub(super) struct JobView {
     pub labels: Labels,
     /// Who submitted it or its search; none for nobody known.
     pub owner: Option<String>,
+    pub project: String,
     pub architecture: Option<String>,
     pub attempt_count: i64,
     pub worker: Option<String>,
@@ -127,6 +130,7 @@ impl From<JobRecord> for JobView {
             label: job.label,
             labels: job.labels,
             owner: job.owner,
+            project: job.project,
             architecture: job.architecture.map(|digest| digest.to_string()),
             attempt_count: job.epoch,
             worker: job.worker,

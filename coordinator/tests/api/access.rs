@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use cakes_coordinator::core::access::{Action, Role, TokenRole, permits};
+use cakes_coordinator::core::project::{ProjectName, Terms};
 use cakes_coordinator::core::rights::{Needs, needs};
 use cakes_coordinator::core::throttle::Limits;
 use cakes_coordinator::store::access::{self, AuditRecord, issue, revoke};
-use cakes_coordinator::store::{Error, MIGRATIONS, PgPool};
+use cakes_coordinator::store::{Error, MIGRATIONS, PgPool, projects};
 use cakes_coordinator::web::Settings;
-use cakes_proto::v1::JobState;
+use cakes_proto::v1::{JobState, SubmitSearchRequest};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -405,4 +406,30 @@ async fn where_reading_needs_a_token_nobody_else_is_told_anything(pool: PgPool) 
     let plain = send(&service, &sign_in("http://10.0.0.3:7551", "10.0.0.3:7551")).await;
     assert_eq!((plain.status, code(&plain).as_str()), (403, "NOT_ENCRYPTED"));
     assert_eq!(send(&service, &sign_in("https://other.example", "other.example")).await.status, 421);
+}
+
+/// On the page as over the API; what buttons go by is told.
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn members_act_on_what_is_of_their_project_and_others_do_not(pool: PgPool) {
+    let service = Service::start(pool.clone()).await;
+    let lung: ProjectName = "lung".parse().unwrap();
+    projects::set(&pool, &lung, &Terms::check(0, None, None, 0).unwrap()).await.unwrap();
+    let wish = SubmitSearchRequest { project: "lung".to_owned(), ..small_search() };
+    let job = service.submit(wish).await.jobs[0].id.clone();
+    projects::grant(&pool, &lung, "omar", Role::Operator).await.unwrap();
+    let [ada, omar] = ["ada", "omar"].map(|name| issue(&pool, name, Role::Submitter, None));
+    let (ada, omar) = (ada.await.unwrap(), omar.await.unwrap());
+    for (token, role) in [(&ada, Value::Null), (&omar, "operator".into())] {
+        let cookie = signed_in(&service, token).await;
+        let shown = get(&service, "/session", &cookie).await.json();
+        assert_eq!(shown["projects"], json!({ "lung": role }), "{shown}");
+        assert!(shown["may"].as_array().unwrap().contains(&"pause_job".into()));
+    }
+    let pause = format!("/jobs/{job}/pause");
+    let refused = with_token(&service, &ada, &pause, &json!({})).await;
+    assert_eq!((refused.status, code(&refused).as_str()), (403, "FORBIDDEN"));
+    assert!(refused.body.contains("cakes project grant lung"), "{}", refused.body);
+    let paused = with_token(&service, &omar, &pause, &json!({})).await;
+    assert_eq!(paused.status, 200, "{}", paused.body);
+    assert_eq!(paused.json()["job"]["project"], "lung");
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use cakes_coordinator::store::{MIGRATIONS, PgPool};
 use cakes_proto::v1;
+use cakes_proto::v1::job_service_client::JobServiceClient;
 use tokio_stream::StreamExt;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -66,6 +67,32 @@ async fn health_is_known_per_service_and_ends_with_the_daemon(pool: PgPool) {
         panic!("it never said so")
     };
     tokio::time::timeout(PATIENCE, stopped).await.unwrap();
+}
+
+/// Whoever goes by it leads nobody here any more, before anybody is refused.
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn health_says_that_a_daemon_is_about_to_stop_while_everything_is_served(pool: PgPool) {
+    let service = Service::start(pool).await;
+    let search = service.submit(small_search()).await;
+    let watch = v1::WatchSearchRequest { id: search.id, ..v1::WatchSearchRequest::default() };
+    let mut followed = service.searches().watch_search(watch).await.unwrap().into_inner();
+    service.shutdown.draining.cancel();
+    let mut client = HealthClient::new(service.channel.clone());
+    let told = async {
+        let ask = HealthCheckRequest::default();
+        while client.check(ask.clone()).await.unwrap().into_inner().status() != ServingStatus::NotServing {}
+    };
+    tokio::time::timeout(PATIENCE, told).await.unwrap();
+    // Over connections that are there and over new ones; streams go on.
+    let again = service.connect().await;
+    let listed = JobServiceClient::new(again).list_jobs(v1::ListJobsRequest::default()).await.unwrap();
+    let job = listed.into_inner().jobs[0].id.clone();
+    let cancel = v1::CancelJobRequest { id: job, ..v1::CancelJobRequest::default() };
+    service.jobs().cancel_job(cancel).await.unwrap();
+    let is_told = async {
+        while followed.next().await.unwrap().unwrap().jobs.iter().all(|job| job.end_time.is_none()) {}
+    };
+    tokio::time::timeout(PATIENCE, is_told).await.unwrap();
 }
 
 #[sqlx::test(migrator = "MIGRATIONS")]

@@ -125,7 +125,13 @@ async fn a_submitter_stops_what_is_their_own_and_an_operator_everything(pool: Pg
     let cancel = || v1::CancelJobRequest { id: job.clone(), ..v1::CancelJobRequest::default() };
     let pin = || v1::PinCheckpointRequest { id: job.clone(), step: 1 };
     let unpin = || v1::UnpinCheckpointRequest { id: job.clone(), step: 1 };
+    let retry = || v1::RetryJobRequest { id: job.clone(), ..v1::RetryJobRequest::default() };
+    let set = [("paper".to_owned(), "yes".to_owned())];
+    let label =
+        || v1::LabelJobRequest { id: job.clone(), set: set.clone().into(), ..v1::LabelJobRequest::default() };
     let refusals = [
+        refused(of(&ben).retry_job(retry()).await, Code::PermissionDenied),
+        refused(of(&ben).label_job(label()).await, Code::PermissionDenied),
         refused(of(&ben).pause_job(pause()).await, Code::PermissionDenied),
         refused(of(&ben).resume_job(resume()).await, Code::PermissionDenied),
         refused(of(&ben).cancel_job(cancel()).await, Code::PermissionDenied),
@@ -141,11 +147,20 @@ async fn a_submitter_stops_what_is_their_own_and_an_operator_everything(pool: Pg
         || v1::CancelSearchRequest { id: search.clone(), ..v1::CancelSearchRequest::default() };
     let status = refused(of_searches(&ben).cancel_search(cancel_search()).await, Code::PermissionDenied);
     assert_eq!(reason(&status), "NOT_OWNER");
+    let label_search = || v1::LabelSearchRequest {
+        id: search.clone(),
+        set: set.clone().into(),
+        ..v1::LabelSearchRequest::default()
+    };
+    let status = refused(of_searches(&ben).label_search(label_search()).await, Code::PermissionDenied);
+    assert_eq!(reason(&status), "NOT_OWNER");
     let forbidden = rows(&pool).await.iter().filter(|row| row.answer == "FORBIDDEN").count();
-    assert_eq!(forbidden, 6, "a refusal is not in the record");
+    assert_eq!(forbidden, 9, "a refusal is not in the record");
     let unknown = v1::CancelJobRequest { id: Uuid::new_v4().to_string(), ..v1::CancelJobRequest::default() };
     refused(of(&ben).cancel_job(unknown).await, Code::NotFound);
 
+    of(&ada).label_job(label()).await.unwrap();
+    of_searches(&ada).label_search(label_search()).await.unwrap();
     of(&ada).pause_job(pause()).await.unwrap();
     of(&olga).resume_job(resume()).await.unwrap();
     of_searches(&ada).cancel_search(cancel_search()).await.unwrap();

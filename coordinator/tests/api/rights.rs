@@ -155,7 +155,11 @@ fn table() -> String {
         ("whoever is known", Needs::Identity),
         ("viewer", Needs::Role(Role::Viewer)),
         ("submitter: also", Needs::Role(Role::Submitter)),
-        ("submitter, of what they submitted; operator, of everything", Needs::Owner),
+        ("submitter, also in the project; operator", Needs::Member),
+        (
+            "submitter, of what they submitted; operator, also of the project alone, of everything",
+            Needs::Owner,
+        ),
         ("operator: also", Needs::Role(Role::Operator)),
         ("worker, under its own name", Needs::Worker(Own::Name)),
         ("worker, with a lease that was granted to it", Needs::Worker(Own::Lease)),

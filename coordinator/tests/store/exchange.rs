@@ -439,6 +439,7 @@ async fn what_came_in_is_read_and_never_run(pool: PgPool) {
         seed: 9,
         labels: cakes::labels::Labels::default(),
         owner: None,
+        trace: None,
     };
     let wish = search_writes::Wish { budgets: vec![0.3], ..search_writes::Wish::default() };
     let refusals = [

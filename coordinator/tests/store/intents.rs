@@ -62,6 +62,7 @@ async fn a_retraining_can_be_submitted_alone_and_once(pool: PgPool) {
         seed: 9,
         labels: Labels::default(),
         owner: None,
+        trace: None,
     };
     let (one, two) = tokio::join!(jobs::submit_retrain(&pool, &wish), jobs::submit_retrain(&pool, &wish));
     assert_eq!(one.unwrap(), two.unwrap());
@@ -96,6 +97,7 @@ async fn a_single_retraining_starts_from_the_supernet_once_that_has_succeeded(po
         seed: 9,
         labels: Labels::default(),
         owner: None,
+        trace: None,
     };
     let refused = jobs::submit_retrain(&pool, &wish).await.unwrap_err();
     assert!(matches!(&refused, Error::Refused(why) if why.contains("is queued; wait")), "{refused:?}");

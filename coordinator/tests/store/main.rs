@@ -28,4 +28,5 @@ mod schema;
 mod submit;
 mod suspect;
 mod tasks;
+mod traces;
 mod webhooks;

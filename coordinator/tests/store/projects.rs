@@ -1,10 +1,13 @@
 //! Projects, and rounds of the planner over real rows.
 
+use cakes_coordinator::core::access::Role;
 use cakes_coordinator::core::lease::{Desired, Policy};
+use cakes_coordinator::core::member::{Belongs, Standing};
 use cakes_coordinator::core::project::{ProjectName, Terms as ProjectTerms};
 use cakes_coordinator::core::retry::FailureClass;
 use cakes_coordinator::core::schedule::{Decisions, Rules};
 use cakes_coordinator::store::attempts::{acquire, fail};
+use cakes_coordinator::store::read::{Order, jobs, owners};
 use cakes_coordinator::store::searches::{Terms, submit};
 use cakes_coordinator::store::{Error, PgPool, projects, schedule};
 use cakes_proto::ids::SearchId;
@@ -103,6 +106,68 @@ async fn a_search_of_an_unknown_project_or_a_wild_priority_is_refused(pool: PgPo
     );
 }
 
+#[sqlx::test(migrations = "../migrations")]
+async fn members_come_and_go_and_a_project_says_of_everybody_what_they_are(pool: PgPool) {
+    project(&pool, "lung", 1, None).await;
+    let standing = async |name| projects::standing(&pool, "lung", name).await.unwrap();
+    assert_eq!(standing(Some("vera")).await, Standing::Open);
+    projects::grant(&pool, &name("lung"), "vera", Role::Viewer).await.unwrap();
+    projects::grant(&pool, &name("lung"), "ben", Role::Operator).await.unwrap();
+    projects::grant(&pool, &name("lung"), "vera", Role::Submitter).await.unwrap();
+    projects::grant(&pool, &name("default"), "ada", Role::Viewer).await.unwrap();
+    assert_eq!(standing(Some("vera")).await, Standing::Member(Role::Submitter), "the last word");
+    assert_eq!(standing(Some("ben")).await, Standing::Member(Role::Operator));
+    assert_eq!(standing(Some("ada")).await, Standing::Outsider, "a member of another project");
+    assert_eq!(standing(None).await, Standing::Outsider);
+    let listed = async |project| -> Vec<(String, String, Role)> {
+        let found = projects::members(&pool, project).await.unwrap();
+        found.into_iter().map(|member| (member.project, member.name, member.role)).collect()
+    };
+    let lung = |name: &str, role| ("lung".to_owned(), name.to_owned(), role);
+    let of_lung = [lung("ben", Role::Operator), lung("vera", Role::Submitter)];
+    assert_eq!(listed(Some("lung")).await, of_lung);
+    assert_eq!(listed(None).await.len(), 3);
+    let roles = projects::roles(&pool, "vera").await.unwrap();
+    let roles: Vec<_> = roles.iter().map(|(project, role)| (project.as_str(), *role)).collect();
+    assert_eq!(roles, [("default", None), ("lung", Some(Role::Submitter))]);
+
+    for gone in ["vera", "ben"] {
+        projects::revoke(&pool, &name("lung"), gone).await.unwrap();
+    }
+    assert_eq!(standing(Some("ada")).await, Standing::Open, "the last one is gone");
+    let refused = projects::revoke(&pool, &name("lung"), "ben").await.unwrap_err();
+    assert_eq!(refused.to_string(), "there is no member 'ben of project lung'");
+    let refused = projects::grant(&pool, &name("brain"), "ben", Role::Viewer).await.unwrap_err();
+    assert!(matches!(&refused, Error::InvalidArgument { field: "project", .. }), "{refused}");
+    let refused = projects::grant(&pool, &name("lung"), "b n", Role::Viewer).await.unwrap_err();
+    assert!(matches!(&refused, Error::InvalidArgument { field: "member", .. }), "{refused}");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn whose_a_search_and_its_jobs_are_says_also_what_the_project_says(pool: PgPool) {
+    project(&pool, "lung", 1, None).await;
+    let terms = Terms { project: name("lung"), owner: Some("ada".to_owned()), ..Terms::default() };
+    let search = submit(&pool, &small_search(), &terms, None).await.unwrap();
+    let job = jobs::of_search(&pool, search).await.unwrap()[0].id;
+    let whose = async |asks| {
+        let of_search = owners::of_search(&pool, search, asks).await.unwrap();
+        assert_eq!(
+            owners::of_job(&pool, job, asks).await.unwrap(),
+            of_search,
+            "a search's jobs are as it is"
+        );
+        of_search
+    };
+    let of_ada = |standing| Belongs { owner: Some("ada".to_owned()), project: "lung".to_owned(), standing };
+    assert_eq!(whose(Some("ben")).await, of_ada(Standing::Open));
+    projects::grant(&pool, &name("lung"), "ben", Role::Operator).await.unwrap();
+    assert_eq!(whose(Some("ben")).await, of_ada(Standing::Member(Role::Operator)));
+    assert_eq!(whose(Some("ada")).await, of_ada(Standing::Outsider), "to submit makes no member");
+    assert_eq!(whose(None).await, of_ada(Standing::Outsider));
+    let unknown = owners::of_search(&pool, SearchId::generate(), None).await.unwrap_err();
+    assert!(matches!(unknown, Error::NotFound { kind: "search", .. }), "{unknown}");
+}
+
 /// Whoever asks at the same time: the quota is looked at behind a lock.
 #[sqlx::test(migrations = "../migrations")]
 async fn a_quota_of_devices_is_never_breached_by_workers_that_ask_at_once(pool: PgPool) {
@@ -192,6 +257,9 @@ async fn a_round_says_who_waits_for_a_quota_and_takes_it_back(pool: PgPool) {
     round(&pool).await;
     let words = "select count(*) from dashboard.queue where reason = 'device_quota' and project = 'lung'";
     assert_eq!(count(&pool, words).await, 3);
+    let shown = jobs::page(&pool, &jobs::Filter::default(), Order::OldestFirst, None, 100).await.unwrap();
+    let held = shown.iter().filter(|job| job.is_held).map(|job| job.id).collect::<Vec<_>>();
+    assert!(held.len() == 3 && !held.contains(&running.token.job), "the one that runs is held by nothing");
     assert!(round(&pool).await.is_empty(), "what is written is not written again");
     let sentences = schedule::reasons(&pool, &Rules::default()).await.unwrap();
     assert!(sentences.values().any(|text| text.contains("1 of the 1 devices")), "{sentences:?}");

@@ -1,6 +1,7 @@
 //! What the tables themselves refuse, and how a connection begins.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use cakes_coordinator::store::{Error, MIGRATIONS, PgPool, PoolSizes, connect};
 use sqlx::ConnectOptions;
@@ -99,6 +100,38 @@ async fn a_database_of_a_newer_version_is_refused_with_the_remedy(pool: PgPool) 
     let error = connect(&url, PoolSizes::default()).await.unwrap_err();
     assert!(matches!(error, Error::NewerSchema { found: 9000, .. }), "{error}");
     assert!(error.to_string().contains("newer"), "{error}");
+}
+
+/// A migration that waits for a table lets those pass who come behind it.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_migration_keeps_nobody_waiting_while_it_waits_itself(pool: PgPool) {
+    let set_back = "drop table project_member; delete from _sqlx_migrations where version = 33;
+        insert into project (name) values ('lung')";
+    sqlx::raw_sql(set_back).execute(&pool).await.unwrap();
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query("update project set share = 2 where name = 'default'").execute(&mut *holder).await.unwrap();
+    let url = pool.connect_options().to_url_lossy().to_string();
+    let migrating = connect(&url, PoolSizes::default());
+    let others = async {
+        // Until it waits for the table, behind which others would wait.
+        let waits =
+            "select exists (select from pg_locks where not granted and relation = 'project'::regclass)";
+        for _ in 0..2 {
+            while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&pool).await.unwrap() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let pass = "update project set share = share + 1 where name = 'lung'";
+            sqlx::query(pass).execute(&pool).await.unwrap();
+        }
+        holder.commit().await.unwrap();
+    };
+    let others = tokio::time::timeout(Duration::from_secs(20), others);
+    let (migrated, passed) = tokio::join!(migrating, others);
+    passed.expect("it has not waited, or nobody has passed meanwhile");
+    migrated.unwrap().close().await;
+    let members: i64 =
+        sqlx::query_scalar("select count(*) from project_member").fetch_one(&pool).await.unwrap();
+    assert_eq!(members, 0, "the table is there");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod reassign;
+pub mod rolling;
 
 mod check;
 mod faults;
@@ -174,6 +175,7 @@ async fn set_up(options: &ChaosOptions, say: &Arc<dyn Fn(&str) + Send + Sync>) -
         lease_ttl: options.lease_ttl,
         report_interval: REPORT_INTERVAL,
         section_limit: Duration::from_secs(12),
+        drain_time: Duration::ZERO,
     };
     let plant = Arc::new(Plant::start(&options.parent, sizes).await?);
     say(&format!("{} coordinators serve; files in {}", options.coordinators, plant.folder().display()));

@@ -44,6 +44,8 @@ pub struct Sizes {
     pub report_interval: Duration,
     /// Longest section of a trainer.
     pub section_limit: Duration,
+    /// How long a coordinator serves after it was asked to stop.
+    pub drain_time: Duration,
 }
 
 /// Everything that runs.
@@ -425,6 +427,7 @@ impl Coordinator {
         command.arg("--listen").arg(self.address.to_string()).arg("--port-file").arg(&port_file);
         let ttl = format!("{}ms", plant.sizes.lease_ttl.as_millis());
         command.args(["--lease-ttl", &ttl, "--offer-ttl", &ttl]);
+        command.arg("--drain-time").arg(format!("{}ms", plant.sizes.drain_time.as_millis()));
         command.arg("--report-interval").arg(format!("{}ms", plant.sizes.report_interval.as_millis()));
         let log = plant.folder().join(format!("coordinator-{}.log", self.number));
         let name = format!("coordinator {}", self.number);

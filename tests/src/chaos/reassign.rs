@@ -64,6 +64,7 @@ pub async fn run(options: &ReassignOptions, mut tell: impl FnMut(&ReassignRow)) 
         lease_ttl: options.lease_ttl,
         report_interval: options.report_interval,
         section_limit: Duration::from_secs(120),
+        drain_time: Duration::ZERO,
     };
     let plant = Arc::new(Plant::start(&options.parent, sizes).await?);
     let history = Arc::new(History::default());

@@ -199,6 +199,12 @@ pub struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics_listen: Option<String>,
 
+    /// Where traces go, an OpenTelemetry collector that speaks OTLP over gRPC, or off
+    /// [default: OTEL_EXPORTER_OTLP_ENDPOINT, else off].
+    #[arg(long, env = "CAKES_OTLP_ENDPOINT", value_name = "URL|off")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_endpoint: Option<String>,
+
     /// Let other machines read metrics in plain text, because something else keeps strangers out.
     #[arg(long, env = "CAKES_INSECURE_LISTEN", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]

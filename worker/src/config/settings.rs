@@ -67,6 +67,8 @@ pub(crate) struct Settings {
     #[serde(default)]
     pub(crate) metrics_listen: Option<String>,
     #[serde(default)]
+    pub(crate) otlp_endpoint: Option<String>,
+    #[serde(default)]
     pub(crate) insecure_listen: bool,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
@@ -104,6 +106,7 @@ impl Default for Settings {
             hold: minutes(10),
             shutdown_limit: Duration::from_secs(30),
             metrics_listen: None,
+            otlp_endpoint: None,
             insecure_listen: false,
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,

@@ -73,6 +73,7 @@ impl Bench {
             start_from,
             artifact_prefix: format!("{job_id}/2-abababab"),
             offer_ttl_ms: 15_000,
+            ..v1::Grant::default()
         });
         job_id
     }

@@ -18,7 +18,7 @@
 //! | [`checkpoint`] | everything that a resumed run needs, atomically |
 //! | [`train`] | the loop, which obeys the job's specification |
 //! | [`bench`] | speed of training steps, fast path against reference |
-//! | [`report`] | who is told: frames for the daemon, lines for a person |
+//! | [`report`], [`spans`] | who is told: frames for the daemon, lines for a person |
 //! | [`folder`] | whose folder it is that a person names |
 //!
 //! Everything random follows from the job's seed and the step, so a job can be
@@ -39,6 +39,7 @@ pub mod predict;
 pub mod profile;
 pub mod ranks;
 pub mod report;
+pub mod spans;
 pub mod throughput;
 pub mod train;
 pub mod weights;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cakes::frame::{FailureClass, TrainerCommand, TrainerEvent, decode};
+use cakes::frame::{FailureClass, SPANS_VARIABLE, TrainerCommand, TrainerEvent, decode};
 use cakes::job::TrainerJob;
 use cakes::spec::{DatasetSpec, InitialWeights, TrainingSpec};
 use cakes_trainer::bench::{self, BenchArguments};
@@ -21,6 +21,7 @@ use cakes_trainer::predict::{self, PredictArguments};
 use cakes_trainer::ranks::Ranks;
 use cakes_trainer::ranks::launch::{self, Others};
 use cakes_trainer::report::{FailuresAlone, Frames, Lines, Reporter};
+use cakes_trainer::spans::Spans;
 use cakes_trainer::train::{Ending, Surroundings, run};
 use cakes_trainer::{TrainerError, device, nets};
 use clap::{Args, Parser, Subcommand};
@@ -246,12 +247,16 @@ fn run_for_person(arguments: &RunArguments) -> Result<Ending, TrainerError> {
 }
 
 fn run_for_daemon(arguments: &AttemptArguments) -> Result<Ending, TrainerError> {
-    let mut frames = frames_on_standard_output()?;
+    let mut reporter: Box<dyn Reporter> =
+        match (frames_on_standard_output()?, std::env::var_os(SPANS_VARIABLE)) {
+            (frames, Some(_)) => Box::new(Spans::new(frames)),
+            (frames, None) => Box::new(frames),
+        };
     std::thread::spawn(obey_daemon);
     let resume = |_: &TrainerJob| Ok(arguments.resume.clone());
     let role = Role::First { tolerate: None };
     // The daemon removes what it has stored.
-    prepare_and_run(&arguments.job, role, None, |_| Ok(()), resume, &mut frames)
+    prepare_and_run(&arguments.job, role, None, |_| Ok(()), resume, &mut *reporter)
 }
 
 fn run_rank(arguments: &RankArguments) -> Result<Ending, TrainerError> {

@@ -18,6 +18,30 @@ pub trait Reporter {
     fn note(&mut self, text: &str) {
         eprintln!("{text}");
     }
+
+    /// Something begins that a trace shows, within what began before and has not ended.
+    ///
+    /// # Errors
+    /// The receiver is gone.
+    fn begin(&mut self, _name: &str, _numbers: &[(&str, u64)]) -> Result<(), TrainerError> {
+        Ok(())
+    }
+
+    /// What began last ends.
+    ///
+    /// # Errors
+    /// The receiver is gone.
+    fn end(&mut self) -> Result<(), TrainerError> {
+        Ok(())
+    }
+
+    /// Something that a trace shows has just ended, and took so long.
+    ///
+    /// # Errors
+    /// The receiver is gone.
+    fn took(&mut self, _name: &str, _length: Duration, _numbers: &[(&str, u64)]) -> Result<(), TrainerError> {
+        Ok(())
+    }
 }
 
 /// Frames for the daemon.
@@ -173,6 +197,7 @@ impl Reporter for Lines<'_> {
                 }
                 eprintln!("error: {message}");
             }
+            TrainerEvent::SpanBegan { .. } | TrainerEvent::SpanEnded { .. } => {}
         }
         Ok(())
     }

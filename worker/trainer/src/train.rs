@@ -14,6 +14,7 @@ use cakes::derive::{LatencyTable, derive_per_layer};
 use cakes::frame::{Phase, Quality, Summary, TRAINER_PROTOCOL, TrainerEvent};
 use cakes::job::{Task, TrainerJob};
 use cakes::kernel::KernelSet;
+use cakes::sparse::Sparse;
 use tch::{Device, Kind, Tensor};
 
 use crate::TrainerError;
@@ -25,7 +26,7 @@ use crate::data::hash::{Hashing, News};
 use crate::data::{Ahead, Batch, DataOptions, JobData, load};
 use crate::evaluate::{Windows, latency_ms, validate};
 use crate::loss::{classification_loss, segmentation_loss_over};
-use crate::nets::{Net, Numbers, Statistics};
+use crate::nets::{Net, Numbers, Statistics, take_measured};
 use crate::optim::{Optimizer, Step};
 use crate::profile::latency_table;
 use crate::ranks::{Ranks, Share};
@@ -95,8 +96,11 @@ pub fn run(
     reporter.report(&TrainerEvent::Phase(Phase::LoadingData))?;
     let leads = around.ranks.as_ref().is_none_or(|ranks| ranks.rank() == 0);
     let hashing = if leads { Some(Hashing::start(job, &around.data)?) } else { None };
+    reporter.begin("load data", &[])?;
     let data = load(job, &around.data, &mut |text| reporter.note(text))?;
+    reporter.end()?;
     reporter.report(&TrainerEvent::Phase(Phase::Building))?;
+    reporter.begin("build network", &[])?;
     let net = Net::new(job.task.network(), job.patch, job.seed, around.device)?;
     let net = net.with_numbers(Numbers::of(&job.training)).with_ranks(around.ranks.clone());
     let optimizer = Optimizer::new(job.training.optimizer.clone(), &net)?;
@@ -111,6 +115,7 @@ pub fn run(
         }
     };
     let first = progress.step;
+    reporter.end()?;
     reporter.report(&TrainerEvent::Ready {
         protocol: TRAINER_PROTOCOL,
         device: device::name(around.device),
@@ -189,8 +194,21 @@ impl Training<'_> {
             self.observe_architecture(first)?;
         }
         self.phase(Phase::Training)?;
+        let mut shown = Sparse::default();
+        let mut is_in_epoch = false;
         while done < total && !self.is_settled() {
+            if !std::mem::replace(&mut is_in_epoch, true) {
+                self.reporter.begin("epoch", &[("cakes.epoch", done / per_epoch + 1)])?;
+            }
+            let is_shown = shown.takes(self.start.elapsed());
+            if is_shown {
+                self.reporter.begin("training step", &[("cakes.step", done + 1)])?;
+            }
             let loss = self.step(done, &mut batches)?;
+            self.report_measuring()?;
+            if is_shown {
+                self.reporter.end()?;
+            }
             done += 1;
             let epoch_ends = done.is_multiple_of(per_epoch);
             throughput.count_step(batches.take_waited());
@@ -203,12 +221,16 @@ impl Training<'_> {
                 }
             }
             let waited = self.save_if_due(done)?;
+            let (ends, stops) = (done == total || self.is_settled(), self.stops());
+            if epoch_ends || ends || stops {
+                self.reporter.end()?;
+                is_in_epoch = false;
+            }
             if epoch_ends || waited {
                 self.phase(Phase::Training)?;
                 throughput.restart();
             }
-            let ends = done == total || self.is_settled();
-            if self.stops() && !ends {
+            if stops && !ends {
                 self.save_and_wait(done)?;
                 return Ok(Ending::Stopped);
             }
@@ -328,6 +350,14 @@ impl Training<'_> {
         Ok(loss)
     }
 
+    /// Tells how long methods were measured since this was asked last.
+    fn report_measuring(&mut self) -> Result<(), TrainerError> {
+        match take_measured() {
+            (0, _) => Ok(()),
+            (count, length) => self.reporter.took("measure methods", length, &[("cakes.methods", count)]),
+        }
+    }
+
     /// Tells what is known of the data after `limit` at the most; whether that is all.
     fn report_data(&mut self, limit: Duration) -> Result<bool, TrainerError> {
         let Some(hashing) = &self.hashing else { return Ok(true) };
@@ -360,6 +390,14 @@ impl Training<'_> {
     /// None if the job was asked to stop meanwhile.
     fn validate(&mut self, step: u64, epoch: u64) -> Result<Option<Validated>, TrainerError> {
         self.phase(Phase::Validating)?;
+        self.reporter.begin("validate", &[("cakes.epoch", epoch), ("cakes.step", step)])?;
+        let validated = self.validate_now(step, epoch)?;
+        self.report_measuring()?;
+        self.reporter.end()?;
+        Ok(validated)
+    }
+
+    fn validate_now(&mut self, step: u64, epoch: u64) -> Result<Option<Validated>, TrainerError> {
         self.check_same(step)?;
         let stop = self.around.stop;
         let keep_going = |_| !stop.load(Ordering::Relaxed);
@@ -464,6 +502,7 @@ impl Training<'_> {
     fn report_saved(&mut self, finished: Option<Finished>) -> Result<(), TrainerError> {
         let Some(Finished { step, saved, stall, save }) = finished else { return Ok(()) };
         self.interval.measured(save, stall);
+        self.reporter.took("save checkpoint", save, &[("cakes.step", step)])?;
         self.reporter.report(&TrainerEvent::Checkpoint {
             step,
             directory: saved.directory.display().to_string(),
@@ -483,6 +522,7 @@ impl Training<'_> {
                 return Ok(Ending::Stopped);
             }
         }
+        self.reporter.begin("measure latency", &[])?;
         let latency_ms = match &self.job.task {
             Task::Supernet { backbone, kernels, .. } => {
                 let scores = self.net.scores(backbone, kernels)?;
@@ -498,6 +538,7 @@ impl Training<'_> {
                 Some(latency_ms(&mut self.net, self.job.patch)?)
             }
         };
+        self.reporter.end()?;
         let cost = cost(&self.job.task.network(), self.job.patch)
             .map_err(|error| TrainerError::User(error.to_string()))?;
         self.reporter.report(&TrainerEvent::Completed(Summary {

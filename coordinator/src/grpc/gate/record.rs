@@ -90,14 +90,19 @@ impl Gate {
             size::refusal(&error).unwrap_or_else(|| Status::cancelled("the request did not come to its end"))
         })?;
         let message = bytes.get(FRAME_BYTES..).unwrap_or_default();
-        let object = method.object_field().and_then(|field| text_field(message, field)).unwrap_or_default();
-        Ok((object, Request::from_parts(parts, Body::from(bytes))))
+        Ok((object(method, message), Request::from_parts(parts, Body::from(bytes))))
     }
 }
 
 /// How a refusal is called in the record.
 pub(super) fn outcome(refused: &Status) -> Outcome<'_> {
     (status::audited(refused.code()), refused.message())
+}
+
+/// What a message is about, as it says.
+fn object(method: Method, message: &[u8]) -> String {
+    let named = method.object_fields().iter().filter_map(|field| text_field(message, *field));
+    named.collect::<Vec<_>>().join(" ")
 }
 
 /// A field of a message that holds text; of several the last counts, as for whoever reads the
@@ -134,16 +139,16 @@ mod tests {
             ..v1::CancelJobRequest::default()
         };
         let bytes = request.encode_to_vec();
-        let field = Method::CancelJob.object_field().unwrap();
-        assert_eq!(text_field(&bytes, field).as_deref(), Some("0198f3"));
+        assert_eq!(object(Method::CancelJob, &bytes), "0198f3");
         let request = v1::SubmitRetrainRequest {
             request_id: "r".to_owned(),
             architecture_digest: "abc".to_owned(),
             seed: 7,
             ..v1::SubmitRetrainRequest::default()
         };
-        let field = Method::SubmitRetrain.object_field().unwrap();
-        assert_eq!(text_field(&request.encode_to_vec(), field).as_deref(), Some("abc"));
+        assert_eq!(object(Method::SubmitRetrain, &request.encode_to_vec()), "abc");
+        let request = v1::RemoveProjectMemberRequest { name: "lung".to_owned(), member: "ben".to_owned() };
+        assert_eq!(object(Method::RemoveProjectMember, &request.encode_to_vec()), "lung ben");
         // What is broken is no reason to fail: the handler says so.
         for length in 0..bytes.len() {
             let _ = text_field(&bytes[..length], 1);

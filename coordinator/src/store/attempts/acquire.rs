@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cakes_proto::ids::{JobId, LeaseToken, Nonce, WorkerId};
+use cakes_telemetry::trace::TraceContext;
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 use uuid::Uuid;
@@ -20,6 +22,7 @@ use crate::core::assign::{Candidate, Wish, assign};
 use crate::core::lease::Policy;
 use crate::core::worker::{Device, Schedule};
 use crate::store::error::{Error, corrupt, failed};
+use crate::store::traces::trace_from_columns;
 use crate::store::workers::{self, Current};
 
 /// A worker's wish for a job.
@@ -45,6 +48,17 @@ pub struct Grant {
     pub start_from: Option<CheckpointRef>,
     /// Where this attempt alone may write in the artifact store.
     pub artifact_prefix: String,
+    /// None outside of any trace.
+    pub wait: Option<Wait>,
+}
+
+/// The time of a job in the queue, for its trace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wait {
+    /// What queued the job.
+    pub trace: TraceContext,
+    /// When it was queued, or its last attempt ended.
+    pub since: DateTime<Utc>,
 }
 
 /// Grants the first waiting job that fits the device; `None` if there is none,
@@ -305,6 +319,9 @@ fn grant(token: LeaseToken, row: GrantRow) -> Grant {
         start_from: supernet.filter(|_| row.key.is_none()),
         resume_from: reference(row.key, row.step, row.manifest),
         artifact_prefix: artifact_prefix(token),
+        wait: trace_from_columns(row.traceparent, row.tracestate)
+            .zip(row.queued_at)
+            .map(|(trace, since)| Wait { trace, since }),
     }
 }
 

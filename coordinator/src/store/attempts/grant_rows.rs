@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use cakes_proto::ids::LeaseToken;
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use sqlx::types::Uuid;
@@ -148,6 +149,11 @@ pub(super) struct GrantRow {
     pub supernet_key: Option<String>,
     pub supernet_step: Option<i64>,
     pub supernet_manifest: Option<String>,
+    /// What the job was queued within.
+    pub traceparent: Option<String>,
+    pub tracestate: Option<String>,
+    /// Since when it waited for this grant; only known within a trace.
+    pub queued_at: Option<DateTime<Utc>>,
 }
 
 /// The same of an attempt that was granted before.
@@ -157,7 +163,11 @@ pub(super) async fn read(connection: &mut PgConnection, token: LeaseToken) -> Re
         r#"select job.id as job, job.trainer_job::text as "trainer_job!",
                own.key as "key?", own.step as "step?", own.manifest_sha256 as "manifest?",
                supernet.key as "supernet_key?", supernet.step as "supernet_step?",
-               supernet.manifest_sha256 as "supernet_manifest?"
+               supernet.manifest_sha256 as "supernet_manifest?", job.traceparent, job.tracestate,
+               case when job.traceparent is not null then coalesce(
+                   (select max(earlier.end_time) from attempt as earlier
+                    where earlier.job_id = job.id and earlier.epoch < $2),
+                   job.create_time) end as queued_at
            from attempt join job on job.id = attempt.job_id
            left join checkpoint as own on own.job_id = attempt.job_id
                and own.epoch = attempt.resume_epoch and own.step = attempt.resume_step
@@ -242,7 +252,10 @@ impl Grants {
                select leased.id as job, job.trainer_job::text as "trainer_job!",
                    own.key as "key?", own.step as "step?", own.manifest_sha256 as "manifest?",
                    supernet.key as "supernet_key?", supernet.step as "supernet_step?",
-                   supernet.manifest_sha256 as "supernet_manifest?"
+                   supernet.manifest_sha256 as "supernet_manifest?", job.traceparent, job.tracestate,
+                   case when job.traceparent is not null then coalesce(
+                       (select max(earlier.end_time) from attempt as earlier where earlier.job_id = job.id),
+                       job.create_time) end as queued_at
                from leased join job on job.id = leased.id
                left join checkpoint as own on own.job_id = leased.id
                    and own.epoch = leased.checkpoint_epoch and own.step = leased.checkpoint_step

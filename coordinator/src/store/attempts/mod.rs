@@ -20,7 +20,7 @@ mod turn;
 mod turn_rows;
 
 pub(super) use acquire::nonce_from;
-pub use acquire::{Acquisition, Grant, acquire};
+pub use acquire::{Acquisition, Grant, Wait, acquire};
 pub use commit_checkpoint::{Saved, commit_checkpoint};
 pub use complete::{Completion, Outcome, complete};
 pub use expire::{clock, expire_leases, extend_leases};

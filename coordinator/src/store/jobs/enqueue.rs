@@ -4,6 +4,7 @@ use cakes::architecture::ArchitectureDigest;
 use cakes::job::TrainerJob;
 use cakes::labels::Labels;
 use cakes_proto::ids::{JobId, SearchId};
+use cakes_telemetry::trace::TraceContext;
 use sqlx::PgConnection;
 
 use crate::core::job::JobKind;
@@ -12,6 +13,7 @@ use crate::store::error::{Error, corrupt, failed};
 use crate::store::event::{self, Event};
 use crate::store::job_row::task_name;
 use crate::store::labels;
+use crate::store::traces::trace_columns;
 
 /// A job to queue.
 pub(in crate::store) struct NewJob<'a> {
@@ -30,6 +32,8 @@ pub(in crate::store) struct NewJob<'a> {
     pub labels: Option<&'a Labels>,
     /// Who submits a job alone; a search's own jobs are its owner's.
     pub owner: Option<&'a str>,
+    /// What queues it.
+    pub trace: Option<&'a TraceContext>,
 }
 
 /// Queues the job; `None` if an equal job of its search, or one of the same
@@ -46,13 +50,15 @@ pub(in crate::store) async fn enqueue(
     // A network that does not fit its patch never comes this far.
     let memory_mib = i64::try_from(job_mib(new.trainer_job).unwrap_or(0)).unwrap_or(i64::MAX);
     let labels = labels::to_column(new.labels.unwrap_or(&Labels::default()))?;
+    let (traceparent, tracestate) = trace_columns(new.trace);
     // S9: the request id is unique.
     let inserted = sqlx::query!(
         "insert into job (id, search_id, kind, label, priority, project, architecture_digest, seed, trainer_job,
-             step_count, memory_mib, request_id, request_hash, task, labels, supernet_job_id, owner)
+             step_count, memory_mib, request_id, request_hash, task, labels, supernet_job_id, owner,
+             traceparent, tracestate)
          select $1, $2, $3, $4, search.priority, search.project, $6, $7::text::numeric, $8, $9, $10, $11, $12,
              $13, $14, (select id from job where search_id = $15 and kind = 'supernet'),
-             case when $2::uuid is null then $16 else search.owner end
+             case when $2::uuid is null then $16 else search.owner end, $17, $18
          from search where search.id = $5
          on conflict do nothing",
         id.0,
@@ -70,7 +76,9 @@ pub(in crate::store) async fn enqueue(
         task_name(new.trainer_job.task.backbone().task()),
         labels,
         new.supernet_of.map(|search| search.0),
-        new.owner
+        new.owner,
+        traceparent,
+        tracestate
     )
     .execute(&mut *connection)
     .await

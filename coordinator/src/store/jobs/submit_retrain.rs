@@ -5,6 +5,7 @@ use cakes::job::TrainerJob;
 use cakes::labels::Labels;
 use cakes::spec::{CheckedSearch, InitialWeights, TrainingSpec};
 use cakes_proto::ids::{JobId, SearchId};
+use cakes_telemetry::trace::TraceContext;
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
@@ -33,6 +34,8 @@ pub struct Retrain {
     pub labels: Labels,
     /// Who submits it; none for nobody known. Not part of what a request id stands for.
     pub owner: Option<String>,
+    /// What the submission belongs to. Not part of what a request id stands for either.
+    pub trace: Option<TraceContext>,
 }
 
 /// Queues the job.
@@ -65,6 +68,7 @@ pub async fn submit_retrain(pool: &PgPool, retrain: &Retrain) -> Result<JobId, E
         request: retrain.request_id.as_deref().map(|id| (id, &hash)),
         labels: Some(&retrain.labels),
         owner: retrain.owner.as_deref(),
+        trace: retrain.trace.as_ref(),
     };
     let id = match enqueue(&mut transaction, &new).await? {
         Some(id) => id,

@@ -1,10 +1,19 @@
-//! Projects: what they may use, and what they use.
+//! Projects: what they may use, what they use, and who may do what in them.
 
+mod grant;
 mod list;
+mod members;
+mod revoke;
 mod set;
+mod standing;
 
+pub use grant::grant;
 pub use list::{ProjectRecord, list};
+pub use members::{MemberRecord, members};
+pub use revoke::revoke;
 pub use set::set;
+pub(super) use standing::of_row;
+pub use standing::{roles, standing};
 
 use sqlx::PgConnection;
 

@@ -26,6 +26,8 @@ pub struct JobRecord {
     pub search: Option<SearchId>,
     pub project: String,
     pub priority: i32,
+    /// Whether it waits and a quota of its project keeps it from starting.
+    pub is_held: bool,
     pub kind: JobKind,
     pub state: JobState,
     pub state_reason: String,
@@ -200,6 +202,7 @@ struct Row {
     search_id: Option<Uuid>,
     project: String,
     priority: i32,
+    is_held: bool,
     kind: String,
     state: String,
     state_reason: String,
@@ -246,7 +249,8 @@ struct Row {
 pub(super) async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<JobRecord>, Error> {
     let rows = sqlx::query_as!(
         Row,
-        r#"select job.id, job.position, job.search_id, job.project, job.priority, job.kind, job.state, job.state_reason, job.label,
+        r#"select job.id, job.position, job.search_id, job.project, job.priority,
+               job.waits and job.is_held as "is_held!", job.kind, job.state, job.state_reason, job.label,
                job.labels, job.owner, job.architecture_digest, job.epoch, attempt.worker_id as "worker_id?", job.checkpoint_step,
                job.create_time, job.start_time, job.end_time,
                progress.step as "step?", job.step_count, progress.loss as "loss?",
@@ -292,6 +296,7 @@ impl TryFrom<Row> for JobRecord {
             search: row.search_id.map(SearchId),
             project: row.project,
             priority: row.priority,
+            is_held: row.is_held,
             kind: row.kind.parse().map_err(|error| corrupt("the kind", &error))?,
             state: row.state.parse().map_err(|error| corrupt("the state", &error))?,
             state_reason: row.state_reason,

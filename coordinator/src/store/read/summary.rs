@@ -37,6 +37,7 @@ pub struct SearchSummary {
     pub labels: Labels,
     /// Who submitted it; none for nobody known.
     pub owner: Option<String>,
+    pub project: String,
 }
 
 /// Which searches a list holds.
@@ -66,7 +67,7 @@ pub async fn searches(
     let rows = sqlx::query!(
         r#"with page as (
                select id, name, spec -> 'backbone' as backbone, state, state_reason, create_time, end_time, imported,
-                   labels, owner
+                   labels, owner, project
                from search
                where ($1::uuid is null or id = $1)
                    and (cardinality($2::text[]) = 0 or state = any($2))
@@ -76,7 +77,7 @@ pub async fn searches(
                order by create_time desc, id desc limit $6
            )
            select page.id, page.name, page.state, page.state_reason, page.create_time, page.end_time,
-               page.imported, page.labels, page.owner,
+               page.imported, page.labels, page.owner, page.project,
                coalesce((select key from jsonb_object_keys(page.backbone) key limit 1), '') as "backbone!",
                jobs.total as "total!", jobs.succeeded as "succeeded!", jobs.failed as "failed!",
                jobs.cancelled as "cancelled!", jobs.live as "live!", jobs.step_share as "step_share!",
@@ -132,6 +133,7 @@ pub async fn searches(
             best: row.quality.zip(row.quality_metric),
             labels: labels::from_column(row.labels)?,
             owner: row.owner,
+            project: row.project,
         })
     });
     summaries.collect()

@@ -1,9 +1,12 @@
 //! Applies the plan of a search.
 
+use std::time::SystemTime;
+
 use cakes::spec::CheckedSearch;
 use cakes_proto::ids::SearchId;
+use cakes_telemetry::trace::{Span, SpanKind, TraceContext, scope};
 use sqlx::{PgConnection, PgPool};
-use tracing::instrument;
+use tracing::{Instrument, instrument};
 
 use super::front;
 use super::snapshot::lock_snapshot;
@@ -55,20 +58,33 @@ pub async fn advance(pool: &PgPool, id: SearchId) -> Result<usize, Error> {
 
 /// The same within a transaction.
 pub(super) async fn advance_locked(connection: &mut PgConnection, id: SearchId) -> Result<usize, Error> {
-    let snapshot = lock_snapshot(connection, id).await?;
+    let began = SystemTime::now();
+    let (snapshot, submission) = lock_snapshot(connection, id).await?;
     if snapshot.has_results() {
         front::announce(connection, id).await?;
     }
     // Deriving takes a processor for a while.
     let planned = tokio::task::spawn_blocking(move || (plan(&snapshot), snapshot)).await;
     let (steps, snapshot) = planned.map_err(|error| corrupt(format!("the plan of search {id}"), &error))?;
-    for step in &steps {
-        apply(connection, id, &snapshot.search, step).await?;
+    if steps.is_empty() {
+        return Ok(0);
     }
-    if !steps.is_empty() {
+    let mut span = Span::within("plan search", SpanKind::Internal, submission.as_ref())
+        .since(began)
+        .with("cakes.search.id", id.to_string())
+        .with("cakes.search.steps", steps.len() as i64);
+    let applying = async {
+        for step in &steps {
+            apply(connection, id, &snapshot.search, step, span.context()).await?;
+        }
         tracing::info!(search = %id, steps = steps.len(), "advanced a search");
+        Ok(steps.len())
+    };
+    let applied: Result<usize, Error> = applying.instrument(scope(span.context())).await;
+    if let Err(error) = &applied {
+        span.fail(&error.to_string());
     }
-    Ok(steps.len())
+    applied
 }
 
 async fn apply(
@@ -76,6 +92,7 @@ async fn apply(
     id: SearchId,
     search: &CheckedSearch,
     step: &Step,
+    trace: Option<&TraceContext>,
 ) -> Result<(), Error> {
     match step {
         Step::EnqueueSupernet => {
@@ -89,6 +106,7 @@ async fn apply(
                 request: None,
                 labels: None,
                 owner: None,
+                trace,
             };
             enqueue(connection, &new).await.map(drop)
         }
@@ -108,6 +126,7 @@ async fn apply(
                 request: None,
                 labels: None,
                 owner: None,
+                trace,
             };
             enqueue(connection, &new).await.map(drop)
         }

@@ -42,7 +42,7 @@ pub async fn derive(
 ) -> Result<Vec<(ArchitectureDigest, Derived)>, Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to derive architectures"))?;
     refuse_imported_search(&mut transaction, id).await?;
-    let search = lock_snapshot(&mut transaction, id).await?.search;
+    let search = lock_snapshot(&mut transaction, id).await?.0.search;
     let mut found = Vec::with_capacity(wish.budgets.len() + 1);
     for derived in wished(&mut transaction, id, search, wish).await? {
         found.push((architecture_rows::record(&mut transaction, id, &derived, false).await?, derived));

@@ -2,11 +2,13 @@
 
 use cakes::spec::CheckedSearch;
 use cakes_proto::ids::SearchId;
+use cakes_telemetry::trace::TraceContext;
 use serde_json::Value;
 use sqlx::PgConnection;
 
 use crate::core::search::{Findings, RecordedArchitecture, RecordedJob, SearchSnapshot, Work};
 use crate::store::error::{Error, corrupt, failed};
+use crate::store::traces::trace_from_columns;
 
 /// The description of a search.
 ///
@@ -24,16 +26,17 @@ pub(in crate::store) async fn read_spec(
     checked(id, spec)
 }
 
-/// Locks the search and reads all that planning needs.
+/// Locks the search and reads all that planning needs, and what it was submitted within.
 ///
 /// # Errors
 /// There is no such search.
 pub(super) async fn lock_snapshot(
     connection: &mut PgConnection,
     id: SearchId,
-) -> Result<SearchSnapshot, Error> {
+) -> Result<(SearchSnapshot, Option<TraceContext>), Error> {
     let row = sqlx::query!(
-        r#"select spec, state, end_time is not null as "closed!" from search where id = $1
+        r#"select spec, state, end_time is not null as "closed!", traceparent, tracestate
+           from search where id = $1
            for no key update"#,
         id.0
     )
@@ -41,6 +44,7 @@ pub(super) async fn lock_snapshot(
     .await
     .map_err(failed("lock a search"))?
     .ok_or_else(|| Error::NotFound { kind: "search", id: id.to_string() })?;
+    let trace = trace_from_columns(row.traceparent, row.tracestate);
     let mut snapshot = SearchSnapshot {
         search: checked(id, row.spec)?,
         state: row.state.parse().map_err(|error| corrupt(format!("the state of search {id}"), &error))?,
@@ -52,7 +56,7 @@ pub(super) async fn lock_snapshot(
     if !snapshot.closed && snapshot.needs_findings() {
         snapshot.findings = read_findings(connection, id).await?;
     }
-    Ok(snapshot)
+    Ok((snapshot, trace))
 }
 
 /// What the search's supernet found; `None` before it has succeeded.

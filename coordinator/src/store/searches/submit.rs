@@ -3,6 +3,7 @@
 use cakes::labels::Labels;
 use cakes::spec::CheckedSearch;
 use cakes_proto::ids::SearchId;
+use cakes_telemetry::trace::TraceContext;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
@@ -15,6 +16,7 @@ use crate::store::event::{self, Event};
 use crate::store::labels;
 use crate::store::projects;
 use crate::store::text::check_request_id;
+use crate::store::traces::trace_columns;
 
 /// What is said of a search beside its description.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +27,8 @@ pub struct Terms {
     pub priority: i32,
     /// Who submits it; none for nobody known. Not part of what a request id stands for.
     pub owner: Option<String>,
+    /// What the submission belongs to. Not part of what a request id stands for either.
+    pub trace: Option<TraceContext>,
 }
 
 impl From<Labels> for Terms {
@@ -55,12 +59,14 @@ pub async fn submit(
     let labels = labels::to_column(&terms.labels)?;
     let hash = request_hash(&spec, &labels, terms);
     let id = SearchId::generate();
+    let (traceparent, tracestate) = trace_columns(terms.trace.as_ref());
     let mut transaction = pool.begin().await.map_err(failed("begin to submit a search"))?;
     projects::refuse_unknown(&mut transaction, &terms.project).await?;
     // Of two with one request id the second waits here until the first has ended.
     let inserted = sqlx::query!(
-        "insert into search (id, name, spec, request_id, request_hash, labels, project, priority, owner)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        "insert into search (id, name, spec, request_id, request_hash, labels, project, priority, owner,
+             traceparent, tracestate)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
          on conflict (request_id) do nothing",
         id.0,
         search.spec().name,
@@ -70,7 +76,9 @@ pub async fn submit(
         labels,
         terms.project.as_str(),
         terms.priority,
-        terms.owner
+        terms.owner,
+        traceparent,
+        tracestate
     )
     .execute(&mut *transaction)
     .await

@@ -43,7 +43,7 @@ mod torch_ops;
 
 pub use draw::{Draws, LayerDraw};
 pub use dropout::MaskSeed;
-pub use methods::{Method, Methods, Table as MethodTable, remember_in, repeat_from};
+pub use methods::{Method, Methods, Table as MethodTable, remember_in, repeat_from, take_measured};
 pub use net::{Engine, Net, Numbers, Use};
 pub use params::{Param, Rows};
 pub use recalibrate::Statistics;

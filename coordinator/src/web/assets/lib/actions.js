@@ -103,8 +103,12 @@ const AFTERWARDS = {
 
 const reasonField = () => el("label", { class: "field" }, el("span", {}, "Reason, for the others (may stay empty)"), el("input", { name: "reason", maxlength: 300, autocomplete: "off" }));
 
-/// Whether whoever is signed in may stop it: an operator, or whoever submitted it.
-const isOwn = (thing) => session.known.role === "operator" || (thing.owner !== null && thing.owner === session.known.name);
+/// Whether whoever is signed in may change it: an operator, at least of its project, or whoever
+/// submitted it.
+const isOwn = (thing) => {
+  const role = session.roleIn(thing.project);
+  return role === "operator" || (role === "submitter" && thing.owner !== null && thing.owner === session.known.name);
+};
 
 /// Buttons for what may be done with a job in its state.
 export function jobActions(job) {
@@ -112,7 +116,7 @@ export function jobActions(job) {
     const answer = await post(address(`/jobs/${job.id}/${verb}`), body);
     return AFTERWARDS[answer.job.state] ?? `The job is ${answer.job.state}.`;
   };
-  const can = (verb) => session.may(`${verb}_job`) && (verb === "retry" || isOwn(job)) && STATES[verb].includes(job.state);
+  const can = (verb) => session.may(`${verb}_job`) && isOwn(job) && STATES[verb].includes(job.state);
   const key = (verb) => `${verb} job ${job.id}`;
   const buttons = [
     can("pause") ? actionButton({ key: key("pause"), label: "Pause", run: () => act("pause") }) : null,

@@ -3,7 +3,7 @@
 
 import { address, post } from "/assets/lib/api.js";
 
-const NOBODY = { signed_in: false, requires_token: false, name: null, role: null, may: [] };
+const NOBODY = { signed_in: false, requires_token: false, name: null, role: null, may: [], projects: {} };
 
 class Session {
   constructor() {
@@ -34,6 +34,17 @@ class Session {
 
   may(action) {
     return this.known.may.includes(action);
+  }
+
+  /// The role in a project: one with members says it of whoever submits.
+  roleIn(project) {
+    const { role, projects } = this.known;
+    return role === "submitter" && project in projects ? projects[project] ?? "viewer" : role;
+  }
+
+  /// Whether whatever it adds to a project may be added there.
+  mayIn(action, project) {
+    return this.may(action) && this.roleIn(project) !== "viewer";
   }
 
   /// Where to go after signing in.

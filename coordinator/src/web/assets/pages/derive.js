@@ -103,5 +103,5 @@ function results(search, { architectures = [], derivations = [] }, asked, seeds)
     } });
   return el("section", { class: "plate" }, el("h2", { tabindex: -1 }, "What would be derived"),
     table("Architectures that would be derived", [["Architecture"], ["MACs", "num"], ["Parameters", "num"], ["Expected time", "num wide"], ["Among those within the budget", "wide"], ["Channels in all", "long wide"]], rows),
-    session.may("queue_retrainings") ? el("div", { class: "row" }, queue) : null, done);
+    session.mayIn("queue_retrainings", search.project) ? el("div", { class: "row" }, queue) : null, done);
 }
