@@ -207,8 +207,11 @@ fn last_line(mut stderr: impl Read) -> Option<String> {
     text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
 }
 
-/// Reads PNM images until the stream ends, and counts them.
-fn read_frames(
+/// Reads PNM images until the stream ends, and counts them. `path` is what errors name.
+///
+/// # Errors
+/// What comes is no such image or ends in the middle of one; or `take` fails.
+pub fn read_frames(
     path: &Path,
     stdout: impl Read,
     channels: usize,
