@@ -33,7 +33,7 @@ const VERSION: &str = "0.13.2";
 /// Memory of a program, and of one of its allocations, in MiB. What a decoder may take follows
 /// from its input, which is short.
 const MEMORY_MIB: u32 = 2048;
-const ALLOCATION_MIB: u32 = 1024;
+const ALLOCATION_MIB: u32 = 600;
 /// Seconds for one input.
 const INPUT_TIMEOUT_S: u32 = 10;
 /// Longest input, in bytes.

@@ -8,7 +8,7 @@ use cakes_coordinator::core::webhook::{Secret, Target};
 use cakes_proto::bearer::{Bearer, PREFIX};
 use cakes_tls::facts::Facts;
 use cakes_tls::files;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Uri;
 
 use crate::place::with_file;
@@ -57,7 +57,7 @@ pub fn webhook(bytes: &[u8]) {
     if let Ok(secret) = Secret::parse(text) {
         assert_eq!(Secret::from_bytes(secret.bytes().to_vec()).as_ref(), Ok(&secret));
         let signature = secret.sign("msg_1", 7, text).expect("any length of key will do");
-        assert!(MetadataValue::try_from(signature).is_ok());
+        assert!(MetadataValue::<Ascii>::try_from(signature).is_ok());
         assert_eq!(format!("{secret:?}"), "Secret(..)");
     }
 }

@@ -7,6 +7,7 @@ use cakes::backbone::{Backbone, EncoderDecoder};
 use cakes::cost::cost;
 use cakes::derive::LatencyTable;
 use cakes::job::TrainerJob;
+use cakes::kernel::Kernel;
 use cakes::published::{self, kernel_name};
 use cakes::scores::ChannelScores;
 use cakes::spec::CheckedSearch;
@@ -37,8 +38,8 @@ pub fn architecture(bytes: &[u8]) {
     if let Ok(table) = serde_json::from_slice::<LatencyTable>(bytes) {
         let wire = latency_to_wire(&table, &SMALL, "a device".to_owned());
         assert_eq!(latency_from_wire(wire), Ok(table.clone()));
-        let even = Architecture::even(SMALL.clone(), &cakes::kernel::Kernel::ALL);
-        let _ = table.predicted_ns(&SMALL, &even.expect("every layer has more channels than kernels"));
+        let even = Architecture::even(SMALL.clone(), &[Kernel::K333, Kernel::K133]);
+        let _ = table.predicted_ns(&SMALL, &even.expect("two kernels share four channels"));
     }
 }
 

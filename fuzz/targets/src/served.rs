@@ -62,8 +62,8 @@ impl Served {
 
     /// The answer's head, once it is there.
     pub(crate) fn ask(&self, service: &Router, request: Request) -> Response {
-        let answered = tokio::time::timeout(LONGEST, service.clone().call(request));
-        let answered = self.runtime.block_on(async { answered.await });
+        let call = async { tokio::time::timeout(LONGEST, service.clone().call(request)).await };
+        let answered = self.runtime.block_on(call);
         let Ok(response) = answered.expect("a request is answered in time");
         let headers = response.headers();
         let length: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();

@@ -120,13 +120,7 @@ fn answer(effect: Effect, now: Now) -> Option<Event> {
         Effect::Start => Some(Event::Started { sent_at, ttl: MINUTE }),
         Effect::Report { batch, .. } => {
             let ack_seq = batch.first_seq + batch.entries.len() as u64 - 1;
-            let desired = DesiredState::Run;
-            (!batch.entries.is_empty()).then_some(Event::Acknowledged {
-                sent_at,
-                ttl: MINUTE,
-                ack_seq,
-                desired,
-            })
+            Some(Event::Acknowledged { sent_at, ttl: MINUTE, ack_seq, desired: DesiredState::Run })
         }
         Effect::Store(local) => {
             lies_below(Path::new(FOLDER), &local.directory);
