@@ -32,7 +32,9 @@ pub fn bearer(bytes: &[u8]) {
     }
     let token = Bearer::new(&format!("{PREFIX}{}", "ab".repeat(32)), "a test").expect("this is a token");
     // Whoever connects parses the address for itself, and must come to the same.
+    // One without a host leads nowhere.
     if let Ok(uri) = text.parse::<Uri>()
+        && uri.host().is_some()
         && token.check_way(text).is_ok()
     {
         assert!(
