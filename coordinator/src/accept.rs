@@ -11,7 +11,7 @@
 //!    └ closed: silent, no request in time, idle, takes no answer
 //! ```
 
-pub(crate) mod activity;
+pub mod activity;
 mod connection;
 mod places;
 

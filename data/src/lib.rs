@@ -16,6 +16,7 @@ pub mod check;
 pub mod classification;
 pub mod content;
 mod error;
+mod inside;
 pub mod msd;
 pub mod nifti_file;
 pub mod nifti_labels;

@@ -8,11 +8,12 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::content::ContentFiles;
+use crate::inside::inside;
 use crate::split::SplitsFile;
 use crate::{DataError, LoadedCase, nifti_file};
 
@@ -103,8 +104,8 @@ impl MsdFolder {
         let classes = class_names(&json.labels)?;
         let mut cases = Vec::with_capacity(json.training.len());
         for entry in &json.training {
-            let image = inside(root, &entry.image)?;
-            let label = inside(root, &entry.label)?;
+            let image = root.join(inside(&entry.image)?);
+            let label = root.join(inside(&entry.label)?);
             let id = case_id(&image).ok_or_else(|| format!("'{}' names no file", entry.image))?;
             if !id.starts_with('.') {
                 cases.push(CaseFiles { id, image, label });
@@ -200,17 +201,6 @@ fn class_names(labels: &BTreeMap<String, serde_json::Value>) -> Result<Vec<Strin
         return Err("\"labels\" must number 2 to 256 classes from 0 without gaps, background first".into());
     }
     Ok(by_number.into_values().collect())
-}
-
-/// A path of `dataset.json`, which must stay inside the folder.
-fn inside(root: &Path, text: &str) -> Result<PathBuf, String> {
-    let path = Path::new(text);
-    let harmless = path.components().all(|part| matches!(part, Component::CurDir | Component::Normal(_)));
-    if !harmless || text.is_empty() {
-        return Err(format!("names '{text}', which is not inside the data set's folder"));
-    }
-    let relative: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
-    Ok(root.join(relative))
 }
 
 fn case_id(path: &Path) -> Option<String> {

@@ -137,7 +137,8 @@ impl FromStr for Nonce {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidId { kind: "lease nonce", text: format!("{} characters", text.len()) };
-        if text.len() != 32 || !text.is_ascii() {
+        // Numbers may also begin with a sign.
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(invalid());
         }
         let value = u128::from_str_radix(text, 16).map_err(|_| invalid())?;
@@ -192,6 +193,8 @@ mod tests {
         let nonce = Nonce([0xab; 16]);
         assert_eq!(nonce.to_hex().parse(), Ok(nonce));
         assert!(!format!("{nonce:?}").contains("ab"));
-        assert!("zz".parse::<Nonce>().is_err());
+        for wrong in ["zz", &format!("+{}", "0".repeat(31))] {
+            assert!(wrong.parse::<Nonce>().is_err(), "{wrong}");
+        }
     }
 }

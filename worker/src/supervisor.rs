@@ -24,7 +24,7 @@ use crate::attempt::{Event, Exit};
 use crate::process::{MARK, kill_marked, memory_mib, oom_kills};
 
 /// Longer lines of the log are cut into pieces of this size.
-const LINE_BYTES_MAX: usize = 4096;
+pub const LINE_BYTES_MAX: usize = 4096;
 /// Last lines that explain a silent end.
 const LAST_LINES: usize = 20;
 const CHUNK_BYTES: usize = 64 << 10;
@@ -259,19 +259,19 @@ async fn read_more<R: AsyncReadExt + Unpin>(stream: Option<&mut R>, buffer: &mut
 
 /// Bytes of a log on their way to become lines.
 #[derive(Debug, Default)]
-struct LineBuffer {
-    bytes: Vec<u8>,
+pub struct LineBuffer {
+    pub bytes: Vec<u8>,
     ended: bool,
 }
 
 impl LineBuffer {
     /// The last line may lack its end.
-    fn end(&mut self) {
+    pub fn end(&mut self) {
         self.ended = true;
     }
 
-    /// The next line that is not empty, without its end.
-    fn take(&mut self) -> Option<String> {
+    /// The next line that is not empty, without its end; of a line that is too long, a piece.
+    pub fn take(&mut self) -> Option<String> {
         loop {
             let end = self.bytes.iter().take(LINE_BYTES_MAX).position(|byte| matches!(byte, b'\n' | b'\r'));
             let (length, skip) = match end {

@@ -6,6 +6,7 @@
 mod bench;
 mod chaos;
 mod database;
+mod fuzz;
 mod libtorch;
 mod packages;
 mod process;
@@ -46,6 +47,8 @@ enum Command {
     /// Breaks everything that can break, and looks whether something was lost.
     #[command(disable_help_flag = true)]
     Chaos(chaos::ChaosArguments),
+    /// Looks for bytes that break a decoder.
+    Fuzz(fuzz::FuzzArguments),
     /// Builds programs that anybody can build again to the last bit, and lists their crates.
     Release(release::ReleaseArguments),
     /// Saves in `.sqlx` what Postgres says about the statements in the code.
@@ -89,6 +92,7 @@ fn run(command: Command) -> Result<()> {
             setup(&libtorch::SetupArguments::default())?;
             chaos::run(&arguments)
         }
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Release(arguments) => release::run(&arguments),
         Command::Sql(arguments) => {
             setup(&libtorch::SetupArguments::default())?;

@@ -116,7 +116,11 @@ impl Pool {
     }
 }
 
-fn row(line: &str) -> Result<Row, SlurmError> {
+/// A line of `squeue`.
+///
+/// # Errors
+/// It lacks a column.
+pub fn row(line: &str) -> Result<Row, SlurmError> {
     let mut columns = line.splitn(3, '|').map(str::trim);
     let (Some(id), Some(state), Some(comment)) = (columns.next(), columns.next(), columns.next()) else {
         return Err(SlurmError::Refused { program: "squeue", problem: format!("'{line}' is no row") });

@@ -134,10 +134,11 @@ impl Target {
     /// # Errors
     /// What is wrong, and what would be right.
     pub fn parse(text: &str, allows_plain: bool) -> Result<Self, String> {
-        if text.chars().count() > URL_CHARS_MAX {
+        let url = Url::parse(text).map_err(|error| format!("is no URL: {error}; write https://HOST/PATH"))?;
+        // As it is stored, which takes three characters for each byte of some.
+        if url.as_str().len() > URL_CHARS_MAX {
             return Err(format!("has more than {URL_CHARS_MAX} characters"));
         }
-        let url = Url::parse(text).map_err(|error| format!("is no URL: {error}; write https://HOST/PATH"))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err("holds a user or password, which lists would show; leave it out".to_owned());
         }

@@ -44,7 +44,7 @@ use tracing::Instrument;
 
 pub(crate) use gate::Readers;
 pub use listener::PeerInfo;
-pub use server::{ServeError, serve};
+pub use server::{ServeError, routes, serve};
 pub use status::ERROR_DOMAIN;
 pub(crate) use status::audited;
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use cakes_proto::DESCRIPTORS;
 use cakes_proto::method::Method;
@@ -50,31 +51,8 @@ pub enum ServeError {
 /// # Errors
 /// The server could not be set up or failed.
 pub async fn serve(accepting: Accepting, api: Api, shutdown: Shutdown) -> Result<(), ServeError> {
-    let (reporter, health_service) = tonic_health::server::health_reporter();
-    health::begin(&reporter).await;
-    shutdown.tasks.spawn(health::watch(reporter, api.reader().clone(), shutdown.draining.clone()));
-    // The gate has a limit for each method; these are the largest of each service's.
-    macro_rules! limited {
-        ($service:ident, $largest:ident) => {
-            $service::new(api.clone())
-                .max_decoding_message_size(message_bytes_max(Method::$largest))
-                .max_encoding_message_size(ANSWER_BYTES_MAX)
-        };
-    }
     let limits = api.limits;
-    let gate = Gate::new(&api.pools, api.requires_identity, limits.callers, shutdown.tasks.clone());
-    let routes = Routes::new(limited!(SearchServiceServer, ImportSearch))
-        .add_service(limited!(JobServiceServer, SubmitRetrain))
-        .add_service(limited!(ArchitectureServiceServer, EstimateCost))
-        .add_service(limited!(FleetServiceServer, ListWorkers))
-        .add_service(limited!(WebhookServiceServer, AddWebhook))
-        .add_service(limited!(WorkerServiceServer, Complete))
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
-        .into_axum_router()
-        .layer(from_fn_with_state(gate, gate::guard))
-        .layer(from_fn(measure::measure));
+    let routes = routes(&api, &shutdown).await?;
     // No max_connection_age: in this version of tonic it cuts streams off.
     Server::builder()
         .timeout(limits.call_timeout)
@@ -90,6 +68,36 @@ pub async fn serve(accepting: Accepting, api: Api, shutdown: Shutdown) -> Result
         })
         .await?;
     Ok(())
+}
+
+/// All services behind their gate, for requests that bring a [`PeerInfo`](super::PeerInfo).
+///
+/// # Errors
+/// The descriptors of the API are broken.
+pub async fn routes(api: &Api, shutdown: &Shutdown) -> Result<Router, ServeError> {
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    health::begin(&reporter).await;
+    shutdown.tasks.spawn(health::watch(reporter, api.reader().clone(), shutdown.draining.clone()));
+    // The gate has a limit for each method; these are the largest of each service's.
+    macro_rules! limited {
+        ($service:ident, $largest:ident) => {
+            $service::new(api.clone())
+                .max_decoding_message_size(message_bytes_max(Method::$largest))
+                .max_encoding_message_size(ANSWER_BYTES_MAX)
+        };
+    }
+    let gate = Gate::new(&api.pools, api.requires_identity, api.limits.callers, shutdown.tasks.clone());
+    let services = Routes::new(limited!(SearchServiceServer, ImportSearch))
+        .add_service(limited!(JobServiceServer, SubmitRetrain))
+        .add_service(limited!(ArchitectureServiceServer, EstimateCost))
+        .add_service(limited!(FleetServiceServer, ListWorkers))
+        .add_service(limited!(WebhookServiceServer, AddWebhook))
+        .add_service(limited!(WorkerServiceServer, Complete))
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .into_axum_router();
+    Ok(services.layer(from_fn_with_state(gate, gate::guard)).layer(from_fn(measure::measure)))
 }
 
 /// Everything that a client may see, error details included.

@@ -30,8 +30,10 @@ use crate::store;
 /// Domain of every `ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "cakes.v1";
 
-/// Statuses travel in headers, which clients limit to a few kibibytes.
+/// Statuses travel in headers, which clients limit to 16 KiB. A byte takes up to three there in
+/// the message, and one and a third in the details.
 const VIOLATIONS_MAX: usize = 20;
+const VIOLATIONS_BYTES_MAX: usize = 2500;
 const PROBLEM_CHARS_MAX: usize = 300;
 
 /// After so long somebody else's calls may have ended, and something of the queue.
@@ -49,10 +51,16 @@ pub(super) fn invalid_spec(parent: &str, InvalidSpec(violations): &InvalidSpec) 
 }
 
 fn invalid(parent: &str, violations: &[Violation]) -> Status {
+    let mut bytes = 0;
     let shown: Vec<(String, String)> = violations
         .iter()
         .take(VIOLATIONS_MAX)
-        .map(|violation| (path(parent, &violation.field), shorten(&violation.problem)))
+        .map(|violation| (shorten(&path(parent, &violation.field)), shorten(&violation.problem)))
+        .take_while(|(field, problem)| {
+            let is_first = bytes == 0;
+            bytes += field.len() + problem.len();
+            is_first || bytes <= VIOLATIONS_BYTES_MAX
+        })
         .collect();
     let mut lines: Vec<String> = shown.iter().map(|(field, problem)| format!("{field}: {problem}")).collect();
     if violations.len() > shown.len() {
@@ -91,9 +99,10 @@ fn with_reason<const N: usize>(
 
 /// Nothing of that kind has this identity.
 pub(super) fn not_found(kind: &str, id: &str) -> Status {
-    let mut details = ErrorDetails::with_resource_info(kind, id, "", "");
+    let id = shorten(id);
+    let mut details = ErrorDetails::with_resource_info(kind, &id, "", "");
     details.set_error_info("NOT_FOUND", ERROR_DOMAIN, HashMap::new());
-    Status::with_error_details(Code::NotFound, format!("there is no {kind} '{}'", shorten(id)), details)
+    Status::with_error_details(Code::NotFound, format!("there is no {kind} '{id}'"), details)
 }
 
 /// A worker speaks another version of the protocol.
@@ -349,11 +358,22 @@ mod tests {
 
     #[test]
     fn a_flood_of_violations_still_fits_into_a_header() {
-        let violation = Violation { field: "budgets[7]".into(), problem: "ä".repeat(5000) };
-        let status = invalid_spec("search", &InvalidSpec(vec![violation; 1000]));
-        assert_eq!(fields(&status).len(), VIOLATIONS_MAX);
-        assert!(status.message().ends_with("and 980 more"));
-        assert!(status.message().chars().count() < 8000);
+        let flood = |problem: &str| {
+            let violation = Violation { field: "budgets[7]".into(), problem: problem.repeat(5000) };
+            let status = invalid_spec("search", &InvalidSpec(vec![violation; 1000]));
+            let headers = status.clone().into_http::<()>().headers().clone();
+            let bytes: usize =
+                headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+            assert!(bytes < 16 << 10, "{bytes}");
+            status
+        };
+        for problem in ["a", "ä", "\u{1f370}", "\u{1}"] {
+            let status = flood(problem);
+            let shown = fields(&status).len();
+            assert!(shown >= 1 && status.message().ends_with(&format!("and {} more", 1000 - shown)));
+        }
+        let short = Violation { field: "budgets[7]".into(), problem: "is too small".into() };
+        assert_eq!(fields(&invalid_spec("search", &InvalidSpec(vec![short; 1000]))).len(), VIOLATIONS_MAX);
     }
 
     #[test]

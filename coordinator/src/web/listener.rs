@@ -38,7 +38,7 @@ impl Listener for Browsers {
 
 /// Who connected: a proxy, where there is one.
 #[derive(Clone, Debug)]
-pub(super) struct Peer {
+pub struct Peer {
     pub address: SocketAddr,
     /// Hears of each request.
     pub activity: Activity,

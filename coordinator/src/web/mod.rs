@@ -44,7 +44,7 @@ use crate::store::PgPool;
 use actions::JobWish;
 use answer::Failure;
 use changes::Changes;
-pub use listener::CONNECTIONS_MAX;
+pub use listener::{CONNECTIONS_MAX, Peer};
 use visitors::Visitors;
 
 /// Questions to the database at a time: pages must not take the connections that
@@ -112,24 +112,30 @@ pub async fn serve(
     settings: Settings,
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
-    let changes = Changes::new(pool.clone(), &shutdown);
-    let web = Web {
+    let port = accepting.local_addr()?.port();
+    let service = page(port, api, pool, settings, &shutdown).into_make_service_with_connect_info::<Peer>();
+    axum::serve(listener::Browsers(accepting), service)
+        .with_graceful_shutdown(shutdown.stop.cancelled_owned())
+        .await
+}
+
+/// The page behind its guard, as it is served under this port, for requests that bring a
+/// [`Peer`].
+pub fn page(port: u16, api: Api, pool: PgPool, settings: Settings, shutdown: &Shutdown) -> Router {
+    let changes = Changes::new(pool.clone(), shutdown);
+    router(Web {
         audit: Audit::new(pool.clone()),
         api,
         pool,
         allowed_hosts: settings.allowed_hosts.into(),
         requires_token: settings.requires_token,
         is_encrypted: settings.is_encrypted,
-        port: accepting.local_addr()?.port(),
+        port,
         tasks: shutdown.tasks.clone(),
         questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
         visitors: Visitors::new(settings.callers),
         changes,
-    };
-    let service = router(web).into_make_service_with_connect_info::<listener::Peer>();
-    axum::serve(listener::Browsers(accepting), service)
-        .with_graceful_shutdown(shutdown.stop.cancelled_owned())
-        .await
+    })
 }
 
 fn router(web: Web) -> Router {

@@ -207,8 +207,11 @@ fn last_line(mut stderr: impl Read) -> Option<String> {
     text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
 }
 
-/// Reads PNM images until the stream ends, and counts them.
-fn read_frames(
+/// Reads PNM images until the stream ends, and counts them. `path` is what errors name.
+///
+/// # Errors
+/// What comes is no such image or ends in the middle of one; or `take` fails.
+pub fn read_frames(
     path: &Path,
     stdout: impl Read,
     channels: usize,
@@ -223,10 +226,14 @@ fn read_frames(
         }
         let [width, height] = read_pnm_header(&mut reader, channels)
             .map_err(|problem| DataError::file(path, format!("frame {count}: {problem}")))?;
-        values.resize(width * height * channels, 0);
-        reader
-            .read_exact(&mut values)
-            .map_err(|_| DataError::file(path, format!("decoding ended in the middle of frame {count}")))?;
+        // Grows with what comes, not with what a header promises.
+        let length = width * height * channels;
+        values.clear();
+        let read = reader.by_ref().take(length as u64).read_to_end(&mut values);
+        if read.map_err(|error| DataError::io(path, error))? < length {
+            let problem = format!("decoding ended in the middle of frame {count}");
+            return Err(DataError::file(path, problem));
+        }
         take(VideoFrame { height, width, values: &values })?;
         count += 1;
     }

@@ -35,7 +35,7 @@ impl FramePattern {
             "" => 0,
             digits => digits.strip_prefix('0').and_then(|width| width.parse().ok()).ok_or_else(wrong)?,
         };
-        let plain = |part: &str| !part.contains(['{', '}', '/']);
+        let plain = |part: &str| !part.contains(['{', '}', '/', '\0']);
         if width > 20 || !plain(before) || !plain(after) {
             return Err(wrong());
         }

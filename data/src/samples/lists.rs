@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Sides;
 use crate::DataError;
+use crate::inside::inside;
 
 /// Larger labels are no numbers of classes.
 const CLASSES_MAX: usize = 100_000;
@@ -75,7 +76,10 @@ fn parse_line(line: &str, has_frames: bool) -> Result<ListedClip, String> {
     } else {
         (rest, None)
     };
-    Ok(ListedClip { name: name.trim().to_owned(), frames, label })
+    let name = name.trim().to_owned();
+    // Whoever writes a list reads no files with it that are not of the data set.
+    inside(&name)?;
+    Ok(ListedClip { name, frames, label })
 }
 
 /// Clips of two lists. Classes are 0 to the highest that occurs.

@@ -265,6 +265,8 @@ impl ArrayFile {
                 self.at_end(key, reader)?;
                 return Ok((stored, header.shape.clone()));
             }
+            // Rows without values are as many as a header likes to say.
+            let rows = if row_values == 0 { 0 } else { rows };
             let mut piece = vec![0; row_values.min(PIECE_VALUES) * header.element.bytes];
             for row in 0..rows {
                 let mut left = row_values;
@@ -378,8 +380,9 @@ fn parse_header(text: &str) -> Result<ArrayHeader, String> {
     let sizes = field("shape")?.as_tuple().ok_or_else(unlike)?;
     let size = |size: &Value| size.as_integer().and_then(|size| usize::try_from(size).ok());
     let shape: Option<Vec<usize>> = sizes.iter().map(size).collect();
+    // Whatever is counted of it is a number, also where an axis has no entry.
     let fits = |shape: &Vec<usize>| {
-        let all = shape.iter().try_fold(8, |total: usize, size| total.checked_mul(*size));
+        let all = shape.iter().try_fold(8, |total: usize, size| total.checked_mul((*size).max(1)));
         all.is_some_and(|all| all < 1 << 48)
     };
     let shape = shape

@@ -174,6 +174,11 @@ fn wrong_lists_and_patterns_are_named() {
     assert!(error.contains("val.txt: lists 'two', which train.txt lists too"), "{error}");
     list("last six 1\n");
     assert!(refusal(&source(&set), root.path()).contains("val.txt: line 1: 'six'"));
+    for outside in ["../last", "a/../../last", "/etc"] {
+        list(&format!("{outside} 6 1\n"));
+        let error = refusal(&source(&set), root.path());
+        assert!(error.contains(&format!("line 1: names '{outside}', which is not inside")), "{error}");
+    }
     fs::remove_file(root.path().join("val.txt")).unwrap();
     assert!(refusal(&source(&set), root.path()).contains("val.txt: cannot be read"));
     let nowhere = VideoSource { path: root.path().join("nowhere"), ..set.clone() };
