@@ -55,7 +55,7 @@ pub(super) enum Move {
 
 /// The answer to a [`Move`] of the same name.
 pub(super) enum Moved {
-    Wish(Option<Grant>),
+    Wish(Option<Box<Grant>>),
     Turn(Turned),
 }
 
@@ -81,7 +81,9 @@ impl Calls for Moves {
         let (mut turned, mut granted) = (turned.into_iter(), granted.into_iter());
         let answer = |one: &Move| match one {
             Move::Turn(_) => turned.next().flatten().map(|answer| answer.map(Moved::Turn)),
-            Move::Wish(_) => granted.next().flatten().map(|answer| answer.map(Moved::Wish)),
+            Move::Wish(_) => {
+                granted.next().flatten().map(|answer| answer.map(|grant| Moved::Wish(grant.map(Box::new))))
+            }
         };
         Ok(moves.iter().map(answer).collect())
     }
@@ -89,7 +91,9 @@ impl Calls for Moves {
     async fn alone(&self, wanted: &Move) -> Result<Moved, Error> {
         match wanted {
             Move::Turn(wanted) => limited(turn(&self.pool, wanted)).await.map(Moved::Turn),
-            Move::Wish(wish) => limited(acquire(&self.pool, &self.policy, wish)).await.map(Moved::Wish),
+            Move::Wish(wish) => limited(acquire(&self.pool, &self.policy, wish))
+                .await
+                .map(|grant| Moved::Wish(grant.map(Box::new))),
         }
     }
 }
@@ -104,7 +108,7 @@ impl Lane<Moves> {
 
     pub(super) async fn wish(&self, wish: Acquisition) -> Result<Option<Grant>, LaneError> {
         match self.call(Move::Wish(wish)).await? {
-            Moved::Wish(grant) => Ok(grant),
+            Moved::Wish(grant) => Ok(grant.map(|grant| *grant)),
             Moved::Turn(_) => Err(LaneError::Ended),
         }
     }

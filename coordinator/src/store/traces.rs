@@ -10,8 +10,8 @@ pub(super) fn trace_columns(trace: Option<&TraceContext>) -> (Option<String>, Op
 
 /// The same read back. Whatever else may stand there is no reason to refuse a job.
 pub(super) fn trace_from_columns(
-    traceparent: Option<String>,
-    tracestate: Option<String>,
+    traceparent: Option<&str>,
+    tracestate: Option<&str>,
 ) -> Option<TraceContext> {
-    TraceContext::parse(&traceparent?, tracestate.as_deref().unwrap_or_default())
+    TraceContext::parse(traceparent?, tracestate.unwrap_or_default())
 }

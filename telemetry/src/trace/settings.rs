@@ -117,7 +117,7 @@ impl Settings {
             files,
             sampler: sampler(
                 variable("OTEL_TRACES_SAMPLER").as_deref(),
-                variable("OTEL_TRACES_SAMPLER_ARG"),
+                variable("OTEL_TRACES_SAMPLER_ARG").as_deref(),
             )?,
             batch: batch(&variable)?,
         }))
@@ -140,9 +140,9 @@ fn collector(name: &'static str, url: &str) -> Result<Endpoint, SettingsError> {
 
 /// By the names that the specification gives them. Whoever calls with a decision is obeyed
 /// unless something else is said.
-fn sampler(name: Option<&str>, argument: Option<String>) -> Result<Sampler, SettingsError> {
+fn sampler(name: Option<&str>, argument: Option<&str>) -> Result<Sampler, SettingsError> {
     let ratio = || {
-        let text = argument.as_deref().unwrap_or("1");
+        let text = argument.unwrap_or("1");
         let ratio = text.parse::<f64>().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
         ratio.map(Sampler::TraceIdRatioBased).ok_or_else(|| {
             wrong("OTEL_TRACES_SAMPLER_ARG", format!("'{text}' is no share; write a number from 0 to 1"))
@@ -236,9 +236,7 @@ mod tests {
 
     #[test]
     fn samplers_have_the_specification_s_names() {
-        let of = |name, argument: Option<&str>| {
-            format!("{:?}", sampler(name, argument.map(str::to_owned)).unwrap())
-        };
+        let of = |name, argument: Option<&str>| format!("{:?}", sampler(name, argument).unwrap());
         assert_eq!(of(None, None), "ParentBased(AlwaysOn)");
         assert_eq!(of(Some("always_off"), None), "AlwaysOff");
         assert_eq!(of(Some("traceidratio"), Some("0.25")), "TraceIdRatioBased(0.25)");

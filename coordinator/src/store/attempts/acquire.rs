@@ -319,7 +319,7 @@ fn grant(token: LeaseToken, row: GrantRow) -> Grant {
         start_from: supernet.filter(|_| row.key.is_none()),
         resume_from: reference(row.key, row.step, row.manifest),
         artifact_prefix: artifact_prefix(token),
-        wait: trace_from_columns(row.traceparent, row.tracestate)
+        wait: trace_from_columns(row.traceparent.as_deref(), row.tracestate.as_deref())
             .zip(row.queued_at)
             .map(|(trace, since)| Wait { trace, since }),
     }

@@ -44,7 +44,7 @@ pub(super) async fn lock_snapshot(
     .await
     .map_err(failed("lock a search"))?
     .ok_or_else(|| Error::NotFound { kind: "search", id: id.to_string() })?;
-    let trace = trace_from_columns(row.traceparent, row.tracestate);
+    let trace = trace_from_columns(row.traceparent.as_deref(), row.tracestate.as_deref());
     let mut snapshot = SearchSnapshot {
         search: checked(id, row.spec)?,
         state: row.state.parse().map_err(|error| corrupt(format!("the state of search {id}"), &error))?,
