@@ -4,6 +4,8 @@
 //! `paper=miccai-2026`, `keep=`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +17,7 @@ pub const LABELS_MAX: usize = 32;
 pub const LABEL_CHARS_MAX: usize = 63;
 
 /// Checked labels by key.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
 pub struct Labels(BTreeMap<String, String>);
 
@@ -48,9 +50,44 @@ impl Labels {
         self.0.is_empty()
     }
 
+    /// Whether all of `others` are among these, with the same values.
+    pub fn include(&self, others: &Labels) -> bool {
+        others.0.iter().all(|(key, value)| self.0.get(key) == Some(value))
+    }
+
     /// By key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+}
+
+impl Display for Labels {
+    /// `gpu=h200,site=basel`.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, (key, value)) in self.iter().enumerate() {
+            let before = if place == 0 { "" } else { "," };
+            write!(formatter, "{before}{key}={value}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Labels {
+    type Err = Violation;
+
+    /// `gpu=h200,site=basel`; nothing for none.
+    fn from_str(list: &str) -> Result<Self, Violation> {
+        let mut labels = BTreeMap::new();
+        for pair in list.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').ok_or_else(|| {
+                let shown = shown(pair);
+                violation(format!("'{shown}' is no label; write KEY=VALUE, several with commas between"))
+            })?;
+            if labels.insert(key.to_owned(), value.to_owned()).is_some() {
+                return Err(violation(format!("{} is given twice; leave one out", shown(key))));
+            }
+        }
+        Labels::new(labels)
     }
 }
 
@@ -142,6 +179,28 @@ mod tests {
             assert_eq!(problem.field, "labels");
             assert!(problem.problem.contains("must have 1 to 63"), "{problem}");
         }
+    }
+
+    #[test]
+    fn a_list_is_read_as_it_is_written() {
+        let labels: Labels = " gpu=h200, site=basel,keep= ".parse().unwrap();
+        assert_eq!(labels, of(&[("gpu", "h200"), ("keep", ""), ("site", "basel")]).unwrap());
+        assert_eq!(labels.to_string().parse(), Ok(labels));
+        assert_eq!("".parse(), Ok(Labels::default()));
+        for (list, problem) in
+            [("gpu", "write KEY=VALUE"), ("a=1,a=2", "a is given twice"), ("=x", "must have")]
+        {
+            assert!(list.parse::<Labels>().unwrap_err().problem.contains(problem), "{list}");
+        }
+    }
+
+    #[test]
+    fn labels_include_those_that_are_all_among_them() {
+        let all = of(&[("gpu", "h200"), ("site", "basel")]).unwrap();
+        assert!(all.include(&Labels::default()) && all.include(&all));
+        assert!(all.include(&of(&[("gpu", "h200")]).unwrap()));
+        assert!(!all.include(&of(&[("gpu", "a100")]).unwrap()), "another value");
+        assert!(!all.include(&of(&[("gpu", "h200"), ("nvlink", "yes")]).unwrap()));
     }
 
     #[test]

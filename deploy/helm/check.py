@@ -35,7 +35,7 @@ CASES = [
         "security": SECURE,
         "keda": {"enabled": True, "maxReplicas": 16},
         "worker": {"gpus": 4, "dataClaim": "data", "runtimeClassName": "nvidia",
-                   "nodeSelector": {"gpu": "a100"}, "env": {"CAKES_LOG_FORMAT": "json"},
+                   "nodeSelector": {"gpu": "a100"}, "labels": {"gpu": "a100", "site": "basel"}, "env": {"CAKES_LOG_FORMAT": "json"},
                    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]},
         "coordinator": {"replicas": 3, "env": {"CAKES_LOG_FORMAT": "json"}},
         "networkPolicy": {"clients": [{"namespaceSelector": {"matchLabels": {"team": "a"}}}]},
@@ -48,7 +48,7 @@ CASES = [
         "networkPolicy": {"enabled": False},
     }, {"Deployment": 2, "Service": 1}),
 ]
-REFUSED = [{"worker": {"drainSeconds": 1}}, {"artifacts": {"url": "gs://no"}}, {"typo": 1}]
+REFUSED = [{"worker": {"drainSeconds": 1}}, {"worker": {"labels": {"gpu": "a,b=c"}}}, {"artifacts": {"url": "gs://no"}}, {"typo": 1}]
 
 
 def main() -> None:

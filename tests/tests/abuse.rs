@@ -114,6 +114,7 @@ async fn names(cluster: &Cluster) -> Result<()> {
             request_id: uuid::Uuid::new_v4().to_string(),
             devices: vec![v1::Device { name: "cpu".to_owned(), count: 1, ..v1::Device::default() }],
             version: "0.1.0".to_owned(),
+            ..RegisterRequest::default()
         };
         let refused = api.worker().register(request).await;
         let code = refused.as_ref().map_err(tonic::Status::code);

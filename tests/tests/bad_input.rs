@@ -145,6 +145,7 @@ fn a_worker_of_another_protocol_is_refused() {
                 request_id: uuid::Uuid::new_v4().to_string(),
                 devices: Vec::new(),
                 version: "0.0.0".to_owned(),
+                ..Default::default()
             };
             let status = cluster.api()?.worker().register(request).await.err().context("it was accepted")?;
             ensure!(status.code() == tonic::Code::FailedPrecondition, "{status:?}");

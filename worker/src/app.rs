@@ -98,7 +98,7 @@ async fn run_daemon(config: Config) -> anyhow::Result<()> {
     let credentials = Credentials::read(config.token_file.clone(), config.files.clone())?;
     let coordinator = Coordinator::new(config.server.clone(), config.other_servers.clone(), credentials);
     let session = tokio::select! {
-        session = Session::register(coordinator, config.id.clone(), devices) => Arc::new(session?),
+        session = Session::register(coordinator, config.id.clone(), devices, config.labels.clone()) => Arc::new(session?),
         () = signals.next() => return Ok(()),
     };
     tokio::select! {

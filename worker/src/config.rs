@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cakes::labels::Labels;
+use cakes::spec::Violation;
 use cakes_proto::ids::WorkerId;
 use cakes_telemetry::trace;
 use cakes_tls::client::ClientFiles;
@@ -42,6 +44,7 @@ pub struct Config {
     pub data_root: PathBuf,
     pub work_dir: PathBuf,
     pub devices: DeviceChoice,
+    pub labels: Labels,
     /// Absolute, and there.
     pub trainer: PathBuf,
     pub threads: Option<u32>,
@@ -136,6 +139,10 @@ impl Config {
             data_root: absolute_folder("data_root", &settings.data_root)?,
             work_dir,
             devices,
+            labels: settings
+                .labels
+                .parse()
+                .map_err(|violation: Violation| wrong("labels", violation.problem))?,
             trainer: find_trainer(settings.trainer)?,
             threads: settings.threads,
             loader_threads: settings.loader_threads,

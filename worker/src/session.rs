@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cakes::labels::Labels;
 use cakes_proto::ids::{LeaseToken, WorkerId};
 use cakes_proto::{WORKER_PROTOCOL, v1};
 use tracing::{info, warn};
@@ -56,6 +57,7 @@ pub struct Session {
     coordinator: Coordinator,
     id: WorkerId,
     devices: Vec<v1::Device>,
+    labels: Labels,
     registration: tokio::sync::Mutex<Registration>,
     /// Tokens of attempts that run now, by job and epoch.
     live: Mutex<BTreeMap<(String, u64), v1::LeaseToken>>,
@@ -70,12 +72,14 @@ impl Session {
         coordinator: Coordinator,
         id: WorkerId,
         devices: Vec<v1::Device>,
+        labels: Labels,
     ) -> Result<Self, SessionError> {
-        let registration = register(&coordinator, &id, &devices).await?;
+        let registration = register(&coordinator, &id, &devices, &labels).await?;
         Ok(Session {
             coordinator,
             id,
             devices,
+            labels,
             registration: tokio::sync::Mutex::new(registration),
             live: Mutex::default(),
         })
@@ -137,7 +141,7 @@ impl Session {
         if registration.incarnation != stale {
             return Ok(());
         }
-        *registration = register(&self.coordinator, &self.id, &self.devices).await?;
+        *registration = register(&self.coordinator, &self.id, &self.devices, &self.labels).await?;
         let live: Vec<v1::LeaseToken> = {
             let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
             live.values().cloned().collect()
@@ -165,7 +169,8 @@ impl Session {
                 Err(CallError::Stale(message)) => {
                     warn!("the coordinator does not know this daemon ({message}); registering anew");
                     let mut registration = self.registration.lock().await;
-                    *registration = register(&self.coordinator, &self.id, &self.devices).await?;
+                    *registration =
+                        register(&self.coordinator, &self.id, &self.devices, &self.labels).await?;
                 }
                 Err(error) => {
                     warn!("the coordinator refuses Reconcile: {error}");
@@ -203,6 +208,7 @@ async fn register(
     coordinator: &Coordinator,
     id: &WorkerId,
     devices: &[v1::Device],
+    labels: &Labels,
 ) -> Result<Registration, SessionError> {
     let request = v1::RegisterRequest {
         protocol_version: WORKER_PROTOCOL,
@@ -210,6 +216,7 @@ async fn register(
         request_id: uuid::Uuid::new_v4().to_string(),
         devices: devices.to_vec(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        labels: labels.clone().into(),
     };
     let call = |mut client: crate::client::Client| {
         let request = request.clone();

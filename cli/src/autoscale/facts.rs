@@ -2,14 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use cakes::labels::Labels;
 use cakes_proto::v1::{Job, Worker, WorkerState};
 
 use super::plan::{Allocation, Facts, Phase};
 use super::slurm::Row;
 
-/// Queued jobs that a device could start; those that a quota holds would leave it idle.
-pub fn startable(queued: &[Job]) -> u32 {
-    let startable = queued.iter().filter(|job| !job.is_held).count();
+/// Queued jobs that a device of a worker with these labels could start; those that a quota
+/// holds, or that ask for other workers, would leave it idle.
+pub fn startable(queued: &[Job], labels: &Labels) -> u32 {
+    let suits = |job: &&Job| Labels::new(job.worker_labels.clone()).is_ok_and(|asked| labels.include(&asked));
+    let startable = queued.iter().filter(|job| !job.is_held).filter(suits).count();
     u32::try_from(startable).unwrap_or(u32::MAX)
 }
 
@@ -83,8 +86,18 @@ mod tests {
     #[test]
     fn jobs_that_a_quota_holds_are_not_counted() {
         let job = |is_held| Job { is_held, ..Job::default() };
-        assert_eq!(startable(&[job(false), job(true), job(false), job(true), job(true)]), 2);
-        assert_eq!(startable(&[job(true)]), 0);
+        let none = Labels::default();
+        assert_eq!(startable(&[job(false), job(true), job(false), job(true), job(true)], &none), 2);
+        assert_eq!(startable(&[job(true)], &none), 0);
+    }
+
+    #[test]
+    fn jobs_that_ask_for_other_workers_are_not_counted() {
+        let job =
+            |asked: &str| Job { worker_labels: asked.parse::<Labels>().unwrap().into(), ..Job::default() };
+        let queued = [job(""), job("gpu=h200"), job("gpu=a100"), job("gpu=h200,site=basel")];
+        let counted = |labels: &str| startable(&queued, &labels.parse().unwrap());
+        assert_eq!(["", "gpu=a100", "gpu=h200,site=basel"].map(counted), [1, 2, 3]);
     }
 
     #[test]

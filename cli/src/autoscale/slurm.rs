@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use cakes::labels::Labels;
 use tokio::process::Command;
 
 /// Longest time that one of Slurm's programs may take; a busy controller is slow.
@@ -22,6 +23,8 @@ pub struct Pool {
     /// Slurm's job name, `cakes-NAME`. What has another name is nobody's business here.
     pub job_name: String,
     pub script: PathBuf,
+    /// Of its workers.
+    pub labels: Labels,
     /// Handed to `sbatch` as they are.
     pub sbatch: Vec<String>,
 }
@@ -74,7 +77,9 @@ impl Pool {
             words.push(format!("--array=0-{}", count - 1));
         }
         words.push(self.script.display().to_string());
-        let out = run("sbatch", &words).await?;
+        let mut command = Command::new("sbatch");
+        command.args(&words).env("CAKES_LABELS", self.labels.to_string());
+        let out = finish("sbatch", command).await?;
         // JOB, or JOB;CLUSTER.
         let job = out.trim().split(';').next().unwrap_or_default();
         if job.is_empty() || !job.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -137,6 +142,10 @@ async fn run<T: AsRef<OsStr>>(
     let mut command = Command::new(program);
     // Whatever the user likes to see is not what is parsed here.
     command.args(arguments).env_remove("SQUEUE_FORMAT").env_remove("SQUEUE_SORT").env_remove("SQUEUE_STATES");
+    finish(program, command).await
+}
+
+async fn finish(program: &'static str, mut command: Command) -> Result<String, SlurmError> {
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = match tokio::time::timeout(ANSWER_LIMIT, command.output()).await {
         Err(_) => return Err(SlurmError::Silent { program }),

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use cakes::labels::Labels;
+use cakes::spec::Violation;
 use cakes_proto::v1;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
@@ -41,6 +43,10 @@ pub struct AutoscaleArguments {
     /// Devices of one allocation: jobs that it trains at a time.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     devices_each: u32,
+    /// What its workers are labelled with, as gpu=h200,site=basel: they get it as CAKES_LABELS, and jobs that
+    /// ask for other labels do not count.
+    #[arg(long, env = "CAKES_LABELS", value_name = "LIST", default_value = "", hide_default_value = true, value_parser = labels)]
+    labels: Labels,
     /// How long a worker has no job, or a waiting allocation is not needed, before it is given back.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
     idle: Duration,
@@ -66,6 +72,10 @@ fn pool_name(text: &str) -> Result<String, String> {
         true => Ok(text.to_owned()),
         false => Err("must be 1 to 64 characters of a-z, 0-9, '.', '_', '-'".to_owned()),
     }
+}
+
+fn labels(list: &str) -> Result<Labels, String> {
+    list.parse().map_err(|violation: Violation| violation.problem)
 }
 
 /// Something that was done, or could not be: one line.
@@ -101,7 +111,12 @@ pub async fn run(
         start_limit: arguments.start_limit,
         pause: Duration::from_secs(30),
     };
-    let pool = Pool { job_name: format!("cakes-{}", arguments.pool), script, sbatch: arguments.sbatch };
+    let pool = Pool {
+        job_name: format!("cakes-{}", arguments.pool),
+        script,
+        labels: arguments.labels,
+        sbatch: arguments.sbatch,
+    };
     let scaler = Scaler { client, format, policy, pool, is_dry: arguments.dry_run, begin: Instant::now() };
     let mut state = State::default();
     scaler.step(&mut state).await?;
@@ -187,7 +202,7 @@ impl Scaler {
         let mut found = 0;
         for _ in 0..PAGES_MAX {
             let page = rpc!(self.client, jobs.list_jobs, "JobService/ListJobs", request.clone())?;
-            found += facts::startable(&page.jobs);
+            found += facts::startable(&page.jobs, &self.pool.labels);
             if found >= JOBS_MAX || page.next_page_token.is_empty() {
                 break;
             }

@@ -68,17 +68,26 @@ impl GivenLabels {
     /// # Errors
     /// A key is given twice.
     pub fn labels(self) -> Result<BTreeMap<String, String>, CommandError> {
-        let mut labels = BTreeMap::new();
-        for (key, value) in self.label {
-            if labels.insert(key.clone(), value).is_some() {
-                return Err(CommandError::invalid(format!("--label: {key} is given twice; give it once")));
-            }
-        }
-        Ok(labels)
+        each_once("--label", self.label)
     }
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+/// Pairs by key.
+///
+/// # Errors
+/// A key is given twice to `flag`.
+pub fn each_once(flag: &str, pairs: Vec<(String, String)>) -> Result<BTreeMap<String, String>, CommandError> {
+    let mut labels = BTreeMap::new();
+    for (key, value) in pairs {
+        if labels.insert(key.clone(), value).is_some() {
+            return Err(CommandError::invalid(format!("{flag}: {key} is given twice; give it once")));
+        }
+    }
+    Ok(labels)
+}
+
+/// `KEY=VALUE` of a flag.
+pub fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
     let (key, value) = (key.to_owned(), value.to_owned());
     Labels::new(BTreeMap::from([(key.clone(), value.clone())])).map_err(|violation| violation.problem)?;

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use cakes_proto::v1;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use super::derive::{DeriveArguments, derive};
-use super::remark::{LabelArguments, LabelFilter, NoteArguments};
+use super::remark::{LabelArguments, LabelFilter, NoteArguments, each_once, pair};
 use super::repeat::{self, Repeat};
 use super::{compare, curves, exchange, watch};
 use crate::args::GlobalArguments;
@@ -147,6 +147,14 @@ pub struct SubmitArguments {
     /// Of its jobs, -1000 to 1000; higher goes first [default: that of the file, else 0].
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     priority: Option<i32>,
+    /// Only workers with this label get its jobs; several times for several labels [default: those of the
+    /// file, else any worker].
+    #[arg(long = "worker-label", value_name = "KEY=VALUE", value_parser = pair)]
+    worker_labels: Vec<(String, String)>,
+    /// When its jobs are wanted to be done; near that time they go before others of their project
+    /// [default: that of the file, else none].
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    deadline: Option<DateTime<Utc>>,
     /// The same id returns the first search instead of a second one.
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
@@ -251,6 +259,10 @@ async fn submit(global: &GlobalArguments, arguments: SubmitArguments) -> Result<
         request.project = project;
     }
     request.priority = arguments.priority.unwrap_or(request.priority);
+    if !arguments.worker_labels.is_empty() {
+        request.worker_labels = each_once("--worker-label", arguments.worker_labels)?;
+    }
+    request.deadline = arguments.deadline.map(Into::into).or(request.deadline);
     request.validate_only |= arguments.dry_run;
     let is_dry = request.validate_only;
     let client = Client::connect(global).await?;
@@ -268,6 +280,12 @@ async fn submit(global: &GlobalArguments, arguments: SubmitArguments) -> Result<
         format!("search {id} submitted; {plan}\n\nfollow it with\n  cakes search watch {id}")
     })?;
     Ok(Outcome::Done)
+}
+
+fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+    let moment = DateTime::parse_from_rfc3339(text);
+    let problem = |error| format!("{error}; write it as 2027-01-31T18:00:00Z or 2027-01-31T18:00:00+01:00");
+    moment.map(|moment| moment.to_utc()).map_err(problem)
 }
 
 async fn list(

@@ -106,6 +106,12 @@ pub fn search_details(search: &v1::Search, now: DateTime<Utc>) -> String {
     if !matches!(search.project.as_str(), "" | "default") || search.priority != 0 {
         lines.push(format!("project  {}, priority {}", dash(&search.project), search.priority));
     }
+    if !search.worker_labels.is_empty() {
+        lines.push(format!("workers  {}", labels(&search.worker_labels)));
+    }
+    if let Some(deadline) = search.deadline.and_then(|time| DateTime::<Utc>::try_from(time).ok()) {
+        lines.push(format!("deadline {}", deadline.format("%Y-%m-%d %H:%M UTC")));
+    }
     if !search.owner.is_empty() {
         lines.push(format!("owner    {}", search.owner));
     }
@@ -132,6 +138,7 @@ pub fn workers(workers: &[v1::Worker], now: DateTime<Utc>) -> Rows {
         ("NAME", Left),
         ("STATE", Left),
         ("DEVICES", Left),
+        ("LABELS", Left),
         ("JOBS", Right),
         ("LAST SEEN", Left),
         ("VERSION", Left),
@@ -145,6 +152,7 @@ pub fn workers(workers: &[v1::Worker], now: DateTime<Utc>) -> Rows {
             worker.id.clone(),
             worker_state(worker.state()),
             worker.devices.iter().map(device).collect::<Vec<_>>().join(", "),
+            labels(&worker.labels),
             worker.job_ids.len().to_string(),
             ago(worker.last_seen_time.as_ref(), now),
             worker.version.clone(),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use cakes::labels::Labels;
+
 use super::job::JobState;
 use super::worker::Schedule;
 
@@ -19,6 +21,8 @@ pub struct Facts {
     pub memory_mib: u64,
     /// Devices that it trains on at once.
     pub device_count: u32,
+    /// What its worker must be labelled with.
+    pub worker_labels: Labels,
     pub step: i64,
     pub step_count: i64,
     /// Step of the last committed checkpoint, 0 for none.
@@ -50,6 +54,7 @@ pub struct WorkerFacts {
     pub lost: bool,
     /// Why it gets no jobs for a while.
     pub suspect: Option<String>,
+    pub labels: Labels,
     pub devices: Vec<DeviceFacts>,
 }
 
@@ -162,6 +167,14 @@ fn obstacle(facts: &Facts) -> String {
         };
         return format!("{who} cordoned or draining; `cakes worker uncordon` lets one take jobs.");
     }
+    let ready: Vec<&WorkerFacts> =
+        ready.into_iter().filter(|worker| worker.labels.include(&facts.worker_labels)).collect();
+    if ready.is_empty() {
+        return format!(
+            "No ready worker is labelled {}; start one with `--labels`, or submit without worker_labels.",
+            facts.worker_labels
+        );
+    }
     let devices =
         || ready.iter().flat_map(|worker| worker.devices.iter().map(move |device| (worker, device)));
     let wide = || devices().filter(|(_, slot)| slot.count >= facts.device_count);
@@ -195,11 +208,16 @@ fn obstacle(facts: &Facts) -> String {
 
 fn free_device_of(facts: &Facts, id: &str) -> bool {
     let worker = facts.workers.iter().find(|worker| worker.id == id);
-    worker.is_some_and(|worker| worker.devices.iter().any(|device| !device.busy && device.fits(facts)))
+    let takes_it = |worker: &&WorkerFacts| worker.labels.include(&facts.worker_labels);
+    worker
+        .filter(takes_it)
+        .is_some_and(|worker| worker.devices.iter().any(|device| !device.busy && device.fits(facts)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn facts() -> Facts {
@@ -211,6 +229,7 @@ mod tests {
             back_off: None,
             memory_mib: 1000,
             device_count: 1,
+            worker_labels: Labels::default(),
             step: 0,
             step_count: 100,
             checkpoint_step: 0,
@@ -223,7 +242,14 @@ mod tests {
 
     fn worker(id: &str, memory_mib: u64, busy: bool) -> WorkerFacts {
         let devices = vec![DeviceFacts { name: "cpu".into(), memory_mib, count: 2, busy }];
-        WorkerFacts { id: id.into(), schedule: Schedule::Ready, lost: false, suspect: None, devices }
+        WorkerFacts {
+            id: id.into(),
+            schedule: Schedule::Ready,
+            lost: false,
+            suspect: None,
+            labels: Labels::default(),
+            devices,
+        }
     }
 
     #[track_caller]
@@ -251,6 +277,12 @@ mod tests {
         let suspect = WorkerFacts { suspect: Some("its disk is full".into()), ..worker("a", 2000, false) };
         says(&Facts { workers: vec![suspect.clone()], ..facts() }, "a while: its disk is full");
         says(&Facts { workers: vec![suspect, worker("b", 2000, false)], ..facts() }, "Worker b is free");
+        let labels = Labels::new(BTreeMap::from([("gpu".to_owned(), "h200".to_owned())])).unwrap();
+        let picky =
+            Facts { worker_labels: labels.clone(), workers: vec![worker("a", 2000, false)], ..facts() };
+        says(&picky, "No ready worker is labelled gpu=h200");
+        let labelled = WorkerFacts { labels, ..worker("b", 2000, false) };
+        says(&Facts { workers: vec![worker("a", 2000, false), labelled], ..picky }, "Worker b is free");
         says(&Facts { workers: vec![worker("a", 500, false)], ..facts() }, "about 1000 MiB");
         let busy = Facts { workers: vec![worker("a", 2000, true)], ..facts() };
         says(&busy, "busy (1 in all)");

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use cakes::labels::Labels;
 use cakes_planner as planner;
 use cakes_planner::{
-    CheckedFacts, Facts, FactsError, Names, Node, NodeNo, Part, Plan, Policy, ProjectNo, Reason, StopReason,
-    usage,
+    CheckedFacts, Facts, FactsError, LabelNo, Names, Node, NodeNo, Part, Plan, Policy, ProjectNo, Reason,
+    StopReason, usage,
 };
 use uuid::Uuid;
 
@@ -65,6 +66,7 @@ pub struct WorkerRow {
     pub id: String,
     pub schedule: planner::Schedule,
     pub devices: Vec<Device>,
+    pub labels: Labels,
     /// Slots that are kept for a job now.
     pub kept: BTreeMap<String, Uuid>,
 }
@@ -81,6 +83,9 @@ pub struct JobRow {
     pub memory_mib: i64,
     pub device_count: i32,
     pub preemption_count: i32,
+    /// What its worker must be labelled with.
+    pub worker_labels: Labels,
+    pub deadline_s: Option<i64>,
 }
 
 /// A job that waits.
@@ -296,15 +301,16 @@ struct Owned {
 
 impl Owned {
     fn of(snapshot: &Snapshot, policy: &Policy) -> Self {
-        let mut nodes: Vec<Node> = snapshot.workers.iter().map(node).collect();
-        let running = running(snapshot, &mut nodes);
+        let known = KnownLabels::of(snapshot);
+        let mut nodes: Vec<Node> = snapshot.workers.iter().map(|worker| node(worker, &known)).collect();
+        let running = running(snapshot, &known, &mut nodes);
         let ids: BTreeSet<Uuid> = snapshot.running.iter().map(|row| row.job.id).collect();
         // Granted between two statements that read.
         let waiting = snapshot.waiting.iter().filter(|row| !ids.contains(&row.job.id));
-        let waiting = waiting.map(|row| waiting_job(snapshot, row)).collect();
+        let waiting = waiting.map(|row| waiting_job(snapshot, &known, row)).collect();
         let (projects, accounts) = projects(snapshot, policy);
         let accounts = accounts.into_iter().flatten().collect();
-        Owned { names: Names::default(), projects, nodes, running, waiting, accounts }
+        Owned { names: known.names(), projects, nodes, running, waiting, accounts }
     }
 
     fn facts<'a>(&'a self, snapshot: &Snapshot, policy: &'a Policy) -> Facts<'a> {
@@ -326,7 +332,29 @@ fn seconds(seconds: i64) -> u64 {
     u64::try_from(seconds).unwrap_or(0)
 }
 
-fn node(worker: &WorkerRow) -> Node {
+/// Every label of a worker or a job by its number, which is its place among them.
+struct KnownLabels<'a>(BTreeMap<(&'a str, &'a str), LabelNo>);
+
+impl<'a> KnownLabels<'a> {
+    fn of(snapshot: &'a Snapshot) -> Self {
+        let workers = snapshot.workers.iter().map(|worker| &worker.labels);
+        let running = snapshot.running.iter().map(|row| &row.job.worker_labels);
+        let waiting = snapshot.waiting.iter().map(|row| &row.job.worker_labels);
+        let all: BTreeSet<_> = workers.chain(running).chain(waiting).flat_map(Labels::iter).collect();
+        KnownLabels(all.into_iter().zip((0..).map(LabelNo)).collect())
+    }
+
+    fn numbers(&self, labels: &Labels) -> Vec<LabelNo> {
+        labels.iter().filter_map(|label| self.0.get(&label).copied()).collect()
+    }
+
+    fn names(&self) -> Names {
+        let labels = self.0.keys().map(|(key, value)| format!("{key}={value}")).collect();
+        Names { labels, ..Names::default() }
+    }
+}
+
+fn node(worker: &WorkerRow, known: &KnownLabels<'_>) -> Node {
     let device = |device: &Device| planner::Device {
         memory_mib: device.memory_mib,
         width: usize::try_from(device.count.max(1)).unwrap_or(1),
@@ -334,7 +362,7 @@ fn node(worker: &WorkerRow) -> Node {
     Node {
         name: worker.id.clone(),
         devices: worker.devices.iter().map(device).collect(),
-        labels: Vec::new(),
+        labels: known.numbers(&worker.labels),
         schedule: worker.schedule,
         data: Vec::new(),
     }
@@ -344,7 +372,7 @@ fn project_no(snapshot: &Snapshot, name: &str) -> ProjectNo {
     ProjectNo(snapshot.projects.iter().position(|project| project.name == name).unwrap_or(0))
 }
 
-fn job(snapshot: &Snapshot, row: &JobRow) -> planner::Job {
+fn job(snapshot: &Snapshot, known: &KnownLabels<'_>, row: &JobRow) -> planner::Job {
     planner::Job {
         id: planner::JobId(row.id.as_u128()),
         project: project_no(snapshot, &row.project),
@@ -354,10 +382,10 @@ fn job(snapshot: &Snapshot, row: &JobRow) -> planner::Job {
         device_count: 1,
         width: usize::try_from(row.device_count).unwrap_or(1).max(1),
         memory_mib: u64::try_from(row.memory_mib).unwrap_or(0),
-        labels: Vec::new(),
+        labels: known.numbers(&row.worker_labels),
         may_span: false,
         estimate_s: None,
-        deadline_s: None,
+        deadline_s: row.deadline_s.map(seconds),
         cost_limit_device_s: None,
         spent_device_s: 0,
         data: Vec::new(),
@@ -368,18 +396,18 @@ fn job(snapshot: &Snapshot, row: &JobRow) -> planner::Job {
     }
 }
 
-fn waiting_job(snapshot: &Snapshot, row: &WaitingRow) -> planner::Job {
+fn waiting_job(snapshot: &Snapshot, known: &KnownLabels<'_>, row: &WaitingRow) -> planner::Job {
     let of_avoided = |id: &String| snapshot.workers.iter().position(|worker| worker.id == *id).map(NodeNo);
     planner::Job {
         not_before_s: row.run_after_s.map_or(0, seconds),
         avoids: row.avoids.as_ref().and_then(of_avoided),
-        ..job(snapshot, &row.job)
+        ..job(snapshot, known, &row.job)
     }
 }
 
 /// Running jobs on their slots. An attempt on a slot that its worker has no more, or that
 /// another one has, stands on a node of its own.
-fn running(snapshot: &Snapshot, nodes: &mut Vec<Node>) -> Vec<planner::Running> {
+fn running(snapshot: &Snapshot, known: &KnownLabels<'_>, nodes: &mut Vec<Node>) -> Vec<planner::Running> {
     let mut used: BTreeSet<(usize, usize)> = BTreeSet::new();
     let mut strays = Vec::new();
     let elsewhere = nodes.len();
@@ -400,7 +428,7 @@ fn running(snapshot: &Snapshot, nodes: &mut Vec<Node>) -> Vec<planner::Running> 
         vec![Part { node: NodeNo(node), devices: vec![slot] }]
     };
     let rows = snapshot.running.iter().map(|row| {
-        let base = job(snapshot, &row.job);
+        let base = job(snapshot, known, &row.job);
         let ran_s = seconds(snapshot.now_s.saturating_sub(row.grant_s));
         let left_s = row.remaining_s.filter(|left| left.is_finite() && *left >= 0.0);
         let estimate_s = left_s.map(|left_s| ran_s.saturating_add(left_s as u64));

@@ -17,6 +17,8 @@ fn job(number: u128) -> JobRow {
         memory_mib: 0,
         device_count: 1,
         preemption_count: 0,
+        worker_labels: Labels::default(),
+        deadline_s: None,
     }
 }
 
@@ -59,6 +61,7 @@ fn worker(id: &str, widths: &[u32]) -> WorkerRow {
         id: id.to_owned(),
         schedule: planner::Schedule::Ready,
         devices: widths.iter().enumerate().map(device).collect(),
+        labels: Labels::default(),
         kept: BTreeMap::new(),
     }
 }
@@ -309,4 +312,20 @@ fn use_is_counted_from_the_grant_and_anew_in_a_new_period() {
     snapshot.running.clear();
     snapshot.projects[0].period_age_s = 100.0;
     assert!(decided(&snapshot).accounts.is_empty());
+}
+
+/// Nobody makes way, and no slot is kept, for a job that may not run there.
+#[test]
+fn a_job_is_planned_where_it_may_run() {
+    let mut snapshot = snapshot();
+    let labelled = |id: &str, labels: &str| WorkerRow { labels: labels.parse().unwrap(), ..worker(id, &[1]) };
+    snapshot.workers = vec![labelled("a", ""), labelled("b", "gpu=h200")];
+    snapshot.running = vec![runs(job(1), "a"), runs(job(2), "b")];
+    let asks =
+        |number, labels: &str| JobRow { priority: 10, worker_labels: labels.parse().unwrap(), ..job(number) };
+    snapshot.waiting = vec![waits(asks(3, "gpu=h200"))];
+    let stopped: Vec<Uuid> = decided(&snapshot).stops.iter().map(|stop| stop.job).collect();
+    assert_eq!(stopped, [Uuid::from_u128(2)]);
+    snapshot.waiting = vec![waits(asks(3, "gpu=a100"))];
+    assert!(decided(&snapshot).stops.is_empty());
 }

@@ -1,7 +1,8 @@
 //! Searches and their results.
 
+use std::mem::take;
+
 use cakes::architecture::Architecture;
-use cakes::labels::Labels;
 use cakes::spec::CheckedSearch;
 use cakes_proto::convert::{latency_to_wire, measure_if_given, search_from_wire, search_to_wire};
 use cakes_proto::ids::SearchId;
@@ -41,10 +42,8 @@ impl SearchService for Api {
         request: Request<v1::SubmitSearchRequest>,
     ) -> Result<Response<v1::SubmitSearchResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let v1::SubmitSearchRequest { request_id, search, validate_only, labels, project, priority } =
-            request;
-        let terms =
-            terms(labels::checked("labels", labels)?, &project, priority, gate::caller(&extensions)?)?;
+        let (request, terms) = terms(request, gate::caller(&extensions)?)?;
+        let v1::SubmitSearchRequest { request_id, search, validate_only, .. } = request;
         let terms = Terms { trace: extensions.get().cloned(), ..terms };
         let request_id = request_id_if_given(request_id)?;
         let checked = search_from_wire(search).map_err(|spec| invalid_spec("search", &spec))?;
@@ -269,18 +268,39 @@ pub(super) async fn load(pool: &PgPool, id: SearchId) -> Result<v1::Search, Stat
 /// What a search would be, had it been recorded.
 fn unrecorded(search: &CheckedSearch, terms: Terms) -> v1::Search {
     let spec = Some(search_to_wire(search.spec()));
-    let Terms { labels, project, priority, .. } = terms;
-    let project = project.as_str().to_owned();
-    v1::Search { spec, labels: labels.into(), project, priority, ..v1::Search::default() }
+    let Terms { labels, project, priority, worker_labels, deadline, .. } = terms;
+    v1::Search {
+        spec,
+        labels: labels.into(),
+        project: project.as_str().to_owned(),
+        priority,
+        worker_labels: worker_labels.into(),
+        deadline: deadline.and_then(wire::time),
+        ..v1::Search::default()
+    }
 }
 
-/// Without a project, those of the one that is always there.
-fn terms(labels: Labels, project: &str, priority: i32, caller: &Caller) -> Result<Terms, Status> {
-    let project = match project {
+/// What a request says beside its description. Without a project, that of the one that is
+/// always there.
+fn terms(
+    mut request: v1::SubmitSearchRequest,
+    caller: &Caller,
+) -> Result<(v1::SubmitSearchRequest, Terms), Status> {
+    let project = match request.project.as_str() {
         "" => ProjectName::default(),
         name => name.parse().map_err(|problem| invalid_field("project", problem))?,
     };
-    Ok(Terms { labels, project, priority, owner: caller.owner().map(str::to_owned), trace: None })
+    let deadline = request.deadline.map(|time| values::time("deadline", Some(time))).transpose()?;
+    let terms = Terms {
+        labels: labels::checked("labels", take(&mut request.labels))?,
+        project,
+        priority: request.priority,
+        worker_labels: labels::checked("worker_labels", take(&mut request.worker_labels))?,
+        deadline,
+        owner: caller.owner().map(str::to_owned),
+        trace: None,
+    };
+    Ok((request, terms))
 }
 
 fn position_from_page(position: &Position) -> Result<(DateTime<Utc>, SearchId), Status> {

@@ -62,6 +62,8 @@ pub(super) fn search(record: SearchRecord, jobs: Vec<JobRecord>) -> v1::Search {
         notes: Vec::new(),
         project: record.project,
         priority: record.priority,
+        worker_labels: record.worker_labels.into(),
+        deadline: record.deadline.and_then(time),
         resume_token: String::new(),
     }
 }
@@ -104,6 +106,8 @@ pub(super) fn job(record: JobRecord) -> v1::Job {
         notes: Vec::new(),
         project: record.project,
         priority: record.priority,
+        worker_labels: record.worker_labels.into(),
+        deadline: record.deadline.and_then(time),
         is_held: record.is_held,
         resume_token: String::new(),
     }
@@ -272,6 +276,7 @@ pub(super) fn worker(record: WorkerRecord) -> v1::Worker {
         last_seen_time: time(record.last_seen_time),
         register_time: time(record.register_time),
         version: record.version,
+        labels: record.labels.into(),
     }
 }
 

@@ -8,7 +8,7 @@ use tonic::{Extensions, Request, Response, Status};
 
 use super::gate::caller;
 use super::status::{invalid_field, not_own, other_protocol};
-use super::{Api, lookup, values, worker_wire};
+use super::{Api, labels, lookup, values, worker_wire};
 use crate::core::lease::Desired;
 use crate::core::lease::Verdict;
 use crate::core::rights::speaks_for;
@@ -40,6 +40,7 @@ impl WorkerService for Api {
             worker: own(&extensions, &request.worker_id)?,
             request_id: worker_wire::uuid("request_id", &request.request_id)?,
             devices: worker_wire::devices(request.devices)?,
+            labels: labels::checked("labels", request.labels)?,
             version: values::checked("version", request.version, VERSION_CHARS_MAX)?,
         };
         let incarnation =

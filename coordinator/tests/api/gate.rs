@@ -238,6 +238,7 @@ fn registration(worker: &str) -> v1::RegisterRequest {
         request_id: Uuid::new_v4().to_string(),
         devices: vec![cpu()],
         version: "0.1.0".to_owned(),
+        ..Default::default()
     }
 }
 

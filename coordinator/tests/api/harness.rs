@@ -213,6 +213,7 @@ impl Worker {
             request_id: Uuid::new_v4().to_string(),
             devices: vec![cpu()],
             version: "0.1.0".to_owned(),
+            ..Default::default()
         };
         let answer = client.register(request).await.unwrap().into_inner();
         assert_eq!(answer.artifact_url, "file:///artifacts/");

@@ -11,6 +11,7 @@ mod life;
 mod limits;
 mod members;
 mod page;
+mod placement;
 mod refusals;
 mod rights;
 mod streams;

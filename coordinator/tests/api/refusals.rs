@@ -216,6 +216,7 @@ async fn malformed_words_of_a_worker_name_their_field(pool: PgPool) {
         request_id: request_id.to_owned(),
         devices,
         version: "0.1.0".to_owned(),
+        ..Default::default()
     };
     let id = Uuid::new_v4().to_string();
     let nameless = v1::Device { name: String::new(), ..cpu() };

@@ -109,6 +109,7 @@ async fn what_a_later_version_says_beside_is_left_aside(pool: PgPool) {
         request_id: Uuid::new_v4().to_string(),
         devices: vec![cpu()],
         version: "99.0.0".to_owned(),
+        ..Default::default()
     };
     let answer: v1::RegisterResponse =
         call(&service, Method::Register, of_tomorrow(&register)).await.unwrap();

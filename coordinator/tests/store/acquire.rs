@@ -5,11 +5,13 @@ use cakes_coordinator::core::lease::Policy;
 use cakes_coordinator::core::retry::FailureClass;
 use cakes_coordinator::core::worker::{Device, Schedule};
 use cakes_coordinator::store::attempts::{Answers, Grant, acquire, fail};
+use cakes_coordinator::store::searches::{self, Terms};
 use cakes_coordinator::store::{Error, PgPool, workers};
 use uuid::Uuid;
 
 use crate::support::{
     Worker, acquire_together, count, cpu, open_connections, search_of, small_search, state, submit, worker,
+    worker_with,
 };
 
 #[sqlx::test(migrations = "../migrations")]
@@ -96,6 +98,31 @@ async fn a_job_of_two_devices_waits_for_a_slot_of_two(pool: PgPool) {
         .collect();
     assert_eq!(granted.iter().filter(|devices| **devices == Some(2)).count(), 1, "{granted:?}");
     assert_eq!(granted[3], Some(2), "the supernet is first: {granted:?}");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_job_goes_to_a_worker_that_is_labelled_as_it_asks(pool: PgPool) {
+    let terms = Terms { worker_labels: "gpu=h200".parse().unwrap(), ..Terms::default() };
+    searches::submit(&pool, &search_of(&[0.5], &[1, 2]), &terms, None).await.unwrap();
+    let plain = worker(&pool, "plain").await;
+    let other = worker_with(&pool, "other", "gpu=a100,site=basel").await;
+    let right = worker_with(&pool, "right", "gpu=h200,site=basel").await;
+    assert_eq!(plain.acquire(&pool).await, None);
+    let wishes = [plain.wish(), other.wish(), right.wish(), right.wish()];
+    let answers = acquire_together(&pool, &wishes).await;
+    let granted: Vec<bool> = answers.into_iter().map(|answer| answer.unwrap().unwrap().is_some()).collect();
+    assert_eq!(granted, [false, false, true, true]);
+
+    // Labels are those of the last start.
+    let reason = "select reason from dashboard.queue";
+    let reason = async || sqlx::query_scalar::<_, String>(reason).fetch_one(&pool).await.unwrap();
+    assert_eq!(reason().await, "worker_free");
+    let relabelled = worker(&pool, "right").await;
+    assert_eq!(reason().await, "no_labels");
+    assert_eq!(relabelled.acquire(&pool).await, None);
+    // Whoever asks for nothing is served by whoever has labels.
+    submit(&pool, &small_search()).await;
+    assert!(other.acquire(&pool).await.is_some());
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use cakes::labels::Labels;
 use cakes_coordinator::core::worker::Device;
 use cakes_coordinator::store::PgPool;
 use cakes_coordinator::store::read::census::take;
@@ -29,6 +30,7 @@ async fn devices_are_counted_by_kind_and_a_slot_is_as_many_as_it_has(pool: PgPoo
         worker: "gpu".parse().unwrap(),
         request_id: Uuid::new_v4(),
         devices: vec![slot("cuda:0+cuda:1", 2), slot("cuda:2", 1)],
+        labels: Labels::default(),
         version: "1.0.0".into(),
     };
     register(&pool, &registration).await.unwrap();

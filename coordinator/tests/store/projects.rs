@@ -11,6 +11,7 @@ use cakes_coordinator::store::read::{Order, jobs, owners};
 use cakes_coordinator::store::searches::{Terms, submit};
 use cakes_coordinator::store::{Error, PgPool, projects, schedule};
 use cakes_proto::ids::SearchId;
+use chrono::{TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::support::{
@@ -427,6 +428,23 @@ async fn what_no_slot_is_wide_enough_for_says_so(pool: PgPool) {
     assert_eq!(count(&pool, "select count(*) from dashboard.queue where reason = 'too_narrow'").await, 2);
     round(&pool).await;
     assert_eq!(count(&pool, "select count(*) from dashboard.queue where reason = 'too_narrow'").await, 2);
+}
+
+/// The last hours before it, and within its project alone.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_search_whose_deadline_is_near_goes_first(pool: PgPool) {
+    search(&pool, "default", 0, 3).await;
+    let terms = |hours| Terms { deadline: Some(Utc::now() + TimeDelta::hours(hours)), ..Terms::default() };
+    let far = submit(&pool, &small_search(), &terms(1000), None).await.unwrap();
+    let near = submit(&pool, &small_search(), &terms(1), None).await.unwrap();
+    worker(&pool, "a").await;
+    round(&pool).await;
+    let order: Vec<Uuid> = sqlx::query_scalar("select search_id from job where waits order by is_held, rank")
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+    assert_eq!(order[..2], [near.0, near.0]);
+    assert!(order[2..].contains(&far.0) && order[2] != far.0, "{order:?}");
 }
 
 /// Rounds at once end well, and what they write is that of one.

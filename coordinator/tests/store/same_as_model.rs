@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use cakes::labels::Labels;
 use cakes::spec::CheckedSearch;
 use cakes_coordinator::core::job::EndReason;
 use cakes_coordinator::core::lease::{Desired, Policy};
@@ -219,6 +220,7 @@ impl Scene {
                     worker: self.workers[usize::from(worker)].clone(),
                     request_id: self.registrations[usize::from(request) - 1],
                     devices: vec![cpu()],
+                    labels: Labels::default(),
                     version: "1.0.0".into(),
                 };
                 let incarnation = register(pool, &registration).await?;

@@ -6,6 +6,7 @@ use cakes::backbone::{Backbone, EncoderDecoder};
 use cakes::derive::{LatencyTable, LayerLatency};
 use cakes::frame::{ClassificationQuality, Quality, SegmentationQuality};
 use cakes::kernel::{Kernel, KernelSet};
+use cakes::labels::Labels;
 use cakes::network::SearchMode;
 use cakes::scores::{ChannelScores, LayerScores};
 use cakes::spec::{
@@ -113,11 +114,17 @@ pub struct Worker {
 }
 
 pub async fn worker(pool: &PgPool, name: &str) -> Worker {
+    worker_with(pool, name, "").await
+}
+
+/// With labels: `gpu=h200,site=basel`.
+pub async fn worker_with(pool: &PgPool, name: &str, labels: &str) -> Worker {
     let id: WorkerId = name.parse().unwrap();
     let registration = Registration {
         worker: id.clone(),
         request_id: Uuid::new_v4(),
         devices: vec![cpu()],
+        labels: labels.parse().unwrap(),
         version: "1.0.0".into(),
     };
     let incarnation = register(pool, &registration).await.unwrap();

@@ -122,6 +122,7 @@ impl FakeWorker {
             request_id: request_id.clone(),
             devices: vec![device()],
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
         };
         worker.recorder.sent(&|| Request::Register(request.clone()));
         let send = |mut client: Client| {

@@ -14,6 +14,7 @@ Examples:
   cakes-worker
   cakes-worker --server http://coordinator:7550 --data-root /data --devices cuda:0,cuda:1
   cakes-worker --server http://coordinator:7550 --data-root /data --devices cuda:0+cuda:1,cuda:2+cuda:3
+  cakes-worker --server http://coordinator:7550 --data-root /data --labels gpu=h200,site=basel
   CAKES_SERVER=http://coordinator:7550 cakes-worker --config /etc/cakes/worker.toml
   cakes-worker doctor --config /etc/cakes/worker.toml
   cakes-worker --id gpu-01 --token-file /etc/cakes/token
@@ -95,6 +96,12 @@ pub struct Flags {
     #[arg(long, env = "CAKES_DEVICES", value_name = "LIST")]
     #[serde(skip_serializing_if = "Option::is_none")]
     devices: Option<String>,
+
+    /// What this machine is labelled with, as gpu=h200,site=basel; searches may ask for workers with
+    /// such labels [default: nothing].
+    #[arg(long, env = "CAKES_LABELS", value_name = "LIST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<String>,
 
     /// The trainer's program [default: cakes-trainer beside this program, else in PATH].
     #[arg(long, env = "CAKES_TRAINER", value_name = "FILE")]

@@ -29,6 +29,7 @@ pub(crate) struct Settings {
     #[serde(default)]
     pub(crate) work_dir: Option<PathBuf>,
     pub(crate) devices: String,
+    pub(crate) labels: String,
     #[serde(default)]
     pub(crate) trainer: Option<PathBuf>,
     #[serde(default)]
@@ -86,6 +87,7 @@ impl Default for Settings {
             data_root: PathBuf::from("."),
             work_dir: None,
             devices: "auto".to_owned(),
+            labels: String::new(),
             trainer: None,
             threads: None,
             loader_threads: None,

@@ -45,6 +45,7 @@ fn wrong_values_name_their_setting() {
         ("id", &["--id", "../x"][..], ""),
         ("server", &["--server", "coordinator:7550"], ""),
         ("devices", &["--devices", "gpu"], ""),
+        ("labels", &["--labels", "gpu"], ""),
         ("threads", &["--threads", "0"], ""),
         ("loader_threads", &["--loader-threads", "0"], ""),
         ("cache_limit_gib", &[], "cache_limit_gib = 0"),
@@ -64,6 +65,17 @@ fn wrong_values_name_their_setting() {
         let error = load(flags, file).unwrap_err();
         assert!(error.contains(setting), "{setting}: {error}");
     }
+}
+
+#[test]
+fn a_worker_has_labels_of_the_file_or_of_the_flag() {
+    let file = "labels = \"gpu=a100\"";
+    assert_eq!(load(&[], file).unwrap().labels.to_string(), "gpu=a100");
+    assert_eq!(
+        load(&["--labels", "gpu=h200, site=basel"], file).unwrap().labels.to_string(),
+        "gpu=h200,site=basel"
+    );
+    assert!(load(&[], "").unwrap().labels.is_empty());
 }
 
 #[test]

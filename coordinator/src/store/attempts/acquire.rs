@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cakes::labels::Labels;
 use cakes_proto::ids::{JobId, LeaseToken, Nonce, WorkerId};
 use cakes_telemetry::trace::TraceContext;
 use chrono::{DateTime, Utc};
@@ -90,6 +91,7 @@ pub(super) async fn perform(
         free: Vec::new(),
         silent: BTreeSet::new(),
         kept: BTreeMap::new(),
+        labels: vec![Labels::default(); wishes.len()],
     };
     batch.check_workers(connection, policy, locks).await?;
     batch.find_earlier(connection).await?;
@@ -107,6 +109,8 @@ struct Batch<'a> {
     silent: BTreeSet<&'a str>,
     /// Jobs that slots are kept for, by places of wishes.
     kept: BTreeMap<usize, Uuid>,
+    /// Of the workers, by places of wishes.
+    labels: Vec<Labels>,
 }
 
 impl Batch<'_> {
@@ -137,6 +141,7 @@ impl Batch<'_> {
                     }
                     if seen.insert((&wish.worker, wish.request_id)) {
                         self.free.push(place);
+                        self.labels[place].clone_from(&current.labels);
                         self.kept.extend(current.kept.get(&wish.device.name).map(|job| (place, *job)));
                         // Who is to take nothing gets it, unless it was granted before.
                         let takes_none = current.schedule != Schedule::Ready || current.is_suspect;
@@ -264,7 +269,9 @@ impl Batch<'_> {
         let most_devices = wishes.iter().map(|wish| wish.device_count).max().unwrap_or(1);
         let limit = i64::try_from(wishes.len()).unwrap_or(i64::MAX);
         let most = (most_mib, most_devices);
-        let front = grant_rows::claim(connection, most, None, limit, &taken.jobs, &taken.closed).await?;
+        let labels: Vec<&Labels> = wishes.iter().map(|wish| wish.labels).collect();
+        let front =
+            grant_rows::claim(connection, most, &labels, None, limit, &taken.jobs, &taken.closed).await?;
         let is_all = front.len() < wishes.len();
         let chosen = assign(&wishes, &front);
         taken.jobs.extend(chosen.iter().flatten().map(|index| front[*index].id));
@@ -276,8 +283,9 @@ impl Batch<'_> {
                 // What fits it stands farther behind.
                 None => {
                     let (most, worker) = ((wish.memory_mib, wish.device_count), Some(wish.worker));
-                    let next =
-                        grant_rows::claim(connection, most, worker, 1, &taken.jobs, &taken.closed).await?;
+                    let (labels, except) = ([wish.labels], &taken.jobs);
+                    let next = grant_rows::claim(connection, most, &labels, worker, 1, except, &taken.closed)
+                        .await?;
                     next.into_iter().next()
                 }
             };
@@ -295,6 +303,7 @@ impl Batch<'_> {
             worker: worker.as_str(),
             memory_mib: i64::try_from(device.memory_mib).unwrap_or(i64::MAX),
             device_count: i32::try_from(device.count).unwrap_or(i32::MAX),
+            labels: &self.labels[place],
         }
     }
 }

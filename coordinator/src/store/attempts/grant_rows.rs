@@ -1,18 +1,20 @@
 //! The rows of grants: the front of the queue, and what a grant writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use cakes::labels::Labels;
 use cakes_proto::ids::LeaseToken;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
-use sqlx::types::Uuid;
+use sqlx::types::{Json, Uuid};
 
 use super::acquire::Acquisition;
 use crate::core::assign::{Candidate, Wish};
 use crate::core::job::{JobEvent, JobState, transition};
 use crate::core::lease::Policy;
 use crate::store::error::{Error, failed};
+use crate::store::labels;
 use crate::store::text::storable;
 
 /// Longest stored name of a device, in bytes.
@@ -58,23 +60,55 @@ pub(super) async fn earlier(
     .map_err(failed("look for earlier grants"))
 }
 
+struct CandidateRow {
+    id: Uuid,
+    epoch: i64,
+    memory_mib: i64,
+    device_count: i32,
+    worker_labels: Json<Labels>,
+    project: String,
+    has_quota: bool,
+    avoids: Option<String>,
+    resume_step: Option<i64>,
+}
+
+impl From<CandidateRow> for Candidate {
+    fn from(row: CandidateRow) -> Self {
+        Candidate {
+            id: row.id,
+            epoch: row.epoch,
+            memory_mib: row.memory_mib,
+            device_count: row.device_count,
+            worker_labels: row.worker_labels.0,
+            project: row.project,
+            has_quota: row.has_quota,
+            avoids: row.avoids,
+            resume_step: row.resume_step,
+        }
+    }
+}
+
 /// Takes jobs from the front of the queue that need at most so much memory and so many
-/// devices, past rows that others hold. Those that keep away from `worker`, and those of
+/// devices, and of a worker's labels at most one of `labels`, past rows that others hold. Those that keep away from `worker`, and those of
 /// the projects `closed`, are left out.
 pub(super) async fn claim(
     connection: &mut PgConnection,
     (memory_mib, device_count): (i64, i32),
+    labels: &[&Labels],
     worker: Option<&str>,
     limit: i64,
     except: &[Uuid],
     closed: &[String],
 ) -> Result<Vec<Candidate>, Error> {
-    // Mostly all jobs are of one project: compared as a column, Postgres would expect hardly
-    // any to be left, and read and sort all of them.
+    let labels: BTreeSet<&Labels> = labels.iter().copied().collect();
+    let labels = labels.into_iter().map(labels::to_column).collect::<Result<Vec<Value>, Error>>()?;
+    // Mostly all jobs are of one project and ask for no labels: compared as columns, Postgres
+    // would expect hardly any to be left, and read and sort all of them.
     // S1: only a job that waits.
-    sqlx::query_as!(
-        Candidate,
+    let found = sqlx::query_as!(
+        CandidateRow,
         r#"select id, epoch, memory_mib, device_count as "device_count!", project,
+               worker_labels as "worker_labels!: Json<Labels>",
                exists (
                    select from project
                    where name = job.project and (device_quota is not null or device_s_quota is not null)
@@ -90,6 +124,9 @@ pub(super) async fn claim(
                and device_count <= $5
                and id <> all($4)
                and (project || '') <> all($6)
+               and case when worker_labels = '{}' then true
+                   else exists (select from unnest($7::jsonb[]) as has (labels) where has.labels @> worker_labels)
+                   end
            order by is_held, rank
            limit $3
            for no key update skip locked"#,
@@ -98,11 +135,13 @@ pub(super) async fn claim(
         limit,
         except,
         device_count,
-        closed
+        closed,
+        &labels
     )
     .fetch_all(connection)
     .await
-    .map_err(failed("claim jobs"))
+    .map_err(failed("claim jobs"))?;
+    Ok(found.into_iter().map(Candidate::from).collect())
 }
 
 /// Takes the job that a slot is kept for, if the slot can have it now.
@@ -112,9 +151,10 @@ pub(super) async fn claim_kept(
     wish: &Wish<'_>,
 ) -> Result<Option<Candidate>, Error> {
     // S1: only a job that waits.
-    sqlx::query_as!(
-        Candidate,
+    let found = sqlx::query_as!(
+        CandidateRow,
         r#"select id, epoch, memory_mib, device_count as "device_count!", project,
+               worker_labels as "worker_labels!: Json<Labels>",
                exists (
                    select from project
                    where name = job.project and (device_quota is not null or device_s_quota is not null)
@@ -124,16 +164,18 @@ pub(super) async fn claim_kept(
            where id = $1 and waits and not is_held
                and (run_after is null or run_after <= clock_timestamp())
                and (avoid_until is null or avoid_worker_id <> $2 or avoid_until <= clock_timestamp())
-               and memory_mib <= $3 and device_count <= $4
+               and memory_mib <= $3 and device_count <= $4 and worker_labels <@ $5
            for no key update skip locked"#,
         job,
         wish.worker,
         wish.memory_mib,
-        wish.device_count
+        wish.device_count,
+        labels::to_column(wish.labels)?
     )
     .fetch_optional(connection)
     .await
-    .map_err(failed("claim the job that a slot is kept for"))
+    .map_err(failed("claim the job that a slot is kept for"))?;
+    Ok(found.map(Candidate::from))
 }
 
 /// What the worker needs of a granted job.

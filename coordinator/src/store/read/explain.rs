@@ -51,6 +51,7 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, rules: &Rules) -> Result<Fact
         back_off: row.back_off_s.map(duration),
         memory_mib: u64::try_from(row.memory_mib).unwrap_or(0),
         device_count: u32::try_from(row.device_count).unwrap_or(1),
+        worker_labels: job.worker_labels.clone(),
         step: job.progress.as_ref().map_or(row.furthest_step, |progress| progress.step),
         step_count: row.step_count,
         checkpoint_step: row.checkpoint_step,
@@ -89,6 +90,7 @@ pub(super) async fn worker_facts(pool: &PgPool, lease_ttl: Duration) -> Result<V
             schedule: worker.schedule,
             lost: worker.is_lost,
             suspect: worker.suspect.map(|(reason, _)| reason),
+            labels: worker.labels,
             devices: devices.collect(),
         }
     });

@@ -26,6 +26,9 @@ pub struct JobRecord {
     pub search: Option<SearchId>,
     pub project: String,
     pub priority: i32,
+    /// What workers must be labelled with to get it.
+    pub worker_labels: Labels,
+    pub deadline: Option<DateTime<Utc>>,
     /// Whether it waits and a quota of its project keeps it from starting.
     pub is_held: bool,
     pub kind: JobKind,
@@ -202,6 +205,8 @@ struct Row {
     search_id: Option<Uuid>,
     project: String,
     priority: i32,
+    worker_labels: serde_json::Value,
+    deadline: Option<DateTime<Utc>>,
     is_held: bool,
     kind: String,
     state: String,
@@ -249,7 +254,7 @@ struct Row {
 pub(super) async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<JobRecord>, Error> {
     let rows = sqlx::query_as!(
         Row,
-        r#"select job.id, job.position, job.search_id, job.project, job.priority,
+        r#"select job.id, job.position, job.search_id, job.project, job.priority, job.worker_labels, job.deadline,
                job.waits and job.is_held as "is_held!", job.kind, job.state, job.state_reason, job.label,
                job.labels, job.owner, job.architecture_digest, job.epoch, attempt.worker_id as "worker_id?", job.checkpoint_step,
                job.create_time, job.start_time, job.end_time,
@@ -296,6 +301,8 @@ impl TryFrom<Row> for JobRecord {
             search: row.search_id.map(SearchId),
             project: row.project,
             priority: row.priority,
+            worker_labels: labels::from_column(row.worker_labels)?,
+            deadline: row.deadline,
             is_held: row.is_held,
             kind: row.kind.parse().map_err(|error| corrupt("the kind", &error))?,
             state: row.state.parse().map_err(|error| corrupt("the state", &error))?,

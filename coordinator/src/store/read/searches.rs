@@ -25,6 +25,9 @@ pub struct SearchRecord {
     pub owner: Option<String>,
     pub project: String,
     pub priority: i32,
+    /// What workers must be labelled with to get its jobs.
+    pub worker_labels: Labels,
+    pub deadline: Option<DateTime<Utc>>,
     /// Grows with every change of the search, its jobs and their progress.
     pub revision: i64,
     pub create_time: DateTime<Utc>,
@@ -56,6 +59,8 @@ struct Row {
     owner: Option<String>,
     project: String,
     priority: i32,
+    worker_labels: serde_json::Value,
+    deadline: Option<DateTime<Utc>>,
     revision: i64,
     create_time: DateTime<Utc>,
     end_time: Option<DateTime<Utc>>,
@@ -96,6 +101,8 @@ impl TryFrom<Row> for SearchRecord {
             owner: row.owner,
             project: row.project,
             priority: row.priority,
+            worker_labels: labels::from_column(row.worker_labels)?,
+            deadline: row.deadline,
             revision: row.revision,
             create_time: row.create_time,
             end_time: row.end_time,
@@ -196,7 +203,7 @@ async fn oldest(
 async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<SearchRecord>, Error> {
     let rows = sqlx::query_as!(
         Row,
-        r#"select id, spec, state, state_reason, labels, owner, project, priority, search_revision.revision as "revision!", create_time, end_time,
+        r#"select id, spec, state, state_reason, labels, owner, project, priority, worker_labels, deadline, search_revision.revision as "revision!", create_time, end_time,
                origin.source as "source?", origin.cakes_version as "cakes_version?",
                origin.is_snapshot as "is_snapshot?", origin.content_sha256 as "content_sha256?",
                origin.export_time as "export_time?", origin.import_time as "import_time?"

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+use cakes::labels::Labels;
 use cakes_proto::ids::WorkerId;
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
@@ -11,7 +12,7 @@ use sqlx::types::Uuid;
 
 use super::{corrupt, failed};
 use crate::core::worker::{Device, Schedule};
-use crate::store::Error;
+use crate::store::{Error, labels};
 
 /// A worker.
 #[derive(Clone, Debug)]
@@ -21,6 +22,7 @@ pub struct WorkerRecord {
     /// Silent for longer than a lease lasts.
     pub is_lost: bool,
     pub devices: Vec<Device>,
+    pub labels: Labels,
     pub version: String,
     /// Why it gets no jobs, and until when; none for one that is not suspect now.
     pub suspect: Option<(String, DateTime<Utc>)>,
@@ -38,7 +40,7 @@ pub async fn list(pool: &PgPool, lease_ttl: Duration) -> Result<Vec<WorkerRecord
     let ttl = interval(lease_ttl)?;
     let rows = sqlx::query_as!(
         Row,
-        r#"select id, schedule, clock_timestamp() - last_seen_time > $1 as "is_lost!", devices, version,
+        r#"select id, schedule, clock_timestamp() - last_seen_time > $1 as "is_lost!", devices, labels, version,
                array(select job_id from attempt where worker_id = worker.id and end_time is null order by job_id)
                    as "jobs!",
                last_seen_time, register_time,
@@ -63,7 +65,7 @@ pub async fn get(pool: &PgPool, id: &WorkerId, lease_ttl: Duration) -> Result<Wo
     let ttl = interval(lease_ttl)?;
     let row = sqlx::query_as!(
         Row,
-        r#"select id, schedule, clock_timestamp() - last_seen_time > $1 as "is_lost!", devices, version,
+        r#"select id, schedule, clock_timestamp() - last_seen_time > $1 as "is_lost!", devices, labels, version,
                array(select job_id from attempt where worker_id = worker.id and end_time is null order by job_id)
                    as "jobs!",
                last_seen_time, register_time,
@@ -90,6 +92,7 @@ struct Row {
     schedule: String,
     is_lost: bool,
     devices: serde_json::Value,
+    labels: serde_json::Value,
     version: String,
     jobs: Vec<Uuid>,
     last_seen_time: DateTime<Utc>,
@@ -109,6 +112,7 @@ impl TryFrom<Row> for WorkerRecord {
             schedule: row.schedule.parse().map_err(|error| corrupt("the schedule", &error))?,
             is_lost: row.is_lost,
             devices: serde_json::from_value(row.devices).map_err(|error| corrupt("the devices", &error))?,
+            labels: labels::from_column(row.labels)?,
             version: row.version,
             suspect: row.suspect_reason.zip(row.suspect_until),
             jobs: row.jobs,

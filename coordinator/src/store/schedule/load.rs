@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use cakes::labels::Labels;
 use cakes_planner::Schedule;
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -60,7 +61,8 @@ async fn projects(connection: &mut PgConnection) -> Result<Vec<ProjectRow>, Erro
 
 async fn workers(connection: &mut PgConnection, lease_ttl: Duration) -> Result<Vec<WorkerRow>, Error> {
     let rows = sqlx::query!(
-        r#"select id, devices as "devices!: Json<Vec<Device>>", kept as "kept!: Json<BTreeMap<String, Uuid>>",
+        r#"select id, devices as "devices!: Json<Vec<Device>>", labels as "labels!: Json<Labels>",
+               kept as "kept!: Json<BTreeMap<String, Uuid>>",
                case when last_seen_time < clock_timestamp() - make_interval(secs => $1) then 'lost'
                     when schedule = 'draining' then 'draining'
                     when schedule = 'cordoned' or suspect_until > clock_timestamp() then 'cordoned'
@@ -82,6 +84,7 @@ async fn workers(connection: &mut PgConnection, lease_ttl: Duration) -> Result<V
             _ => Schedule::Lost,
         },
         devices: row.devices.0,
+        labels: row.labels.0,
         kept: row.kept.0,
     });
     Ok(worker.collect())
@@ -91,7 +94,9 @@ async fn running(connection: &mut PgConnection) -> Result<Vec<RunningRow>, Error
     let rows = sqlx::query!(
         r#"select job.id, job.project, job.priority, job.kind = 'supernet' as "is_supernet!", job.position,
                extract(epoch from job.create_time)::bigint as "create_s!", job.memory_mib,
-               job.device_count as "device_count!", job.preemption_count, attempt.epoch, attempt.worker_id,
+               job.device_count as "device_count!", job.preemption_count,
+               job.worker_labels as "worker_labels!: Json<Labels>",
+               extract(epoch from job.deadline)::bigint as deadline_s, attempt.epoch, attempt.worker_id,
                attempt.device, extract(epoch from attempt.grant_time)::bigint as "grant_s!",
                progress.remaining_s, job.state,
                coalesce(job.yield_epoch = attempt.epoch, false) as "makes_way!"
@@ -114,6 +119,8 @@ async fn running(connection: &mut PgConnection) -> Result<Vec<RunningRow>, Error
             memory_mib: row.memory_mib,
             device_count: row.device_count,
             preemption_count: row.preemption_count,
+            worker_labels: row.worker_labels.0,
+            deadline_s: row.deadline_s,
         },
         epoch: row.epoch,
         worker: row.worker_id,
@@ -131,6 +138,8 @@ async fn waiting(connection: &mut PgConnection) -> Result<Vec<WaitingRow>, Error
         r#"select id, project, priority, kind = 'supernet' as "is_supernet!", position,
                extract(epoch from create_time)::bigint as "create_s!", memory_mib,
                device_count as "device_count!", preemption_count,
+               worker_labels as "worker_labels!: Json<Labels>",
+               extract(epoch from deadline)::bigint as deadline_s,
                case when run_after > clock_timestamp() then ceil(extract(epoch from run_after))::bigint end
                    as run_after_s,
                case when avoid_until > clock_timestamp() then avoid_worker_id end as avoids,
@@ -154,6 +163,8 @@ async fn waiting(connection: &mut PgConnection) -> Result<Vec<WaitingRow>, Error
             memory_mib: row.memory_mib,
             device_count: row.device_count,
             preemption_count: row.preemption_count,
+            worker_labels: row.worker_labels.0,
+            deadline_s: row.deadline_s,
         },
         run_after_s: row.run_after_s,
         avoids: row.avoids,

@@ -4,6 +4,7 @@ use cakes::labels::Labels;
 use cakes::spec::CheckedSearch;
 use cakes_proto::ids::SearchId;
 use cakes_telemetry::trace::TraceContext;
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
@@ -25,6 +26,10 @@ pub struct Terms {
     pub project: ProjectName,
     /// Of all its jobs; higher goes first. At most [`PRIORITY_MAX`] from 0.
     pub priority: i32,
+    /// What workers must be labelled with to get its jobs.
+    pub worker_labels: Labels,
+    /// When its jobs are wanted to be done.
+    pub deadline: Option<DateTime<Utc>>,
     /// Who submits it; none for nobody known. Not part of what a request id stands for.
     pub owner: Option<String>,
     /// What the submission belongs to. Not part of what a request id stands for either.
@@ -57,6 +62,7 @@ pub async fn submit(
         return Err(Error::InvalidArgument { field: "priority", problem });
     }
     let labels = labels::to_column(&terms.labels)?;
+    let worker_labels = labels::to_column(&terms.worker_labels)?;
     let hash = request_hash(&spec, &labels, terms);
     let id = SearchId::generate();
     let (traceparent, tracestate) = trace_columns(terms.trace.as_ref());
@@ -65,8 +71,8 @@ pub async fn submit(
     // Of two with one request id the second waits here until the first has ended.
     let inserted = sqlx::query!(
         "insert into search (id, name, spec, request_id, request_hash, labels, project, priority, owner,
-             traceparent, tracestate)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+             traceparent, tracestate, worker_labels, deadline)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
          on conflict (request_id) do nothing",
         id.0,
         search.spec().name,
@@ -78,7 +84,9 @@ pub async fn submit(
         terms.priority,
         terms.owner,
         traceparent,
-        tracestate
+        tracestate,
+        worker_labels,
+        terms.deadline
     )
     .execute(&mut *transaction)
     .await
@@ -102,6 +110,9 @@ fn request_hash(spec: &Value, labels: &Value, terms: &Terms) -> [u8; 32] {
     }
     if terms.project != ProjectName::default() || terms.priority != 0 {
         content += &serde_json::json!([terms.project.as_str(), terms.priority]).to_string();
+    }
+    if !terms.worker_labels.is_empty() || terms.deadline.is_some() {
+        content += &serde_json::json!([&terms.worker_labels, terms.deadline]).to_string();
     }
     Sha256::digest(content).into()
 }

@@ -10,12 +10,15 @@ pub use suspect::judge_all;
 
 use std::collections::BTreeMap;
 
+use cakes::labels::Labels;
 use cakes_proto::ids::WorkerId;
+use serde_json::Value;
 use sqlx::PgConnection;
 use sqlx::types::{Json, Uuid};
 
 use super::attempts::Locks;
 use super::error::{Error, corrupt, failed};
+use super::labels;
 use crate::core::worker::Schedule;
 
 /// What counts of a worker that asks.
@@ -29,6 +32,7 @@ pub(super) struct Current {
     pub silent_s: f64,
     /// Jobs that its slots are kept for.
     pub kept: BTreeMap<String, Uuid>,
+    pub labels: Labels,
 }
 
 /// Locks the worker's row and notes that it lives.
@@ -60,6 +64,7 @@ pub(super) async fn lock_all(
         is_suspect: bool,
         silent_s: f64,
         kept: Json<BTreeMap<String, Uuid>>,
+        labels: Value,
     }
     macro_rules! lock {
         ($locks:literal) => {
@@ -68,7 +73,7 @@ pub(super) async fn lock_all(
                 r#"select id, incarnation, schedule,
                        coalesce(suspect_until > clock_timestamp(), false) as "is_suspect!",
                        extract(epoch from clock_timestamp() - last_seen_time)::float8 as "silent_s!",
-                       kept as "kept!: Json<BTreeMap<String, Uuid>>"
+                       kept as "kept!: Json<BTreeMap<String, Uuid>>", labels
                    from worker where id = any($1) order by id
                    for no key update "#
                     + $locks,
@@ -88,8 +93,9 @@ pub(super) async fn lock_all(
             let what = || format!("worker {}", row.id);
             let id = row.id.parse().map_err(|error| corrupt(what(), &error))?;
             let schedule = row.schedule.parse().map_err(|error| corrupt(what(), &error))?;
+            let labels = labels::from_column(row.labels)?;
             let Row { incarnation, is_suspect, silent_s, kept, .. } = row;
-            Ok((id, Current { incarnation, schedule, is_suspect, silent_s, kept: kept.0 }))
+            Ok((id, Current { incarnation, schedule, is_suspect, silent_s, kept: kept.0, labels }))
         })
         .collect()
 }

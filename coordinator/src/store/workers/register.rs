@@ -1,5 +1,6 @@
 //! Numbers the start of a daemon.
 
+use cakes::labels::Labels;
 use cakes_proto::ids::WorkerId;
 use sqlx::PgPool;
 use tracing::instrument;
@@ -8,6 +9,7 @@ use uuid::Uuid;
 use crate::core::worker::Device;
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::event::{self, Event};
+use crate::store::labels;
 use crate::store::text::storable;
 
 /// Longest stored name of a device, a processor or a version, in bytes.
@@ -20,6 +22,7 @@ pub struct Registration {
     /// Chosen anew at each start; a repetition is the same start.
     pub request_id: Uuid,
     pub devices: Vec<Device>,
+    pub labels: Labels,
     pub version: String,
 }
 
@@ -32,6 +35,7 @@ pub struct Registration {
 pub async fn register(pool: &PgPool, registration: &Registration) -> Result<i64, Error> {
     let devices: Vec<Device> = registration.devices.iter().map(storable_device).collect();
     let devices = serde_json::to_value(devices).map_err(|error| corrupt("a list of devices", &error))?;
+    let labels = labels::to_column(&registration.labels)?;
     let mut transaction = pool.begin().await.map_err(failed("begin a registration"))?;
     let known = sqlx::query!(
         "select incarnation, register_request_id from worker where id = $1 for no key update",
@@ -44,19 +48,20 @@ pub async fn register(pool: &PgPool, registration: &Registration) -> Result<i64,
         return Ok(known.incarnation);
     }
     let incarnation = sqlx::query_scalar!(
-        "insert into worker (id, incarnation, devices, version, register_request_id)
-         values ($1, 1, $2, $3, $4)
+        "insert into worker (id, incarnation, devices, version, register_request_id, labels)
+         values ($1, 1, $2, $3, $4, $5)
          on conflict (id) do update set
              incarnation = worker.incarnation
                  + (worker.register_request_id <> excluded.register_request_id)::int,
              devices = excluded.devices, version = excluded.version,
-             register_request_id = excluded.register_request_id,
+             register_request_id = excluded.register_request_id, labels = excluded.labels,
              last_seen_time = clock_timestamp(), register_time = clock_timestamp()
          returning incarnation",
         registration.worker.as_str(),
         devices,
         storable(&registration.version, NAME_BYTES_MAX),
-        registration.request_id
+        registration.request_id,
+        labels
     )
     .fetch_one(&mut *transaction)
     .await
