@@ -1,19 +1,30 @@
--- Where jobs may run, and when they are wanted to be done.
+-- Where jobs may run, when they are wanted to be done, and what they may cost.
 
 alter table worker add column labels jsonb not null default '{}' check (jsonb_typeof(labels) = 'object');
 comment on column worker.labels is 'What its operator labelled it with: {key: value}.';
 
 alter table search
     add column worker_labels jsonb not null default '{}' check (jsonb_typeof(worker_labels) = 'object'),
-    add column deadline timestamptz;
+    add column deadline timestamptz,
+    add column cost_limit_device_s bigint check (cost_limit_device_s > 0);
+comment on column search.cost_limit_device_s is 'Most device-seconds that each of its jobs may take; null for no limit.';
 comment on column search.worker_labels is 'What workers must be labelled with to get its jobs; its jobs have the same.';
 comment on column search.deadline is 'When its jobs are wanted to be done; null for no such time.';
 
 alter table job
     add column worker_labels jsonb not null default '{}' check (jsonb_typeof(worker_labels) = 'object'),
-    add column deadline timestamptz;
+    add column deadline timestamptz,
+    add column cost_limit_device_s bigint check (cost_limit_device_s > 0);
+comment on column job.cost_limit_device_s is 'Most device-seconds that its attempts may take together before it is paused; null for no limit.';
 comment on column job.worker_labels is 'What workers must be labelled with to get it; those of its search.';
 comment on column job.deadline is 'When it is wanted to be done, as its search; null for no such time.';
+
+-- Device-seconds that the ended attempts of a job took.
+create function taken_device_s(job) returns bigint stable language sql begin atomic
+    select (coalesce(sum(extract(epoch from attempt.end_time - attempt.grant_time)), 0)
+        * $1.device_count)::bigint
+    from attempt where attempt.job_id = $1.id and attempt.end_time is not null;
+end;
 
 create or replace view dashboard.queue as
 with fleet as (

@@ -71,8 +71,17 @@ pub enum JobCommand {
     #[command(after_help = "Example:\n  cakes job pause 0198f3a2-7c1e")]
     Pause(JobId),
     /// Queue a paused job again.
-    #[command(after_help = "Example:\n  cakes job resume 0198f3a2-7c1e")]
-    Resume(JobId),
+    #[command(
+        after_help = "Examples:\n  cakes job resume 0198f3a2-7c1e\n  cakes job resume 0198f3a2-7c1e --cost-limit 20"
+    )]
+    Resume {
+        #[command(flatten)]
+        job: JobId,
+        /// Most device-hours that it may take from now on, those that it has taken included [default: as
+        /// it was].
+        #[arg(long, value_name = "HOURS")]
+        cost_limit: Option<f64>,
+    },
     /// Queue a failed or cancelled job again, from its last checkpoint.
     #[command(after_help = "Example:\n  cakes job retry 0198f3a2-7c1e")]
     Retry(JobId),
@@ -266,11 +275,15 @@ pub async fn run(global: &GlobalArguments, command: JobCommand) -> Result<Outcom
             "JobService/PauseJob",
             v1::PauseJobRequest { id, ..v1::PauseJobRequest::default() }
         )?,
-        JobCommand::Resume(JobId { id }) => rpc!(
+        JobCommand::Resume { job: JobId { id }, cost_limit } => rpc!(
             client,
             jobs.resume_job,
             "JobService/ResumeJob",
-            v1::ResumeJobRequest { id, ..v1::ResumeJobRequest::default() }
+            v1::ResumeJobRequest {
+                id,
+                cost_limit_device_hours: cost_limit,
+                ..v1::ResumeJobRequest::default()
+            }
         )?,
         JobCommand::Retry(JobId { id }) => rpc!(
             client,

@@ -155,6 +155,10 @@ pub struct SubmitArguments {
     /// [default: that of the file, else none].
     #[arg(long, value_name = "TIME", value_parser = moment)]
     deadline: Option<DateTime<Utc>>,
+    /// Most device-hours that each of its jobs may take; one that has taken them is paused
+    /// [default: that of the file, else none].
+    #[arg(long, value_name = "HOURS")]
+    cost_limit: Option<f64>,
     /// The same id returns the first search instead of a second one.
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
@@ -263,6 +267,7 @@ async fn submit(global: &GlobalArguments, arguments: SubmitArguments) -> Result<
         request.worker_labels = each_once("--worker-label", arguments.worker_labels)?;
     }
     request.deadline = arguments.deadline.map(Into::into).or(request.deadline);
+    request.cost_limit_device_hours = arguments.cost_limit.or(request.cost_limit_device_hours);
     request.validate_only |= arguments.dry_run;
     let is_dry = request.validate_only;
     let client = Client::connect(global).await?;

@@ -112,6 +112,9 @@ pub fn search_details(search: &v1::Search, now: DateTime<Utc>) -> String {
     if let Some(deadline) = search.deadline.and_then(|time| DateTime::<Utc>::try_from(time).ok()) {
         lines.push(format!("deadline {}", deadline.format("%Y-%m-%d %H:%M UTC")));
     }
+    if let Some(hours) = search.cost_limit_device_hours {
+        lines.push(format!("limit    {hours} device-hours for each job"));
+    }
     if !search.owner.is_empty() {
         lines.push(format!("owner    {}", search.owner));
     }

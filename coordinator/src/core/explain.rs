@@ -23,6 +23,8 @@ pub struct Facts {
     pub device_count: u32,
     /// What its worker must be labelled with.
     pub worker_labels: Labels,
+    /// Of a job that may not take more than so much.
+    pub cost: Option<Cost>,
     pub step: i64,
     pub step_count: i64,
     /// Step of the last committed checkpoint, 0 for none.
@@ -34,6 +36,13 @@ pub struct Facts {
     /// Why the planner does not start it, where that has to do with other jobs.
     pub planned: Option<String>,
     pub workers: Vec<WorkerFacts>,
+}
+
+/// What a job has taken, and what it may, in device-seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    pub taken_device_s: i64,
+    pub limit_device_s: i64,
 }
 
 /// Where an attempt lives.
@@ -87,7 +96,20 @@ pub fn explain(facts: &Facts) -> String {
         }
         JobState::Cancelled => with_reason("Cancelled", facts),
         JobState::Pausing => format!("Waits for {} to save a checkpoint and stop.", place(facts)),
-        JobState::Paused => "Paused; `cakes job resume` queues it again.".to_owned(),
+        JobState::Paused => paused(facts),
+    }
+}
+
+fn paused(facts: &Facts) -> String {
+    match facts.cost {
+        Some(cost) if cost.taken_device_s >= cost.limit_device_s => format!(
+            "Paused: it has taken {:.2} of the {:.2} device-hours that it may; `cakes job resume --cost-limit HOURS` \
+             with more lets it go on from step {}.",
+            cost.taken_device_s as f64 / 3600.0,
+            cost.limit_device_s as f64 / 3600.0,
+            facts.checkpoint_step
+        ),
+        _ => "Paused; `cakes job resume` queues it again.".to_owned(),
     }
 }
 
@@ -230,6 +252,7 @@ mod tests {
             memory_mib: 1000,
             device_count: 1,
             worker_labels: Labels::default(),
+            cost: None,
             step: 0,
             step_count: 100,
             checkpoint_step: 0,
@@ -312,6 +335,16 @@ mod tests {
         let runs = Facts { state: JobState::Running, step: 7, ..facts() };
         says(&runs, "no checkpoint yet");
         says(&Facts { checkpoint_step: 5, ..runs }, "last checkpoint at step 5");
+    }
+
+    #[test]
+    fn a_job_that_may_take_no_more_says_how_it_may() {
+        let cost = Some(Cost { taken_device_s: 7201, limit_device_s: 7200 });
+        let spent = Facts { state: JobState::Paused, cost, checkpoint_step: 40, ..facts() };
+        says(&spent, "has taken 2.00 of the 2.00 device-hours that it may; `cakes job resume --cost-limit");
+        says(&spent, "from step 40");
+        let cost = Some(Cost { taken_device_s: 7199, limit_device_s: 7200 });
+        says(&Facts { cost, ..spent }, "Paused; `cakes job resume` queues");
     }
 
     #[test]

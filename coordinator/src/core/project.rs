@@ -13,7 +13,7 @@ pub const PERIOD_DAYS: u32 = 30;
 /// Longest period, in days.
 pub const PERIOD_DAYS_MAX: u32 = 366;
 /// Most device-hours of a quota: a hundred thousand devices, for a year.
-const DEVICE_HOURS_MAX: f64 = 1e9;
+pub const DEVICE_HOURS_MAX: f64 = 1e9;
 const NAME_CHARS_MAX: usize = 63;
 
 /// The name of a project: 1 to 63 lower-case letters, digits, `.`, `_` and `-`, the first

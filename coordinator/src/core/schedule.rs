@@ -86,12 +86,18 @@ pub struct JobRow {
     /// What its worker must be labelled with.
     pub worker_labels: Labels,
     pub deadline_s: Option<i64>,
+    /// Most device-seconds that it may take.
+    pub cost_limit_device_s: Option<i64>,
+    /// Those that its ended attempts took; only known of a job with a limit.
+    pub spent_device_s: i64,
 }
 
 /// A job that waits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WaitingRow {
     pub job: JobRow,
+    /// Of its last grant.
+    pub epoch: i64,
     /// Earliest start, after a failure.
     pub run_after_s: Option<i64>,
     /// The worker that it keeps away from at present.
@@ -134,6 +140,8 @@ pub struct Decisions {
     /// New reasons of waiting jobs; `None` takes one back.
     pub reasons: Vec<(Uuid, Option<&'static str>)>,
     pub stops: Vec<Yield>,
+    /// Jobs that have taken all that they may, with their epochs: they are to be paused.
+    pub spent: Vec<(Uuid, i64)>,
     /// Workers with the slots that are kept for a job from now on.
     pub kept: Vec<(String, BTreeMap<String, Uuid>)>,
     pub accounts: Vec<Account>,
@@ -175,6 +183,7 @@ pub fn decide(snapshot: &Snapshot, policy: &Policy) -> Result<Decisions, FactsEr
         ranks: new_ranks(snapshot, &facts, &plan),
         reasons: new_reasons(snapshot, &plan),
         stops: yields(snapshot, &plan),
+        spent: spent(snapshot, &plan),
         kept: new_kept(snapshot, &plan),
         accounts: owned.accounts,
     })
@@ -253,6 +262,15 @@ fn yields(snapshot: &Snapshot, plan: &Plan) -> Vec<Yield> {
         Some(Yield { job: row.job.id, epoch: row.epoch, by })
     };
     told.filter_map(of).collect()
+}
+
+fn spent(snapshot: &Snapshot, plan: &Plan) -> Vec<(Uuid, i64)> {
+    let stops = plan.stops.iter().filter(|stop| stop.reason == StopReason::CostLimit).map(|stop| stop.job.0);
+    let waits = plan.waiting.iter().filter(|wait| matches!(wait.reason, Reason::CostLimit { .. }));
+    let jobs: BTreeSet<u128> = stops.chain(waits.map(|wait| wait.job.0)).collect();
+    let running = snapshot.running.iter().map(|row| (row.job.id, row.epoch));
+    let waiting = snapshot.waiting.iter().map(|row| (row.job.id, row.epoch));
+    running.chain(waiting).filter(|(job, _)| jobs.contains(&job.as_u128())).collect()
 }
 
 /// Slots that a job waits for, and wide ones that are free for one that starts there: a
@@ -386,8 +404,8 @@ fn job(snapshot: &Snapshot, known: &KnownLabels<'_>, row: &JobRow) -> planner::J
         may_span: false,
         estimate_s: None,
         deadline_s: row.deadline_s.map(seconds),
-        cost_limit_device_s: None,
-        spent_device_s: 0,
+        cost_limit_device_s: row.cost_limit_device_s.map(seconds),
+        spent_device_s: seconds(row.spent_device_s),
         data: Vec::new(),
         is_preemptible: false,
         preemption_count: row.preemption_count.unsigned_abs(),

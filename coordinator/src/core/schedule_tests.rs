@@ -19,6 +19,8 @@ fn job(number: u128) -> JobRow {
         preemption_count: 0,
         worker_labels: Labels::default(),
         deadline_s: None,
+        cost_limit_device_s: None,
+        spent_device_s: 0,
     }
 }
 
@@ -31,6 +33,7 @@ fn waits(job: JobRow) -> WaitingRow {
     WaitingRow {
         ranked: Ranked { rank, natural: rank },
         job,
+        epoch: 0,
         run_after_s: None,
         avoids: None,
         plan_reason: None,
@@ -328,4 +331,21 @@ fn a_job_is_planned_where_it_may_run() {
     assert_eq!(stopped, [Uuid::from_u128(2)]);
     snapshot.waiting = vec![waits(asks(3, "gpu=a100"))];
     assert!(decided(&snapshot).stops.is_empty());
+}
+
+/// Running ones count what they have taken so far; `runs` has run for two hours.
+#[test]
+fn a_job_that_has_taken_what_it_may_is_paused() {
+    let mut snapshot = snapshot();
+    snapshot.workers = vec![worker("a", &[1]), worker("b", &[1])];
+    let limited = |number, limit_s, spent_s| JobRow {
+        cost_limit_device_s: Some(limit_s),
+        spent_device_s: spent_s,
+        ..job(number)
+    };
+    snapshot.running = vec![runs(limited(1, 7200 + 100, 100), "a"), runs(limited(2, 7200 + 100, 99), "b")];
+    snapshot.waiting = vec![waits(limited(3, 50, 50)), waits(limited(4, 50, 49)), waits(job(5))];
+    assert_eq!(decided(&snapshot).spent, [(Uuid::from_u128(1), 3), (Uuid::from_u128(3), 0)]);
+    snapshot.running[0].is_stopping = true;
+    assert_eq!(decided(&snapshot).spent, [(Uuid::from_u128(3), 0)], "it was told");
 }

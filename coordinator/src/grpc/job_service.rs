@@ -285,11 +285,12 @@ impl JobService for Api {
 
     async fn resume_job(&self, request: Request<v1::ResumeJobRequest>) -> Result<Response<v1::Job>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let v1::ResumeJobRequest { id, etag } = request;
+        let v1::ResumeJobRequest { id, etag, cost_limit_device_hours } = request;
+        let limit = values::cost_limit("cost_limit_device_hours", cost_limit_device_hours)?;
         let id = lookup::job(self.reader(), "id", &id).await?;
         self.refuse_others_job(&extensions, id).await?;
         let seen = values::as_seen(id, &etag)?;
-        self.write(move |pool| async move { writes::resume(&pool, seen).await }).await?;
+        self.write(move |pool| async move { writes::resume(&pool, seen, limit).await }).await?;
         self.answer(id).await
     }
 

@@ -268,7 +268,7 @@ pub(super) async fn load(pool: &PgPool, id: SearchId) -> Result<v1::Search, Stat
 /// What a search would be, had it been recorded.
 fn unrecorded(search: &CheckedSearch, terms: Terms) -> v1::Search {
     let spec = Some(search_to_wire(search.spec()));
-    let Terms { labels, project, priority, worker_labels, deadline, .. } = terms;
+    let Terms { labels, project, priority, worker_labels, deadline, cost_limit_device_s, .. } = terms;
     v1::Search {
         spec,
         labels: labels.into(),
@@ -276,6 +276,7 @@ fn unrecorded(search: &CheckedSearch, terms: Terms) -> v1::Search {
         priority,
         worker_labels: worker_labels.into(),
         deadline: deadline.and_then(wire::time),
+        cost_limit_device_hours: cost_limit_device_s.map(wire::hours),
         ..v1::Search::default()
     }
 }
@@ -297,6 +298,7 @@ fn terms(
         priority: request.priority,
         worker_labels: labels::checked("worker_labels", take(&mut request.worker_labels))?,
         deadline,
+        cost_limit_device_s: values::cost_limit("cost_limit_device_hours", request.cost_limit_device_hours)?,
         owner: caller.owner().map(str::to_owned),
         trace: None,
     };

@@ -7,6 +7,7 @@ use tonic::Status;
 
 use super::status::invalid_field;
 use crate::core::etag::{AsSeen, InvalidEtag};
+use crate::core::project::DEVICE_HOURS_MAX;
 
 /// The last second of the year 9999.
 const TIME_S_MAX: i64 = 253_402_300_799;
@@ -60,6 +61,18 @@ pub(super) fn amount(field: &str, value: f64) -> Result<f64, Status> {
         return Ok(value);
     }
     Err(invalid_field(field, format!("must be a number from 0 on, got {value}")))
+}
+
+/// Device-seconds of a limit in device-hours.
+pub(super) fn cost_limit(field: &str, hours: Option<f64>) -> Result<Option<i64>, Status> {
+    let seconds = |hours: f64| match (1.0 / 3600.0..=DEVICE_HOURS_MAX).contains(&hours) {
+        true => Ok((hours * 3600.0).round() as i64),
+        false => Err(invalid_field(
+            field,
+            format!("must be a second (0.000278) to {DEVICE_HOURS_MAX} device-hours, got {hours}"),
+        )),
+    };
+    hours.map(seconds).transpose()
 }
 
 /// A share, 0 to 1.

@@ -37,6 +37,11 @@ pub(super) fn time(time: DateTime<Utc>) -> Option<Timestamp> {
     Some(time.into())
 }
 
+/// Device-seconds as device-hours.
+pub(super) fn hours(device_s: i64) -> f64 {
+    device_s as f64 / 3600.0
+}
+
 /// A search with its jobs.
 pub(super) fn search(record: SearchRecord, jobs: Vec<JobRecord>) -> v1::Search {
     v1::Search {
@@ -64,6 +69,7 @@ pub(super) fn search(record: SearchRecord, jobs: Vec<JobRecord>) -> v1::Search {
         priority: record.priority,
         worker_labels: record.worker_labels.into(),
         deadline: record.deadline.and_then(time),
+        cost_limit_device_hours: record.cost_limit_device_s.map(hours),
         resume_token: String::new(),
     }
 }
@@ -108,6 +114,7 @@ pub(super) fn job(record: JobRecord) -> v1::Job {
         priority: record.priority,
         worker_labels: record.worker_labels.into(),
         deadline: record.deadline.and_then(time),
+        cost_limit_device_hours: record.cost_limit_device_s.map(hours),
         is_held: record.is_held,
         resume_token: String::new(),
     }
@@ -281,15 +288,14 @@ pub(super) fn worker(record: WorkerRecord) -> v1::Worker {
 }
 
 pub(super) fn project(record: ProjectRecord, members: Vec<MemberRecord>) -> v1::Project {
-    let hours = |seconds: f64| seconds / 3600.0;
     v1::Project {
         name: record.name,
         share: record.share.unsigned_abs(),
         device_quota: record.device_quota.map(i32::unsigned_abs),
-        device_hours_quota: record.device_s_quota.map(|quota| hours(quota as f64)),
+        device_hours_quota: record.device_s_quota.map(hours),
         period_days: record.period_days.unsigned_abs(),
-        used_device_hours: hours(record.used_device_s),
-        usage_device_hours: hours(record.usage_device_s),
+        used_device_hours: record.used_device_s / 3600.0,
+        usage_device_hours: record.usage_device_s / 3600.0,
         busy_device_count: u32::try_from(record.busy_device_count).unwrap_or(u32::MAX),
         waiting_job_count: u32::try_from(record.waiting_job_count).unwrap_or(u32::MAX),
         members: members.into_iter().map(member).collect(),

@@ -446,7 +446,7 @@ async fn what_came_in_is_read_and_never_run(pool: PgPool) {
         writes::retry(&other, job.id.into()).await.unwrap_err(),
         writes::cancel(&other, job.id.into(), "").await.unwrap_err(),
         writes::pause(&other, job.id.into()).await.unwrap_err(),
-        writes::resume(&other, job.id.into()).await.unwrap_err(),
+        writes::resume(&other, job.id.into(), None).await.unwrap_err(),
         writes::submit_retrain(&other, &retrain).await.unwrap_err(),
         search_writes::cancel(&other, id.into(), "").await.unwrap_err(),
         search_writes::derive(&other, id, &wish).await.unwrap_err(),

@@ -57,7 +57,7 @@ async fn handing_a_job_back_as_asked_pauses_it_and_costs_no_try(pool: PgPool) {
     assert_eq!(count(&pool, "select count(*) from attempt where end_reason = 'handed back'").await, 1);
     assert_eq!(count(&pool, "select count(*) from job where lost_count > 0").await, 0);
 
-    jobs::resume(&pool, grant.token.job.into()).await.unwrap();
+    jobs::resume(&pool, grant.token.job.into(), None).await.unwrap();
     let again = worker.begin(&pool).await;
     assert_eq!(again.token.job, grant.token.job);
     assert_eq!(again.resume_from.map(|checkpoint| checkpoint.step), Some(3));

@@ -24,7 +24,7 @@ async fn a_paused_job_leaves_the_queue_until_it_is_resumed(pool: PgPool) {
         jobs::pause(&pool, (*id).into()).await.unwrap();
     }
     assert_eq!(worker.acquire(&pool).await, None);
-    jobs::resume(&pool, ids[1].into()).await.unwrap();
+    jobs::resume(&pool, ids[1].into(), None).await.unwrap();
     assert_eq!(worker.acquire(&pool).await.unwrap().token.job, ids[1]);
 }
 
@@ -38,7 +38,7 @@ async fn what_has_succeeded_is_left_alone(pool: PgPool) {
     for result in [
         jobs::cancel(&pool, job.into(), "").await,
         jobs::pause(&pool, job.into()).await,
-        jobs::resume(&pool, job.into()).await,
+        jobs::resume(&pool, job.into(), None).await,
         jobs::retry(&pool, job.into()).await,
     ] {
         assert!(matches!(result, Err(Error::IllegalTransition(_))), "{result:?}");

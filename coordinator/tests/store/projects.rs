@@ -9,7 +9,7 @@ use cakes_coordinator::core::schedule::{Decisions, Rules};
 use cakes_coordinator::store::attempts::{acquire, fail};
 use cakes_coordinator::store::read::{Order, jobs, owners};
 use cakes_coordinator::store::searches::{Terms, submit};
-use cakes_coordinator::store::{Error, PgPool, projects, schedule};
+use cakes_coordinator::store::{Error, PgPool, jobs as store_jobs, projects, schedule};
 use cakes_proto::ids::SearchId;
 use chrono::{TimeDelta, Utc};
 use uuid::Uuid;
@@ -445,6 +445,39 @@ async fn a_search_whose_deadline_is_near_goes_first(pool: PgPool) {
         .unwrap();
     assert_eq!(order[..2], [near.0, near.0]);
     assert!(order[2..].contains(&far.0) && order[2] != far.0, "{order:?}");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_job_that_has_taken_its_device_hours_is_paused_until_it_may_take_more(pool: PgPool) {
+    let terms = Terms { cost_limit_device_s: Some(1800), ..Terms::default() };
+    submit(&pool, &small_search(), &terms, None).await.unwrap();
+    let a = worker(&pool, "a").await;
+    let grant = a.begin(&pool).await;
+    let job = grant.token.job;
+    round(&pool).await;
+    assert_eq!(state(&pool, job).await, "running");
+    has_run_for_an_hour(&pool).await;
+    round(&pool).await;
+    assert_eq!(state(&pool, job).await, "pausing");
+    // The other one has taken nothing.
+    assert_eq!(count(&pool, "select count(*) from job where state = 'queued'").await, 1);
+    fail(&pool, &Policy::default(), grant.token, FailureClass::Cancelled, "saved").await.unwrap();
+    assert_eq!(state(&pool, job).await, "paused");
+
+    let refused = store_jobs::resume(&pool, job.into(), None).await.unwrap_err();
+    assert!(refused.to_string().contains("has taken 1.00 of the 0.50 device-hours"), "{refused}");
+    assert!(store_jobs::resume(&pool, job.into(), Some(3600)).await.is_err(), "no more than it has taken");
+    store_jobs::resume(&pool, job.into(), Some(7200)).await.unwrap();
+    round(&pool).await;
+    assert_eq!(state(&pool, job).await, "queued");
+    // Lowered while it waits: it does not start again.
+    sqlx::query("update job set cost_limit_device_s = 3600 where id = $1")
+        .bind(job.0)
+        .execute(&pool)
+        .await
+        .unwrap();
+    round(&pool).await;
+    assert_eq!(state(&pool, job).await, "paused");
 }
 
 /// Rounds at once end well, and what they write is that of one.

@@ -92,7 +92,7 @@ impl Scene {
             Deed::Fail(grant, class) => fail(pool, &policy, grant.token, class, "it broke").await?,
             Deed::Cancel => jobs::cancel(pool, self.job.into(), "").await?,
             Deed::Pause => jobs::pause(pool, self.job.into()).await?,
-            Deed::Resume => jobs::resume(pool, self.job.into()).await?,
+            Deed::Resume => jobs::resume(pool, self.job.into(), None).await?,
             Deed::Retry => jobs::retry(pool, self.job.into()).await?,
             Deed::Expire => {
                 let_leases_run_out(pool).await;

@@ -252,7 +252,7 @@ impl Scene {
             Call::Fail { class, .. } => fail(pool, policy, granted().token, class, "it broke").await?,
             Call::Cancel { .. } => jobs::cancel(pool, self.job.into(), "").await?,
             Call::Pause { .. } => jobs::pause(pool, self.job.into()).await?,
-            Call::Resume { .. } => jobs::resume(pool, self.job.into()).await?,
+            Call::Resume { .. } => jobs::resume(pool, self.job.into(), None).await?,
             Call::Retry { .. } => jobs::retry(pool, self.job.into()).await?,
             Call::Extend => drop(extend_leases(pool, policy).await?),
             Call::Acquire { .. } | Call::Submit { .. } | Call::Expire { .. } | Call::Condemn { .. } => {

@@ -23,7 +23,7 @@ pub(in crate::store) struct NewJob<'a> {
     pub architecture: Option<ArchitectureDigest>,
     pub trainer_job: &'a TrainerJob,
     /// The search that it is of, or that it is trained for: whose project, priority,
-    /// labels of workers and deadline it has.
+    /// labels of workers, deadline and cost limit it has.
     pub of: SearchId,
     /// The search whose supernet the training starts from, for one that does.
     pub supernet_of: Option<SearchId>,
@@ -56,11 +56,11 @@ pub(in crate::store) async fn enqueue(
     let inserted = sqlx::query!(
         "insert into job (id, search_id, kind, label, priority, project, architecture_digest, seed, trainer_job,
              step_count, memory_mib, request_id, request_hash, task, labels, supernet_job_id, owner,
-             traceparent, tracestate, worker_labels, deadline)
+             traceparent, tracestate, worker_labels, deadline, cost_limit_device_s)
          select $1, $2, $3, $4, search.priority, search.project, $6, $7::text::numeric, $8, $9, $10, $11, $12,
              $13, $14, (select id from job where search_id = $15 and kind = 'supernet'),
              case when $2::uuid is null then $16 else search.owner end, $17, $18,
-             search.worker_labels, search.deadline
+             search.worker_labels, search.deadline, search.cost_limit_device_s
          from search where search.id = $5
          on conflict do nothing",
         id.0,

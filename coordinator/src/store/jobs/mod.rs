@@ -18,6 +18,7 @@ pub use submit_retrain::{Retrain, submit_retrain};
 
 pub(super) use cancel::cancel_locked;
 pub(super) use enqueue::{NewJob, enqueue};
+pub(super) use pause::pause_spent;
 
 use cakes_proto::ids::JobId;
 use sqlx::PgPool;

@@ -1,7 +1,7 @@
 //! Queues a paused job again.
 
 use cakes_proto::ids::JobId;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 
 use crate::core::etag::AsSeen;
@@ -11,12 +11,18 @@ use crate::store::etag;
 use crate::store::exchange::refuse_imported_job;
 use crate::store::job_row::{self, Move};
 
-/// Queues a paused job; a job whose worker has not stopped yet goes on there.
+/// Queues a paused job; a job whose worker has not stopped yet goes on there. A limit of its
+/// device-seconds replaces the one that it had.
 ///
 /// # Errors
-/// There is no such job, it has changed since it was seen, or it has ended or is being cancelled.
+/// There is no such job, it has changed since it was seen, it has ended or is being
+/// cancelled, or it has taken all that it may.
 #[instrument(skip_all, fields(job = %seen.id), err(level = "debug"))]
-pub async fn resume(pool: &PgPool, seen: AsSeen<JobId>) -> Result<(), Error> {
+pub async fn resume(
+    pool: &PgPool,
+    seen: AsSeen<JobId>,
+    cost_limit_device_s: Option<i64>,
+) -> Result<(), Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin to resume a job"))?;
     refuse_imported_job(&mut transaction, seen.id).await?;
     let job = job_row::lock(&mut transaction, seen.id).await?;
@@ -29,11 +35,34 @@ pub async fn resume(pool: &PgPool, seen: AsSeen<JobId>) -> Result<(), Error> {
     .await
     .map_err(failed("look for a live attempt"))?;
     let moved = transition(job.state, &JobEvent::Resume { started })?;
+    limit(&mut transaction, seen.id, cost_limit_device_s).await?;
     if moved.next == job.state {
-        return Ok(());
+        return transaction.commit().await.map_err(failed("commit a limit"));
     }
     let change =
         Move { kind: "job_resumed", moved: &moved, reason: None, counters: job.counters, avoid: None };
     job_row::apply(&mut transaction, &job, change).await?;
     transaction.commit().await.map_err(failed("commit a resumption"))
+}
+
+/// Writes down a new limit, and refuses a job that has taken all that it may.
+async fn limit(connection: &mut PgConnection, id: JobId, limit_device_s: Option<i64>) -> Result<(), Error> {
+    let row = sqlx::query!(
+        r#"update job set cost_limit_device_s = coalesce($2, cost_limit_device_s) where id = $1
+           returning cost_limit_device_s, taken_device_s(job) as "taken_device_s!""#,
+        id.0,
+        limit_device_s
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(failed("limit what a job may take"))?;
+    match row.cost_limit_device_s {
+        Some(limit) if row.taken_device_s >= limit => Err(Error::Refused(format!(
+            "job {id} has taken {:.2} of the {:.2} device-hours that it may; resume it with a higher limit \
+             (`cakes job resume --cost-limit HOURS`)",
+            row.taken_device_s as f64 / 3600.0,
+            limit as f64 / 3600.0
+        ))),
+        _ => Ok(()),
+    }
 }

@@ -7,7 +7,7 @@ use sqlx::PgPool;
 
 use super::jobs::JobRecord;
 use super::{failed, workers};
-use crate::core::explain::{DeviceFacts, Facts, Placement, WorkerFacts};
+use crate::core::explain::{Cost, DeviceFacts, Facts, Placement, WorkerFacts};
 use crate::core::job::JobState;
 use crate::core::schedule::Rules;
 use crate::store::{Error, schedule};
@@ -20,6 +20,7 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, rules: &Rules) -> Result<Fact
     let row = sqlx::query!(
         r#"select job.memory_mib, job.device_count as "device_count!", job.furthest_step, job.step_count,
                coalesce(job.checkpoint_step, 0) as "checkpoint_step!",
+               case when job.cost_limit_device_s is not null then taken_device_s(job) end as taken_device_s,
                extract(epoch from job.run_after - clock_timestamp())::float8 as back_off_s,
                case when job.avoid_until > clock_timestamp() then job.avoid_worker_id end as avoided_worker,
                case when job.state = 'queued' then (
@@ -52,6 +53,10 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, rules: &Rules) -> Result<Fact
         memory_mib: u64::try_from(row.memory_mib).unwrap_or(0),
         device_count: u32::try_from(row.device_count).unwrap_or(1),
         worker_labels: job.worker_labels.clone(),
+        cost: job
+            .cost_limit_device_s
+            .zip(row.taken_device_s)
+            .map(|(limit_device_s, taken_device_s)| Cost { taken_device_s, limit_device_s }),
         step: job.progress.as_ref().map_or(row.furthest_step, |progress| progress.step),
         step_count: row.step_count,
         checkpoint_step: row.checkpoint_step,

@@ -29,6 +29,8 @@ pub struct JobRecord {
     /// What workers must be labelled with to get it.
     pub worker_labels: Labels,
     pub deadline: Option<DateTime<Utc>>,
+    /// Most device-seconds before a job is paused.
+    pub cost_limit_device_s: Option<i64>,
     /// Whether it waits and a quota of its project keeps it from starting.
     pub is_held: bool,
     pub kind: JobKind,
@@ -207,6 +209,7 @@ struct Row {
     priority: i32,
     worker_labels: serde_json::Value,
     deadline: Option<DateTime<Utc>>,
+    cost_limit_device_s: Option<i64>,
     is_held: bool,
     kind: String,
     state: String,
@@ -255,6 +258,7 @@ pub(super) async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<JobRecord>
     let rows = sqlx::query_as!(
         Row,
         r#"select job.id, job.position, job.search_id, job.project, job.priority, job.worker_labels, job.deadline,
+               job.cost_limit_device_s,
                job.waits and job.is_held as "is_held!", job.kind, job.state, job.state_reason, job.label,
                job.labels, job.owner, job.architecture_digest, job.epoch, attempt.worker_id as "worker_id?", job.checkpoint_step,
                job.create_time, job.start_time, job.end_time,
@@ -303,6 +307,7 @@ impl TryFrom<Row> for JobRecord {
             priority: row.priority,
             worker_labels: labels::from_column(row.worker_labels)?,
             deadline: row.deadline,
+            cost_limit_device_s: row.cost_limit_device_s,
             is_held: row.is_held,
             kind: row.kind.parse().map_err(|error| corrupt("the kind", &error))?,
             state: row.state.parse().map_err(|error| corrupt("the state", &error))?,

@@ -52,6 +52,7 @@ pub async fn page(pool: &PgPool, offset: i64, limit: i64, rules: &Rules) -> Resu
             memory_mib: u64::try_from(row.memory_mib).unwrap_or(0),
             device_count: u32::try_from(row.device_count).unwrap_or(1),
             worker_labels: job.worker_labels.clone(),
+            cost: None,
             step: row.furthest_step,
             step_count: row.step_count,
             checkpoint_step: row.checkpoint_step,

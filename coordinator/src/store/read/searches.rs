@@ -28,6 +28,8 @@ pub struct SearchRecord {
     /// What workers must be labelled with to get its jobs.
     pub worker_labels: Labels,
     pub deadline: Option<DateTime<Utc>>,
+    /// Most device-seconds before a job is paused.
+    pub cost_limit_device_s: Option<i64>,
     /// Grows with every change of the search, its jobs and their progress.
     pub revision: i64,
     pub create_time: DateTime<Utc>,
@@ -61,6 +63,7 @@ struct Row {
     priority: i32,
     worker_labels: serde_json::Value,
     deadline: Option<DateTime<Utc>>,
+    cost_limit_device_s: Option<i64>,
     revision: i64,
     create_time: DateTime<Utc>,
     end_time: Option<DateTime<Utc>>,
@@ -103,6 +106,7 @@ impl TryFrom<Row> for SearchRecord {
             priority: row.priority,
             worker_labels: labels::from_column(row.worker_labels)?,
             deadline: row.deadline,
+            cost_limit_device_s: row.cost_limit_device_s,
             revision: row.revision,
             create_time: row.create_time,
             end_time: row.end_time,
@@ -203,7 +207,7 @@ async fn oldest(
 async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<SearchRecord>, Error> {
     let rows = sqlx::query_as!(
         Row,
-        r#"select id, spec, state, state_reason, labels, owner, project, priority, worker_labels, deadline, search_revision.revision as "revision!", create_time, end_time,
+        r#"select id, spec, state, state_reason, labels, owner, project, priority, worker_labels, deadline, cost_limit_device_s, search_revision.revision as "revision!", create_time, end_time,
                origin.source as "source?", origin.cakes_version as "cakes_version?",
                origin.is_snapshot as "is_snapshot?", origin.content_sha256 as "content_sha256?",
                origin.export_time as "export_time?", origin.import_time as "import_time?"

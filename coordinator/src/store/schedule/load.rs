@@ -96,7 +96,9 @@ async fn running(connection: &mut PgConnection) -> Result<Vec<RunningRow>, Error
                extract(epoch from job.create_time)::bigint as "create_s!", job.memory_mib,
                job.device_count as "device_count!", job.preemption_count,
                job.worker_labels as "worker_labels!: Json<Labels>",
-               extract(epoch from job.deadline)::bigint as deadline_s, attempt.epoch, attempt.worker_id,
+               extract(epoch from job.deadline)::bigint as deadline_s, job.cost_limit_device_s,
+               case when job.cost_limit_device_s is null then 0 else taken_device_s(job) end
+                   as "spent_device_s!", attempt.epoch, attempt.worker_id,
                attempt.device, extract(epoch from attempt.grant_time)::bigint as "grant_s!",
                progress.remaining_s, job.state,
                coalesce(job.yield_epoch = attempt.epoch, false) as "makes_way!"
@@ -121,6 +123,8 @@ async fn running(connection: &mut PgConnection) -> Result<Vec<RunningRow>, Error
             preemption_count: row.preemption_count,
             worker_labels: row.worker_labels.0,
             deadline_s: row.deadline_s,
+            cost_limit_device_s: row.cost_limit_device_s,
+            spent_device_s: row.spent_device_s,
         },
         epoch: row.epoch,
         worker: row.worker_id,
@@ -139,7 +143,9 @@ async fn waiting(connection: &mut PgConnection) -> Result<Vec<WaitingRow>, Error
                extract(epoch from create_time)::bigint as "create_s!", memory_mib,
                device_count as "device_count!", preemption_count,
                worker_labels as "worker_labels!: Json<Labels>",
-               extract(epoch from deadline)::bigint as deadline_s,
+               extract(epoch from deadline)::bigint as deadline_s, cost_limit_device_s,
+               case when cost_limit_device_s is null then 0 else taken_device_s(job) end
+                   as "spent_device_s!", epoch,
                case when run_after > clock_timestamp() then ceil(extract(epoch from run_after))::bigint end
                    as run_after_s,
                case when avoid_until > clock_timestamp() then avoid_worker_id end as avoids,
@@ -165,7 +171,10 @@ async fn waiting(connection: &mut PgConnection) -> Result<Vec<WaitingRow>, Error
             preemption_count: row.preemption_count,
             worker_labels: row.worker_labels.0,
             deadline_s: row.deadline_s,
+            cost_limit_device_s: row.cost_limit_device_s,
+            spent_device_s: row.spent_device_s,
         },
+        epoch: row.epoch,
         run_after_s: row.run_after_s,
         avoids: row.avoids,
         ranked: Ranked { rank: row.rank, natural: row.natural },

@@ -11,11 +11,13 @@ pub use load::load;
 use std::collections::BTreeMap;
 
 use cakes_planner::{FactsError, Policy};
+use cakes_proto::ids::JobId;
 use sqlx::PgPool;
 use tracing::instrument;
 use uuid::Uuid;
 
 use super::error::{Error, corrupt, failed};
+use super::jobs;
 use crate::core::schedule::{Decisions, Rules, Snapshot, decide, sentences};
 
 /// Any number that no other lock of this database has.
@@ -40,6 +42,9 @@ pub async fn plan(pool: &PgPool, rules: &Rules) -> Result<Option<Decisions>, Err
     let decisions = think(snapshot, rules, decide).await?;
     apply::apply(&mut transaction, &decisions).await?;
     transaction.commit().await.map_err(failed("commit a round"))?;
+    for (job, epoch) in &decisions.spent {
+        jobs::pause_spent(pool, JobId(*job), *epoch).await?;
+    }
     Ok(Some(decisions))
 }
 

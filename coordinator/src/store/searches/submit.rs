@@ -30,6 +30,8 @@ pub struct Terms {
     pub worker_labels: Labels,
     /// When its jobs are wanted to be done.
     pub deadline: Option<DateTime<Utc>>,
+    /// Most device-seconds that each of its jobs may take.
+    pub cost_limit_device_s: Option<i64>,
     /// Who submits it; none for nobody known. Not part of what a request id stands for.
     pub owner: Option<String>,
     /// What the submission belongs to. Not part of what a request id stands for either.
@@ -71,8 +73,8 @@ pub async fn submit(
     // Of two with one request id the second waits here until the first has ended.
     let inserted = sqlx::query!(
         "insert into search (id, name, spec, request_id, request_hash, labels, project, priority, owner,
-             traceparent, tracestate, worker_labels, deadline)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+             traceparent, tracestate, worker_labels, deadline, cost_limit_device_s)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
          on conflict (request_id) do nothing",
         id.0,
         search.spec().name,
@@ -86,7 +88,8 @@ pub async fn submit(
         traceparent,
         tracestate,
         worker_labels,
-        terms.deadline
+        terms.deadline,
+        terms.cost_limit_device_s
     )
     .execute(&mut *transaction)
     .await
@@ -113,6 +116,9 @@ fn request_hash(spec: &Value, labels: &Value, terms: &Terms) -> [u8; 32] {
     }
     if !terms.worker_labels.is_empty() || terms.deadline.is_some() {
         content += &serde_json::json!([&terms.worker_labels, terms.deadline]).to_string();
+    }
+    if let Some(limit) = terms.cost_limit_device_s {
+        content += &serde_json::json!({ "cost_limit_device_s": limit }).to_string();
     }
     Sha256::digest(content).into()
 }
