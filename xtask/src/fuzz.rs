@@ -215,7 +215,6 @@ fn one(target: &str, places: &Places, seconds: u64) -> Result<Row> {
     for folder in [&corpus, &findings, &places.logs] {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    let before = files(&findings)?;
     let path = places.logs.join(target);
     let log = fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut command = Command::new(places.programs.join(target));
@@ -232,9 +231,8 @@ fn one(target: &str, places: &Places, seconds: u64) -> Result<Row> {
     let began = Instant::now();
     let status = command.status().with_context(|| format!("cannot start `{}`", process::show(&command)))?;
     let took: Duration = began.elapsed();
-    let mut findings = files(&findings)?;
-    findings.retain(|file| !before.contains(file));
     let said = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
+    let findings = written(&said);
     let executions = executions(&said);
     if findings.is_empty() && !(status.success() && executions.is_some()) {
         bail!("{target} ended with {status} and left no input; its last words are in {}", path.display());
@@ -254,8 +252,13 @@ fn executions(log: &str) -> Option<u64> {
         .find_map(|line| line.strip_prefix("stat::number_of_executed_units:")?.trim().parse().ok())
 }
 
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found: Vec<PathBuf> = fs::read_dir(folder)?.flatten().map(|file| file.path()).collect();
+/// Inputs that it has written, also where the same one lay there from an earlier run.
+fn written(log: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = log
+        .lines()
+        .filter_map(|line| line.split_once("Test unit written to "))
+        .map(|(_, path)| PathBuf::from(path.trim()))
+        .collect();
     found.sort();
-    Ok(found)
+    found
 }

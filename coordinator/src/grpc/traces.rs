@@ -9,14 +9,14 @@ use tonic::Code;
 
 use crate::store::attempts::{Grant, Wait};
 
-/// Workers ask again and again: their calls are part of traces, but begin none.
-const OF_WORKERS: &str = "/cakes.v1.WorkerService/";
+/// Workers and balancers ask again and again: their calls are part of traces, but begin none.
+const POLLED: [&str; 2] = ["/cakes.v1.WorkerService/", "/grpc.health.v1.Health/"];
 
 /// The span of a call that has arrived; `is_known` says that there is such a method.
 pub(super) fn arrived(request: &Request, is_known: bool) -> Span {
     let caller = TraceContext::from_headers(request.headers());
     let path = request.uri().path();
-    let begins = is_known && !path.starts_with(OF_WORKERS);
+    let begins = is_known && !POLLED.iter().any(|service| path.starts_with(service));
     let span = match (&caller, begins) {
         (None, false) => return Span::default(),
         (Some(_), _) | (None, true) => Span::begin(name(path, is_known), SpanKind::Server, caller.as_ref()),

@@ -170,6 +170,9 @@ async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
 /// before are at work. Less than the second after which Postgres looks for deadlocks, so that
 /// of the two it is the migration that gives way.
 const MIGRATION_LOCK_TIMEOUT: &str = "500ms";
+/// The same of every fourth try: only after that second does Postgres end an autovacuum that is in
+/// the way.
+const MIGRATION_LOCK_TIMEOUT_LONG: &str = "1500ms";
 const MIGRATION_PAUSE: Duration = Duration::from_secs(1);
 
 /// What Postgres says of a lock that it could not get in time, and of a deadlock.
@@ -178,8 +181,10 @@ const LOCKED: [&str; 2] = ["55P03", "40P01"];
 /// Applies what is missing, each migration in a transaction of its own; tries again while
 /// somebody else holds a table, or migrates.
 async fn migrate(options: &PgConnectOptions) -> Result<(), Error> {
-    let options = options.clone().options([("lock_timeout", MIGRATION_LOCK_TIMEOUT)]);
+    let mut limits = [MIGRATION_LOCK_TIMEOUT; 3].into_iter().chain([MIGRATION_LOCK_TIMEOUT_LONG]).cycle();
     loop {
+        let limit = limits.next().unwrap_or(MIGRATION_LOCK_TIMEOUT);
+        let options = options.clone().options([("lock_timeout", limit)]);
         match migrate_once(&options).await {
             Err(Error::Migrate { source }) if waits_for_a_lock(&source) => {
                 tracing::warn!(

@@ -10,6 +10,7 @@ use cakes::labels::{LABEL_CHARS_MAX, LABELS_MAX, LabelChange, Labels};
 use cakes::spec::is_valid_name;
 use cakes_coordinator::core::access::{Role, TokenRole};
 use cakes_coordinator::core::etag::Etag;
+use cakes_coordinator::core::member::check_name;
 use cakes_coordinator::core::project::ProjectName;
 use cakes_coordinator::core::spiffe::{Authority, Holder, Name};
 use cakes_coordinator::core::webhook::WebhookEvent;
@@ -36,6 +37,7 @@ fn comes_back<T: FromStr + Display + PartialEq + Debug>(text: &str) -> Option<T>
 pub fn names(bytes: &[u8]) {
     let Some(text) = text(bytes) else { return };
     comes_back::<Kernel>(text);
+    comes_back::<Labels>(text);
     comes_back::<SearchId>(text);
     comes_back::<JobId>(text);
     comes_back::<WebhookId>(text);
@@ -60,6 +62,9 @@ pub fn names(bytes: &[u8]) {
     assert_eq!(worker.is_some(), name.is_some(), "a worker may be called '{text}', its certificate not");
     if worker.is_some() {
         is_one_step(text);
+    }
+    if name.is_some() {
+        assert_eq!(check_name(text), Ok(()), "a certificate may say '{text}', no member can be called so");
     }
     if let Ok(project) = text.parse::<ProjectName>() {
         assert_eq!(project.as_str(), text);

@@ -10,6 +10,7 @@ use cakes_worker::attempt::{
     Attempt, Conclusion, Effect, Event, Exit, Patience, SectionLimits, StoredCheckpoint, Terms,
 };
 use cakes_worker::clock::Now;
+use cakes_worker::spans::TrainerSpans;
 use cakes_worker::supervisor::{LINE_BYTES_MAX, LineBuffer};
 use cakes_worker::wire::{complete_request, fail_request};
 use prost::Message;
@@ -91,10 +92,12 @@ fn live(heard: Vec<TrainerEvent>, problem: Option<String>) {
     let mut now = Now { since_boot: Duration::ZERO, wall: SystemTime::UNIX_EPOCH };
     let mut attempt = Attempt::new(terms, patience, now);
     let exit = Exit { code: Some(1), signal: None, memory_exhausted: false, last_lines: Vec::new() };
+    let mut spans = TrainerSpans::new(None);
+    spans.begin();
     let events = [Event::Prepared].into_iter().chain(heard.into_iter().map(Event::Trainer));
     let ends = problem.map(Event::BadFrame).into_iter().chain([Event::Exited(exit)]);
     for event in events.chain(ends) {
-        let mut waiting = vec![event];
+        let mut waiting: Vec<Event> = spans.hear(event).into_iter().collect();
         while let Some(event) = waiting.pop() {
             now.since_boot += Duration::from_millis(1);
             let effects = attempt.handle(event, now);

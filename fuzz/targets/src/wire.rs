@@ -40,7 +40,8 @@ macro_rules! messages {
     };
 }
 
-// Every request but those that are one id, and what answers are made of.
+// Requests of more than ids and texts, and what answers are made of. Seeds choose by place: new
+// ones stand at the end.
 messages! {
     SubmitSearchRequest, ListSearchesRequest, WatchSearchRequest, DeriveArchitecturesRequest,
     GetParetoFrontRequest, LabelSearchRequest, ImportSearchRequest, SubmitRetrainRequest,
@@ -48,7 +49,8 @@ messages! {
     LabelJobRequest, AddJobNoteRequest, EstimateCostRequest, ListArchitecturesRequest,
     SetProjectRequest, AddWebhookRequest, ListDeliveriesRequest, RegisterRequest, AcquireRequest,
     ReportRequest, CommitCheckpointRequest, CompleteRequest, FailRequest, ReconcileRequest, Search,
-    Job, Architecture, ParetoFront, Grant, LatencyTable,
+    Job, Architecture, ParetoFront, Grant, LatencyTable, SetProjectMemberRequest,
+    RemoveProjectMemberRequest, ResumeJobRequest,
 }
 
 /// A byte that chooses a kind of message, and the message: for the wire, or as JSON.

@@ -143,7 +143,7 @@ struct Exports {
 
 impl Exports {
     async fn run(mut self) {
-        while !self.stop.is_cancelled() {
+        while !self.stop.is_cancelled() && !self.waiting.is_closed() {
             let spans = self.gather().await;
             // What is under way when the process ends is given its time by whoever ends it.
             self.export(spans).await;

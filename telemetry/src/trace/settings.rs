@@ -89,6 +89,7 @@ impl Settings {
             Some(url) => Some(("--otlp-endpoint", url.to_owned())),
             None => first(ENDPOINTS),
         };
+        let Some((name, url)) = given else { return Ok(None) };
         match variable("OTEL_TRACES_EXPORTER").as_deref() {
             None | Some("otlp") => {}
             Some("none") => return Ok(None),
@@ -99,7 +100,6 @@ impl Settings {
                 ));
             }
         }
-        let Some((name, url)) = given else { return Ok(None) };
         if let Some((name, protocol)) = first(PROTOCOLS).filter(|(_, protocol)| protocol != "grpc") {
             let problem = format!(
                 "'{protocol}' is not spoken; write grpc and give the collector's port for that, mostly 4317"

@@ -3,15 +3,17 @@
 use sqlx::PgPool;
 use tracing::instrument;
 
+use crate::core::member::check_name;
 use crate::core::project::ProjectName;
 use crate::store::error::{Error, failed};
 
 /// Takes a member away; what they submitted goes on.
 ///
 /// # Errors
-/// The project has no such member, or the database fails.
+/// The project has no such member, nobody can have the name, or the database fails.
 #[instrument(skip_all, fields(project = project.as_str(), name), err(level = "debug"))]
 pub async fn revoke(pool: &PgPool, project: &ProjectName, name: &str) -> Result<(), Error> {
+    check_name(name).map_err(|problem| Error::InvalidArgument { field: "member", problem })?;
     let project = project.as_str();
     let gone = sqlx::query!("delete from project_member where project = $1 and name = $2", project, name)
         .execute(pool)

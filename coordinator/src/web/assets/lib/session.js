@@ -39,7 +39,7 @@ class Session {
   /// The role in a project: one with members says it of whoever submits.
   roleIn(project) {
     const { role, projects } = this.known;
-    return role === "submitter" && project in projects ? projects[project] ?? "viewer" : role;
+    return role === "submitter" && Object.hasOwn(projects, project) ? projects[project] ?? "viewer" : role;
   }
 
   /// Whether whatever it adds to a project may be added there.
