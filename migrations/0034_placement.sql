@@ -37,8 +37,12 @@ with fleet as (
     cross join lateral jsonb_to_recordset(worker.devices) as device (name text, memory_mib bigint, count integer)
     where worker.schedule = 'ready' and worker.last_seen_time > now() - interval '60 s'
 ), ready_shape as (
-    -- Few rows, however many devices there are: each waiting job looks at all of them.
-    select labels, width, max(memory_mib) as memory_mib from ready_device group by labels, width
+    -- What is asked for, and what has it: few rows, however many devices and jobs there are.
+    -- Each waiting job looks at all of them.
+    select asked.worker_labels, ready_device.width, max(ready_device.memory_mib) as memory_mib
+    from (select distinct worker_labels from job where waits) asked
+    join ready_device on ready_device.labels @> asked.worker_labels
+    group by asked.worker_labels, ready_device.width
 ), free_device as (
     select ready_device.worker_id, ready_device.labels, ready_device.memory_mib, ready_device.width
     from ready_device
@@ -68,13 +72,16 @@ select waiting.queue_position,
            when waiting.run_after is not null then 'held_back'
            when fleet.present_count = 0 then 'no_worker'
            when fleet.ready_count = 0 then 'no_ready_worker'
-           when not exists (select from ready_shape where labels @> waiting.worker_labels) then 'no_labels'
+           when not exists (
+               select from ready_shape where ready_shape.worker_labels = waiting.worker_labels
+           ) then 'no_labels'
            when waiting.device_count > coalesce(
-               (select max(width) from ready_shape where labels @> waiting.worker_labels), 0)
+               (select max(width) from ready_shape
+                where ready_shape.worker_labels = waiting.worker_labels), 0)
                then 'too_narrow'
            when waiting.memory_mib > coalesce(
                (select max(memory_mib) from ready_shape
-                where labels @> waiting.worker_labels and width >= waiting.device_count), 0)
+                where ready_shape.worker_labels = waiting.worker_labels and width >= waiting.device_count), 0)
                then 'too_little_memory'
            when waiting.plan_reason is not null then waiting.plan_reason
            when exists (

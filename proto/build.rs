@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("methods.rs"), methods::generate(&descriptors)?)?;
 
     // In order, so that an architecture or a table is printed the same way every time.
-    const SORTED: [&str; 12] = [
+    const SORTED: [&str; 14] = [
         ".cakes.v1.LayerAllocation.channels",
         ".cakes.v1.LayerLatency.channel_ns",
         ".cakes.v1.Search",
@@ -42,6 +42,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         ".cakes.v1.LabelJobRequest",
         ".cakes.v1.Webhook",
         ".cakes.v1.AddWebhookRequest",
+        ".cakes.v1.Worker",
+        ".cakes.v1.RegisterRequest",
     ];
     let builder = SORTED.iter().fold(tonic_prost_build::configure(), |builder, path| builder.btree_map(path));
     builder

@@ -61,7 +61,11 @@ fn deployed_examples() -> String {
 }
 
 /// Verbs that change something, in an order in which each finds what it needs.
-const LAST: [&str; 12] = [
+const LAST: [&str; 16] = [
+    "project set",
+    "project grant",
+    "project members",
+    "project revoke",
     "search submit urgent",
     "job pause",
     "job resume",

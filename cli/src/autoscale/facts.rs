@@ -19,11 +19,20 @@ pub fn startable(queued: &[Job], labels: &Labels) -> u32 {
 /// Allocations with their workers, and what else is free. An allocation's worker is the
 /// one that the batch script names in the allocation's comment. `names` are those of
 /// earlier allocations too: a worker that has just ended looks ready for as long as a
-/// lease lasts, and nobody should wait for it.
-pub fn gather(waiting: u32, rows: &[Row], workers: &[Worker], names: &mut BTreeSet<String>) -> Facts {
+/// lease lasts, and nobody should wait for it. What is free elsewhere counts where it could
+/// start all that waits for workers with these labels.
+pub fn gather(
+    waiting: u32,
+    rows: &[Row],
+    workers: &[Worker],
+    labels: &Labels,
+    names: &mut BTreeSet<String>,
+) -> Facts {
     names.extend(rows.iter().filter_map(|row| row.worker.clone()));
     let free = |worker: &Worker| devices(worker).saturating_sub(jobs(worker));
-    let elsewhere = workers.iter().filter(|worker| takes_jobs(worker) && !names.contains(&worker.id));
+    let suits = |worker: &&Worker| Labels::new(worker.labels.clone()).is_ok_and(|its| its.include(labels));
+    let elsewhere =
+        workers.iter().filter(|worker| takes_jobs(worker) && !names.contains(&worker.id)).filter(suits);
     Facts {
         waiting,
         free_elsewhere: elsewhere.map(free).sum(),
@@ -120,7 +129,7 @@ mod tests {
             row("7", "COMPLETING", Some("n1")),
         ];
         let mut names = BTreeSet::new();
-        let facts = gather(3, &rows, &workers, &mut names);
+        let facts = gather(3, &rows, &workers, &Labels::default(), &mut names);
         assert_eq!((facts.waiting, facts.free_elsewhere), (3, 2), "two devices of big-box");
         let phases: Vec<Phase> = facts.allocations.iter().map(|allocation| allocation.phase).collect();
         let expected = [
@@ -133,7 +142,9 @@ mod tests {
             Phase::Leaving,
         ];
         assert_eq!(phases, expected);
-        let after = gather(0, &[], &workers, &mut names);
+        let after = gather(0, &[], &workers, &Labels::default(), &mut names);
         assert_eq!(after.free_elsewhere, 2, "n1 has ended with its allocation");
+        let labels = "gpu=h200".parse().unwrap();
+        assert_eq!(gather(1, &[], &workers, &labels, &mut names).free_elsewhere, 0, "big-box has no labels");
     }
 }

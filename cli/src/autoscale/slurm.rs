@@ -78,7 +78,10 @@ impl Pool {
         }
         words.push(self.script.display().to_string());
         let mut command = Command::new("sbatch");
-        command.args(&words).env("CAKES_LABELS", self.labels.to_string());
+        command.args(&words);
+        if !self.labels.is_empty() {
+            command.env("CAKES_LABELS", self.labels.to_string());
+        }
         let out = finish("sbatch", command).await?;
         // JOB, or JOB;CLUSTER.
         let job = out.trim().split(';').next().unwrap_or_default();

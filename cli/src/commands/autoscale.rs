@@ -189,7 +189,7 @@ impl Scaler {
         let rows = self.pool.list().await?;
         let workers = self.workers().await?;
         let waiting = self.startable().await?;
-        Ok(facts::gather(waiting, &rows, &workers, names))
+        Ok(facts::gather(waiting, &rows, &workers, &self.pool.labels, names))
     }
 
     /// Queued jobs that a device could start. They may stand behind many that a quota holds.
@@ -222,7 +222,7 @@ impl Scaler {
         }
         // A worker that was idle may have got a job while the plan was made.
         let rows = self.pool.list().await?;
-        let now = facts::gather(0, &rows, &self.workers().await?, &mut BTreeSet::new());
+        let now = facts::gather(0, &rows, &self.workers().await?, &self.pool.labels, &mut BTreeSet::new());
         let is_busy = |phase| matches!(phase, plan::Phase::Ready { jobs: 1.., .. });
         let busy: BTreeSet<&str> = now
             .allocations

@@ -59,7 +59,8 @@ async fn a_job_is_changed_only_as_it_was_seen(pool: PgPool) {
     let pausing = service.jobs().pause_job(pause(of(&new))).await.unwrap().into_inner();
     assert_eq!(pausing.state(), v1::JobState::Pausing);
     // A second click on a page that still shows it running.
-    let resume = v1::ResumeJobRequest { id: id.clone(), etag: new.clone() };
+    let resume =
+        v1::ResumeJobRequest { id: id.clone(), etag: new.clone(), ..v1::ResumeJobRequest::default() };
     refused(service.jobs().resume_job(resume).await, Code::Aborted);
     let retry = v1::RetryJobRequest { id: id.clone(), etag: new };
     refused(service.jobs().retry_job(retry).await, Code::Aborted);

@@ -33,16 +33,16 @@ async fn a_search_says_which_workers_and_until_when(pool: PgPool) {
     let request = v1::SubmitSearchRequest {
         request_id: "r1".to_owned(),
         worker_labels: labels("gpu=b200"),
-        deadline: Some(deadline.clone()),
+        deadline: Some(deadline),
         ..small_search()
     };
     let validated = v1::SubmitSearchRequest { validate_only: true, ..request.clone() };
     for asked in [validated, request.clone()] {
         let answer = service.searches().submit_search(asked).await.unwrap().into_inner();
         let search = answer.search.unwrap();
-        assert_eq!((search.worker_labels, search.deadline), (labels("gpu=b200"), Some(deadline.clone())));
+        assert_eq!((search.worker_labels, search.deadline), (labels("gpu=b200"), Some(deadline)));
         for job in search.jobs {
-            assert_eq!((job.worker_labels, job.deadline), (labels("gpu=b200"), Some(deadline.clone())));
+            assert_eq!((job.worker_labels, job.deadline), (labels("gpu=b200"), Some(deadline)));
             let id = job.id;
             let asked = v1::ExplainJobRequest { id };
             let said = service.jobs().explain_job(asked).await.unwrap().into_inner().explanation;

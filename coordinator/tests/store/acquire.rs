@@ -116,7 +116,7 @@ async fn a_job_goes_to_a_worker_that_is_labelled_as_it_asks(pool: PgPool) {
     // Labels are those of the last start.
     let reason = "select reason from dashboard.queue";
     let reason = async || sqlx::query_scalar::<_, String>(reason).fetch_one(&pool).await.unwrap();
-    assert_eq!(reason().await, "worker_free");
+    assert_eq!(reason().await, "devices_busy");
     let relabelled = worker(&pool, "right").await;
     assert_eq!(reason().await, "no_labels");
     assert_eq!(relabelled.acquire(&pool).await, None);

@@ -459,6 +459,7 @@ async fn a_job_that_has_taken_its_device_hours_is_paused_until_it_may_take_more(
     has_run_for_an_hour(&pool).await;
     round(&pool).await;
     assert_eq!(state(&pool, job).await, "pausing");
+    assert!(store_jobs::resume(&pool, job.into(), None).await.is_err(), "what it takes now counts, too");
     // The other one has taken nothing.
     assert_eq!(count(&pool, "select count(*) from job where state = 'queued'").await, 1);
     fail(&pool, &Policy::default(), grant.token, FailureClass::Cancelled, "saved").await.unwrap();

@@ -89,7 +89,7 @@ impl From<CandidateRow> for Candidate {
 }
 
 /// Takes jobs from the front of the queue that need at most so much memory and so many
-/// devices, and of a worker's labels at most one of `labels`, past rows that others hold. Those that keep away from `worker`, and those of
+/// devices, and whose `worker_labels` are all among one of `labels`, past rows that others hold. Those that keep away from `worker`, and those of
 /// the projects `closed`, are left out.
 pub(super) async fn claim(
     connection: &mut PgConnection,

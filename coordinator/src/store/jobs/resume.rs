@@ -49,7 +49,10 @@ pub async fn resume(
 async fn limit(connection: &mut PgConnection, id: JobId, limit_device_s: Option<i64>) -> Result<(), Error> {
     let row = sqlx::query!(
         r#"update job set cost_limit_device_s = coalesce($2, cost_limit_device_s) where id = $1
-           returning cost_limit_device_s, taken_device_s(job) as "taken_device_s!""#,
+           returning cost_limit_device_s, taken_device_s(job) + coalesce((
+               select extract(epoch from clock_timestamp() - grant_time)::bigint * job.device_count
+               from attempt where job_id = job.id and end_time is null
+           ), 0) as "taken_device_s!""#,
         id.0,
         limit_device_s
     )

@@ -144,7 +144,7 @@ async fn waiting(connection: &mut PgConnection) -> Result<Vec<WaitingRow>, Error
                device_count as "device_count!", preemption_count,
                worker_labels as "worker_labels!: Json<Labels>",
                extract(epoch from deadline)::bigint as deadline_s, cost_limit_device_s,
-               case when cost_limit_device_s is null then 0 else taken_device_s(job) end
+               case when cost_limit_device_s is null or epoch = 0 then 0 else taken_device_s(job) end
                    as "spent_device_s!", epoch,
                case when run_after > clock_timestamp() then ceil(extract(epoch from run_after))::bigint end
                    as run_after_s,

@@ -43,7 +43,10 @@ pub async fn plan(pool: &PgPool, rules: &Rules) -> Result<Option<Decisions>, Err
     apply::apply(&mut transaction, &decisions).await?;
     transaction.commit().await.map_err(failed("commit a round"))?;
     for (job, epoch) in &decisions.spent {
-        jobs::pause_spent(pool, JobId(*job), *epoch).await?;
+        // The round is written; whoever could not be paused is found again by the next one.
+        if let Err(error) = jobs::pause_spent(pool, JobId(*job), *epoch).await {
+            tracing::warn!(%job, %error, "a job that has taken what it may could not be paused");
+        }
     }
     Ok(Some(decisions))
 }

@@ -149,6 +149,9 @@ async fn the_queue_gives_the_reason_that_explain_gives(pool: PgPool) {
         .await;
     agrees("held_back", "held back").await;
     set("update job set run_after = null").await;
+    set("update job set worker_labels = '{\"gpu\": \"h200\"}'").await;
+    agrees("no_labels", "No ready worker is labelled gpu=h200").await;
+    set("update job set worker_labels = '{}'").await;
     set("update worker set devices = jsonb_set(devices, '{0,memory_mib}', '0')").await;
     agrees("too_little_memory", "MiB of memory").await;
     set("update worker set devices = jsonb_set(devices, '{0,memory_mib}', '100000')").await;
