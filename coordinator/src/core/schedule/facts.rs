@@ -8,7 +8,9 @@ use cakes_planner as planner;
 use cakes_planner::{Facts, LabelNo, Names, Node, NodeNo, Part, Policy, ProjectNo, usage};
 use uuid::Uuid;
 
-use super::{ACCOUNT_S, Account, DAY_S, JobRow, SUPERNET_LEAD, Snapshot, WaitingRow, WorkerRow};
+use super::{
+    ACCOUNT_S, Account, DAY_S, JobRow, ProjectRow, RunningRow, SUPERNET_LEAD, Snapshot, WaitingRow, WorkerRow,
+};
 use crate::core::worker::Device;
 
 /// What facts are made of.
