@@ -6,7 +6,6 @@ use cakes::backbone::{Backbone, EncoderDecoder};
 use cakes::derive::{LatencyTable, LayerLatency};
 use cakes::frame::{ClassificationQuality, Quality, SegmentationQuality};
 use cakes::kernel::{Kernel, KernelSet};
-use cakes::labels::Labels;
 use cakes::network::SearchMode;
 use cakes::scores::{ChannelScores, LayerScores};
 use cakes::spec::{
