@@ -221,8 +221,8 @@ impl Training<'_> {
                 }
             }
             let waited = self.save_if_due(done)?;
-            let (ends, stops) = (done == total || self.is_settled(), self.stops());
-            if epoch_ends || ends || stops {
+            let ends = done == total || self.is_settled();
+            if epoch_ends || ends {
                 self.reporter.end()?;
                 is_in_epoch = false;
             }
@@ -230,7 +230,10 @@ impl Training<'_> {
                 self.phase(Phase::Training)?;
                 throughput.restart();
             }
-            if stops && !ends {
+            if self.stops() && !ends {
+                if is_in_epoch {
+                    self.reporter.end()?;
+                }
                 self.save_and_wait(done)?;
                 return Ok(Ending::Stopped);
             }
