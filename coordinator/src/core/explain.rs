@@ -1,5 +1,6 @@
 //! Why a job is where it is, as one paragraph for its owner.
 
+use std::fmt::{self, Display};
 use std::time::Duration;
 
 use cakes::labels::Labels;
@@ -43,6 +44,19 @@ pub struct Facts {
 pub struct Cost {
     pub taken_device_s: i64,
     pub limit_device_s: i64,
+}
+
+impl Display for Cost {
+    /// `2.51 of the 2.50 device-hours that it may`; short ones in seconds.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Cost { taken_device_s, limit_device_s } = *self;
+        if limit_device_s < 360 {
+            return write!(formatter, "{taken_device_s} of the {limit_device_s} device-seconds that it may");
+        }
+        let hours = |seconds: i64| seconds as f64 / 3600.0;
+        let (taken, limit) = (hours(taken_device_s), hours(limit_device_s));
+        write!(formatter, "{taken:.2} of the {limit:.2} device-hours that it may")
+    }
 }
 
 /// Where an attempt lives.
@@ -103,10 +117,7 @@ pub fn explain(facts: &Facts) -> String {
 fn paused(facts: &Facts) -> String {
     match facts.cost {
         Some(cost) if cost.taken_device_s >= cost.limit_device_s => format!(
-            "Paused: it has taken {:.2} of the {:.2} device-hours that it may; `cakes job resume --cost-limit HOURS` \
-             with more lets it go on from step {}.",
-            cost.taken_device_s as f64 / 3600.0,
-            cost.limit_device_s as f64 / 3600.0,
+            "Paused: it has taken {cost}; `cakes job resume --cost-limit HOURS` with more lets it go on from step {}.",
             facts.checkpoint_step
         ),
         _ => "Paused; `cakes job resume` queues it again.".to_owned(),
@@ -343,6 +354,8 @@ mod tests {
         let spent = Facts { state: JobState::Paused, cost, checkpoint_step: 40, ..facts() };
         says(&spent, "has taken 2.00 of the 2.00 device-hours that it may; `cakes job resume --cost-limit");
         says(&spent, "from step 40");
+        let cost = Some(Cost { taken_device_s: 13, limit_device_s: 11 });
+        says(&Facts { cost, ..spent.clone() }, "taken 13 of the 11 device-seconds");
         let cost = Some(Cost { taken_device_s: 7199, limit_device_s: 7200 });
         says(&Facts { cost, ..spent }, "Paused; `cakes job resume` queues");
     }

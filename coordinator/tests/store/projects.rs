@@ -464,6 +464,8 @@ async fn a_job_that_has_taken_its_device_hours_is_paused_until_it_may_take_more(
     assert_eq!(count(&pool, "select count(*) from job where state = 'queued'").await, 1);
     fail(&pool, &Policy::default(), grant.token, FailureClass::Cancelled, "saved").await.unwrap();
     assert_eq!(state(&pool, job).await, "paused");
+    let why = "select count(*) from job where state_reason = 'it has taken the device-hours that it may'";
+    assert_eq!(count(&pool, why).await, 1);
 
     let refused = store_jobs::resume(&pool, job.into(), None).await.unwrap_err();
     assert!(refused.to_string().contains("has taken 1.00 of the 0.50 device-hours"), "{refused}");

@@ -39,9 +39,9 @@ pub(super) async fn end_badly(
     end_attempt(connection, token, end, Some(bad)).await?;
     let reason = match &moved.reason {
         Some(reason) => Some(reason.as_str()),
+        // The reason is that of whoever cancelled or paused.
+        None if moved.next == JobState::Cancelled || handed_back && moved.next == JobState::Paused => None,
         None if handed_back => Some(""),
-        // The reason is that of whoever cancelled.
-        None if moved.next == JobState::Cancelled => None,
         None => Some(bad.message),
     };
     let kind = match moved.next {

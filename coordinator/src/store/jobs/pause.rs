@@ -16,7 +16,7 @@ use crate::store::job_row::{self, Move};
 /// There is no such job, it has changed since it was seen, or it has ended or is being cancelled.
 #[instrument(skip_all, fields(job = %seen.id), err(level = "debug"))]
 pub async fn pause(pool: &PgPool, seen: AsSeen<JobId>) -> Result<(), Error> {
-    act(pool, seen, &JobEvent::Pause, "job_paused", None).await
+    act(pool, seen, &JobEvent::Pause, "job_paused", Some("")).await
 }
 
 /// Pauses a job that has taken all that it may, unless it has gone on since its `epoch` or

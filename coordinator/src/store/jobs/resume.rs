@@ -5,6 +5,7 @@ use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 
 use crate::core::etag::AsSeen;
+use crate::core::explain::Cost;
 use crate::core::job::{JobEvent, transition};
 use crate::store::error::{Error, failed};
 use crate::store::etag;
@@ -40,7 +41,7 @@ pub async fn resume(
         return transaction.commit().await.map_err(failed("commit a limit"));
     }
     let change =
-        Move { kind: "job_resumed", moved: &moved, reason: None, counters: job.counters, avoid: None };
+        Move { kind: "job_resumed", moved: &moved, reason: Some(""), counters: job.counters, avoid: None };
     job_row::apply(&mut transaction, &job, change).await?;
     transaction.commit().await.map_err(failed("commit a resumption"))
 }
@@ -61,10 +62,8 @@ async fn limit(connection: &mut PgConnection, id: JobId, limit_device_s: Option<
     .map_err(failed("limit what a job may take"))?;
     match row.cost_limit_device_s {
         Some(limit) if row.taken_device_s >= limit => Err(Error::Refused(format!(
-            "job {id} has taken {:.2} of the {:.2} device-hours that it may; resume it with a higher limit \
-             (`cakes job resume --cost-limit HOURS`)",
-            row.taken_device_s as f64 / 3600.0,
-            limit as f64 / 3600.0
+            "job {id} has taken {}; resume it with a higher limit (`cakes job resume --cost-limit HOURS`)",
+            Cost { taken_device_s: row.taken_device_s, limit_device_s: limit }
         ))),
         _ => Ok(()),
     }
