@@ -21,6 +21,9 @@ use super::worker::Device;
 /// Jobs of the front of the queue that get ranks, beside two for every slot.
 const FRONT_MIN: usize = 32;
 const FRONT_MAX: usize = 500;
+/// Jobs of a kind (project, priority, devices, memory, labels, deadline) that a round needs to
+/// know: more than get ranks, so that one of them tells what stands behind the front.
+pub const ALIKE_MAX: i64 = 512;
 /// Supernets go before what else their project has submitted: all retrainings of their
 /// search wait for them.
 const SUPERNET_LEAD: i64 = 1 << 40;

@@ -23,6 +23,7 @@ mod reconcile;
 mod remarks;
 mod report;
 mod retention;
+mod rounds;
 mod same_as_model;
 mod schema;
 mod submit;

@@ -9,9 +9,8 @@ use cakes_coordinator::core::schedule::{Decisions, Rules};
 use cakes_coordinator::store::attempts::{acquire, fail};
 use cakes_coordinator::store::read::{Order, jobs, owners};
 use cakes_coordinator::store::searches::{Terms, submit};
-use cakes_coordinator::store::{Error, PgPool, jobs as store_jobs, projects, schedule};
+use cakes_coordinator::store::{Error, PgPool, projects, schedule};
 use cakes_proto::ids::SearchId;
-use chrono::{TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::support::{
@@ -23,19 +22,19 @@ fn name(text: &str) -> ProjectName {
     text.parse().unwrap()
 }
 
-async fn project(pool: &PgPool, text: &str, share: u32, device_quota: Option<u32>) {
+pub async fn project(pool: &PgPool, text: &str, share: u32, device_quota: Option<u32>) {
     let terms = ProjectTerms::check(share, device_quota, None, 0).unwrap();
     projects::set(pool, &name(text), &terms).await.unwrap();
 }
 
 /// A search of a supernet and `seeds` retrainings.
-async fn search(pool: &PgPool, project: &str, priority: i32, seeds: u64) -> SearchId {
+pub async fn search(pool: &PgPool, project: &str, priority: i32, seeds: u64) -> SearchId {
     let seeds: Vec<u64> = (1..=seeds).collect();
     let terms = Terms { project: name(project), priority, ..Terms::default() };
     submit(pool, &search_of(&[0.5], &seeds), &terms, None).await.unwrap()
 }
 
-async fn round(pool: &PgPool) -> Decisions {
+pub async fn round(pool: &PgPool) -> Decisions {
     schedule::plan(pool, &Rules::default()).await.unwrap().expect("nobody else plans")
 }
 
@@ -47,14 +46,14 @@ async fn reasons(pool: &PgPool) -> Vec<Option<String>> {
 }
 
 /// Projects of the jobs that wait, in the order in which they are served.
-async fn line(pool: &PgPool) -> Vec<String> {
+pub async fn line(pool: &PgPool) -> Vec<String> {
     sqlx::query_scalar("select project from job where waits order by is_held, rank")
         .fetch_all(pool)
         .await
         .unwrap()
 }
 
-async fn fleet(pool: &PgPool, size: usize) -> Vec<Worker> {
+pub async fn fleet(pool: &PgPool, size: usize) -> Vec<Worker> {
     let mut fleet = Vec::new();
     for number in 0..size {
         fleet.push(worker(pool, &format!("w{number}")).await);
@@ -63,7 +62,7 @@ async fn fleet(pool: &PgPool, size: usize) -> Vec<Worker> {
 }
 
 /// Lets everything that runs have run for so long.
-async fn has_run_for_an_hour(pool: &PgPool) {
+pub async fn has_run_for_an_hour(pool: &PgPool) {
     let statement = "update attempt set grant_time = grant_time - interval '1 hour' where end_time is null";
     sqlx::query(statement).execute(pool).await.unwrap();
 }
@@ -428,59 +427,6 @@ async fn what_no_slot_is_wide_enough_for_says_so(pool: PgPool) {
     assert_eq!(count(&pool, "select count(*) from dashboard.queue where reason = 'too_narrow'").await, 2);
     round(&pool).await;
     assert_eq!(count(&pool, "select count(*) from dashboard.queue where reason = 'too_narrow'").await, 2);
-}
-
-/// The last hours before it, and within its project alone.
-#[sqlx::test(migrations = "../migrations")]
-async fn a_search_whose_deadline_is_near_goes_first(pool: PgPool) {
-    search(&pool, "default", 0, 3).await;
-    let terms = |hours| Terms { deadline: Some(Utc::now() + TimeDelta::hours(hours)), ..Terms::default() };
-    let far = submit(&pool, &small_search(), &terms(1000), None).await.unwrap();
-    let near = submit(&pool, &small_search(), &terms(1), None).await.unwrap();
-    worker(&pool, "a").await;
-    round(&pool).await;
-    let order: Vec<Uuid> = sqlx::query_scalar("select search_id from job where waits order by is_held, rank")
-        .fetch_all(&pool)
-        .await
-        .unwrap();
-    assert_eq!(order[..2], [near.0, near.0]);
-    assert!(order[2..].contains(&far.0) && order[2] != far.0, "{order:?}");
-}
-
-#[sqlx::test(migrations = "../migrations")]
-async fn a_job_that_has_taken_its_device_hours_is_paused_until_it_may_take_more(pool: PgPool) {
-    let terms = Terms { cost_limit_device_s: Some(1800), ..Terms::default() };
-    submit(&pool, &small_search(), &terms, None).await.unwrap();
-    let a = worker(&pool, "a").await;
-    let grant = a.begin(&pool).await;
-    let job = grant.token.job;
-    round(&pool).await;
-    assert_eq!(state(&pool, job).await, "running");
-    has_run_for_an_hour(&pool).await;
-    round(&pool).await;
-    assert_eq!(state(&pool, job).await, "pausing");
-    assert!(store_jobs::resume(&pool, job.into(), None).await.is_err(), "what it takes now counts, too");
-    // The other one has taken nothing.
-    assert_eq!(count(&pool, "select count(*) from job where state = 'queued'").await, 1);
-    fail(&pool, &Policy::default(), grant.token, FailureClass::Cancelled, "saved").await.unwrap();
-    assert_eq!(state(&pool, job).await, "paused");
-    let why = "select count(*) from job where state_reason = 'it has taken the device-hours that it may'";
-    assert_eq!(count(&pool, why).await, 1);
-
-    let refused = store_jobs::resume(&pool, job.into(), None).await.unwrap_err();
-    assert!(refused.to_string().contains("has taken 1.00 of the 0.50 device-hours"), "{refused}");
-    assert!(store_jobs::resume(&pool, job.into(), Some(3600)).await.is_err(), "no more than it has taken");
-    store_jobs::resume(&pool, job.into(), Some(7200)).await.unwrap();
-    round(&pool).await;
-    assert_eq!(state(&pool, job).await, "queued");
-    // Lowered while it waits: it does not start again.
-    sqlx::query("update job set cost_limit_device_s = 3600 where id = $1")
-        .bind(job.0)
-        .execute(&pool)
-        .await
-        .unwrap();
-    round(&pool).await;
-    assert_eq!(state(&pool, job).await, "paused");
 }
 
 /// Rounds at once end well, and what they write is that of one.

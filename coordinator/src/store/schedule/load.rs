@@ -10,18 +10,35 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::core::ranks::Ranked;
-use crate::core::schedule::{JobRow, ProjectRow, RunningRow, Snapshot, WaitingRow, WorkerRow};
+use crate::core::schedule::{ALIKE_MAX, JobRow, ProjectRow, RunningRow, Snapshot, WaitingRow, WorkerRow};
 use crate::core::worker::Device;
 use crate::store::error::{Error, failed};
+
+/// How many of the waiting jobs are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    All,
+    /// [`ALIKE_MAX`] of each kind, the first ones, and those that have a rank: enough to decide
+    /// who goes first, however long the queue is.
+    Front,
+}
 
 /// Projects, workers, and the jobs that run or wait. What is granted between two of the
 /// statements may be there twice, or not at all.
 ///
 /// # Errors
 /// The database fails.
-pub async fn load(connection: &mut PgConnection, lease_ttl: Duration) -> Result<Snapshot, Error> {
+pub async fn load(
+    connection: &mut PgConnection,
+    lease_ttl: Duration,
+    extent: Extent,
+) -> Result<Snapshot, Error> {
     // Waiting jobs first: one that is granted meanwhile is then found among those that run.
-    let waiting = waiting(connection).await?;
+    let alike_max = match extent {
+        Extent::All => i64::MAX,
+        Extent::Front => ALIKE_MAX,
+    };
+    let waiting = waiting(connection, alike_max).await?;
     let now_s = sqlx::query_scalar!(r#"select extract(epoch from clock_timestamp())::bigint as "now_s!""#)
         .fetch_one(&mut *connection)
         .await
@@ -137,9 +154,20 @@ async fn running(connection: &mut PgConnection) -> Result<Vec<RunningRow>, Error
     Ok(running.collect())
 }
 
-async fn waiting(connection: &mut PgConnection) -> Result<Vec<WaitingRow>, Error> {
+async fn waiting(connection: &mut PgConnection, alike_max: i64) -> Result<Vec<WaitingRow>, Error> {
+    // Of jobs that are alike the planner takes the older one. Those that a quota holds are
+    // counted apart: they go back behind others, and come to the front again when it does not.
     let rows = sqlx::query!(
-        r#"select id, project, priority, kind = 'supernet' as "is_supernet!", position,
+        r#"with alike as (
+               select id, planned_rank is not null as has_rank,
+                   row_number() over (
+                       partition by project, priority, kind, device_count, memory_mib, worker_labels, deadline,
+                           is_held
+                       order by position
+                   ) as place
+               from job where waits
+           )
+           select id, project, priority, kind = 'supernet' as "is_supernet!", position,
                extract(epoch from create_time)::bigint as "create_s!", memory_mib,
                device_count as "device_count!", preemption_count,
                worker_labels as "worker_labels!: Json<Labels>",
@@ -152,8 +180,9 @@ async fn waiting(connection: &mut PgConnection) -> Result<Vec<WaitingRow>, Error
                rank as "rank!", plan_reason,
                (position << 10) - (priority::bigint << 44)
                    - case when kind = 'supernet' then 1::bigint << 43 else 0 end as "natural!"
-           from job where waits
-           order by is_held, rank"#
+           from job where waits and id in (select id from alike where place <= $1 or has_rank)
+           order by is_held, rank"#,
+        alike_max
     )
     .fetch_all(connection)
     .await

@@ -6,7 +6,7 @@
 mod apply;
 mod load;
 
-pub use load::load;
+pub use load::{Extent, load};
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ pub async fn plan(pool: &PgPool, rules: &Rules) -> Result<Option<Decisions>, Err
     if !is_ours {
         return Ok(None);
     }
-    let snapshot = load(&mut transaction, rules.lease_ttl).await?;
+    let snapshot = load(&mut transaction, rules.lease_ttl, Extent::Front).await?;
     let decisions = think(snapshot, rules, decide).await?;
     apply::apply(&mut transaction, &decisions).await?;
     transaction.commit().await.map_err(failed("commit a round"))?;
@@ -57,7 +57,7 @@ pub async fn plan(pool: &PgPool, rules: &Rules) -> Result<Option<Decisions>, Err
 /// The database fails.
 pub async fn reasons(pool: &PgPool, rules: &Rules) -> Result<BTreeMap<Uuid, String>, Error> {
     let mut connection = pool.acquire().await.map_err(failed("begin to look at the queue"))?;
-    let snapshot = load(&mut connection, rules.lease_ttl).await?;
+    let snapshot = load(&mut connection, rules.lease_ttl, Extent::All).await?;
     drop(connection);
     think(snapshot, rules, sentences).await
 }
