@@ -7,6 +7,12 @@ import { badge, code, empty, section, since, table } from "/assets/lib/widgets.j
 
 export const title = "Workers";
 
+/// What searches may ask for.
+function labels(worker) {
+  const pairs = Object.entries(worker.labels ?? {}).map(([key, value]) => `${key}=${value}`);
+  return pairs.length === 0 ? null : el("div", { class: "quiet" }, pairs.join(", "));
+}
+
 /// Why it gets no jobs for a while, and until when.
 function suspicion(worker) {
   if (!worker.suspect_until) return null;
@@ -21,7 +27,7 @@ export function show({ host, signal }) {
     draw: ({ workers = [] }) => {
       if (workers.length === 0) return empty("No worker has registered.", el("span", {}, "Start one on every machine that should train: ", code("cakes-worker --server http://127.0.0.1:7550"), "."));
       const columns = [["Worker"], ["State", workers.some((worker) => worker.suspect_until) ? "long" : null], ["Devices", "long"], ["Jobs"], ["Heard of", "tight"], ["Started", "tight wide"], ["Version", "wide"]];
-      const rows = workers.map((worker) => [worker.id, el("div", {}, badge(wireState(worker.state, "WORKER_STATE_")), suspicion(worker)),
+      const rows = workers.map((worker) => [el("div", {}, worker.id, labels(worker)), el("div", {}, badge(wireState(worker.state, "WORKER_STATE_")), suspicion(worker)),
         (worker.devices ?? []).map((device) => el("div", {}, device.name, el("span", { class: "quiet" }, ` ${device.model}, ${mebibytes(Number(device.memory_mib))}`))),
         (worker.job_ids ?? []).length === 0 ? "–" : worker.job_ids.map((id) => el("div", {}, link(`/jobs/${id}`, short(id)))),
         since(worker.last_seen_time), since(worker.register_time), worker.version ?? "–"]);
