@@ -88,7 +88,11 @@ pub fn job_details(job: &v1::Job, now: DateTime<Utc>) -> String {
         add("labels", labels(&job.labels));
     }
     if let Some(progress) = &job.progress {
-        add("step", format!("{} of {}, {}", progress.step, progress.step_count, progress.phase));
+        let steps = format!("{} of {}", progress.step, progress.step_count);
+        // Otherwise it is what its last attempt did.
+        let has_worker =
+            matches!(job.state(), v1::JobState::Running | v1::JobState::Pausing | v1::JobState::Cancelling);
+        add("step", if has_worker { format!("{steps}, {}", progress.phase) } else { steps });
         add("loss", format!("{:.4} at learning rate {:.2e}", progress.loss, progress.learning_rate));
         add("throughput", format!("{:.1} samples/s", progress.samples_per_s));
         add("checkpoint", format!("step {}", progress.checkpoint_step));

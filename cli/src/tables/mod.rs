@@ -137,30 +137,34 @@ fn share_list(values: &[f64]) -> String {
 
 /// Workers, one a row.
 pub fn workers(workers: &[v1::Worker], now: DateTime<Utc>) -> Rows {
-    let mut rows = Rows::new([
-        ("NAME", Left),
-        ("STATE", Left),
-        ("DEVICES", Left),
-        ("LABELS", Left),
-        ("JOBS", Right),
-        ("LAST SEEN", Left),
-        ("VERSION", Left),
-        ("WHY", Left),
-    ]);
+    // Most fleets have none.
+    let have_labels = workers.iter().any(|worker| !worker.labels.is_empty());
+    let headings = [
+        Some(("NAME", Left)),
+        Some(("STATE", Left)),
+        Some(("DEVICES", Left)),
+        have_labels.then_some(("LABELS", Left)),
+        Some(("JOBS", Right)),
+        Some(("LAST SEEN", Left)),
+        Some(("VERSION", Left)),
+        Some(("WHY", Left)),
+    ];
+    let mut rows = Rows::new(headings.into_iter().flatten());
     for worker in workers {
         let device = |device: &v1::Device| {
             format!("{} ({}, {:.0} GiB)", device.name, device.model, device.memory_mib as f64 / 1024.0)
         };
-        rows.push(vec![
-            worker.id.clone(),
-            worker_state(worker.state()),
-            worker.devices.iter().map(device).collect::<Vec<_>>().join(", "),
-            labels(&worker.labels),
-            worker.job_ids.len().to_string(),
-            ago(worker.last_seen_time.as_ref(), now),
-            worker.version.clone(),
-            suspicion(worker, now),
-        ]);
+        let cells = [
+            Some(worker.id.clone()),
+            Some(worker_state(worker.state())),
+            Some(worker.devices.iter().map(device).collect::<Vec<_>>().join(", ")),
+            have_labels.then(|| labels(&worker.labels)),
+            Some(worker.job_ids.len().to_string()),
+            Some(ago(worker.last_seen_time.as_ref(), now)),
+            Some(worker.version.clone()),
+            Some(suspicion(worker, now)),
+        ];
+        rows.push(cells.into_iter().flatten().collect());
     }
     rows
 }

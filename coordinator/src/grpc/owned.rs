@@ -18,11 +18,30 @@ impl Api {
     /// The caller is such a one, or there is no such job.
     pub(super) async fn refuse_others_job(&self, extensions: &Extensions, id: JobId) -> Result<(), Status> {
         let caller = gate::caller(extensions)?;
-        if may_all(caller) {
-            return Ok(());
-        }
-        let found = owners::of_job(self.reader(), id, caller.owner()).await?;
+        let Some(found) = self.whose_job(caller, id).await? else { return Ok(()) };
         may_change(caller, &found).map_err(|refused| status::not_theirs(&refused))
+    }
+
+    /// Refuses whoever may add nothing to the project of a job.
+    ///
+    /// # Errors
+    /// The caller is such a one, or there is no such job.
+    pub(super) async fn refuse_outsider_of_job(
+        &self,
+        extensions: &Extensions,
+        id: JobId,
+    ) -> Result<(), Status> {
+        let caller = gate::caller(extensions)?;
+        let Some(found) = self.whose_job(caller, id).await? else { return Ok(()) };
+        may_submit(caller, &found.project, found.standing).map_err(|refused| status::not_member(&refused))
+    }
+
+    /// None where it does not matter: to a caller who may do everything.
+    async fn whose_job(&self, caller: &Caller, id: JobId) -> Result<Option<Belongs>, Status> {
+        match may_all(caller) {
+            true => Ok(None),
+            false => Ok(Some(owners::of_job(self.reader(), id, caller.owner()).await?)),
+        }
     }
 
     /// Refuses whoever may not change what is of others, if the search is.
@@ -35,11 +54,30 @@ impl Api {
         id: SearchId,
     ) -> Result<(), Status> {
         let caller = gate::caller(extensions)?;
-        if may_all(caller) {
-            return Ok(());
-        }
-        let found = owners::of_search(self.reader(), id, caller.owner()).await?;
+        let Some(found) = self.whose_search(caller, id).await? else { return Ok(()) };
         may_change(caller, &found).map_err(|refused| status::not_theirs(&refused))
+    }
+
+    /// Refuses whoever may add nothing to the project of a search.
+    ///
+    /// # Errors
+    /// The caller is such a one, or there is no such search.
+    pub(super) async fn refuse_outsider_of_search(
+        &self,
+        extensions: &Extensions,
+        id: SearchId,
+    ) -> Result<(), Status> {
+        let caller = gate::caller(extensions)?;
+        let Some(found) = self.whose_search(caller, id).await? else { return Ok(()) };
+        may_submit(caller, &found.project, found.standing).map_err(|refused| status::not_member(&refused))
+    }
+
+    /// None where it does not matter: to a caller who may do everything.
+    async fn whose_search(&self, caller: &Caller, id: SearchId) -> Result<Option<Belongs>, Status> {
+        match may_all(caller) {
+            true => Ok(None),
+            false => Ok(Some(owners::of_search(self.reader(), id, caller.owner()).await?)),
+        }
     }
 
     /// Refuses whoever may add nothing to a project.
@@ -59,47 +97,9 @@ impl Api {
         let standing = projects::standing(self.reader(), project, caller.owner()).await?;
         may_submit(caller, project, standing).map_err(|refused| status::not_member(&refused))
     }
-
-    /// Refuses whoever may add nothing to the project of a search.
-    ///
-    /// # Errors
-    /// The caller is such a one, or there is no such search.
-    pub(super) async fn refuse_outsider_of_search(
-        &self,
-        extensions: &Extensions,
-        id: SearchId,
-    ) -> Result<(), Status> {
-        let caller = gate::caller(extensions)?;
-        if may_all(caller) {
-            return Ok(());
-        }
-        let found = owners::of_search(self.reader(), id, caller.owner()).await?;
-        may_submit_beside(caller, &found)
-    }
-
-    /// Refuses whoever may add nothing to the project of a job.
-    ///
-    /// # Errors
-    /// The caller is such a one, or there is no such job.
-    pub(super) async fn refuse_outsider_of_job(
-        &self,
-        extensions: &Extensions,
-        id: JobId,
-    ) -> Result<(), Status> {
-        let caller = gate::caller(extensions)?;
-        if may_all(caller) {
-            return Ok(());
-        }
-        let found = owners::of_job(self.reader(), id, caller.owner()).await?;
-        may_submit_beside(caller, &found)
-    }
 }
 
 /// Whoever may do everything where they are no member may do so everywhere.
 fn may_all(caller: &Caller) -> bool {
     role_in(caller, Standing::Outsider) == Some(Role::Operator)
-}
-
-fn may_submit_beside(caller: &Caller, found: &Belongs) -> Result<(), Status> {
-    may_submit(caller, &found.project, found.standing).map_err(|refused| status::not_member(&refused))
 }

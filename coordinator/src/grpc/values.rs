@@ -65,11 +65,13 @@ pub(super) fn amount(field: &str, value: f64) -> Result<f64, Status> {
 
 /// Device-seconds of a limit in device-hours.
 pub(super) fn cost_limit(field: &str, hours: Option<f64>) -> Result<Option<i64>, Status> {
-    let seconds = |hours: f64| match (1.0 / 3600.0..=DEVICE_HOURS_MAX).contains(&hours) {
-        true => Ok((hours * 3600.0).round() as i64),
+    let seconds = |hours: f64| match hours > 0.0 && hours <= DEVICE_HOURS_MAX {
+        true => Ok(((hours * 3600.0).round() as i64).max(1)),
         false => Err(invalid_field(
             field,
-            format!("must be a second (0.000278) to {DEVICE_HOURS_MAX} device-hours, got {hours}"),
+            format!(
+                "must be more than 0 and at most {DEVICE_HOURS_MAX} device-hours, got {hours}; leave it out for no limit"
+            ),
         )),
     };
     hours.map(seconds).transpose()

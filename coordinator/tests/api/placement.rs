@@ -34,6 +34,7 @@ async fn a_search_says_which_workers_and_until_when(pool: PgPool) {
         request_id: "r1".to_owned(),
         worker_labels: labels("gpu=b200"),
         deadline: Some(deadline),
+        cost_limit_device_hours: Some(0.5),
         ..small_search()
     };
     let validated = v1::SubmitSearchRequest { validate_only: true, ..request.clone() };
@@ -41,8 +42,10 @@ async fn a_search_says_which_workers_and_until_when(pool: PgPool) {
         let answer = service.searches().submit_search(asked).await.unwrap().into_inner();
         let search = answer.search.unwrap();
         assert_eq!((search.worker_labels, search.deadline), (labels("gpu=b200"), Some(deadline)));
+        assert_eq!(search.cost_limit_device_hours, Some(0.5));
         for job in search.jobs {
             assert_eq!((job.worker_labels, job.deadline), (labels("gpu=b200"), Some(deadline)));
+            assert_eq!(job.cost_limit_device_hours, Some(0.5));
             let id = job.id;
             let asked = v1::ExplainJobRequest { id };
             let said = service.jobs().explain_job(asked).await.unwrap().into_inner().explanation;
@@ -56,6 +59,11 @@ async fn a_search_says_which_workers_and_until_when(pool: PgPool) {
         v1::SubmitSearchRequest { worker_labels: wrong, request_id: String::new(), ..request.clone() };
     let refused = service.searches().submit_search(wrong).await.unwrap_err();
     assert!(refused.message().starts_with("worker_labels: the key 'g p u'"), "{refused}");
+    for hours in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let wrong = v1::SubmitSearchRequest { cost_limit_device_hours: Some(hours), ..request.clone() };
+        let refused = service.searches().submit_search(wrong).await.unwrap_err();
+        assert!(refused.message().starts_with("cost_limit_device_hours: must be more than 0"), "{refused}");
+    }
     let never = Some(pbjson_types::Timestamp { seconds: -5, nanos: 0 });
     let refused =
         service.searches().submit_search(v1::SubmitSearchRequest { deadline: never, ..request }).await;

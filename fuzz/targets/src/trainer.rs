@@ -18,7 +18,7 @@ use prost::Message;
 use crate::choice;
 use crate::place::lies_below;
 
-const FOLDER: &str = "/work/attempts/a/out/checkpoints";
+const FOLDER: &str = "/node/attempts/a/out/checkpoints";
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A byte for the size of the pieces in which they come, and frames.
