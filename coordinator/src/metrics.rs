@@ -134,7 +134,7 @@ impl Metrics {
             "cakes_database_connections",
             ["pool", "state"],
             "Connections to the database, `used` or `idle`. Pools: `control`, `renewals` (reports), `turnover` \
-             (grants, starts, checkpoints, results).",
+             (grants, starts, checkpoints, results), `upkeep` (retention, suspect workers).",
         );
         let database_connections_max =
             r.gauges("cakes_database_connections_max", ["pool"], "Most connections to the database.");

@@ -53,7 +53,24 @@ async fn administer(cluster: &Cluster, example: &str) -> Result<()> {
 
 /// What stands behind belongs to the shell and other programs.
 fn own_part(example: &str) -> String {
-    example.split(['>', '&', '|']).next().unwrap_or_default().trim().to_owned()
+    let mut is_quoted = false;
+    let end = example.find(|character| {
+        is_quoted ^= character == '\'';
+        !is_quoted && ['>', '&', '|'].contains(&character)
+    });
+    example[..end.unwrap_or(example.len())].trim().to_owned()
+}
+
+/// Words as the shell splits them: what is quoted is one.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (place, part) in line.split('\'').enumerate() {
+        match place % 2 {
+            0 => words.extend(part.split_whitespace().map(str::to_owned)),
+            _ => words.push(part.to_owned()),
+        }
+    }
+    words
 }
 
 fn deployed_examples() -> String {
@@ -207,7 +224,8 @@ async fn run(cluster: &Cluster, example: &str, names: &Names) -> Result<()> {
     if line.contains("job reproduce") && line.contains("--check") {
         repeat_job(cluster).await?;
     }
-    let arguments: Vec<&str> = line.split_whitespace().skip(1).collect();
+    let words = words(&line);
+    let arguments: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
     let is_endless = ENDLESS.iter().any(|text| line.contains(text)) && !line.contains("--once");
     let mut command = tokio::process::Command::from(cluster.cakes_command(&arguments)?);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);

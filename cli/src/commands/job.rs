@@ -5,7 +5,7 @@ use chrono::Utc;
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
-use super::remark::{GivenLabels, LabelArguments, LabelFilter, NoteArguments};
+use super::remark::{GivenLabels, LabelArguments, ListFilter, NoteArguments};
 use super::repeat::{self, Repeat};
 use super::reproduce::{self, ReproduceArguments};
 use super::{follow, watch};
@@ -18,7 +18,7 @@ use crate::{output, tables};
 pub enum JobCommand {
     /// List jobs, newest first.
     #[command(
-        after_help = "Examples:\n  cakes job list --search 0198f3a2-7c1e --state running,queued\n  cakes job list --label keep=\n  cakes job list --watch"
+        after_help = "Examples:\n  cakes job list --search 0198f3a2-7c1e --state running,queued\n  cakes job list --label keep=\n  cakes job list --filter 'result.quality >= 0.8 AND labels.team = vision'\n  cakes job list --watch"
     )]
     List(ListArguments),
     /// Show one job.
@@ -114,7 +114,7 @@ pub struct ListArguments {
     #[arg(long, default_value_t = 200)]
     limit: usize,
     #[command(flatten)]
-    filter: LabelFilter,
+    filter: ListFilter,
     #[command(flatten)]
     repeat: Repeat,
 }
@@ -327,7 +327,8 @@ async fn list(client: &Client, arguments: &ListArguments) -> Result<v1::ListJobs
             states: states.clone(),
             page_size: i32::try_from(arguments.limit - all.jobs.len()).unwrap_or(i32::MAX),
             page_token: all.next_page_token,
-            labels: arguments.filter.labels(),
+            labels: arguments.filter.labels.labels(),
+            filter: arguments.filter.expression.clone(),
             ..v1::ListJobsRequest::default()
         };
         let page = rpc!(client, jobs.list_jobs, "JobService/ListJobs", request)?;

@@ -50,6 +50,25 @@ pub struct LabelFilter {
     label: Vec<(String, String)>,
 }
 
+/// What must hold for what is listed.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ListFilter {
+    #[command(flatten)]
+    pub labels: LabelFilter,
+    /// Only those for which this holds: conditions FIELD OPERATOR VALUE with AND, OR, NOT and
+    /// parentheses between them. Fields have the names of the API; a wrong one is answered with
+    /// all of them.
+    #[arg(long = "filter", value_name = "EXPRESSION", default_value = "", hide_default_value = true)]
+    pub expression: String,
+}
+
+impl ListFilter {
+    /// Whether anything is left out.
+    pub fn is_any(&self) -> bool {
+        !self.expression.is_empty() || !self.labels.labels().is_empty()
+    }
+}
+
 impl LabelFilter {
     pub fn labels(&self) -> BTreeMap<String, String> {
         self.label.iter().cloned().collect()

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use super::derive::{DeriveArguments, derive};
-use super::remark::{LabelArguments, LabelFilter, NoteArguments, each_once, pair};
+use super::remark::{LabelArguments, ListFilter, NoteArguments, each_once, pair};
 use super::repeat::{self, Repeat};
 use super::{compare, curves, exchange, watch};
 use crate::args::GlobalArguments;
@@ -33,14 +33,14 @@ pub enum SearchCommand {
     Get(SearchId),
     /// List searches, newest first.
     #[command(
-        after_help = "Examples:\n  cakes search list --limit 20\n  cakes search list --label owner=ada --label keep=\n  cakes search list --watch"
+        after_help = "Examples:\n  cakes search list --limit 20\n  cakes search list --label owner=ada --label keep=\n  cakes search list --filter 'spec.name = hippo* AND NOT state = FAILED'\n  cakes search list --watch"
     )]
     List {
         /// Most searches to list.
         #[arg(long, default_value_t = 100)]
         limit: usize,
         #[command(flatten)]
-        filter: LabelFilter,
+        filter: ListFilter,
         #[command(flatten)]
         repeat: Repeat,
     },
@@ -296,14 +296,15 @@ fn moment(text: &str) -> Result<DateTime<Utc>, String> {
 async fn list(
     client: &Client,
     limit: usize,
-    filter: &LabelFilter,
+    filter: &ListFilter,
 ) -> Result<v1::ListSearchesResponse, CommandError> {
     let mut all = v1::ListSearchesResponse::default();
     loop {
         let request = v1::ListSearchesRequest {
             page_size: i32::try_from(limit - all.searches.len()).unwrap_or(i32::MAX),
             page_token: all.next_page_token,
-            labels: filter.labels(),
+            labels: filter.labels.labels(),
+            filter: filter.expression.clone(),
             ..v1::ListSearchesRequest::default()
         };
         let page = rpc!(client, searches.list_searches, "SearchService/ListSearches", request)?;
@@ -315,10 +316,10 @@ async fn list(
     }
 }
 
-fn list_text(all: &v1::ListSearchesResponse, filter: &LabelFilter) -> String {
+fn list_text(all: &v1::ListSearchesResponse, filter: &ListFilter) -> String {
     if all.searches.is_empty() {
-        if !filter.labels().is_empty() {
-            return "no searches with these labels".to_owned();
+        if filter.is_any() {
+            return "no such searches".to_owned();
         }
         return "no searches; submit one with `cakes search submit FILE`".to_owned();
     }

@@ -35,9 +35,9 @@ pub(super) fn drain_time(drain_time: Option<Duration>) -> Result<Duration, Confi
 
 pub(super) fn connections(connections: Option<u32>) -> Result<u32, ConfigError> {
     match connections.unwrap_or(DATABASE_CONNECTIONS) {
-        // Below four, planning and serving would wait for each other.
-        count @ 4..=500 => Ok(count),
-        count => Err(invalid("--database-connections", format!("must be 4 to 500, got {count}"))),
+        // Below five, planning and serving would wait for each other.
+        count @ 5..=500 => Ok(count),
+        count => Err(invalid("--database-connections", format!("must be 5 to 500, got {count}"))),
     }
 }
 

@@ -88,7 +88,7 @@ fn values_that_make_no_sense_name_the_setting_and_the_remedy() {
         (&["--web-allow-host", "https://lab"], "--web-allow-host: 'https://lab' is no name of a host"),
         (&["--web-listen", "on"], "--web-listen: 'on' is no address"),
         (&["--database-url", "mysql://u:secret@h/d"], "--database-url: must begin with postgres://"),
-        (&["--database-connections", "1"], "--database-connections: must be 4 to 500"),
+        (&["--database-connections", "1"], "--database-connections: must be 5 to 500"),
         (&["--log-level", "cakes=loud"], "--log-level: 'cakes=loud' is no level"),
         (&["--lease-ttl", "60"], "--lease-ttl"),
     ];

@@ -27,6 +27,7 @@
 //! | [`address`] | what counts as one address |
 //! | [`size`] | how long a request may be |
 //! | [`explain`] | why a job is where it is, in words |
+//! | [`filter`] | what a filter of a list means |
 //! | [`front`] | which networks of a search nobody beats |
 //! | [`webhook`] | where webhooks may point, how they are signed, when they are tried again |
 //! | [`histogram`] | how scores are spread, and which channels are kept |
@@ -39,6 +40,7 @@ pub mod assign;
 pub mod crowd;
 pub mod etag;
 pub mod explain;
+pub mod filter;
 pub mod front;
 pub mod histogram;
 pub mod identity;

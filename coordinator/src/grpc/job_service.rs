@@ -7,12 +7,13 @@ use cakes_proto::v1;
 use cakes_proto::v1::job_service_server::JobService;
 use tonic::{Request, Response, Status};
 
-use super::paging::{Page, Position, SIZE_MAX, order_by};
+use super::paging::{Page, Position, SIZE_MAX, filter, order_by};
 use super::search_service::{REASON_CHARS_MAX, request_id_if_given};
 use super::status::invalid_field;
 use super::stream::{Messages, News, Then, Watched};
 use super::{Api, gate, labels, lookup, resume, values, wire};
 use crate::core::explain::explain;
+use crate::core::filter::JOB_FIELDS;
 use crate::core::job::JobState;
 use crate::core::retention::Policy;
 use crate::store::jobs as writes;
@@ -157,6 +158,7 @@ impl JobService for Api {
             search: lookup::search_if_given(self.reader(), "search_id", &search_id).await?,
             states: states_from_wire(&states)?,
             labels: labels::checked("labels", labels)?,
+            expression: filter(&request.filter, JOB_FIELDS)?,
         };
         let page = Page::new(page_size, SIZE_MAX, &page_token, &format!("jobs {filter:?} {order:?}"))?;
         let behind = page.after.as_ref().map(|position| position.order);

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use tonic::Status;
 
 use super::status::invalid_field;
+use crate::core::filter::{Field, Filter};
 use crate::store::read::Order;
 
 const SIZE_DEFAULT: i32 = 100;
@@ -26,6 +27,14 @@ pub(super) fn order_by(text: &str) -> Result<Order, Status> {
         ["create_time"] | ["create_time", "asc"] => Ok(Order::OldestFirst),
         _ => Err(invalid_field("order_by", "must be 'create_time desc' or 'create_time'")),
     }
+}
+
+/// Reads `filter` (AIP-160) of a list.
+///
+/// # Errors
+/// It is no filter over these fields.
+pub(super) fn filter(text: &str, fields: &[Field]) -> Result<Option<Filter>, Status> {
+    Filter::parse(text, fields).map_err(|error| invalid_field("filter", error))
 }
 
 /// The checked page of a list request.

@@ -12,10 +12,11 @@ use chrono::{DateTime, Utc};
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use super::paging::{Page, Position, SIZE_MAX, order_by};
+use super::paging::{Page, Position, SIZE_MAX, filter, order_by};
 use super::status::{invalid_field, invalid_spec};
 use super::stream::{Messages, News, Then, Watched};
 use super::{Api, front, gate, labels, lookup, plan, resume, values, wire};
+use crate::core::filter::SEARCH_FIELDS;
 use crate::core::project::ProjectName;
 use crate::core::rights::Caller;
 use crate::core::search::{NOT_MEASURED, PredictedLatency, SearchState};
@@ -80,10 +81,13 @@ impl SearchService for Api {
         let request = request.into_inner();
         let v1::ListSearchesRequest { page_size, page_token, labels, .. } = request;
         let (mask, order) = (values::read_mask(request.read_mask, SEARCH)?, order_by(&request.order_by)?);
-        let labels = labels::checked("labels", labels)?;
-        let page = Page::new(page_size, SIZE_MAX, &page_token, &format!("searches {labels:?} {order:?}"))?;
+        let filter = searches::Filter {
+            labels: labels::checked("labels", labels)?,
+            expression: filter(&request.filter, SEARCH_FIELDS)?,
+        };
+        let page = Page::new(page_size, SIZE_MAX, &page_token, &format!("searches {filter:?} {order:?}"))?;
         let behind = page.after.as_ref().map(position_from_page).transpose()?;
-        let mut found = searches::page(self.reader(), &labels, order, behind, page.size + 1).await?;
+        let mut found = searches::page(self.reader(), &filter, order, behind, page.size + 1).await?;
         let next_page_token = page.cut(&mut found, |search| Position {
             order: search.create_time.timestamp_micros(),
             key: search.id.0.as_bytes().to_vec(),

@@ -66,7 +66,7 @@ pub fn spawn(
 ) {
     let advance = advance_searches::run(pools.control.clone(), bell.clone(), stop.clone());
     let expire = expire_leases::run(pools.control.clone(), policy, bell.clone(), stop.clone());
-    let judge = judge_workers::run(pools.control.clone(), stop.clone());
+    let judge = judge_workers::run(pools.upkeep.clone(), stop.clone());
     let plan = plan_jobs::run(pools.control.clone(), rules, stop.clone());
     spawn_named(tracker, "advance-searches", advance);
     spawn_named(tracker, "plan-jobs", plan);
@@ -87,7 +87,7 @@ pub fn spawn_keepers(
     tracker: &TaskTracker,
 ) {
     let Retention { newest, marks, orphan_age } = retention;
-    let pool = || pools.control.clone();
+    let pool = || pools.upkeep.clone();
     let keeper = retain::Keeper { pool: pool(), artifacts: artifacts.clone(), disk, newest, marks };
     let sweeper =
         remove_orphans::Sweeper { pool: pool(), artifacts: artifacts.clone(), least_age: orphan_age };

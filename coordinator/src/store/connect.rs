@@ -20,6 +20,8 @@ pub struct Pools {
     pub renewals: PgPool,
     /// For grants, starts, checkpoints and results.
     pub turnover: PgPool,
+    /// For tasks that look after rows which every job adds.
+    pub upkeep: PgPool,
 }
 
 impl Pools {
@@ -28,14 +30,20 @@ impl Pools {
         self.control.close().await;
         self.renewals.close().await;
         self.turnover.close().await;
+        self.upkeep.close().await;
     }
 
-    fn named(&self) -> [(&'static str, &PgPool); 3] {
-        [("control", &self.control), ("renewals", &self.renewals), ("turnover", &self.turnover)]
+    fn named(&self) -> [(&'static str, &PgPool); 4] {
+        [
+            ("control", &self.control),
+            ("renewals", &self.renewals),
+            ("turnover", &self.turnover),
+            ("upkeep", &self.upkeep),
+        ]
     }
 
     /// How many connections there are.
-    pub fn sizes(&self) -> [PoolSize; 3] {
+    pub fn sizes(&self) -> [PoolSize; 4] {
         self.named().map(|(name, pool)| {
             let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
             let max = pool.options().get_max_connections();
@@ -44,14 +52,14 @@ impl Pools {
     }
 
     /// How long a connection of each pool takes to get; at most 2 s.
-    pub async fn waits(&self) -> [(&'static str, Duration); 3] {
+    pub async fn waits(&self) -> [(&'static str, Duration); 4] {
         let waits = self.named().map(async |(name, pool)| {
             let began = Instant::now();
             let _ = tokio::time::timeout(PING_TIMEOUT, pool.acquire()).await;
             (name, began.elapsed().min(PING_TIMEOUT))
         });
-        let [control, renewals, turnover] = waits;
-        tokio::join!(control, renewals, turnover).into()
+        let [control, renewals, turnover, upkeep] = waits;
+        tokio::join!(control, renewals, turnover, upkeep).into()
     }
 }
 
@@ -67,7 +75,7 @@ pub struct PoolSize {
 /// Most connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolSizes {
-    /// Half of them are for the turnover.
+    /// Two of them at the most are for upkeep, and half of the others for the turnover.
     pub control: u32,
     pub renewals: u32,
 }
@@ -78,6 +86,8 @@ impl Default for PoolSizes {
     }
 }
 
+/// One for checkpoints, one for workers.
+const UPKEEP: u32 = 2;
 /// How long a call waits for a connection before it is told to try later.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take to say that it is there.
@@ -116,11 +126,13 @@ pub async fn connect(url: &str, sizes: PoolSizes) -> Result<Pools, Error> {
     let options = options.options(SESSION_LIMITS);
     let planned_once = options.clone().options(PLANNED_ONCE);
     let pool = |size: u32, options: &PgConnectOptions| pool_options(size).connect_lazy_with(options.clone());
-    let turnover = (sizes.control / 2).max(1);
+    let upkeep = UPKEEP.min(sizes.control / 4).max(1);
+    let turnover = (sizes.control.saturating_sub(upkeep) / 2).max(1);
     Ok(Pools {
-        control: pool(sizes.control.saturating_sub(turnover).max(1), &options),
+        control: pool(sizes.control.saturating_sub(upkeep + turnover).max(1), &options),
         renewals: pool(sizes.renewals, &planned_once),
         turnover: pool(turnover, &planned_once),
+        upkeep: pool(upkeep, &planned_once),
     })
 }
 

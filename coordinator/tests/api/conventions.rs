@@ -227,3 +227,37 @@ async fn a_broken_stream_goes_on_at_another_coordinator(pool: PgPool) {
     refused(second.jobs().watch_job(watch(&seen_search.resume_token)).await, Code::InvalidArgument);
     refused(second.jobs().stream_job_logs(log(&seen.resume_token)).await, Code::InvalidArgument);
 }
+
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn lists_hold_what_a_filter_says_and_wrong_filters_say_where(pool: PgPool) {
+    let service = Service::start(pool).await;
+    let search = service.submit(small_search()).await;
+    service.submit(small_search()).await;
+    let jobs = async |filter: &str, page_token: &str| {
+        let (filter, page_token) = (filter.to_owned(), page_token.to_owned());
+        let request =
+            v1::ListJobsRequest { page_size: 1, filter, page_token, ..v1::ListJobsRequest::default() };
+        service.jobs().list_jobs(request).await.map(tonic::Response::into_inner)
+    };
+    let of_one = format!("search_id = {} AND state = JOB_STATE_QUEUED", search.id);
+    let found = jobs(&of_one, "").await.unwrap();
+    assert_eq!(found.jobs[0].search_id, search.id);
+    assert_eq!(found.next_page_token, "");
+    assert_eq!(jobs("state = SUCCEEDED", "").await.unwrap().jobs, []);
+    let both = jobs("state = QUEUED", "").await.unwrap();
+    assert_eq!(jobs("state = QUEUED", &both.next_page_token).await.unwrap().jobs.len(), 1);
+    refused(jobs("kind = SUPERNET", &both.next_page_token).await, Code::InvalidArgument);
+
+    let searches = async |filter: &str| {
+        let request =
+            v1::ListSearchesRequest { filter: filter.to_owned(), ..v1::ListSearchesRequest::default() };
+        service.searches().list_searches(request).await.map(tonic::Response::into_inner)
+    };
+    assert_eq!(searches("state = SEARCHING").await.unwrap().searches.len(), 2);
+    assert_eq!(searches("NOT state = SEARCHING").await.unwrap().searches.len(), 0);
+    let wrong = searches("state = QUEUED").await.unwrap_err();
+    assert_eq!(wrong.code(), Code::InvalidArgument);
+    let violations = wrong.get_details_bad_request().unwrap().field_violations;
+    assert_eq!(violations[0].field, "filter");
+    assert!(violations[0].description.starts_with("at character 9: "), "{violations:?}");
+}

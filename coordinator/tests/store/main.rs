@@ -13,6 +13,7 @@ mod dashboard;
 mod exchange;
 mod expire;
 mod fail;
+mod filters;
 mod flat;
 mod intents;
 mod kept;

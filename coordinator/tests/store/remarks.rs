@@ -70,7 +70,8 @@ async fn lists_hold_what_has_all_labels(pool: PgPool) {
         ids.push(searches::submit(&pool, &small_search(), &labels(given).into(), None).await.unwrap());
     }
     let found = async |wanted: &[(&str, &str)]| {
-        let page = read_searches::page(&pool, &labels(wanted), Order::NewestFirst, None, 10).await.unwrap();
+        let filter = read_searches::Filter { labels: labels(wanted), ..read_searches::Filter::default() };
+        let page = read_searches::page(&pool, &filter, Order::NewestFirst, None, 10).await.unwrap();
         page.into_iter().map(|search| search.id).collect::<Vec<_>>()
     };
     assert_eq!(found(&[("owner", "ada")]).await, [ids[1], ids[0]]);

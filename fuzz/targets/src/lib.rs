@@ -38,7 +38,7 @@ macro_rules! targets {
 }
 
 targets! {
-    names: names, labels, spiffe, field_mask;
+    names: names, labels, spiffe, field_mask, list_filter;
     access: bearer, webhook, certificate, pem;
     networks: architecture, published, trainer_job, search_json, search_wire;
     wire: messages, grant, journal;

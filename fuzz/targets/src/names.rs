@@ -10,6 +10,7 @@ use cakes::labels::{LABEL_CHARS_MAX, LABELS_MAX, LabelChange, Labels};
 use cakes::spec::is_valid_name;
 use cakes_coordinator::core::access::{Role, TokenRole};
 use cakes_coordinator::core::etag::Etag;
+use cakes_coordinator::core::filter::{Filter, JOB_FIELDS, SEARCH_FIELDS};
 use cakes_coordinator::core::member::check_name;
 use cakes_coordinator::core::project::ProjectName;
 use cakes_coordinator::core::spiffe::{Authority, Holder, Name};
@@ -121,4 +122,32 @@ pub fn field_mask(bytes: &[u8]) {
     let once = kept.encode_to_vec();
     assert!(once.len() <= whole.len(), "a mask adds nothing");
     assert_eq!(checked.apply(kept).encode_to_vec(), once);
+}
+
+/// A filter of lists: whatever its values hold, the path that it becomes has them in strings.
+pub fn list_filter(bytes: &[u8]) {
+    let Some(text) = text(bytes) else { return };
+    for fields in [JOB_FIELDS, SEARCH_FIELDS] {
+        let Ok(Some(filter)) = Filter::parse(text, fields) else { continue };
+        let outside = without_strings(filter.as_json_path());
+        let mut words = outside.split(|character: char| !character.is_ascii_alphabetic());
+        assert!(
+            words.all(|word| ["", "exists", "starts", "with"].contains(&word)),
+            "'{text}' becomes {}",
+            filter.as_json_path()
+        );
+        assert!(outside.chars().all(|character| character.is_ascii_alphanumeric() || " $.()=!<>&|-".contains(character)));
+    }
+}
+
+/// A path but for its strings, each of which is one of JSON.
+fn without_strings(path: &str) -> String {
+    let (mut outside, mut rest) = (String::new(), path);
+    while let Some(start) = rest.find('"') {
+        outside += &rest[..start];
+        let mut strings = serde_json::Deserializer::from_str(&rest[start..]).into_iter::<String>();
+        assert!(matches!(strings.next(), Some(Ok(_))), "no string begins at {start} of {path}");
+        rest = &rest[start + strings.byte_offset()..];
+    }
+    outside + rest
 }

@@ -11,6 +11,7 @@ use sqlx::PgPool;
 use sqlx::types::Uuid;
 
 use super::{Order, corrupt, failed};
+use crate::core::filter;
 use crate::core::job::{JobKind, JobState};
 use crate::store::Error;
 use crate::store::attempts::{DataContent, Environment, Validated};
@@ -111,6 +112,7 @@ pub struct Filter {
     pub states: Vec<JobState>,
     /// Only jobs that have all of them.
     pub labels: Labels,
+    pub expression: Option<filter::Filter>,
 }
 
 /// Jobs behind position `behind`, in this order.
@@ -126,10 +128,11 @@ pub async fn page(
 ) -> Result<Vec<JobRecord>, Error> {
     let states: Vec<String> = filter.states.iter().map(|state| state.as_str().to_owned()).collect();
     let (search, labels) = (filter.search.map(|search| search.0), labels::to_column(&filter.labels)?);
+    let expression = filter.expression.as_ref().map(filter::Filter::as_json_path);
     // Two statements, so that both walk the index.
     let ids = match order {
-        Order::NewestFirst => newest(pool, search, &states, labels, behind, limit).await,
-        Order::OldestFirst => oldest(pool, search, &states, labels, behind, limit).await,
+        Order::NewestFirst => newest(pool, search, &states, labels, expression, behind, limit).await,
+        Order::OldestFirst => oldest(pool, search, &states, labels, expression, behind, limit).await,
     };
     let mut jobs = by_ids(pool, &ids.map_err(failed("list jobs"))?).await?;
     if order == Order::NewestFirst {
@@ -143,6 +146,7 @@ async fn newest(
     search: Option<Uuid>,
     states: &[String],
     labels: serde_json::Value,
+    expression: Option<&str>,
     behind: Option<i64>,
     limit: i64,
 ) -> Result<Vec<Uuid>, sqlx::Error> {
@@ -152,12 +156,15 @@ async fn newest(
              and (cardinality($2::text[]) = 0 or state = any($2))
              and ($3::bigint is null or position < $3)
              and labels @> $5
+             and case when $6::text is null then true
+                 else coalesce(job_fields(job) @@ $6::text::jsonpath, false) end
          order by position desc limit $4",
         search,
         states,
         behind,
         limit,
-        labels
+        labels,
+        expression
     )
     .fetch_all(pool)
     .await
@@ -168,6 +175,7 @@ async fn oldest(
     search: Option<Uuid>,
     states: &[String],
     labels: serde_json::Value,
+    expression: Option<&str>,
     behind: Option<i64>,
     limit: i64,
 ) -> Result<Vec<Uuid>, sqlx::Error> {
@@ -177,12 +185,15 @@ async fn oldest(
              and (cardinality($2::text[]) = 0 or state = any($2))
              and ($3::bigint is null or position > $3)
              and labels @> $5
+             and case when $6::text is null then true
+                 else coalesce(job_fields(job) @@ $6::text::jsonpath, false) end
          order by position limit $4",
         search,
         states,
         behind,
         limit,
-        labels
+        labels,
+        expression
     )
     .fetch_all(pool)
     .await

@@ -10,6 +10,7 @@ use sqlx::PgPool;
 use sqlx::types::Uuid;
 
 use super::{Order, corrupt, failed};
+use crate::core::filter;
 use crate::core::search::SearchState;
 use crate::store::{Error, labels};
 
@@ -138,23 +139,32 @@ pub async fn get(pool: &PgPool, id: SearchId) -> Result<SearchRecord, Error> {
     by_ids(pool, &[id.0]).await?.pop().ok_or_else(|| unknown(id))
 }
 
-/// Searches that have all of these labels, behind the given time and id in this order.
+/// Which searches a list holds.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only searches that have all of them.
+    pub labels: Labels,
+    pub expression: Option<filter::Filter>,
+}
+
+/// Searches behind the given time and id in this order.
 ///
 /// # Errors
 /// The database fails.
 pub async fn page(
     pool: &PgPool,
-    wanted: &Labels,
+    filter: &Filter,
     order: Order,
     behind: Option<(DateTime<Utc>, SearchId)>,
     limit: i64,
 ) -> Result<Vec<SearchRecord>, Error> {
     let (time, id) = behind.unzip();
-    let (id, labels) = (id.map(|id| id.0), labels::to_column(wanted)?);
+    let (id, labels) = (id.map(|id| id.0), labels::to_column(&filter.labels)?);
+    let expression = filter.expression.as_ref().map(filter::Filter::as_json_path);
     // Two statements, so that both walk the index.
     let ids = match order {
-        Order::NewestFirst => newest(pool, labels, time, id, limit).await,
-        Order::OldestFirst => oldest(pool, labels, time, id, limit).await,
+        Order::NewestFirst => newest(pool, labels, expression, time, id, limit).await,
+        Order::OldestFirst => oldest(pool, labels, expression, time, id, limit).await,
     };
     let mut searches = by_ids(pool, &ids.map_err(failed("list searches"))?).await?;
     if order == Order::NewestFirst {
@@ -166,6 +176,7 @@ pub async fn page(
 async fn newest(
     pool: &PgPool,
     labels: serde_json::Value,
+    expression: Option<&str>,
     time: Option<DateTime<Utc>>,
     id: Option<Uuid>,
     limit: i64,
@@ -173,11 +184,14 @@ async fn newest(
     sqlx::query_scalar!(
         "select id from search
          where ($1::timestamptz is null or (create_time, id) < ($1, $2::uuid)) and labels @> $4
+             and case when $5::text is null then true
+                 else coalesce(search_fields(search) @@ $5::text::jsonpath, false) end
          order by create_time desc, id desc limit $3",
         time,
         id,
         limit,
-        labels
+        labels,
+        expression
     )
     .fetch_all(pool)
     .await
@@ -186,6 +200,7 @@ async fn newest(
 async fn oldest(
     pool: &PgPool,
     labels: serde_json::Value,
+    expression: Option<&str>,
     time: Option<DateTime<Utc>>,
     id: Option<Uuid>,
     limit: i64,
@@ -193,11 +208,14 @@ async fn oldest(
     sqlx::query_scalar!(
         "select id from search
          where ($1::timestamptz is null or (create_time, id) > ($1, $2::uuid)) and labels @> $4
+             and case when $5::text is null then true
+                 else coalesce(search_fields(search) @@ $5::text::jsonpath, false) end
          order by create_time, id limit $3",
         time,
         id,
         limit,
-        labels
+        labels,
+        expression
     )
     .fetch_all(pool)
     .await
