@@ -16,7 +16,7 @@ use cakes_data::samples::npy::ArrayFile;
 pub enum DatasetNote {
     /// Generated, or found here and usable.
     Usable(String),
-    /// Not on this machine, or not the one that workers will find.
+    /// Not found here, or not the one that workers will find.
     Elsewhere(String),
     /// Found here under its absolute path, and it will not do.
     Broken(Misfit),
@@ -55,10 +55,12 @@ pub fn look_at_dataset(search: &CheckedSearch) -> DatasetNote {
     };
     let is_absolute = Path::new(path).is_absolute();
     if !Path::new(path).exists() {
-        return DatasetNote::Elsewhere(format!(
-            "'{path}' is not on this machine; workers look for it{}",
-            if is_absolute { " under this path" } else { " below their data root" }
-        ));
+        // What lies below a worker's data root may be here, too.
+        return DatasetNote::Elsewhere(if is_absolute {
+            format!("'{path}' is not on this machine; workers look for it under this path")
+        } else {
+            format!("'{path}' is not in this folder; workers look for it below their data root")
+        });
     }
     let found = match &spec.dataset {
         DatasetSpec::Phantoms(_) => Ok(String::new()),

@@ -69,6 +69,30 @@ pub fn seconds(seconds: f64) -> String {
     Duration::try_from_secs_f64(seconds).map_or_else(|_| "?".to_owned(), duration)
 }
 
+/// A limit below it is told in device-seconds, as the coordinator does.
+const SHORT_DEVICE_HOURS: f64 = 0.1;
+
+/// How many of a unit a device-hour has, and the unit, where there are so many device-hours.
+fn device_unit(hours: f64) -> (f64, &'static str) {
+    if hours < SHORT_DEVICE_HOURS { (3600.0, "device-seconds") } else { (1.0, "device-hours") }
+}
+
+fn hundredths(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+/// Time on devices: `24 device-hours`, `11 device-seconds`.
+pub fn device_hours(hours: f64) -> String {
+    let (per_hour, unit) = device_unit(hours);
+    format!("{} {unit}", hundredths(hours * per_hour))
+}
+
+/// What is used of a time on devices: `2.51 of 24 device-hours`, `13 of 11 device-seconds`.
+pub fn device_hours_of(used_hours: f64, limit_hours: f64) -> String {
+    let (per_hour, unit) = device_unit(limit_hours);
+    format!("{} of {} {unit}", hundredths(used_hours * per_hour), hundredths(limit_hours * per_hour))
+}
+
 /// How long ago `time` was: `just now`, `42 s ago`, `3 h ago`.
 pub fn ago(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
     let seconds = (now - time).num_seconds();
@@ -134,6 +158,15 @@ mod tests {
         assert_eq!(latency(12.44), "12.4 ms");
         assert_eq!(latency(0.0421), "0.042 ms");
         assert_eq!(latency(1250.0), "1.25 s");
+    }
+
+    #[test]
+    fn times_on_devices_are_hours_or_seconds() {
+        assert_eq!(device_hours(24.0), "24 device-hours");
+        assert_eq!(device_hours(1.0 / 3.0), "0.33 device-hours");
+        assert_eq!(device_hours_of(9036.0 / 3600.0, 24.0), "2.51 of 24 device-hours");
+        assert_eq!(device_hours_of(0.0, 0.5), "0 of 0.5 device-hours");
+        assert_eq!(device_hours_of(13.0 / 3600.0, 11.0 / 3600.0), "13 of 11 device-seconds");
     }
 
     #[test]

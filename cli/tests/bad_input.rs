@@ -105,6 +105,14 @@ fn a_data_set_that_is_here_is_compared_with_the_search() {
     file["search"]["dataset"] = json!({"folder": {"path": "/nowhere/at/all"}});
     let ran = submit(folder.path(), &file);
     assert!(ran.stderr.contains("is not on this machine"), "{}", ran.stderr);
+
+    file["search"]["dataset"] = json!({"folder": {"path": "below/the/root"}});
+    let ran = submit(folder.path(), &file);
+    assert!(
+        ran.stderr.contains("is not in this folder; workers look for it below their data root"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]

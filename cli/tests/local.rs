@@ -225,6 +225,12 @@ fn contexts_are_kept_in_a_file_and_say_where_commands_go() {
     assert!(unknown.stderr.contains("'lib' (home, lab)"), "{}", unknown.stderr);
     assert_eq!(cakes(&["context", "set", "a b", "http://x:1"]).code, Some(2));
     assert_eq!(cakes(&["context", "remove", "home"]).code, Some(0));
+    assert!(!cakes(&["context", "list"]).stdout.contains("FILE"), "columns of files that nobody named");
+    let with_files = "[contexts.lab]\nserver = \"https://127.0.0.1:1\"\nca_file = \"/lab/ca.pem\"\n";
+    fs::write(&file, with_files).unwrap();
+    let listed = cakes(&["context", "list"]).stdout;
+    assert!(listed.contains("CA FILE") && listed.contains("/lab/ca.pem"), "{listed}");
+    assert!(!listed.contains("KEY FILE"), "{listed}");
     fs::write(&file, "contexts = 3").unwrap();
     let broken = cakes(&["worker", "list"]);
     assert!(broken.code == Some(2) && broken.stderr.contains("config.toml"), "{}", broken.stderr);

@@ -178,6 +178,7 @@ impl Page<'_> {
         self.browser.until_text(&["being paused"]).await?;
         self.press_button("Resume").await?;
         self.browser.until_text(&["The job goes on"]).await?;
+        self.resumes_with_a_higher_limit(job).await?;
         // The question can be left, and leads back.
         self.press_button("Cancel the job").await?;
         self.browser
@@ -223,6 +224,32 @@ impl Page<'_> {
             row.contains("olga") && row.contains(job.as_str()) && row.contains("\"answer\":\"ok\""),
             "{row}"
         );
+        Ok(())
+    }
+
+    /// From its page, where it is running; as long as it has taken what it may, it does not go on.
+    async fn resumes_with_a_higher_limit(&self, job: &str) -> Result<()> {
+        self.press_button("Pause").await?;
+        self.browser.until_text(&["being paused"]).await?;
+        self.cluster.sql(&format!("update job set cost_limit_device_s = 1 where id = '{job}'"))?;
+        self.goto(&format!("/jobs/{job}")).await?;
+        self.browser.until_text(&["Taken of its limit", "of 1 device-seconds"]).await?;
+        for (typed, said) in [
+            ("", "resume it with a higher limit"),
+            ("much", "the limit \"much\" is none"),
+            ("0.0003", "resume it with a higher limit"),
+            ("24", "The job goes on"),
+        ] {
+            self.press_button("Resume").await?;
+            self.browser.until_text(&["It goes on with a higher limit only."]).await?;
+            self.browser.script(&format!("document.querySelector('dialog input').value = '{typed}'")).await?;
+            // That of the dialog.
+            self.press_button("Resume").await?;
+            self.browser.until_text(&[said]).await?;
+        }
+        self.browser.until_text(&["of 24 device-hours"]).await?;
+        let limit = self.cluster.sql(&format!("select cost_limit_device_s from job where id = '{job}'"))?;
+        ensure!(limit == "86400", "its limit is {limit} s");
         Ok(())
     }
 

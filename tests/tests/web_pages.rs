@@ -113,6 +113,7 @@ fn every_page_shows_what_is_there_and_asks_nobody_else() {
         keys_lead_from_the_top_to_an_architecture(&browser, &base, &made).await?;
         labels_and_notes_are_shown_and_lead_to_more(&browser, &base, cluster, &made).await?;
         checkpoints_and_suspects_say_why(&browser, &base, cluster, &made).await?;
+        placement_is_shown(&browser, &base, cluster, &made).await?;
         themes_follow_the_system_and_the_button(&browser, &base).await?;
         news_appear_without_reloading(&browser, cluster, &made).await?;
         a_coordinator_that_comes_back_is_found_again(&browser, cluster).await?;
@@ -280,6 +281,37 @@ async fn checkpoints_and_suspects_say_why(
     browser.until_text(&["gpu-b"]).await?;
     ensure!(!browser.text().await?.contains("suspect"), "it is trusted again");
     Ok(())
+}
+
+/// Where jobs may run, until when they are wanted and for how much, on a phone, too.
+async fn placement_is_shown(browser: &Browser, base: &str, cluster: &Cluster, made: &Exhibit) -> Result<()> {
+    let (search, job) = (&made.running, &made.running_job.token.job_id);
+    browser.goto(&format!("{base}/searches/{search}")).await?;
+    browser.until_text(&["No architecture is retrained yet"]).await?;
+    browser.until("the page is drawn", SETTLED).await?;
+    let plate = "return Boolean(document.querySelector('section[aria-label=Placement]'))";
+    ensure!(browser.script(plate).await? == false, "a search that asks for nothing has facts of it");
+    for (table, column) in [("search", "id"), ("job", "search_id")] {
+        cluster.sql(&format!(
+            r#"update {table} set worker_labels = '{{"gpu": "h200"}}', deadline = '2027-01-31T12:00:00Z',
+                   cost_limit_device_s = 86400
+               where {column} = '{search}'"#
+        ))?;
+    }
+    let wishes = ["Workers labelled", "gpu=h200", "Wanted by", "2027-01-31"];
+    for width in [1280, 390] {
+        browser.resize(width, 844).await?;
+        for (path, more) in [
+            (format!("/searches/{search}"), ["Limit of each job", "24 device-hours", "Taken by all jobs"]),
+            (format!("/jobs/{job}"), ["Taken of its limit", "of 24 device-hours", "Memory it needs"]),
+        ] {
+            browser.goto(&format!("{base}{path}")).await?;
+            browser.until_text(&[&wishes[..], &more[..]].concat()).await?;
+            let overflow = "return Math.max(0, document.documentElement.scrollWidth - innerWidth)";
+            ensure!(browser.script(overflow).await? == 0, "{path} does not fit {width} px");
+        }
+    }
+    browser.resize(1280, 844).await
 }
 
 async fn themes_follow_the_system_and_the_button(browser: &Browser, base: &str) -> Result<()> {

@@ -118,17 +118,33 @@ fn is_used(settings: &Settings, name: &str) -> bool {
     settings.context.as_deref() == Some(name)
 }
 
+/// Files that a context may name, by their headings.
+const FILES: [(&str, fn(&Context) -> Option<&Path>); 4] = [
+    ("TOKEN FILE", |context| context.token_file.as_deref()),
+    ("CA FILE", |context| context.ca_file.as_deref()),
+    ("CERT FILE", |context| context.cert_file.as_deref()),
+    ("KEY FILE", |context| context.key_file.as_deref()),
+];
+
 fn table(settings: &Settings) -> String {
     if settings.contexts.is_empty() {
         return format!(
             "no contexts, so commands go to {DEFAULT_SERVER}; add one with `cakes context set NAME URL`"
         );
     }
-    let mut rows = Rows::new([("USED", Left), ("NAME", Left), ("SERVER", Left), ("TOKEN FILE", Left)]);
+    // Most contexts name none.
+    let mut files = FILES.to_vec();
+    files.retain(|(_, file)| settings.contexts.values().any(|context| file(context).is_some()));
+    let mut headings = vec![("USED", Left), ("NAME", Left), ("SERVER", Left)];
+    headings.extend(files.iter().map(|(heading, _)| (*heading, Left)));
+    let mut rows = Rows::new(headings);
     for (name, context) in &settings.contexts {
         let mark = if is_used(settings, name) { "*" } else { "" };
-        let token_file = context.token_file.as_deref().unwrap_or(Path::new("")).display();
-        rows.push(vec![mark.to_owned(), name.clone(), context.server.clone(), token_file.to_string()]);
+        let mut row = vec![mark.to_owned(), name.clone(), context.server.clone()];
+        row.extend(files.iter().map(|(_, file)| {
+            file(context).map_or_else(|| "-".to_owned(), |file| file.display().to_string())
+        }));
+        rows.push(row);
     }
     rows.render(output::terminal_width())
 }

@@ -3,7 +3,7 @@
 use cakes_proto::v1;
 use chrono::{DateTime, Utc};
 
-use super::{ID_LENGTH, ago, dash, labels, notes, share_list, took};
+use super::{ID_LENGTH, ago, dash, labels, notes, placement, share_list, took};
 use crate::format;
 use crate::output::Align::{Left, Right};
 use crate::output::Rows;
@@ -80,6 +80,9 @@ pub fn job_details(job: &v1::Job, now: DateTime<Utc>) -> String {
     }
     if !job.state_reason.is_empty() {
         add("reason", job.state_reason.clone());
+    }
+    for (name, value) in placement::of_job(job) {
+        add(name, value);
     }
     if !job.owner.is_empty() {
         add("owner", job.owner.clone());

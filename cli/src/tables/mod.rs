@@ -4,6 +4,7 @@ mod checkpoints;
 mod compare;
 mod jobs;
 mod networks;
+mod placement;
 mod remarks;
 mod top;
 mod webhooks;
@@ -106,14 +107,8 @@ pub fn search_details(search: &v1::Search, now: DateTime<Utc>) -> String {
     if !matches!(search.project.as_str(), "" | "default") || search.priority != 0 {
         lines.push(format!("project  {}, priority {}", dash(&search.project), search.priority));
     }
-    if !search.worker_labels.is_empty() {
-        lines.push(format!("workers  {}", labels(&search.worker_labels)));
-    }
-    if let Some(deadline) = search.deadline.and_then(|time| DateTime::<Utc>::try_from(time).ok()) {
-        lines.push(format!("deadline {}", deadline.format("%Y-%m-%d %H:%M UTC")));
-    }
-    if let Some(hours) = search.cost_limit_device_hours {
-        lines.push(format!("limit    {hours} device-hours for each job"));
+    for (name, value) in placement::of_search(search) {
+        lines.push(format!("{name:<8} {value}"));
     }
     if !search.owner.is_empty() {
         lines.push(format!("owner    {}", search.owner));

@@ -115,6 +115,7 @@ pub(super) fn job(record: JobRecord) -> v1::Job {
         worker_labels: record.worker_labels.into(),
         deadline: record.deadline.and_then(time),
         cost_limit_device_hours: record.cost_limit_device_s.map(hours),
+        spent_device_hours: record.spent_device_s.map(hours),
         is_held: record.is_held,
         resume_token: String::new(),
     }

@@ -135,11 +135,37 @@ async fn ended_first(web: &Web, id: &str, refused: Failure) -> Failure {
     }
 }
 
-/// What a person wishes of a job that goes on.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Resumption {
+    /// New limit of what it may take; as it was without one.
+    cost_limit_device_hours: Option<f64>,
+}
+
+pub(super) async fn resume_job(
+    State(web): State<Web>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    let object = id.clone();
+    web.act(caller, Action::ResumeJob, &object, async move |web: Web, by: OnBehalf| {
+        let Resumption { cost_limit_device_hours } = read(&body)?;
+        let request = v1::ResumeJobRequest {
+            id: id.clone(),
+            cost_limit_device_hours,
+            ..v1::ResumeJobRequest::default()
+        };
+        web.api.resume_job(by.request(request)).await?;
+        Ok(json!({ "job": web.job_view(&id).await? }))
+    })
+    .await
+}
+
+/// What a person wishes of a job, without more words.
 #[derive(Clone, Copy)]
 pub(super) enum JobWish {
     Pause,
-    Resume,
     Retry,
 }
 
@@ -147,7 +173,6 @@ impl JobWish {
     fn action(self) -> Action {
         match self {
             JobWish::Pause => Action::PauseJob,
-            JobWish::Resume => Action::ResumeJob,
             JobWish::Retry => Action::RetryJob,
         }
     }
@@ -157,11 +182,6 @@ impl JobWish {
             JobWish::Pause => web
                 .api
                 .pause_job(by.request(v1::PauseJobRequest { id, ..v1::PauseJobRequest::default() }))
-                .await
-                .map(drop),
-            JobWish::Resume => web
-                .api
-                .resume_job(by.request(v1::ResumeJobRequest { id, ..v1::ResumeJobRequest::default() }))
                 .await
                 .map(drop),
             JobWish::Retry => web

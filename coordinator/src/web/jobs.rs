@@ -14,7 +14,7 @@ use tonic::{Code, Request};
 use super::Web;
 use super::answer::{Failure, cut, json, labels, limit, names};
 use super::searches::text;
-use super::views::{AttemptView, JobView, NoteView};
+use super::views::{AttemptView, JobView, NoteView, PlacementView};
 use crate::core::explain::explain;
 use crate::core::job::JobKind;
 use crate::grpc::lookup;
@@ -107,6 +107,7 @@ pub(super) async fn one(
             let remarks = notes::of(&web.pool, Subject::Job(id)).await?;
             let runs_on = facts.runs_on.as_ref();
             Ok(json!({
+                "placement": PlacementView::of_job(&job),
                 "job": JobView::from(job),
                 "explanation": explain(&facts),
                 "queue_position": facts.queue_position,

@@ -162,7 +162,7 @@ fn router(web: Web) -> Router {
         .route("/sign-out", post(access::sign_out))
         .route("/jobs/{id}/cancel", post(actions::cancel_job))
         .route("/jobs/{id}/pause", post(wish(JobWish::Pause)))
-        .route("/jobs/{id}/resume", post(wish(JobWish::Resume)))
+        .route("/jobs/{id}/resume", post(actions::resume_job))
         .route("/jobs/{id}/retry", post(wish(JobWish::Retry)))
         .route("/searches/{id}/cancel", post(actions::cancel_search))
         .route("/searches/{id}/derivations", post(actions::preview_derivation))

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::Web;
 use super::answer::{Failure, cut, json, labels, limit, names};
-use super::views::{JobView, NoteView, SearchView};
+use super::views::{JobView, NoteView, PlacementView, SearchView};
 use crate::core::histogram::{BINS_MAX, histogram};
 use crate::grpc::lookup;
 use crate::store::PgPool;
@@ -115,6 +115,10 @@ pub(super) async fn one(
                 Some(job) => Some(JobView::from(jobs::get(&web.pool, job).await?)),
                 None => None,
             };
+            let spent_device_s = match record.cost_limit_device_s {
+                Some(_) => summary::spent_device_s(&web.pool, id).await?,
+                None => None,
+            };
             let remarks = notes::of(&web.pool, Subject::Search(id)).await?;
             let layers = record.spec.spec().backbone.searchable_layers();
             let layers: Vec<_> = layers
@@ -123,6 +127,7 @@ pub(super) async fn one(
                 .collect();
             Ok(json!({
                 "search": summary.map(SearchView::from),
+                "placement": PlacementView::of_search(&record, spent_device_s),
                 "revision": record.revision,
                 "spec": search_to_wire(record.spec.spec()),
                 "layers": layers,

@@ -12,6 +12,7 @@ use crate::store::read::attempts::AttemptRecord;
 use crate::store::read::events::EventRecord;
 use crate::store::read::jobs::{JobRecord, ProgressRecord, ResultRecord};
 use crate::store::read::notes::NoteRecord;
+use crate::store::read::searches::SearchRecord;
 use crate::store::read::summary::SearchSummary;
 use crate::store::read::timeline::Span;
 
@@ -87,6 +88,38 @@ pub(super) struct JobView {
     pub create_time: DateTime<Utc>,
     pub start_time: Option<DateTime<Utc>>,
     pub end_time: Option<DateTime<Utc>>,
+}
+
+/// Which workers a job or the jobs of a search go to, until when they are wanted, and for how
+/// much.
+#[derive(Serialize)]
+pub(super) struct PlacementView {
+    pub worker_labels: Labels,
+    pub deadline: Option<DateTime<Utc>>,
+    /// Most that a job may take; none for no limit.
+    pub cost_limit_device_s: Option<i64>,
+    /// What the job, or all jobs of the search together, took so far; none without a limit.
+    pub spent_device_s: Option<i64>,
+}
+
+impl PlacementView {
+    pub(super) fn of_job(job: &JobRecord) -> Self {
+        PlacementView {
+            worker_labels: job.worker_labels.clone(),
+            deadline: job.deadline,
+            cost_limit_device_s: job.cost_limit_device_s,
+            spent_device_s: job.spent_device_s,
+        }
+    }
+
+    pub(super) fn of_search(search: &SearchRecord, spent_device_s: Option<i64>) -> Self {
+        PlacementView {
+            worker_labels: search.worker_labels.clone(),
+            deadline: search.deadline,
+            cost_limit_device_s: search.cost_limit_device_s,
+            spent_device_s,
+        }
+    }
 }
 
 #[derive(Serialize)]

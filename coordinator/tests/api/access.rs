@@ -37,7 +37,7 @@ async fn post(service: &Service, path: &str, headers: &str, body: &Value) -> Ans
 }
 
 /// As a program with a token.
-async fn with_token(service: &Service, token: &str, path: &str, body: &Value) -> Answer {
+pub async fn with_token(service: &Service, token: &str, path: &str, body: &Value) -> Answer {
     let headers = format!("Authorization: Bearer {token}\r\nContent-Type: application/json\r\n");
     post(service, path, &headers, body).await
 }

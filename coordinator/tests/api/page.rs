@@ -46,7 +46,7 @@ async fn get(service: &Service, path: &str) -> Answer {
 }
 
 /// The JSON of a path that must be there.
-async fn ask(service: &Service, path: &str) -> Value {
+pub async fn ask(service: &Service, path: &str) -> Value {
     let answer = get(service, &format!("/api/v1{path}")).await;
     assert_eq!(answer.status, 200, "{path}: {}", answer.body);
     answer.json()

@@ -1,19 +1,27 @@
-//! Which workers get the jobs of a search, and until when they are wanted.
+//! Which workers get the jobs of a search, until when they are wanted, and for how much.
 
 use std::collections::BTreeMap;
 
 use cakes::labels::Labels;
+use cakes_coordinator::core::access::Role;
+use cakes_coordinator::store::access::issue;
 use cakes_coordinator::store::{MIGRATIONS, PgPool};
 use cakes_proto::{WORKER_PROTOCOL, v1};
+use serde_json::{Value, json};
 use tonic::Code;
 use uuid::Uuid;
 
-use crate::harness::{Service, cpu, small_search};
+use crate::access::with_token;
+use crate::harness::{Service, Worker, cpu, job_id, small_search};
+use crate::page::ask;
+
+fn labels(list: &str) -> BTreeMap<String, String> {
+    list.parse::<Labels>().unwrap().into()
+}
 
 #[sqlx::test(migrator = "MIGRATIONS")]
 async fn a_search_says_which_workers_and_until_when(pool: PgPool) {
     let service = Service::start(pool).await;
-    let labels = |list: &str| -> BTreeMap<String, String> { list.parse::<Labels>().unwrap().into() };
     let register = |labels| v1::RegisterRequest {
         protocol_version: WORKER_PROTOCOL,
         worker_id: "h200".to_owned(),
@@ -68,4 +76,100 @@ async fn a_search_says_which_workers_and_until_when(pool: PgPool) {
     let refused =
         service.searches().submit_search(v1::SubmitSearchRequest { deadline: never, ..request }).await;
     assert!(refused.unwrap_err().message().starts_with("deadline"));
+}
+
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn the_page_shows_what_a_search_and_its_jobs_ask_for(pool: PgPool) {
+    let service = Service::start(pool).await;
+    let request = v1::SubmitSearchRequest {
+        worker_labels: labels("gpu=b200"),
+        deadline: Some(pbjson_types::Timestamp { seconds: 1_800_000_000, nanos: 0 }),
+        cost_limit_device_hours: Some(0.5),
+        ..small_search()
+    };
+    let picky = service.submit(request).await;
+    let open = service.submit(small_search()).await;
+    let asked = json!({
+        "worker_labels": { "gpu": "b200" }, "deadline": "2027-01-15T08:00:00Z",
+        "cost_limit_device_s": 1800, "spent_device_s": 0,
+    });
+    let nothing = json!({
+        "worker_labels": {}, "deadline": null, "cost_limit_device_s": null, "spent_device_s": null,
+    });
+    for (search, placement) in [(picky, asked), (open, nothing)] {
+        let shown = ask(&service, &format!("/searches/{}", search.id)).await;
+        assert_eq!(shown["placement"], placement, "the search");
+        let job = service.search(&search.id).await.jobs[0].id.clone();
+        let shown = ask(&service, &format!("/jobs/{job}")).await;
+        assert_eq!(shown["placement"], placement, "its job");
+    }
+}
+
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn a_job_says_what_it_took_of_its_limit_and_goes_on_with_a_higher_one(pool: PgPool) {
+    let service = Service::start(pool.clone()).await;
+    let limited = v1::SubmitSearchRequest { cost_limit_device_hours: Some(0.5), ..small_search() };
+    let search = service.submit(limited).await;
+    let mut worker = Worker::register(&service, "a").await;
+    let grant = worker.acquire().await;
+    worker.start(&grant).await;
+    let id = job_id(&grant);
+    let longer = "update attempt set grant_time = grant_time - interval '1 hour' where end_time is null";
+    sqlx::query(longer).execute(&pool).await.unwrap();
+    let about_an_hour = |hours: Option<f64>| hours.is_some_and(|hours| (1.0..1.2).contains(&hours));
+
+    let job = service.job(&id).await;
+    assert!(about_an_hour(job.spent_device_hours), "what it takes now counts: {:?}", job.spent_device_hours);
+    let found = service.search(&search.id).await;
+    let others = found.jobs.iter().filter(|job| job.id != id);
+    let others: Vec<_> = others.map(|job| job.spent_device_hours).collect();
+    assert!(!others.is_empty() && others.iter().all(|spent| *spent == Some(0.0)), "{others:?}");
+    let open = service.submit(small_search()).await;
+    let open = service.search(&open.id).await;
+    assert!(open.jobs.iter().all(|job| job.spent_device_hours.is_none()), "{open:#?}");
+
+    // Whoever plans may have done so first, which is as well.
+    let pause = v1::PauseJobRequest { id: id.clone(), ..v1::PauseJobRequest::default() };
+    service.jobs().pause_job(pause).await.unwrap();
+    let saved = v1::FailRequest {
+        token: grant.token.clone(),
+        failure_class: v1::FailureClass::Cancelled.into(),
+        message: "saved".to_owned(),
+    };
+    worker.client.fail(saved).await.unwrap();
+    let job = service.job(&id).await;
+    assert_eq!(job.state(), v1::JobState::Paused);
+    assert!(about_an_hour(job.spent_device_hours), "what it took counts: {:?}", job.spent_device_hours);
+    let shown = ask(&service, &format!("/searches/{}", search.id)).await;
+    let spent_s = shown["placement"]["spent_device_s"].as_i64().unwrap();
+    assert!((3600..4320).contains(&spent_s), "all its jobs together: {spent_s}");
+
+    let token = issue(&pool, "olga", Role::Operator, None).await.unwrap();
+    let resume = async |body: Value| {
+        let answer = with_token(&service, &token, &format!("/jobs/{id}/resume"), &body).await;
+        (answer.status, answer.body)
+    };
+    for missing_or_too_low in [json!({}), json!({ "cost_limit_device_hours": 0.75 })] {
+        let (status, said) = resume(missing_or_too_low).await;
+        assert!(
+            status == 409 && said.contains("device-hours that it may; resume it with a higher"),
+            "{said}"
+        );
+    }
+    for (wrong, problem) in [
+        (json!({ "cost_limit_device_hours": 0 }), "cost_limit_device_hours: must be more than 0"),
+        (json!({ "cost_limit_device_hours": "2" }), "body: "),
+        (json!({ "limit": 2 }), "unknown field"),
+    ] {
+        let (status, said) = resume(wrong).await;
+        assert!(status == 400 && said.contains(problem), "{said}");
+    }
+    let job = service.job(&id).await;
+    assert_eq!((job.state(), job.cost_limit_device_hours), (v1::JobState::Paused, Some(0.5)));
+    let (status, said) = resume(json!({ "cost_limit_device_hours": 2 })).await;
+    assert_eq!(status, 200, "{said}");
+    let job = service.job(&id).await;
+    assert_eq!((job.state(), job.cost_limit_device_hours), (v1::JobState::Queued, Some(2.0)));
+    let shown = ask(&service, &format!("/jobs/{id}")).await;
+    assert_eq!(shown["placement"]["cost_limit_device_s"], 7200);
 }

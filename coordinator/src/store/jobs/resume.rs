@@ -50,10 +50,7 @@ pub async fn resume(
 async fn limit(connection: &mut PgConnection, id: JobId, limit_device_s: Option<i64>) -> Result<(), Error> {
     let row = sqlx::query!(
         r#"update job set cost_limit_device_s = coalesce($2, cost_limit_device_s) where id = $1
-           returning cost_limit_device_s, taken_device_s(job) + coalesce((
-               select extract(epoch from clock_timestamp() - grant_time)::bigint * job.device_count
-               from attempt where job_id = job.id and end_time is null
-           ), 0) as "taken_device_s!""#,
+           returning cost_limit_device_s, spent_device_s(job) as "spent_device_s!""#,
         id.0,
         limit_device_s
     )
@@ -61,9 +58,9 @@ async fn limit(connection: &mut PgConnection, id: JobId, limit_device_s: Option<
     .await
     .map_err(failed("limit what a job may take"))?;
     match row.cost_limit_device_s {
-        Some(limit) if row.taken_device_s >= limit => Err(Error::Refused(format!(
+        Some(limit) if row.spent_device_s >= limit => Err(Error::Refused(format!(
             "job {id} has taken {}; resume it with a higher limit (`cakes job resume --cost-limit HOURS`)",
-            Cost { taken_device_s: row.taken_device_s, limit_device_s: limit }
+            Cost { taken_device_s: row.spent_device_s, limit_device_s: limit }
         ))),
         _ => Ok(()),
     }

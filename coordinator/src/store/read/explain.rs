@@ -20,7 +20,6 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, rules: &Rules) -> Result<Fact
     let row = sqlx::query!(
         r#"select job.memory_mib, job.device_count as "device_count!", job.furthest_step, job.step_count,
                coalesce(job.checkpoint_step, 0) as "checkpoint_step!",
-               case when job.cost_limit_device_s is not null then taken_device_s(job) end as taken_device_s,
                extract(epoch from job.run_after - clock_timestamp())::float8 as back_off_s,
                case when job.avoid_until > clock_timestamp() then job.avoid_worker_id end as avoided_worker,
                case when job.state = 'queued' then (
@@ -55,7 +54,7 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, rules: &Rules) -> Result<Fact
         worker_labels: job.worker_labels.clone(),
         cost: job
             .cost_limit_device_s
-            .zip(row.taken_device_s)
+            .zip(job.spent_device_s)
             .map(|(limit_device_s, taken_device_s)| Cost { taken_device_s, limit_device_s }),
         step: job.progress.as_ref().map_or(row.furthest_step, |progress| progress.step),
         step_count: row.step_count,

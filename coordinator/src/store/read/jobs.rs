@@ -32,6 +32,8 @@ pub struct JobRecord {
     pub deadline: Option<DateTime<Utc>>,
     /// Most device-seconds before a job is paused.
     pub cost_limit_device_s: Option<i64>,
+    /// Device-seconds that its attempts took so far; none without a limit.
+    pub spent_device_s: Option<i64>,
     /// Whether it waits and a quota of its project keeps it from starting.
     pub is_held: bool,
     pub kind: JobKind,
@@ -221,6 +223,7 @@ struct Row {
     worker_labels: serde_json::Value,
     deadline: Option<DateTime<Utc>>,
     cost_limit_device_s: Option<i64>,
+    spent_device_s: Option<i64>,
     is_held: bool,
     kind: String,
     state: String,
@@ -270,6 +273,7 @@ pub(super) async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<JobRecord>
         Row,
         r#"select job.id, job.position, job.search_id, job.project, job.priority, job.worker_labels, job.deadline,
                job.cost_limit_device_s,
+               case when job.cost_limit_device_s is not null then spent_device_s(job) end as spent_device_s,
                job.waits and job.is_held as "is_held!", job.kind, job.state, job.state_reason, job.label,
                job.labels, job.owner, job.architecture_digest, job.epoch, attempt.worker_id as "worker_id?", job.checkpoint_step,
                job.create_time, job.start_time, job.end_time,
@@ -319,6 +323,7 @@ impl TryFrom<Row> for JobRecord {
             worker_labels: labels::from_column(row.worker_labels)?,
             deadline: row.deadline,
             cost_limit_device_s: row.cost_limit_device_s,
+            spent_device_s: row.spent_device_s,
             is_held: row.is_held,
             kind: row.kind.parse().map_err(|error| corrupt("the kind", &error))?,
             state: row.state.parse().map_err(|error| corrupt("the state", &error))?,

@@ -217,6 +217,21 @@ pub async fn job_counts(pool: &PgPool, filter: &JobFilter) -> Result<Vec<(JobSta
     counts.collect()
 }
 
+/// Device-seconds that the jobs of a search took so far; none if none of them has a limit.
+///
+/// # Errors
+/// The database fails.
+pub async fn spent_device_s(pool: &PgPool, search: SearchId) -> Result<Option<i64>, Error> {
+    sqlx::query_scalar!(
+        "select sum(spent_device_s(job))::bigint from job
+         where search_id = $1 and cost_limit_device_s is not null",
+        search.0
+    )
+    .fetch_one(pool)
+    .await
+    .map_err(failed("add up what a search took"))
+}
+
 /// The supernet's job of a search, if it is planned.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 import { address, post } from "/assets/lib/api.js";
 import { el, swap } from "/assets/lib/dom.js";
+import { deviceTimeOf } from "/assets/lib/format.js";
 import { session } from "/assets/lib/session.js";
 
 /// What is under way; a part of a page that is drawn anew meanwhile knows it.
@@ -103,6 +104,26 @@ const AFTERWARDS = {
 
 const reasonField = () => el("label", { class: "field" }, el("span", {}, "Reason, for the others (may stay empty)"), el("input", { name: "reason", maxlength: 300, autocomplete: "off" }));
 
+const limitField = () => el("label", { class: "field" }, el("span", {}, "New limit in device-hours, what it has taken included (may stay empty: as it was)"), el("input", { name: "limit", inputmode: "decimal", maxlength: 20, autocomplete: "off" }));
+
+/// The limit that was typed, for the body of a request; nothing for an empty field.
+///
+/// Throws an Error that says what is wrong.
+function typedLimit(answers) {
+  const text = (answers.get("limit") ?? "").trim();
+  if (text === "") return {};
+  const hours = Number(text);
+  if (!Number.isFinite(hours) || hours <= 0) throw new Error(`the limit "${text}" is none; write device-hours above 0, as in 24 or 0.5`);
+  return { cost_limit_device_hours: hours };
+}
+
+/// What is asked before a job with a limit goes on; a job without one goes on at once.
+function resumption(job, { cost_limit_device_s: limit, spent_device_s: spent }) {
+  if (limit === null) return undefined;
+  const hint = spent >= limit ? "It goes on with a higher limit only." : "Its limit stays as it is, unless another one is given.";
+  return { title: `Resume "${job.label}"?`, text: [`It has taken ${deviceTimeOf(spent, limit)}. ${hint}`], fields: limitField(), sure: "Resume" };
+}
+
 /// Whether whoever is signed in may change it: an operator, at least of its project, or whoever
 /// submitted it.
 const isOwn = (thing) => {
@@ -111,7 +132,7 @@ const isOwn = (thing) => {
 };
 
 /// Buttons for what may be done with a job in its state.
-export function jobActions(job) {
+export function jobActions(job, placement) {
   const act = async (verb, body) => {
     const answer = await post(address(`/jobs/${job.id}/${verb}`), body);
     return AFTERWARDS[answer.job.state] ?? `The job is ${answer.job.state}.`;
@@ -120,7 +141,7 @@ export function jobActions(job) {
   const key = (verb) => `${verb} job ${job.id}`;
   const buttons = [
     can("pause") ? actionButton({ key: key("pause"), label: "Pause", run: () => act("pause") }) : null,
-    can("resume") ? actionButton({ key: key("resume"), label: "Resume", run: () => act("resume") }) : null,
+    can("resume") ? actionButton({ key: key("resume"), label: "Resume", question: resumption(job, placement), run: (answers) => act("resume", typedLimit(answers)) }) : null,
     can("retry") ? actionButton({ key: key("retry"), label: "Retry", run: () => act("retry") }) : null,
     can("cancel") ? actionButton({ key: key("cancel"), label: "Cancel the job", isDangerous: true, run: (answers) => act("cancel", { reason: answers.get("reason") }),
       question: { title: `Cancel "${job.label}"?`, text: ["What it has trained since its last checkpoint is lost, and no result is taken any more. It can be retried later."], fields: reasonField(), sure: "Cancel the job" } }) : null,

@@ -36,6 +36,22 @@ export function duration(seconds) {
   return `${Math.floor(whole / 86400)}${THIN}d ${Math.floor((whole % 86400) / 3600)}${THIN}h`;
 }
 
+/// Short times in seconds, as the coordinator says them.
+const deviceUnit = (seconds) => (seconds < 360 ? [1, "device-seconds"] : [3600, "device-hours"]);
+const hundredths = (value) => Math.round(100 * value) / 100;
+
+/// Time on devices: 24 device-hours, 11 device-seconds.
+export function deviceTime(seconds) {
+  const [size, unit] = deviceUnit(seconds);
+  return `${hundredths(seconds / size)} ${unit}`;
+}
+
+/// What is used of it: 2.51 of 24 device-hours.
+export function deviceTimeOf(used, limit) {
+  const [size, unit] = deviceUnit(limit);
+  return `${hundredths(used / size)} of ${hundredths(limit / size)} ${unit}`;
+}
+
 export function ago(time, now = Date.now()) {
   const seconds = (now - new Date(time).getTime()) / 1000;
   return seconds < 2 ? "just now" : `${duration(seconds)} ago`;

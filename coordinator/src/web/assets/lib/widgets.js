@@ -81,6 +81,13 @@ export function labels(of, list, id) {
   }));
 }
 
+/// Which workers something is for, and until when it is wanted, as facts; none for what it does not ask.
+export function wishes({ worker_labels: asked, deadline }) {
+  const given = Object.entries(asked).sort().map(([key, value]) => `${key}=${value}`);
+  return [given.length > 0 ? ["Workers labelled", given.join(", ")] : null,
+    deadline ? ["Wanted by", el("time", { datetime: deadline }, clock(deadline))] : null];
+}
+
 /// What people remarked, oldest first; nothing for no notes.
 export function notes(given) {
   if (!given?.length) return null;

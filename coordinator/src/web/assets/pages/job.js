@@ -4,9 +4,9 @@ import { curves } from "/assets/charts/curves.js";
 import { jobActions } from "/assets/lib/actions.js";
 import { address, get } from "/assets/lib/api.js";
 import { el, link } from "/assets/lib/dom.js";
-import { clock, count, duration, macs, mebibytes, metric, milliseconds, number, quality, short, si } from "/assets/lib/format.js";
+import { clock, count, deviceTimeOf, duration, macs, mebibytes, metric, milliseconds, number, quality, short, si } from "/assets/lib/format.js";
 import { live } from "/assets/lib/live.js";
-import { badge, bar, code, empty, facts, labels, notes, section, since, table } from "/assets/lib/widgets.js";
+import { badge, bar, code, empty, facts, labels, notes, section, since, table, wishes } from "/assets/lib/widgets.js";
 import { eventTable } from "/assets/pages/events.js";
 import { done } from "/assets/pages/jobs.js";
 
@@ -30,16 +30,16 @@ export function show({ host, id, signal, title: name }) {
   follow(log, id, concerns, signal);
 }
 
-function draw({ job, explanation, queue_position: place, memory_mib: memory, device, attempts, checkpoints, notes: given }) {
+function draw({ job, placement, explanation, queue_position: place, memory_mib: memory, device, attempts, checkpoints, notes: given }) {
   const { progress, result } = job;
   const known = [["Kind", job.kind], job.architecture ? ["Architecture", link(`/architectures/${job.architecture}${job.search ? `?search=${job.search}` : ""}`, short(job.architecture))] : null,
     job.search ? ["Search", link(`/searches/${job.search}`, short(job.search))] : null, place ? ["Position in the queue", count(place)] : null,
-    job.worker ? ["Worker", device ? `${job.worker}, ${device}` : job.worker] : null, ["Memory it needs", mebibytes(memory)], ["Queued", since(job.create_time)], ["Started", since(job.start_time)], job.end_time ? ["Ended", since(job.end_time)] : null,
+    job.worker ? ["Worker", device ? `${job.worker}, ${device}` : job.worker] : null, ["Memory it needs", mebibytes(memory)], ...wishes(placement), placement.cost_limit_device_s === null ? null : ["Taken of its limit", deviceTimeOf(placement.spent_device_s, placement.cost_limit_device_s)], ["Queued", since(job.create_time)], ["Started", since(job.start_time)], job.end_time ? ["Ended", since(job.end_time)] : null,
     progress ? ["Step", `${count(progress.step)} of ${count(progress.step_count)}`] : null, progress && !result ? ["Phase", progress.phase] : null, progress?.step && !result ? ["Loss", number(progress.loss, 4)] : null,
     progress?.step && !result ? ["Speed", `${number(progress.samples_per_s)} samples/s`] : null, progress && !result ? ["Time left", duration(progress.remaining_s)] : null, progress ? ["Last checkpoint", progress.checkpoint_step ? `step ${count(progress.checkpoint_step)}` : "none"] : null];
   const ended = result ? [[metric(result.quality_metric), quality(result.quality)], ["Per class", result.per_class.map((value) => quality(value)).join(", ")], ["Parameters", si(result.param_count)], ["Multiply-accumulates", macs(result.mac_count)], ["Latency", milliseconds(result.latency_ms)], ["Peak memory", mebibytes(result.peak_memory_mib)], ["Training took", duration(result.train_duration_s)], ["Device", result.device]] : [];
   const rows = [...attempts].reverse().map((attempt) => [attempt.epoch, attempt.worker, attempt.outcome, attempt.resume_step ? `step ${count(attempt.resume_step)}` : "the start", count(attempt.last_step), clock(attempt.grant_time), attempt.end_time ? duration((new Date(attempt.end_time) - new Date(attempt.grant_time)) / 1000) : "goes on"]);
-  return [el("div", {}, el("h1", {}, job.label), el("div", { class: "row centre" }, badge(job.state), bar(done(job), "progress of the job"), el("span", { class: "quiet mono" }, job.id)), labels(job.labels, "/jobs", job.id), el("p", {}, explanation), jobActions(job)),
+  return [el("div", {}, el("h1", {}, job.label), el("div", { class: "row centre" }, badge(job.state), bar(done(job), "progress of the job"), el("span", { class: "quiet mono" }, job.id)), labels(job.labels, "/jobs", job.id), el("p", {}, explanation), jobActions(job, placement)),
     el("section", { class: "plate", "aria-label": "Facts" }, facts(known)),
     notes(given),
     result ? el("section", { class: "plate" }, el("h2", {}, "Result"), facts(ended)) : null,

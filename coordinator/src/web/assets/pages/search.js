@@ -9,8 +9,8 @@ import { searchActions } from "/assets/lib/actions.js";
 import { address } from "/assets/lib/api.js";
 import { front, isBaseline, isRandom, origins, used } from "/assets/lib/architecture.js";
 import { el, link } from "/assets/lib/dom.js";
-import { macs, metric, milliseconds, quality, share, short, si, words } from "/assets/lib/format.js";
-import { badge, bar, choice, code, empty, facts, labels, notes, section, since, table } from "/assets/lib/widgets.js";
+import { deviceTime, macs, metric, milliseconds, quality, share, short, si, words } from "/assets/lib/format.js";
+import { badge, bar, choice, code, empty, facts, labels, notes, section, since, table, wishes } from "/assets/lib/widgets.js";
 import { session } from "/assets/lib/session.js";
 import { showDerive } from "/assets/pages/derive.js";
 import { jobList } from "/assets/pages/jobs.js";
@@ -42,13 +42,20 @@ export function show(context) {
   DRAWN[view]({ ...context, host: body, concerns });
 }
 
-function summary({ search, job_counts: counts, notes: given }) {
+function summary({ search, placement, job_counts: counts, notes: given }) {
   const parts = Object.entries(counts).sort().map(([state, count]) => link(`/jobs?search=${search.id}&state=${state}`, `${count} ${state}`));
   return [el("h1", {}, search.name),
     el("div", { class: "row centre" }, badge(search.state), search.imported ? el("span", { class: "quiet" }, "imported: read here, never run") : null, bar(search.step_share, "progress of the search"),
       el("span", { class: "quiet" }, "submitted ", since(search.create_time)), el("span", { class: "quiet mono" }, short(search.id)),
       el("span", { class: "row centre quiet" }, parts)),
-    search.state_reason ? el("p", { class: "quiet" }, search.state_reason) : null, labels(search.labels, "/searches", search.id), searchActions(search), notes(given)];
+    search.state_reason ? el("p", { class: "quiet" }, search.state_reason) : null, labels(search.labels, "/searches", search.id), searchActions(search), placed(placement), notes(given)];
+}
+
+/// Where its jobs may run, until when and for how much; nothing for a search that leaves all of it open.
+function placed(placement) {
+  const { cost_limit_device_s: limit, spent_device_s: spent } = placement;
+  const known = [...wishes(placement), limit === null ? null : ["Limit of each job", deviceTime(limit)], spent === null ? null : ["Taken by all jobs", deviceTime(spent)]].filter(Boolean);
+  return known.length === 0 ? null : el("section", { class: "plate", "aria-label": "Placement" }, facts(known));
 }
 
 const DRAWN = { front: showFront, composition: showComposition, epochs: showEpochs, scores: showScores, jobs: showJobs, events: showEvents, spec: showSpec, derive: showDerive };
