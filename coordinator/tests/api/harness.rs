@@ -93,7 +93,8 @@ impl Service {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let pools = Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool.clone(), upkeep: pool };
+        let pools =
+            Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool.clone(), upkeep: pool };
         let (shutdown, bell, policy) = (Shutdown::default(), Bell::new(), Policy::default());
         let webhooks = reconcile::Webhooks { timeout: Duration::from_secs(10), allows_plain: false };
         reconcile::spawn(&pools, policy, Rules::default(), webhooks, &bell, &shutdown.stop, &shutdown.tasks);

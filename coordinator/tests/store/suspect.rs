@@ -125,7 +125,8 @@ async fn the_task_judges_by_itself(pool: PgPool) {
     for _ in 0..3 {
         spoil(&pool, &bad).await;
     }
-    let pools = Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool.clone(), upkeep: pool.clone() };
+    let pools =
+        Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool.clone(), upkeep: pool.clone() };
     let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
     spawn(&pools, Policy::default(), Rules::default(), Webhooks::default(), &Bell::new(), &stop, &tracker);
     let judged = async {

@@ -23,7 +23,8 @@ async fn until(mut condition: impl AsyncFnMut() -> bool) {
 
 #[sqlx::test(migrations = "../migrations")]
 async fn the_tasks_advance_searches_take_back_jobs_and_stop_when_told(pool: PgPool) {
-    let pools = Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool.clone(), upkeep: pool.clone() };
+    let pools =
+        Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool.clone(), upkeep: pool.clone() };
     let (bell, stop, tracker) = (Bell::new(), CancellationToken::new(), TaskTracker::new());
     spawn(&pools, Policy::default(), Rules::default(), Webhooks::default(), &bell, &stop, &tracker);
     let search = search_of(&[1.0], &[1]);

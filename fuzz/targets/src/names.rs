@@ -136,7 +136,11 @@ pub fn list_filter(bytes: &[u8]) {
             "'{text}' becomes {}",
             filter.as_json_path()
         );
-        assert!(outside.chars().all(|character| character.is_ascii_alphanumeric() || " $.()=!<>&|-".contains(character)));
+        assert!(
+            outside
+                .chars()
+                .all(|character| character.is_ascii_alphanumeric() || " $.()=!<>&|-".contains(character))
+        );
     }
 }
 
