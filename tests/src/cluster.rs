@@ -1,6 +1,7 @@
 //! A coordinator, its database and workers, in a temporary folder.
 
 pub mod certificates;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};

@@ -3,10 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
+use cakes_tls::client::ClientFiles;
+use cakes_tls::rustls::pki_types::ServerName;
+use cakes_tls::tokio_rustls::TlsConnector;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::cluster::certificates::HOST;
 
 /// A label and its value.
 type Labels = BTreeMap<String, String>;
@@ -149,7 +155,20 @@ pub async fn get(address: &str, request: &str) -> Result<(u16, String)> {
     exchange(&mut stream, address, request, "").await
 }
 
-/// The same over a connection that is there; `headers` end with line breaks.
+/// The metrics of an address on this machine, asked for over TLS by the holder of files.
+///
+/// # Errors
+/// Nobody answers, or one of the two does not want the other.
+pub async fn get_over_tls(address: &str, files: &ClientFiles, headers: &str) -> Result<(u16, String)> {
+    let mut config = files.config()?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+    let name = ServerName::try_from(HOST)?;
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    exchange(&mut stream, HOST, "GET /metrics", headers).await
+}
+
+/// The status and body of a request over a connection that is there; `headers` end with line breaks.
 ///
 /// # Errors
 /// The answer is no HTTP.

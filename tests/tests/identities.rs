@@ -54,17 +54,9 @@ fn people_do_what_their_role_permits_and_workers_are_themselves_alone() {
 
 /// The file of a new token.
 async fn issue(cluster: &Cluster, name: &str, role: &str) -> Result<PathBuf> {
-    let issued = administer(cluster, &["token", "issue", name, "--role", role, "--expires", "1d"]).await?;
-    ensure!(issued.code == Some(0), "{issued:?}");
     let file = cluster.folder().join(format!("{name}.token"));
-    fs::write(&file, issued.stdout)?;
+    fs::write(&file, cluster.token(name, role).await?)?;
     Ok(file)
-}
-
-async fn administer(cluster: &Cluster, arguments: &[&str]) -> Result<Finished> {
-    let mut command = cluster.coordinator_command()?;
-    command.args(arguments);
-    Ok(tokio::process::Command::from(command).output().await?.into())
 }
 
 async fn cakes(cluster: &Cluster, token: &std::path::Path, arguments: &[&str]) -> Result<Finished> {
@@ -138,7 +130,7 @@ async fn no_worker_is_another(
 
 /// A revoked token is replaced in its file; the daemon goes on without a restart.
 async fn renews_its_token(cluster: &Cluster, of_a: &std::path::Path) -> Result<()> {
-    let revoked = administer(cluster, &["token", "revoke", "a"]).await?;
+    let revoked = cluster.administer(&["token", "revoke", "a"]).await?;
     ensure!(revoked.code == Some(0), "{revoked:?}");
     issue(cluster, "a", "worker").await?;
     let log = cluster.folder().join("worker-a.log");
@@ -151,7 +143,7 @@ async fn renews_its_token(cluster: &Cluster, of_a: &std::path::Path) -> Result<(
 }
 
 async fn says_what_happened(cluster: &Cluster, search: &str, tokens: &[&std::path::Path]) -> Result<()> {
-    let listed = administer(cluster, &["audit", "list", "--json"]).await?;
+    let listed = cluster.administer(&["audit", "list", "--json"]).await?;
     let rows: Vec<Value> = listed.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let is_there = |name: &str, action: &str, answer: &str| {
         rows.iter().any(|row| {

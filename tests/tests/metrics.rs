@@ -2,19 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cakes_proto::v1::{GetJobRequest, JobState, SearchState};
-use cakes_tests::cluster::certificates::HOST;
-use cakes_tests::scrape::{Scrape, documented, exchange, get, said_address};
+use cakes_tests::scrape::{Scrape, documented, get, get_over_tls, said_address};
 use cakes_tests::search::{SHORT, tiny};
 use cakes_tests::{Cluster, Options, scenario, until};
 use cakes_tls::client::ClientFiles;
-use cakes_tls::rustls::pki_types::ServerName;
-use cakes_tls::tokio_rustls::TlsConnector;
-use tokio::net::TcpStream;
 use tonic::Code;
 
 const WAIT: Duration = Duration::from_secs(120);
@@ -130,12 +125,7 @@ fn metrics_are_for_whoever_may_list_workers() {
         ensure!(over_tls(cluster, &authority, "").await?.0 == 401, "nobody");
         ensure!(over_tls(cluster, &authority, wrong).await?.0 == 401, "a wrong token");
         ensure!(over_tls(cluster, &cluster.worker_files("a")?, "").await?.0 == 403, "a worker");
-        let issued = cluster
-            .coordinator_command()?
-            .args(["token", "issue", "prometheus", "--role", "viewer"])
-            .output()?;
-        let token = String::from_utf8_lossy(&issued.stdout).trim().to_owned();
-        ensure!(issued.status.success() && !token.is_empty(), "{issued:?}");
+        let token = cluster.token("prometheus", "viewer").await?;
         let bearer = format!("Authorization: Bearer {token}\r\n");
         ensure!(over_tls(cluster, &authority, &bearer).await?.0 == 200, "a token");
         let (status, text) = over_tls(cluster, &cluster.user_files(), "").await?;
@@ -155,12 +145,7 @@ fn metrics_are_for_whoever_may_list_workers() {
 
 async fn over_tls(cluster: &Cluster, files: &ClientFiles, headers: &str) -> Result<(u16, String)> {
     let at = said_address(&cluster.coordinator_log()?, "has metrics on https://")?;
-    let mut config = files.config()?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let stream = TcpStream::connect(&at).await?;
-    let mut stream =
-        TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(HOST)?, stream).await?;
-    exchange(&mut stream, HOST, "GET /metrics", headers).await
+    get_over_tls(&at, files, headers).await
 }
 
 /// `silent`: what can have no value, since nothing of the kind has happened.

@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use cakes_tests::bench::fill;
 use cakes_tests::bench::postgres::Database;
 use cakes_tests::browser::{self, Browser};
-use cakes_tests::cluster::Finished;
 use cakes_tests::exhibit;
 use cakes_tests::{Cluster, Options, scenario};
 use serde_json::Value;
@@ -73,20 +72,6 @@ impl Page<'_> {
         self.browser.until(&format!("the buttons are {expected:?}"), &script).await
     }
 
-    /// The coordinator's own command, beside the coordinator.
-    async fn administer(&self, arguments: &[&str]) -> Result<Finished> {
-        let mut command = self.cluster.coordinator_command()?;
-        command.args(arguments);
-        let output = tokio::process::Command::from(command).output().await?;
-        Ok(output.into())
-    }
-
-    async fn token(&self, name: &str, role: &str) -> Result<String> {
-        let issued = self.administer(&["token", "issue", name, "--role", role, "--expires", "90d"]).await?;
-        ensure!(issued.code == Some(0) && issued.stdout.starts_with("cakes_"), "{issued:?}");
-        Ok(issued.stdout.trim().to_owned())
-    }
-
     async fn give(&self, token: &str) -> Result<()> {
         self.goto("/sign-in").await?;
         let token = serde_json::to_string(token)?;
@@ -97,7 +82,7 @@ impl Page<'_> {
     }
 
     async fn sign_in(&self, name: &str, role: &str) -> Result<()> {
-        let token = self.token(name, role).await?;
+        let token = self.cluster.token(name, role).await?;
         self.give(&token).await?;
         self.browser.until_text(&[&format!("Signed in as {name}"), "Sign out"]).await?;
         let stored = self.browser.script("return document.cookie + JSON.stringify(localStorage)").await?;
@@ -141,7 +126,7 @@ impl Page<'_> {
         self.browser.until_text(&["This is no token"]).await?;
         self.give(&format!("cakes_{}", "ab".repeat(32))).await?;
         self.browser.until_text(&["does not know this token"]).await?;
-        let late = self.token("late", "operator").await?;
+        let late = self.cluster.token("late", "operator").await?;
         self.cluster.sql(
             "update access_token set expire_time = clock_timestamp() - interval '1 day' where name = 'late'",
         )?;
@@ -149,7 +134,7 @@ impl Page<'_> {
         self.browser.until_text(&["The token 'late' has expired"]).await?;
         let invalid = "return document.activeElement.getAttribute('aria-invalid')";
         ensure!(self.browser.script(invalid).await? == "true", "the field has the focus again");
-        let listed = self.administer(&["token", "list"]).await?;
+        let listed = self.cluster.administer(&["token", "list"]).await?;
         ensure!(listed.stdout.contains("late") && listed.stdout.contains("expired"), "{listed:?}");
         ensure!(!listed.stdout.contains("cakes_"), "{listed:?}");
         Ok(())
@@ -217,7 +202,7 @@ impl Page<'_> {
         ensure!(said.to_string().contains("being cancelled"), "a screen reader is told {said}");
         ensure!(state().await?.contains("CANCELLING"), "the command says {}", state().await?);
         self.expect_buttons(&[]).await?;
-        let audit = self.administer(&["audit", "list", "--json"]).await?;
+        let audit = self.cluster.administer(&["audit", "list", "--json"]).await?;
         let row =
             audit.stdout.lines().find(|line| line.contains("cancel_job")).context("no row of the record")?;
         ensure!(
@@ -318,7 +303,7 @@ impl Page<'_> {
     async fn ends_a_session_with_its_token(&self) -> Result<()> {
         self.goto("/jobs").await?;
         self.browser.until_text(&["olga"]).await?;
-        let revoked = self.administer(&["token", "revoke", "olga"]).await?;
+        let revoked = self.cluster.administer(&["token", "revoke", "olga"]).await?;
         ensure!(revoked.code == Some(0), "{revoked:?}");
         self.goto("/jobs").await?;
         self.browser.until_text(&["Sign in"]).await

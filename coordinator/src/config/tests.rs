@@ -148,14 +148,29 @@ fn limits_are_flags_variables_and_a_table_of_the_file() {
     assert_eq!(limits.connections.idle_timeout, Duration::from_secs(30));
     assert_eq!(limits.calls.callers.rate_of_identity.per_s, 3.0);
     assert_eq!(limits.calls.callers.rate_of_identity.burst, 2000.0);
-    for (arguments, expected) in [
-        (["--max-calls", "0"], "--max-calls: must be 1 to"),
-        (["--max-waiting-jobs", "20000000"], "--max-waiting-jobs: must be 1 to"),
-        (["--stall-timeout", "1ms"], "--stall-timeout: must be 10ms to 1h"),
-    ] {
-        let error = load(&arguments).err().unwrap();
-        assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn every_limit_has_a_setting_of_its_own_that_says_what_it_may_be() {
+    let mut seen = vec![Limits::default()];
+    for argument in LimitSettings::augment_args(clap::Command::new("limits")).get_arguments() {
+        let flag = format!("--{}", argument.get_long().unwrap());
+        let (value, wrong, expected) = match argument.get_value_names().unwrap()[0].as_str() {
+            "COUNT" => ("7", ["0", "10000001"], "must be 1 to 10000000"),
+            "DURATION" => ("7s", ["9ms", "61m"], "must be 10ms to 1h"),
+            other => panic!("{flag} takes a {other}"),
+        };
+        let limits = load(&[&flag, value]).unwrap().limits;
+        assert!(!seen.contains(&limits), "{flag} changes nothing, or what another one does");
+        seen.push(limits);
+        for wrong in wrong {
+            let error = load(&[&flag, wrong]).err().unwrap();
+            assert!(error.contains(&format!("{flag}: {expected}, got ")), "{error}");
+        }
+        let error = load(&[&flag, "many"]).err().unwrap();
+        assert!(error.contains(&flag), "{error}");
     }
+    assert_eq!(seen.len(), 22, "so many and the defaults are tried");
 }
 
 #[test]

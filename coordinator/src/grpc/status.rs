@@ -151,9 +151,7 @@ pub(super) fn too_fast(retry_after: Duration) -> Status {
 
 /// All callers together have more under way than is served.
 pub(super) fn too_many_in_all(limit: usize) -> Status {
-    let message =
-        format!("{limit} calls and streams are under way, which is the limit; try again in a moment");
-    later(&message, "BUSY", BUSY_PAUSE)
+    busy(&format!("{limit} calls and streams are under way, which is the limit; try again in a moment"))
 }
 
 /// As much is queued as may be.
@@ -178,7 +176,7 @@ fn later(message: &str, reason: &str, retry_after: Duration) -> Status {
 
 /// More calls than can be served now.
 pub(super) fn busy(what: &dyn Display) -> Status {
-    with_reason(Code::ResourceExhausted, what.to_string(), "BUSY", [])
+    later(&what.to_string(), "BUSY", BUSY_PAUSE)
 }
 
 /// Nothing is served under this path.

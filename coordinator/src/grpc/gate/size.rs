@@ -117,6 +117,7 @@ mod tests {
 
     use futures::StreamExt;
     use tonic::Code;
+    use tonic_types::StatusExt;
 
     use super::*;
 
@@ -150,5 +151,35 @@ mod tests {
         // Nor does more come than was said.
         assert_eq!(end(Method::GetJob, 10, (256 << 10) + 1, 4096).await, Some(Code::OutOfRange));
         assert_eq!(end(Method::GetJob, 256 << 10, 256 << 10, 4096).await, None);
+    }
+
+    #[tokio::test]
+    async fn few_long_messages_are_read_at_a_time() {
+        let sizes = Sizes::default();
+        // Each says how long it is, and no more for now.
+        let begin = |length: u32| {
+            let head = [&[0_u8][..], &length.to_be_bytes()].concat();
+            let pieces = futures::stream::iter([Ok::<_, axum::Error>(head)]);
+            let body = Body::from_stream(pieces.chain(futures::stream::pending()));
+            let who = Who::Stranger(IpAddr::V4(Ipv4Addr::LOCALHOST));
+            sizes.limited(body, Method::Complete, who).into_data_stream()
+        };
+        let mut open = Vec::new();
+        for _ in 0..LONG_MAX {
+            let mut body = begin(1 << 20);
+            assert!(body.next().await.unwrap().is_ok());
+            open.push(body);
+        }
+        let error = begin(1 << 20).next().await.unwrap().unwrap_err();
+        let refused = refusal(&error).unwrap();
+        let details = refused.get_error_details();
+        assert_eq!(
+            (refused.code(), details.error_info().unwrap().reason.as_str()),
+            (Code::ResourceExhausted, "BUSY")
+        );
+        assert!(details.retry_info().is_some(), "nobody says when to try again");
+        assert!(begin(256 << 10).next().await.unwrap().is_ok(), "a short one is refused too");
+        drop(open.pop());
+        assert!(begin(1 << 20).next().await.unwrap().is_ok());
     }
 }
