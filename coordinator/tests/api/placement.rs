@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use cakes::job::TrainerJob;
 use cakes::labels::Labels;
 use cakes_coordinator::store::{MIGRATIONS, PgPool};
 use cakes_proto::{WORKER_PROTOCOL, v1};
 use tonic::Code;
 use uuid::Uuid;
 
-use crate::harness::{Service, cpu, small_search};
+use crate::harness::{Service, Worker, cpu, small_search};
 
 #[sqlx::test(migrator = "MIGRATIONS")]
 async fn a_search_says_which_workers_and_until_when(pool: PgPool) {
@@ -68,4 +69,28 @@ async fn a_search_says_which_workers_and_until_when(pool: PgPool) {
     let refused =
         service.searches().submit_search(v1::SubmitSearchRequest { deadline: never, ..request }).await;
     assert!(refused.unwrap_err().message().starts_with("deadline"));
+}
+
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn a_worker_that_says_which_data_it_has_at_hand_gets_a_job_on_them(pool: PgPool) {
+    let service = Service::start(pool).await;
+    for path in ["hearts", "brains"] {
+        let folder = v1::FolderDataset { path: path.to_owned(), ..v1::FolderDataset::default() };
+        let mut request = small_search();
+        request.search.as_mut().unwrap().dataset =
+            Some(v1::Dataset { source: Some(v1::dataset::Source::Folder(folder)) });
+        service.submit(request).await;
+    }
+    let mut worker = Worker::register(&service, "a").await;
+    let request = v1::AcquireRequest {
+        worker_id: worker.id.clone(),
+        incarnation: worker.incarnation,
+        request_id: Uuid::new_v4().to_string(),
+        device: Some(cpu()),
+        data_at_hand: vec!["brains".to_owned()],
+    };
+    let grant = worker.client.acquire(request).await.unwrap().into_inner().grant.expect("a job");
+    assert_eq!(TrainerJob::data_path(&grant.trainer_job_json).as_deref(), Some("brains"));
+    let grant = worker.ask().await.expect("the other search's supernet");
+    assert_eq!(TrainerJob::data_path(&grant.trainer_job_json).as_deref(), Some("hearts"));
 }
