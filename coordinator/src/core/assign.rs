@@ -60,12 +60,13 @@ impl Candidate {
             && self.avoids.as_deref() != Some(wish.worker)
     }
 
-    /// Whether nobody's share, priority or deadline depends on which of the two goes first.
+    /// Whether no share, quota, priority or deadline depends on which of the two goes first.
     fn is_like(&self, other: &Candidate) -> bool {
         self.project == other.project
             && self.priority == other.priority
             && self.is_supernet == other.is_supernet
             && self.deadline_s == other.deadline_s
+            && self.device_count == other.device_count
     }
 }
 
@@ -153,31 +154,29 @@ mod tests {
     fn job() -> impl Strategy<Value = Candidate> {
         let avoids = option::of(select(vec!["a", "b"]));
         let terms = prop_oneof![
-            9 => Just(("lung", 0_i32, false, None::<i64>)),
-            1 => (select(vec!["lung", "heart"]), 0_i32..2, any::<bool>(), option::of(0_i64..2)),
+            9 => Just(("lung", 0_i32, false, None::<i64>, 1_i32)),
+            1 => (select(vec!["lung", "heart"]), 0_i32..2, any::<bool>(), option::of(0_i64..2), 1_i32..3),
         ];
         let data = option::of(select(vec!["brains", "hearts"]));
-        (0_i64..4, 1..3, avoids, 0_usize..3, terms, data).prop_map(
-            |(memory_mib, device_count, avoids, labels, terms, data)| {
-                let (project, priority, is_supernet, deadline_s) = terms;
-                Candidate {
-                    id: Uuid::nil(),
-                    epoch: 0,
-                    position: 0,
-                    memory_mib,
-                    device_count,
-                    worker_labels: LABELS[labels].clone(),
-                    project: project.to_owned(),
-                    has_quota: false,
-                    priority,
-                    is_supernet,
-                    deadline_s,
-                    avoids: avoids.map(str::to_owned),
-                    resume_step: None,
-                    data: data.map(str::to_owned),
-                }
-            },
-        )
+        (0_i64..4, avoids, 0_usize..3, terms, data).prop_map(|(memory_mib, avoids, labels, terms, data)| {
+            let (project, priority, is_supernet, deadline_s, device_count) = terms;
+            Candidate {
+                id: Uuid::nil(),
+                epoch: 0,
+                position: 0,
+                memory_mib,
+                device_count,
+                worker_labels: LABELS[labels].clone(),
+                project: project.to_owned(),
+                has_quota: false,
+                priority,
+                is_supernet,
+                deadline_s,
+                avoids: avoids.map(str::to_owned),
+                resume_step: None,
+                data: data.map(str::to_owned),
+            }
+        })
     }
 
     /// In the order of submission, up to what a planner has moved.
@@ -238,11 +237,12 @@ mod tests {
 
     #[test]
     fn who_is_not_like_the_first_does_not_go_before_it_and_neither_does_who_is_behind() {
-        let changes: [fn(&mut Candidate); 4] = [
+        let changes: [fn(&mut Candidate); 5] = [
             |job| job.project = "heart".to_owned(),
             |job| job.priority = 1,
             |job| job.is_supernet = true,
             |job| job.deadline_s = Some(7),
+            |job| job.device_count = 0,
         ];
         for change in changes {
             let mut queue = alike(&["hearts", "brains", "brains"]);
@@ -287,7 +287,7 @@ mod tests {
                 }
                 let terms = |index: usize| {
                     let job = &front[index];
-                    (&job.project, job.priority, job.is_supernet, job.deadline_s)
+                    (&job.project, job.priority, job.is_supernet, job.deadline_s, job.device_count)
                 };
                 for index in left.iter().filter(|index| (plain..=chosen).contains(*index)) {
                     prop_assert_eq!(terms(*index), terms(plain));
