@@ -100,7 +100,7 @@ impl Metrics {
         let grants = r.counter("cakes_grants_total", "Answers that gave a job to a worker.");
         let grants_data_at_hand = r.counter(
             "cakes_grants_data_at_hand_total",
-            "Of these answers, those to a worker that had the job's data set at hand.",
+            "Answers that gave a job to a worker that had the job's data set at hand.",
         );
         let report_entries = r.counter(
             "cakes_report_entries_total",

@@ -308,7 +308,7 @@ mod tests {
                 let taken = queue.remove(chosen);
                 for job in queue[..chosen].iter().filter(|job| job.fits(wish)) {
                     let later = taken.position - job.position;
-                    prop_assert!((1..=OVERTAKE_MAX).contains(&later), "{} before {}", taken.position, job.position);
+                    prop_assert!((1..=OVERTAKE_MAX).contains(&later), "{} jobs later", later);
                     *passed.entry(job.position).or_default() += 1;
                 }
             }
@@ -316,7 +316,9 @@ mod tests {
         }
 
         #[test]
-        fn every_job_is_granted_in_the_end(data in vec(prop_oneof![3 => Just("brains"), 1 => Just("hearts")], 0..120)) {
+        fn every_job_is_granted_in_the_end(
+            data in vec(prop_oneof![3 => Just("brains"), 1 => Just("hearts")], 0..120),
+        ) {
             let order = served(alike(&data));
             for (place, position) in order.iter().enumerate() {
                 let before = order[..place].iter().filter(|other| *other > position).count();
