@@ -53,6 +53,17 @@ impl TrainerJob {
     pub fn check(&self) -> Result<(), InvalidSpec> {
         check_job(self)
     }
+
+    /// [`DatasetSpec::path`] of a job in its JSON form, also of one whose other parts this
+    /// version does not understand.
+    pub fn data_path(json: &str) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Data {
+            dataset: DatasetSpec,
+        }
+        let data: Data = serde_json::from_str(json).ok()?;
+        data.dataset.path().map(str::to_owned)
+    }
 }
 
 impl Task {
@@ -76,6 +87,7 @@ impl Task {
 
 #[cfg(test)]
 mod tests {
+    use super::TrainerJob;
     use crate::spec::CheckedSearch;
     use crate::spec::tests::small_search;
 
@@ -88,5 +100,21 @@ mod tests {
         let fields: Vec<String> =
             job.check().unwrap_err().0.into_iter().map(|violation| violation.field).collect();
         assert_eq!(fields, ["patch", "training.batch_size"]);
+    }
+
+    #[test]
+    fn the_data_of_a_job_are_known_by_their_path_whatever_else_it_says() {
+        let path =
+            |dataset: &str| TrainerJob::data_path(&format!(r#"{{"of_tomorrow": 1, "dataset": {dataset}}}"#));
+        let folder =
+            r#"{"folder": {"path": "brains", "validation": "splits_file", "pad_small_volumes": false}}"#;
+        assert_eq!(path(folder).as_deref(), Some("brains"));
+        let arrays = r#"{"arrays": {"path": "/a.npz", "split": {"medmnist": {"validation": "val"}}, "kind": "volume", "tolerate": 0}}"#;
+        assert_eq!(path(arrays).as_deref(), Some("/a.npz"));
+        let video = r#"{"video": {"path": "clips", "layout": {"class_folders": {"fold": 0, "folds": 5, "seed": 1}}, "tolerate": 0}}"#;
+        assert_eq!(path(video).as_deref(), Some("clips"));
+        let generated = serde_json::to_string(&small_search().dataset).unwrap();
+        assert_eq!(path(&generated), None);
+        assert_eq!(TrainerJob::data_path("{}"), None);
     }
 }

@@ -20,6 +20,7 @@ pub(crate) struct Metrics {
     pub connections_accepted: Counters<1>,
     pub connections_refused: Counters<2>,
     pub grants: Counter,
+    pub grants_data_at_hand: Counter,
     pub report_entries: Counter,
     pub attempts_ended: Counters<1>,
     pub lease_expiries: Counter,
@@ -97,6 +98,10 @@ impl Metrics {
              (the system gave none: no file descriptor is left).",
         );
         let grants = r.counter("cakes_grants_total", "Answers that gave a job to a worker.");
+        let grants_data_at_hand = r.counter(
+            "cakes_grants_data_at_hand_total",
+            "Answers that gave a job to a worker that had the job's data set at hand.",
+        );
         let report_entries = r.counter(
             "cakes_report_entries_total",
             "Log lines and metrics of jobs that workers reported and that are stored.",
@@ -177,6 +182,7 @@ impl Metrics {
             connections_accepted,
             connections_refused,
             grants,
+            grants_data_at_hand,
             report_entries,
             attempts_ended,
             lease_expiries,

@@ -28,3 +28,8 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// Version of the protocol between coordinator and worker. Raised with every
 /// change that an older peer would misunderstand; 0 is never valid.
 pub const WORKER_PROTOCOL: u32 = 6;
+
+/// Most data sets that a worker says it has at hand (`AcquireRequest.data_at_hand`).
+pub const DATA_AT_HAND_MAX: usize = 64;
+/// Longest path of one, in bytes.
+pub const DATA_AT_HAND_BYTES_MAX: usize = 1024;

@@ -67,6 +67,8 @@ async fn count(cluster: &mut Cluster) -> Result<()> {
     ensure!(of("cakes_call_seconds_count", &[("method", "submit_search")]) == Some(1.0), "{seen:#?}");
     ensure!(of("cakes_calls_total", &[("method", "report"), ("code", "OK")]) > Some(jobs), "{seen:#?}");
     ensure!(of("cakes_grants_total", &[]) == Some(jobs), "{jobs}: {seen:#?}");
+    // Their data are generated.
+    ensure!(of("cakes_grants_data_at_hand_total", &[]) == Some(0.0), "{seen:#?}");
     ensure!(of("cakes_attempts_ended_total", &[("outcome", "completed")]) == Some(jobs), "{seen:#?}");
     ensure!(of("cakes_jobs", &[]) == Some(jobs), "{seen:#?}");
     ensure!(of("cakes_jobs", &[("state", "succeeded")]) == Some(jobs), "{seen:#?}");

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::at_hand::DataAtHand;
 use crate::client::{Coordinator, Credentials};
 use crate::clock::since_boot;
 use crate::config::Config;
@@ -29,6 +30,7 @@ pub struct Context {
     pub config: Config,
     pub session: Arc<Session>,
     pub work: WorkDir,
+    pub data: DataAtHand,
 }
 
 /// The request that the daemon ends, and until when.
@@ -106,7 +108,8 @@ async fn run_daemon(config: Config) -> anyhow::Result<()> {
         () = signals.next() => return Ok(()),
     }
     let limit = config.shutdown_limit;
-    let ended = work_until_told(Arc::new(Context { config, session, work }), &mut signals, limit).await;
+    let context = Context { config, session, work, data: DataAtHand::default() };
+    let ended = work_until_told(Arc::new(context), &mut signals, limit).await;
     // Nothing should be left; what is, goes now.
     let (found, left) = kill_marked(&attempts);
     if found > 0 {

@@ -19,10 +19,12 @@
 //! | [`client`], [`session`] | calls with deadlines and retries; who this daemon is to the coordinator |
 //! | [`attempt`], [`outbox`] | every decision about a running job, without touching anything |
 //! | [`runner`], [`supervisor`], [`artifacts`], [`journal`] | the acts: calls, processes, checkpoints, what survives `kill -9` |
+//! | [`at_hand`] | which data sets lie ready here |
 //! | [`doctor`] | whether this machine can do it |
 //! | [`slot`], [`recovery`], [`app`] | one device's loop; what an earlier daemon left; start and end |
 
 pub mod app;
+pub mod at_hand;
 pub mod attempt;
 pub mod calls;
 pub mod client;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cakes::frame::TrainerEvent;
 use cakes_proto::v1;
 use cakes_telemetry::trace::{self, Span, SpanKind, TraceContext};
 use futures::StreamExt;
@@ -60,7 +61,7 @@ pub async fn run(
         resume: granted.resume.clone(),
         training: granted.job.as_ref().map(|job| job.training.clone()),
     };
-    let trace = granted.trace.clone();
+    let (trace, data) = (granted.trace.clone(), granted.data.clone());
     let calls = Calls::new(context, &granted, &registration, journal);
     let resumes = granted.resume.is_some();
     let preparation = Box::pin(prepare(granted, registration, launch));
@@ -72,6 +73,8 @@ pub async fn run(
         calls: Arc::clone(&calls),
         counted: OfDevice::begin(&device.name, resumes),
         spans: TrainerSpans::new(trace),
+        context: Arc::clone(context),
+        data,
     };
     let outcome = runner.run(shutdown).await;
     runner.into_counted().end(&outcome);
@@ -87,6 +90,9 @@ struct Runner {
     calls: Arc<Calls>,
     counted: OfDevice,
     spans: TrainerSpans,
+    context: Arc<Context>,
+    /// Path of the job's data set.
+    data: Option<String>,
 }
 
 impl Runner {
@@ -116,6 +122,9 @@ impl Runner {
             };
             let Some(event) = self.spans.hear(event) else { continue };
             self.counted.saw(&event);
+            if let (Event::Trainer(TrainerEvent::Ready { .. }), Some(path)) = (&event, &self.data) {
+                self.context.data.add(path);
+            }
             for effect in self.attempt.handle(event, Now::read()) {
                 self.counted.does(&effect);
                 self.carry_out(effect).await;

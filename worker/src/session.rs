@@ -98,18 +98,23 @@ impl Session {
         self.registration.lock().await.clone()
     }
 
-    /// Asks for a job for `device`. The same request is repeated until there is an
-    /// answer, so a grant whose answer was lost is not lost.
+    /// Asks for a job for `device`, rather for one on data that are at hand. The same request
+    /// is repeated until there is an answer, so a grant whose answer was lost is not lost.
     ///
     /// # Errors
     /// The daemon had to register anew and was refused.
-    pub async fn acquire(&self, device: &v1::Device) -> Result<Acquired, SessionError> {
+    pub async fn acquire(
+        &self,
+        device: &v1::Device,
+        data_at_hand: Vec<String>,
+    ) -> Result<Acquired, SessionError> {
         let registration = self.registration().await;
         let request = v1::AcquireRequest {
             worker_id: self.id.to_string(),
             incarnation: registration.incarnation,
             request_id: uuid::Uuid::new_v4().to_string(),
             device: Some(device.clone()),
+            data_at_hand,
         };
         let call = |mut client: crate::client::Client| {
             let request = request.clone();

@@ -39,7 +39,7 @@ pub async fn run(context: Arc<Context>, device: v1::Device, shutdown: Shutdown) 
             pause(&shutdown, FULL_INTERVAL).await;
             continue;
         }
-        let mut asking = std::pin::pin!(context.session.acquire(&device));
+        let mut asking = std::pin::pin!(context.session.acquire(&device, context.data.list()));
         let acquired = tokio::select! {
             acquired = &mut asking => acquired?,
             () = shutdown.asked() => {
@@ -87,7 +87,8 @@ async fn attempt_job(context: &Arc<Context>, offer: Offer, device: &v1::Device, 
     granted.trace = traced.context().cloned();
     let span = info_span!("attempt", %job, epoch, device = device.name);
     let scope = span.in_scope(|| trace::scope(traced.context()));
-    scope.in_scope(|| info!(%job, epoch, device = device.name, "attempt begins"));
+    let data_at_hand = granted.data.as_ref().is_some_and(|path| context.data.has(path));
+    scope.in_scope(|| info!(%job, epoch, device = device.name, data_at_hand, "attempt begins"));
     let running = runner::run(context, granted, offer.sent_at, offer.registration, device, shutdown);
     let outcome = running.instrument(scope.clone()).instrument(span).await;
     match &outcome {

@@ -22,6 +22,8 @@ pub struct Granted {
     pub job_json: String,
     /// The same where this daemon understands it; only estimates depend on it.
     pub job: Option<TrainerJob>,
+    /// Path of its data set; none for generated data.
+    pub data: Option<String>,
     pub resume: Option<StoredCheckpoint>,
     /// Of the supernet that a fresh start takes its weights from.
     pub supernet: Option<StoredCheckpoint>,
@@ -47,6 +49,7 @@ impl TryFrom<v1::Grant> for Granted {
         Ok(Granted {
             token: grant.token.try_into()?,
             job: serde_json::from_str(&grant.trainer_job_json).ok(),
+            data: TrainerJob::data_path(&grant.trainer_job_json),
             job_json: grant.trainer_job_json,
             resume: grant.resume_from.map(stored_from_wire),
             supernet: grant.start_from.map(stored_from_wire),

@@ -179,6 +179,22 @@ async fn a_trainer_that_hangs_is_killed_and_leaves_the_slot_free() {
 }
 
 #[tokio::test]
+async fn a_daemon_says_which_data_its_trainers_have_read() {
+    let bench = Bench::new().await;
+    let done = json!([["ready"], ["train", 1], ["save"], ["complete"]]);
+    bench.grant(&done, None);
+    bench.grant_on("brains", &done);
+    bench.grant_on("hearts", &done);
+    let unread = bench.grant_on("lungs", &json!([["fail", "user", "no such folder"]]));
+    let _daemon = bench.daemon(&[]);
+    bench.coordinator.until_failed(&unread).await;
+    let asked = bench.coordinator.seen().acquires.len();
+    let question = bench.coordinator.until("a question", |seen| seen.acquires.get(asked).cloned()).await;
+    assert_eq!(question.data_at_hand, ["hearts", "brains"]);
+    assert_eq!(bench.coordinator.seen().acquires[0].data_at_hand, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn calls_whose_answers_are_lost_are_repeated_as_they_were() {
     let bench = Bench::new().await;
     for call in ["Register", "Acquire", "Start", "Report", "CommitCheckpoint", "Complete", "Reconcile"] {

@@ -29,6 +29,17 @@ impl DatasetSpec {
         }
     }
 
+    /// Where it lies: absolute, or relative to the data root of each worker; `None` for
+    /// generated data. Jobs with one path train on one data set.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            DatasetSpec::Folder(folder) => Some(&folder.path),
+            DatasetSpec::Phantoms(_) => None,
+            DatasetSpec::Arrays(arrays) => Some(&arrays.path),
+            DatasetSpec::Video(video) => Some(&video.path),
+        }
+    }
+
     /// What is to be told of a sample.
     pub fn task(&self) -> TaskKind {
         match self {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cakes::labels::Labels;
 
+use super::assign::OVERTAKE_MAX;
 use super::job::JobState;
 use super::worker::Schedule;
 
@@ -234,7 +235,11 @@ fn obstacle(facts: &Facts) -> String {
             Some(avoided) if free_device_of(facts, avoided) => {
                 format!("Only worker {avoided} is free, which it keeps away from after a fault there.")
             }
-            _ => format!("All fitting devices are busy ({} in all).", devices().count()),
+            _ => format!(
+                "All fitting devices are busy ({} in all). A worker that has the data of a job like it at hand, \
+                 submitted at most {OVERTAKE_MAX} later, takes that one first.",
+                devices().count()
+            ),
         },
     }
 }
@@ -320,6 +325,7 @@ mod tests {
         says(&Facts { workers: vec![worker("a", 500, false)], ..facts() }, "about 1000 MiB");
         let busy = Facts { workers: vec![worker("a", 2000, true)], ..facts() };
         says(&busy, "busy (1 in all)");
+        says(&busy, "submitted at most 32 later, takes that one first");
         says(
             &Facts { planned: Some("Its project has used its quota.".into()), ..busy },
             "has used its quota",

@@ -63,10 +63,12 @@ impl WorkerService for Api {
             incarnation: values::signed("incarnation", request.incarnation)?,
             request_id: worker_wire::uuid("request_id", &request.request_id)?,
             device: worker_wire::device("device", request.device)?,
+            data_at_hand: worker_wire::data_at_hand(request.data_at_hand)?,
         };
         let grant = self.moves.wish(acquisition).await?;
-        if grant.is_some() {
+        if let Some(grant) = &grant {
             metrics().grants.add(1);
+            metrics().grants_data_at_hand.add(u64::from(grant.has_data_at_hand));
         }
         Ok(Response::new(v1::AcquireResponse {
             grant: grant.map(|grant| worker_wire::grant(grant, &self.policy)),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cakes::frame::Quality;
 use cakes_proto::convert::quality_from_wire;
-use cakes_proto::v1;
+use cakes_proto::{DATA_AT_HAND_BYTES_MAX, DATA_AT_HAND_MAX, v1};
 use cakes_telemetry::trace::TraceContext;
 use tonic::Status;
 use uuid::Uuid;
@@ -71,6 +71,22 @@ pub(super) fn device(field: &str, wire: Option<v1::Device>) -> Result<Device, St
         return Err(invalid_field(format!("{field}.count"), problem));
     }
     Ok(Device { name, model, memory_mib: wire.memory_mib, count: wire.count.max(1) })
+}
+
+pub(super) fn data_at_hand(paths: Vec<String>) -> Result<Vec<String>, Status> {
+    if paths.len() > DATA_AT_HAND_MAX {
+        let problem =
+            format!("{} are more than {DATA_AT_HAND_MAX}; name those that were used last", paths.len());
+        return Err(invalid_field("data_at_hand", problem));
+    }
+    if let Some(index) = paths.iter().position(|path| path.len() > DATA_AT_HAND_BYTES_MAX) {
+        let problem = format!(
+            "has {} bytes, which are more than {DATA_AT_HAND_BYTES_MAX}; leave it out",
+            paths[index].len()
+        );
+        return Err(invalid_field(format!("data_at_hand[{index}]"), problem));
+    }
+    Ok(paths)
 }
 
 pub(super) fn grant(grant: Grant, policy: &Policy) -> v1::Grant {

@@ -262,6 +262,7 @@ async fn a_worker_speaks_for_itself_and_for_its_own_leases(pool: PgPool) {
         incarnation,
         request_id: Uuid::new_v4().to_string(),
         device: Some(cpu()),
+        data_at_hand: Vec::new(),
     };
     refused(of_b.acquire(acquire.clone()).await, Code::PermissionDenied);
     let reconcile = v1::ReconcileRequest { worker_id: "a".to_owned(), incarnation, tokens: Vec::new() };

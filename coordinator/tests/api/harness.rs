@@ -229,6 +229,7 @@ impl Worker {
             incarnation: self.incarnation,
             request_id: Uuid::new_v4().to_string(),
             device: Some(cpu()),
+            data_at_hand: Vec::new(),
         };
         self.client.acquire(request).await.unwrap().into_inner().grant
     }

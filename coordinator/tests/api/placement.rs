@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use cakes::job::TrainerJob;
 use cakes::labels::Labels;
 use cakes_coordinator::core::access::Role;
 use cakes_coordinator::store::access::issue;
@@ -172,4 +173,26 @@ async fn a_job_says_what_it_took_of_its_limit_and_goes_on_with_a_higher_one(pool
     assert_eq!((job.state(), job.cost_limit_device_hours), (v1::JobState::Queued, Some(2.0)));
     let shown = ask(&service, &format!("/jobs/{id}")).await;
     assert_eq!(shown["placement"]["cost_limit_device_s"], 7200);
+
+async fn a_worker_that_says_which_data_it_has_at_hand_gets_a_job_on_them(pool: PgPool) {
+    let service = Service::start(pool).await;
+    for path in ["hearts", "brains"] {
+        let folder = v1::FolderDataset { path: path.to_owned(), ..v1::FolderDataset::default() };
+        let mut request = small_search();
+        request.search.as_mut().unwrap().dataset =
+            Some(v1::Dataset { source: Some(v1::dataset::Source::Folder(folder)) });
+        service.submit(request).await;
+    }
+    let mut worker = Worker::register(&service, "a").await;
+    let request = v1::AcquireRequest {
+        worker_id: worker.id.clone(),
+        incarnation: worker.incarnation,
+        request_id: Uuid::new_v4().to_string(),
+        device: Some(cpu()),
+        data_at_hand: vec!["brains".to_owned()],
+    };
+    let grant = worker.client.acquire(request).await.unwrap().into_inner().grant.expect("a job");
+    assert_eq!(TrainerJob::data_path(&grant.trainer_job_json).as_deref(), Some("brains"));
+    let grant = worker.ask().await.expect("the other search's supernet");
+    assert_eq!(TrainerJob::data_path(&grant.trainer_job_json).as_deref(), Some("hearts"));
 }

@@ -1,7 +1,7 @@
 //! What bad requests get: the right status, and the field by name.
 
 use cakes_coordinator::store::{MIGRATIONS, PgPool};
-use cakes_proto::{WORKER_PROTOCOL, v1};
+use cakes_proto::{DATA_AT_HAND_BYTES_MAX, DATA_AT_HAND_MAX, WORKER_PROTOCOL, v1};
 use tonic::Code;
 use tonic_types::StatusExt;
 use uuid::Uuid;
@@ -230,6 +230,25 @@ async fn malformed_words_of_a_worker_name_their_field(pool: PgPool) {
     for (request, field) in cases {
         assert_eq!(fields(&refused(client.register(request).await, Code::InvalidArgument)), [field]);
     }
+    let acquire = |data_at_hand| v1::AcquireRequest {
+        worker_id: "w".to_owned(),
+        incarnation: 1,
+        request_id: id.clone(),
+        device: Some(cpu()),
+        data_at_hand,
+    };
+    let long = "d".repeat(DATA_AT_HAND_BYTES_MAX + 1);
+    let cases = [
+        (vec![String::new(); DATA_AT_HAND_MAX + 1], "data_at_hand"),
+        (vec!["brains".to_owned(), long], "data_at_hand[1]"),
+    ];
+    for (paths, field) in cases {
+        let status = refused(client.acquire(acquire(paths)).await, Code::InvalidArgument);
+        assert_eq!(fields(&status), [field]);
+    }
+    let longest = vec!["d".repeat(DATA_AT_HAND_BYTES_MAX); DATA_AT_HAND_MAX];
+    // Only the worker is not known.
+    refused(client.acquire(acquire(longest)).await, Code::FailedPrecondition);
     let token = v1::LeaseToken { job_id: id, epoch: 1, nonce: "short".to_owned() };
     for token in [None, Some(token)] {
         let status = refused(client.start(v1::StartRequest { token }).await, Code::InvalidArgument);
@@ -270,6 +289,7 @@ async fn writes_without_the_lease_or_with_gaps_are_refused(pool: PgPool) {
         incarnation: worker.incarnation,
         request_id: Uuid::new_v4().to_string(),
         device: Some(cpu()),
+        data_at_hand: Vec::new(),
     };
     let status = refused(worker.client.acquire(acquire).await, Code::FailedPrecondition);
     assert_eq!(reason(&status), "STALE_INCARNATION");

@@ -118,6 +118,7 @@ async fn what_a_later_version_says_beside_is_left_aside(pool: PgPool) {
         incarnation: answer.incarnation,
         request_id: Uuid::new_v4().to_string(),
         device: Some(cpu()),
+        data_at_hand: Vec::new(),
     };
     let answer: v1::AcquireResponse = call(&service, Method::Acquire, of_tomorrow(&acquire)).await.unwrap();
     let grant = answer.grant.expect("a job");
@@ -178,6 +179,7 @@ async fn a_worker_of_the_version_before_does_a_job(pool: PgPool) {
         incarnation,
         request_id: Uuid::new_v4().to_string(),
         device: None,
+        data_at_hand: Vec::new(),
     };
     let answer: v1::AcquireResponse =
         call(&service, Method::Acquire, with_device(acquire.encode_to_vec())).await.unwrap();

@@ -6,6 +6,7 @@
 mod support;
 
 mod acquire;
+mod at_hand;
 mod census;
 mod checkpoint;
 mod complete;

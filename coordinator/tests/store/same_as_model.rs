@@ -196,6 +196,7 @@ impl Scene {
                     incarnation: i64::from(*incarnation),
                     request_id: self.questions[usize::from(*request) - 1],
                     device: cpu(),
+                    data_at_hand: Vec::new(),
                 };
                 return match acquire(pool, &self.policy, &wish).await {
                     Ok(None) => Ok((None, Some(Answer::NothingToDo))),

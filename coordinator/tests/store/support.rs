@@ -141,6 +141,7 @@ impl Worker {
             incarnation: self.incarnation,
             request_id: Uuid::new_v4(),
             device: cpu(),
+            data_at_hand: Vec::new(),
         }
     }
 

@@ -85,7 +85,8 @@ impl Served {
 async fn serve() -> (Router, Router, Router) {
     let pool = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").expect("this is an address");
     pool.close().await;
-    let pools = Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool.clone(), upkeep: pool.clone() };
+    let pools =
+        Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool.clone(), upkeep: pool.clone() };
     let callers = throttle::Limits {
         rate_of_identity: ENDLESS,
         rate_of_address: ENDLESS,

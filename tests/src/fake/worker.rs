@@ -160,6 +160,7 @@ impl FakeWorker {
             incarnation: self.incarnation,
             request_id: request_id.clone(),
             device: Some(device()),
+            data_at_hand: Vec::new(),
         };
         self.recorder.sent(&|| Request::Acquire(request.clone()));
         let send = |mut client: Client| {

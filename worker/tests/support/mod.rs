@@ -65,10 +65,25 @@ impl Bench {
         resume_from: Option<v1::CheckpointReference>,
         start_from: Option<v1::CheckpointReference>,
     ) -> String {
+        self.queue(&json!({ "acts": acts }), resume_from, start_from)
+    }
+
+    /// Queues a job on the folder of volumes at `path`; its id.
+    pub fn grant_on(&self, path: &str, acts: &Value) -> String {
+        let folder = json!({ "path": path, "validation": "splits_file", "pad_small_volumes": false });
+        self.queue(&json!({ "acts": acts, "dataset": { "folder": folder } }), None, None)
+    }
+
+    fn queue(
+        &self,
+        job: &Value,
+        resume_from: Option<v1::CheckpointReference>,
+        start_from: Option<v1::CheckpointReference>,
+    ) -> String {
         let job_id = uuid::Uuid::new_v4().to_string();
         self.coordinator.seen().grants.push_back(v1::Grant {
             token: Some(v1::LeaseToken { job_id: job_id.clone(), epoch: 2, nonce: "ab".repeat(16) }),
-            trainer_job_json: json!({ "acts": acts }).to_string(),
+            trainer_job_json: job.to_string(),
             resume_from,
             start_from,
             artifact_prefix: format!("{job_id}/2-abababab"),

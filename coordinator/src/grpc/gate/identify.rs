@@ -222,7 +222,8 @@ mod tests {
     /// A gate that asks no database: what it would be told is remembered.
     fn gate(requires_identity: bool, tokens: &[(&str, TokenRole)]) -> Gate {
         let pool = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
-        let pools = Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool.clone(), upkeep: pool };
+        let pools =
+            Pools { control: pool.clone(), renewals: pool.clone(), turnover: pool.clone(), upkeep: pool };
         let gate = Gate::new(&pools, requires_identity, Limits::default(), TaskTracker::new());
         for (name, role) in tokens {
             let holder = Holder { token_id: 1, name: (*name).to_owned(), role: *role, expire_time: None };

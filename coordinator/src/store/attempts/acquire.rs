@@ -4,9 +4,13 @@
 //! lock workers ─► earlier grants of the same requests ─► take the front of the queue
 //!              ─► assign ─► within quotas? ─► write grants ─► commit
 //! ```
+//!
+//! Where somebody has data at hand, more of the front is looked at, and what was assigned is
+//! taken then: whoever else grants meanwhile finds all others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cakes::job::TrainerJob;
 use cakes::labels::Labels;
 use cakes_proto::ids::{JobId, LeaseToken, Nonce, WorkerId};
 use cakes_telemetry::trace::TraceContext;
@@ -15,11 +19,11 @@ use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 use uuid::Uuid;
 
-use super::grant_rows::{self, GrantRow, Grants};
+use super::grant_rows::{self, GrantRow, Grants, Reach, Wanted};
 use super::quotas::Rooms;
 use super::together::{Answers, Locks, only};
 use super::{CheckpointRef, artifact_prefix};
-use crate::core::assign::{Candidate, Wish, assign};
+use crate::core::assign::{Candidate, OVERTAKE_MAX, Wish, assign};
 use crate::core::lease::Policy;
 use crate::core::worker::{Device, Schedule};
 use crate::store::error::{Error, corrupt, failed};
@@ -35,6 +39,8 @@ pub struct Acquisition {
     pub request_id: Uuid,
     /// The free device.
     pub device: Device,
+    /// Paths of data sets that lie ready on its machine, as they stand in jobs.
+    pub data_at_hand: Vec<String>,
 }
 
 /// A job, offered to one worker.
@@ -49,6 +55,8 @@ pub struct Grant {
     pub start_from: Option<CheckpointRef>,
     /// Where this attempt alone may write in the artifact store.
     pub artifact_prefix: String,
+    /// Whether the worker said that it has the job's data at hand.
+    pub has_data_at_hand: bool,
     /// None outside of any trace.
     pub wait: Option<Wait>,
 }
@@ -62,7 +70,8 @@ pub struct Wait {
     pub since: DateTime<Utc>,
 }
 
-/// Grants the first waiting job that fits the device; `None` if there is none,
+/// Grants the first waiting job that fits the device, or one like it whose data are at hand
+/// ([`crate::core::assign`]); `None` if there is none,
 /// if the worker is to take no more, or if the request's grant has ended.
 ///
 /// # Errors
@@ -173,7 +182,7 @@ impl Batch<'_> {
                 let token =
                     LeaseToken { job: JobId(row.job_id), epoch: row.epoch, nonce: nonce_from(&row.nonce)? };
                 let row = grant_rows::read(connection, token).await?;
-                Some(grant(token, row))
+                Some(grant(token, row, self.wishes[place]))
             };
             self.answers[place] = Some(Ok(grant));
         }
@@ -196,7 +205,7 @@ impl Batch<'_> {
             let row = rows.remove(&token.job.0);
             let row =
                 row.ok_or_else(|| corrupt(format!("the locked row of job {}", token.job), &"it is gone"))?;
-            self.answers[place] = Some(Ok(Some(grant(token, row))));
+            self.answers[place] = Some(Ok(Some(grant(token, row, self.wishes[place]))));
         }
         let left: Vec<usize> =
             self.free.iter().copied().filter(|place| self.answers[*place].is_none()).collect();
@@ -257,7 +266,7 @@ impl Batch<'_> {
         Ok(found)
     }
 
-    /// For each place the first job that fits it and that nobody has.
+    /// For each place the job that [`assign`] gives it and that nobody has.
     async fn pick(
         &self,
         connection: &mut PgConnection,
@@ -265,28 +274,48 @@ impl Batch<'_> {
         taken: &mut Taken,
     ) -> Result<Vec<(usize, Candidate)>, Error> {
         let wishes: Vec<Wish> = places.iter().map(|place| self.wish(*place)).collect();
-        let Some(most_mib) = wishes.iter().map(|wish| wish.memory_mib).max() else { return Ok(Vec::new()) };
-        let most_devices = wishes.iter().map(|wish| wish.device_count).max().unwrap_or(1);
-        let limit = i64::try_from(wishes.len()).unwrap_or(i64::MAX);
-        let most = (most_mib, most_devices);
+        let Some(memory_mib) = wishes.iter().map(|wish| wish.memory_mib).max() else {
+            return Ok(Vec::new());
+        };
+        let device_count = wishes.iter().map(|wish| wish.device_count).max().unwrap_or(1);
         let labels: Vec<&Labels> = wishes.iter().map(|wish| wish.labels).collect();
-        let front =
-            grant_rows::claim(connection, most, &labels, None, limit, &taken.jobs, &taken.closed).await?;
-        let is_all = front.len() < wishes.len();
-        let chosen = assign(&wishes, &front);
+        let looks_ahead = wishes.iter().any(|wish| !wish.data_at_hand.is_empty());
+        let (reach, ahead) = if looks_ahead { (Reach::Look, OVERTAKE_MAX) } else { (Reach::Take, 0) };
+        let limit = i64::try_from(wishes.len()).unwrap_or(i64::MAX).saturating_add(ahead);
+        let (labels, except, closed) = (&labels, &taken.jobs, &taken.closed);
+        let wanted = Wanted { memory_mib, device_count, labels, worker: None, limit, except, closed };
+        let front = grant_rows::front(connection, &wanted, reach).await?;
+        let mut is_all = i64::try_from(front.len()).is_ok_and(|found| found < limit);
+        let mut chosen = assign(&wishes, &front);
+        if looks_ahead {
+            let jobs: Vec<&Candidate> = chosen.iter().flatten().map(|index| &front[*index]).collect();
+            let got = grant_rows::take(connection, &jobs).await?;
+            for choice in &mut chosen {
+                // Somebody else was quicker.
+                if choice.is_some_and(|index| !got.contains(&front[index].id)) {
+                    *choice = None;
+                    is_all = false;
+                }
+            }
+        }
         taken.jobs.extend(chosen.iter().flatten().map(|index| front[*index].id));
         let mut found = Vec::new();
         for (index, wish) in wishes.iter().enumerate() {
             let job = match chosen[index] {
                 Some(chosen) => Some(front[chosen].clone()),
                 None if is_all => None,
-                // What fits it stands farther behind.
+                // What fits it stands farther behind, or is behind what somebody else has taken.
                 None => {
-                    let (most, worker) = ((wish.memory_mib, wish.device_count), Some(wish.worker));
-                    let (labels, except) = ([wish.labels], &taken.jobs);
-                    let next = grant_rows::claim(connection, most, &labels, worker, 1, except, &taken.closed)
-                        .await?;
-                    next.into_iter().next()
+                    let next = Wanted {
+                        memory_mib: wish.memory_mib,
+                        device_count: wish.device_count,
+                        labels: &[wish.labels],
+                        worker: Some(wish.worker),
+                        limit: 1,
+                        except: &taken.jobs,
+                        closed: &taken.closed,
+                    };
+                    grant_rows::front(connection, &next, Reach::Take).await?.into_iter().next()
                 }
             };
             if let Some(job) = job {
@@ -298,12 +327,13 @@ impl Batch<'_> {
     }
 
     fn wish(&self, place: usize) -> Wish<'_> {
-        let Acquisition { worker, device, .. } = self.wishes[place];
+        let Acquisition { worker, device, data_at_hand, .. } = self.wishes[place];
         Wish {
             worker: worker.as_str(),
             memory_mib: i64::try_from(device.memory_mib).unwrap_or(i64::MAX),
             device_count: i32::try_from(device.count).unwrap_or(i32::MAX),
             labels: &self.labels[place],
+            data_at_hand,
         }
     }
 }
@@ -317,10 +347,13 @@ struct Taken {
     rooms: Rooms,
 }
 
-fn grant(token: LeaseToken, row: GrantRow) -> Grant {
+fn grant(token: LeaseToken, row: GrantRow, wish: &Acquisition) -> Grant {
     let reference =
         |key, step, manifest| Some(CheckpointRef { key: key?, step: step?, manifest_sha256: manifest? });
     let supernet = reference(row.supernet_key, row.supernet_step, row.supernet_manifest);
+    let is_at_hand = |path: String| wish.data_at_hand.contains(&path);
+    let has_data_at_hand =
+        !wish.data_at_hand.is_empty() && TrainerJob::data_path(&row.trainer_job).is_some_and(is_at_hand);
     Grant {
         token,
         trainer_job_json: row.trainer_job,
@@ -328,6 +361,7 @@ fn grant(token: LeaseToken, row: GrantRow) -> Grant {
         start_from: supernet.filter(|_| row.key.is_none()),
         resume_from: reference(row.key, row.step, row.manifest),
         artifact_prefix: artifact_prefix(token),
+        has_data_at_hand,
         wait: trace_from_columns(row.traceparent.as_deref(), row.tracestate.as_deref())
             .zip(row.queued_at)
             .map(|(trace, since)| Wait { trace, since }),

@@ -68,8 +68,13 @@ struct CandidateRow {
     worker_labels: Json<Labels>,
     project: String,
     has_quota: bool,
+    position: i64,
+    priority: i32,
+    is_supernet: bool,
+    deadline_s: Option<i64>,
     avoids: Option<String>,
     resume_step: Option<i64>,
+    data: Option<String>,
 }
 
 impl From<CandidateRow> for Candidate {
@@ -82,66 +87,129 @@ impl From<CandidateRow> for Candidate {
             worker_labels: row.worker_labels.0,
             project: row.project,
             has_quota: row.has_quota,
+            position: row.position,
+            priority: row.priority,
+            is_supernet: row.is_supernet,
+            deadline_s: row.deadline_s,
             avoids: row.avoids,
             resume_step: row.resume_step,
+            data: row.data,
         }
     }
 }
 
-/// Takes jobs from the front of the queue that need at most so much memory and so many
-/// devices, and whose `worker_labels` are all among one of `labels`, past rows that others hold. Those that keep away from `worker`, and those of
-/// the projects `closed`, are left out.
-pub(super) async fn claim(
+/// What is wanted of the front of the queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    /// Jobs that need more are left out.
+    pub memory_mib: i64,
+    pub device_count: i32,
+    /// Jobs whose `worker_labels` are not all among one of these are left out.
+    pub labels: &'a [&'a Labels],
+    /// Jobs that keep away from it are left out.
+    pub worker: Option<&'a str>,
+    pub limit: i64,
+    pub except: &'a [Uuid],
+    /// Projects whose jobs are left out.
+    pub closed: &'a [String],
+}
+
+/// What is done with the front of the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// The jobs are taken, past rows that others hold.
+    Take,
+    /// They are told with their data, and left to others: [`take`] takes the chosen ones.
+    Look,
+}
+
+/// The first jobs of the queue.
+pub(super) async fn front(
     connection: &mut PgConnection,
-    (memory_mib, device_count): (i64, i32),
-    labels: &[&Labels],
-    worker: Option<&str>,
-    limit: i64,
-    except: &[Uuid],
-    closed: &[String],
+    wanted: &Wanted<'_>,
+    reach: Reach,
 ) -> Result<Vec<Candidate>, Error> {
-    let labels: BTreeSet<&Labels> = labels.iter().copied().collect();
+    let labels: BTreeSet<&Labels> = wanted.labels.iter().copied().collect();
     let labels = labels.into_iter().map(labels::to_column).collect::<Result<Vec<Value>, Error>>()?;
-    // Mostly all jobs are of one project and ask for no labels: compared as columns, Postgres
-    // would expect hardly any to be left, and read and sort all of them.
-    // S1: only a job that waits.
-    let found = sqlx::query_as!(
-        CandidateRow,
-        r#"select id, epoch, memory_mib, device_count as "device_count!", project,
-               worker_labels as "worker_labels!: Json<Labels>",
-               exists (
-                   select from project
-                   where name = job.project and (device_quota is not null or device_s_quota is not null)
-               ) as "has_quota!",
-               case when avoid_until > clock_timestamp() then avoid_worker_id end as avoids,
-               checkpoint_step as resume_step
-           from job
-           where waits and not is_held
-               and (run_after is null or run_after <= clock_timestamp())
-               and ($2::text is null or avoid_until is null or avoid_worker_id <> $2
-                   or avoid_until <= clock_timestamp())
-               and memory_mib <= $1
-               and device_count <= $5
-               and id <> all($4)
-               and (project || '') <> all($6)
-               and case when worker_labels = '{}' then true
-                   else exists (select from unnest($7::jsonb[]) as has (labels) where has.labels @> worker_labels)
-                   end
-           order by is_held, rank
-           limit $3
-           for no key update skip locked"#,
-        memory_mib,
-        worker,
-        limit,
-        except,
-        device_count,
-        closed,
-        &labels
+    macro_rules! front {
+        ($locks:literal) => {
+            // Mostly all jobs are of one project and ask for no labels: compared as columns, Postgres
+            // would expect hardly any to be left, and read and sort all of them.
+            // The path of the data set lies beside the table; few rows are asked for it.
+            // S1: only a job that waits.
+            sqlx::query_as!(
+                CandidateRow,
+                r#"select id, epoch, memory_mib, device_count as "device_count!", project,
+                       worker_labels as "worker_labels!: Json<Labels>",
+                       exists (
+                           select from project
+                           where name = job.project and (device_quota is not null or device_s_quota is not null)
+                       ) as "has_quota!",
+                       position, priority, kind = 'supernet' as "is_supernet!",
+                       extract(epoch from deadline)::bigint as deadline_s,
+                       case when avoid_until > clock_timestamp() then avoid_worker_id end as avoids,
+                       checkpoint_step as resume_step,
+                       case when $8::boolean
+                           then jsonb_path_query_first(trainer_job, '$.dataset.*.path') #>> '{}' end as data
+                   from job
+                   where waits and not is_held
+                       and (run_after is null or run_after <= clock_timestamp())
+                       and ($2::text is null or avoid_until is null or avoid_worker_id <> $2
+                           or avoid_until <= clock_timestamp())
+                       and memory_mib <= $1
+                       and device_count <= $5
+                       and id <> all($4)
+                       and (project || '') <> all($6)
+                       and case when worker_labels = '{}' then true
+                           else exists (
+                               select from unnest($7::jsonb[]) as has (labels) where has.labels @> worker_labels
+                           ) end
+                   order by is_held, rank
+                   limit $3 "#
+                    + $locks,
+                wanted.memory_mib,
+                wanted.worker,
+                wanted.limit,
+                wanted.except,
+                wanted.device_count,
+                wanted.closed,
+                &labels,
+                reach == Reach::Look
+            )
+            .fetch_all(connection)
+            .await
+        };
+    }
+    let found = match reach {
+        Reach::Take => front!("for no key update skip locked"),
+        Reach::Look => front!(""),
+    };
+    Ok(found.map_err(failed("read the front of the queue"))?.into_iter().map(Candidate::from).collect())
+}
+
+/// Takes jobs that were looked at, past rows that others hold; which of them are taken.
+pub(super) async fn take(
+    connection: &mut PgConnection,
+    jobs: &[&Candidate],
+) -> Result<BTreeSet<Uuid>, Error> {
+    if jobs.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let (ids, epochs): (Vec<Uuid>, Vec<i64>) = jobs.iter().map(|job| (job.id, job.epoch)).unzip();
+    // S1: only a job that waits, and as it was looked at: nobody was granted it since.
+    let taken = sqlx::query_scalar!(
+        r#"select job.id
+           from unnest($1::uuid[], $2::bigint[]) as seen (id, epoch)
+           join job on job.id = seen.id and job.epoch = seen.epoch
+           where job.waits and not job.is_held
+           for no key update of job skip locked"#,
+        &ids,
+        &epochs
     )
     .fetch_all(connection)
     .await
-    .map_err(failed("claim jobs"))?;
-    Ok(found.into_iter().map(Candidate::from).collect())
+    .map_err(failed("take the jobs that were chosen"))?;
+    Ok(taken.into_iter().collect())
 }
 
 /// Takes the job that a slot is kept for, if the slot can have it now.
@@ -159,7 +227,9 @@ pub(super) async fn claim_kept(
                    select from project
                    where name = job.project and (device_quota is not null or device_s_quota is not null)
                ) as "has_quota!",
-               null::text as avoids, checkpoint_step as resume_step
+               position, priority, kind = 'supernet' as "is_supernet!",
+               extract(epoch from deadline)::bigint as deadline_s,
+               null::text as avoids, checkpoint_step as resume_step, null::text as data
            from job
            where id = $1 and waits and not is_held
                and (run_after is null or run_after <= clock_timestamp())
