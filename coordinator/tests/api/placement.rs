@@ -173,7 +173,9 @@ async fn a_job_says_what_it_took_of_its_limit_and_goes_on_with_a_higher_one(pool
     assert_eq!((job.state(), job.cost_limit_device_hours), (v1::JobState::Queued, Some(2.0)));
     let shown = ask(&service, &format!("/jobs/{id}")).await;
     assert_eq!(shown["placement"]["cost_limit_device_s"], 7200);
+}
 
+#[sqlx::test(migrator = "MIGRATIONS")]
 async fn a_worker_that_says_which_data_it_has_at_hand_gets_a_job_on_them(pool: PgPool) {
     let service = Service::start(pool).await;
     for path in ["hearts", "brains"] {
