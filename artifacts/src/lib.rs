@@ -6,7 +6,10 @@
 //! comes from the store: a damaged checkpoint is neither stored nor resumed from.
 //! Objects are created, never replaced. One that exists already was put there by an
 //! earlier try of the same upload, which is verified instead of trusted. The
-//! coordinator alone deletes.
+//! coordinator alone deletes; but [`trial`] takes away what it has written itself.
+
+mod stores;
+pub mod trial;
 
 use std::collections::BTreeMap;
 use std::path::{Path as FilePath, PathBuf};
@@ -14,10 +17,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures::StreamExt;
-use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
@@ -27,7 +28,6 @@ const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 const FILES_MAX: usize = 64;
 /// A checkpoint's key: job, attempt, folder.
 const KEY_PARTS: usize = 3;
-const BUCKET_TIMEOUT: &str = "30 minutes";
 
 /// Why a checkpoint did not get where it should.
 #[derive(Debug, thiserror::Error)]
@@ -106,9 +106,7 @@ impl Artifacts {
     /// # Errors
     /// The URL is of a kind that this program cannot use, or its folder is not there.
     pub fn open(url: &str) -> Result<Self, ArtifactError> {
-        let from_environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Self::open_with(url, from_environment)
+        Self::open_with(url, stores::environment())
     }
 
     /// The same with these variables instead of those of the environment.
@@ -119,21 +117,7 @@ impl Artifacts {
         url: &str,
         variables: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ArtifactError> {
-        let wrong = |problem: String| ArtifactError::Url { url: url.to_owned(), problem };
-        let parsed = url::Url::parse(url).map_err(|error| wrong(error.to_string()))?;
-        let store: Arc<dyn ObjectStore> = match parsed.scheme() {
-            "file" => {
-                let folder = parsed.to_file_path();
-                folder_store(folder.map_err(|()| wrong("is no path of a folder".to_owned()))?, wrong)?
-            }
-            "s3" => bucket_store(&parsed, variables)?,
-            other => {
-                return Err(wrong(format!(
-                    "artifacts are in stores of the kinds file:// and s3://, not {other}://"
-                )));
-            }
-        };
-        Ok(Artifacts { store })
+        Ok(Artifacts { store: stores::open(url, variables, RetryConfig::default())? })
     }
 
     /// Stores a checkpoint below `prefix`, its manifest last.
@@ -304,33 +288,6 @@ impl Artifacts {
         }
         Err(damaged(key, format!("has the hash {found}, the manifest says {}", expected.sha256)))
     }
-}
-
-fn folder_store(
-    folder: PathBuf,
-    wrong: impl Fn(String) -> ArtifactError,
-) -> Result<Arc<dyn ObjectStore>, ArtifactError> {
-    if !folder.is_dir() {
-        return Err(wrong(format!(
-            "{} is no folder on this machine; mount the coordinator's artifact folder there",
-            folder.display()
-        )));
-    }
-    // Folders that a deletion leaves empty go too.
-    let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true).with_automatic_cleanup(true);
-    Ok(Arc::new(store))
-}
-
-/// A bucket, below the path of `url`.
-fn bucket_store(
-    url: &url::Url,
-    variables: impl Iterator<Item = (String, String)>,
-) -> Result<Arc<dyn ObjectStore>, ArtifactError> {
-    let for_buckets = variables.filter(|(name, _)| name.starts_with("AWS_"));
-    // Of one request, which may carry a gigabyte.
-    let patient = [("timeout".to_owned(), BUCKET_TIMEOUT.to_owned())];
-    let (store, prefix) = object_store::parse_url_opts(url, patient.into_iter().chain(for_buckets))?;
-    Ok(Arc::new(PrefixStore::new(store, prefix)))
 }
 
 fn damaged(place: &impl ToString, problem: String) -> ArtifactError {

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cakes_proto::v1::FailureClass;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{Bench, Daemon};
 
 /// A server with one bucket, ended with this value.
@@ -19,13 +19,17 @@ struct Server {
 }
 
 impl Server {
-    /// None where the program is not installed.
+    /// None where the program is not installed, which is said.
     fn start() -> Option<Self> {
         // Free a moment ago; nothing else on this machine asks for this very one.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
         let mut command = Command::new("moto_server");
         command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let Ok(child) = child else {
+            eprintln!("left out: there is no moto_server; pip install 'moto[server]'");
+            return None;
+        };
         let server = Server { child, address };
         let start = Instant::now();
         while TcpStream::connect(address).is_err() {
@@ -85,10 +89,7 @@ fn daemon(bench: &Bench, server: &Server) -> Daemon {
 
 #[tokio::test]
 async fn a_bucket_keeps_checkpoints_as_a_folder_does() {
-    let Some(server) = Server::start() else {
-        eprintln!("left out: there is no moto_server; pip install 'moto[server]'");
-        return;
-    };
+    let Some(server) = Server::start() else { return };
     let bench = Bench::with_store("s3://cakes/some/prefix".to_owned()).await;
     let acts = json!([["ready"], ["train", 5], ["save"], ["complete"]]);
     let conflicting = bench.grant(&acts, None);
@@ -130,4 +131,40 @@ async fn a_bucket_keeps_checkpoints_as_a_folder_does() {
     let failure = bench.coordinator.until_failed(&damaged).await;
     assert_eq!(failure.failure_class(), FailureClass::Infrastructure);
     assert!(failure.message.contains("weights.safetensors"), "{}", failure.message);
+}
+
+/// What the doctor of a worker with these variables says of a bucket.
+fn examined(variables: &[(&'static str, String)], bucket: &str) -> Value {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cakes-worker"));
+    command.args(["doctor", "-o", "json", "--server", "http://127.0.0.1:1", "--trainer", "/bin/false"]);
+    command.arg("--work-dir").arg(folder.path()).args(["--artifacts", bucket]);
+    command.envs(variables.iter().map(|(name, value)| (*name, value))).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut checks = report["checks"].as_array().unwrap().iter();
+    let found = checks.find(|check| check["name"] == "artifact bucket");
+    found.unwrap_or_else(|| panic!("{report:#}")).clone()
+}
+
+#[test]
+fn the_doctor_tries_a_bucket_and_takes_away_what_it_wrote() {
+    let Some(server) = Server::start() else { return };
+    let mut variables = server.variables();
+    let sound = examined(&variables, "s3://cakes/some/prefix");
+    assert_eq!(sound["verdict"], "ok", "{sound:#}");
+    for done in ["created in", "kept from being replaced in", "read in", "listed in", "deleted in"] {
+        assert!(sound["found"].as_str().unwrap().contains(done), "{sound:#}");
+    }
+    let left = String::from_utf8(server.ask("GET", "/cakes?list-type=2", b"")).unwrap();
+    assert!(left.contains("ListBucketResult") && !left.contains("<Key>"), "{left}");
+
+    let refused = |variables: &[(&'static str, String)], bucket: &str, remedy: &str| {
+        let check = examined(variables, bucket);
+        assert_eq!(check["verdict"], "failed", "{check:#}");
+        assert!(check["remedy"].as_str().unwrap().contains(remedy), "{check:#}");
+    };
+    refused(&variables, "s3://no-such-bucket/some/prefix", "the bucket's name");
+    variables[0].1 = "http://127.0.0.1:1".to_owned();
+    refused(&variables, "s3://cakes/some/prefix", "AWS_ENDPOINT");
 }

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use cakes::spec::CostMeasure;
 use cakes_proto::convert::search_from_wire;
 use cakes_proto::v1;
 
 #[test]
 fn every_example_is_a_valid_search() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
-    let mut count = 0;
+    let (mut count, mut in_time) = (0, 0);
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "json") {
@@ -22,6 +23,8 @@ fn every_example_is_a_valid_search() {
         let name = path.file_stem().unwrap().to_str().unwrap();
         assert_eq!(checked.spec().name, name, "a search is found by the name of its file");
         count += 1;
+        in_time += usize::from(checked.spec().budget_measure == CostMeasure::Latency);
     }
     assert!(count >= 3, "{count} examples");
+    assert!(in_time >= 1, "none shows how budgets of measured time are written");
 }

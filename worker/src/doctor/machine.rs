@@ -15,7 +15,7 @@ const FDS_LEAST: f64 = 256.0;
 const FDS_SCARCE: f64 = 4096.0;
 
 /// Checks of what the worker writes and reads, and of what the system lets it.
-pub(super) fn look(settings: &Settings, artifacts: Option<&Path>) -> Vec<Check> {
+pub(super) fn look(settings: &Settings) -> Vec<Check> {
     let mut checks = Vec::new();
     let work = settings.work_dir.clone().map_or_else(default_work_dir, Ok);
     match work {
@@ -30,16 +30,6 @@ pub(super) fn look(settings: &Settings, artifacts: Option<&Path>) -> Vec<Check> 
         }
     }
     checks.push(data(&settings.data_root));
-    if let Some(artifacts) = artifacts {
-        checks.push(match artifacts.is_dir() {
-            true => written("artifact folder", artifacts, "--artifacts of the coordinator", 0),
-            false => Check::failed(
-                "artifact folder",
-                format!("{} is no folder here", artifacts.display()),
-                "mount the coordinator's folder under the same path",
-            ),
-        });
-    }
     checks.push(descriptors());
     checks
 }
@@ -61,12 +51,17 @@ fn written(name: &str, folder: &Path, setting: &str, least_mib: u64) -> Check {
             format!("give the user of the worker the folder, make room, or choose another with {setting}");
         return Check::failed(name, found, remedy);
     }
-    let Ok(disk) = nix::sys::statvfs::statvfs(there) else {
-        return Check::ok(name, format!("{} can be written", folder.display()));
+    let found = format!("{} can be written", folder.display());
+    room(name, &found, there, least_mib, &format!("make room, or choose another disk with {setting}"))
+}
+
+/// Whether enough more goes onto the disk of a folder that is there; `found` is what else was found.
+pub(super) fn room(name: &str, found: &str, folder: &Path, least_mib: u64, remedy: &str) -> Check {
+    let Ok(disk) = nix::sys::statvfs::statvfs(folder) else {
+        return Check::ok(name, found);
     };
     let free_mib = (disk.blocks_available() * disk.fragment_size()) >> 20;
-    let found = format!("{} can be written, {free_mib} MiB are free", folder.display());
-    let remedy = format!("make room, or choose another disk with {setting}");
+    let found = format!("{found}, {free_mib} MiB are free");
     match free_mib {
         free if free < least_mib.max(FREE_MIB_LEAST) => Check::failed(name, found, remedy),
         free if free < FREE_MIB_SCARCE => Check::warning(name, found, remedy),

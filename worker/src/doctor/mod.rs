@@ -1,8 +1,10 @@
 //! `cakes-worker doctor`: whether this machine can do what its worker is told to do.
 //!
 //! It goes by the worker's own settings and changes nothing: it registers nowhere, and what it
-//! writes to see whether it can write is gone behind it.
+//! writes to see whether it can write is gone behind it. Where artifacts are a coordinator tells
+//! only workers that register, so that is said with `--artifacts`.
 
+mod artifacts;
 mod coordinator;
 mod machine;
 mod trainer;
@@ -22,6 +24,7 @@ Examples:
   cakes-worker doctor --config /etc/cakes/worker.toml
   cakes-worker doctor --server https://coordinator:7550 --cert-file cert.pem --key-file key.pem --ca-file ca.pem
   cakes-worker doctor --artifacts /srv/cakes/artifacts -o json
+  cakes-worker doctor --artifacts s3://cakes/lab
 
 Every setting of the worker may be given; they are those that the worker would take.
 Exit codes: 0 nothing failed, 1 something failed, 2 the command is wrong.";
@@ -34,8 +37,9 @@ pub struct DoctorArgs {
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Output,
 
-    /// The coordinator's folder of artifacts, to see whether it can be written here.
-    #[arg(long, value_name = "DIR")]
+    /// Where the coordinator says that artifacts are, a folder or s3://BUCKET/PREFIX, to see whether they
+    /// can be written and read from here; for a bucket with this process' AWS_… variables.
+    #[arg(long, value_name = "DIR|URL")]
     artifacts: Option<PathBuf>,
 
     #[command(flatten)]
@@ -104,6 +108,8 @@ pub fn run(arguments: &DoctorArgs) -> anyhow::Result<ExitCode> {
         Ok(settings) => runtime.block_on(look(&settings, arguments)),
         Err(error) => vec![Check::failed("settings", error.to_string(), "mend the flag, variable or key")],
     };
+    // A file system that does not answer must not hold up the report's end.
+    runtime.shutdown_background();
     let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
     let report = Report { failed: count(Verdict::Failed), warnings: count(Verdict::Warning), checks };
     let text = match arguments.output {
@@ -116,7 +122,10 @@ pub fn run(arguments: &DoctorArgs) -> anyhow::Result<ExitCode> {
 
 async fn look(settings: &Settings, arguments: &DoctorArgs) -> Vec<Check> {
     let mut checks = trainer::look(settings);
-    checks.extend(machine::look(settings, arguments.artifacts.as_deref()));
+    checks.extend(machine::look(settings));
+    if let Some(place) = &arguments.artifacts {
+        checks.push(artifacts::look(place).await);
+    }
     checks.extend(coordinator::look(settings).await);
     checks
 }

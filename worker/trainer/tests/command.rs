@@ -8,7 +8,11 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use cakes::architecture::Architecture;
+use cakes::backbone::{Backbone, EncoderDecoder};
 use cakes::frame::{FailureClass, TrainerCommand, TrainerEvent, decode, encode};
+use cakes::job::Task;
+use cakes::kernel::Kernel;
 use files::{Nifti, folder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -226,6 +230,41 @@ fn a_person_gets_lines_and_files_and_is_told_how_to_go_on() {
     assert_eq!(resumed.status.code(), Some(0), "{}", String::from_utf8_lossy(&resumed.stderr));
     let help = Command::new(env!("CARGO_BIN_EXE_cakes-trainer")).args(["run", "--help"]).output().unwrap();
     assert!(String::from_utf8_lossy(&help.stdout).contains("Examples:"));
+}
+
+/// A supernet of a narrower network, none, and one that nobody asked for.
+#[test]
+fn a_supernet_that_is_not_the_networks_is_the_users_mistake() {
+    let (root, search, _) = sound();
+    let (_, supernet) = attempt(root.path(), &search, &[TrainerCommand::Stop]);
+    let Some(TrainerEvent::Checkpoint { directory, .. }) = supernet.last() else { panic!("no checkpoint") };
+    let directory = directory.as_str();
+    let backbone = |base_width| {
+        let config =
+            EncoderDecoder { input_channels: 1, classes: 2, base_width, levels: 2, ..Default::default() };
+        Backbone::EncoderDecoder(config)
+    };
+    let retraining = |base_width, initial_weights: &str| {
+        let architecture = Architecture::even(backbone(base_width), &[Kernel::K333]).unwrap();
+        let mut job = search.clone();
+        job["task"] = json!(Task::Retrain { architecture });
+        job["initial_weights"] = json!(initial_weights);
+        job
+    };
+    let refused = |job: &Value, supernet: &[&str]| {
+        let folder = TempDir::new().unwrap();
+        let output = trainer("run", folder.path(), job).args(supernet).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(!folder.path().join("out/checkpoints").exists(), "something was trained");
+        message
+    };
+    let message = refused(&retraining(4, "supernet"), &["--supernet", directory]);
+    assert!(message.contains("backbone") && message.contains(directory), "{message}");
+    let message = refused(&retraining(2, "supernet"), &[]);
+    assert!(message.contains("name its folder with --supernet"), "{message}");
+    let message = refused(&retraining(2, "random"), &["--supernet", directory]);
+    assert!(message.contains("starts from other weights"), "{message}");
 }
 
 /// How the layers of a finished run were computed, and its weights.

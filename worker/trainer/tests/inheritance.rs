@@ -2,7 +2,9 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use cakes::allocation::ChannelAllocation;
 use cakes::architecture::{Architecture, LayerAllocation};
@@ -24,6 +26,8 @@ use common::jobs::{Manner, adam_w, bars_job, newest, run_job, write_bars};
 use common::{difference, net_for, video, volume};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 use tempfile::TempDir;
 
@@ -105,6 +109,47 @@ fn started(architecture: &Architecture, supernet: &PathBuf) -> Result<Net, Train
     let notes = start_from(&job.initial_weights, sources, &job, &net)?;
     assert!(notes.len() == 1 && notes[0].contains("behind step 7"), "{notes:?}");
     Ok(net)
+}
+
+/// What keeps a network from a supernet's weights; it still has those that it was made with.
+fn refused(architecture: &Architecture, supernet: &Path) -> TrainerError {
+    let job = job(Task::Retrain { architecture: architecture.clone() });
+    let [net, untouched] = [(); 2].map(|()| net_for(job.task.network(), EXTENT, Engine::Direct));
+    let sources = Sources { data_root: supernet, supernet: Some(supernet) };
+    let error = start_from(&job.initial_weights, sources, &job, &net).expect_err("must be refused");
+    for ((name, tensor), (_, before)) in net.state().zip(untouched.state()) {
+        assert!(tensor.equal(before), "'{name}' was written, but: {error}");
+    }
+    error
+}
+
+/// Gives a checkpoint other weights, of which its manifest tells.
+fn alter(checkpoint: &Path, change: impl FnOnce(&mut BTreeMap<String, Tensor>)) {
+    let path = checkpoint.join("weights.safetensors");
+    let mut weights: BTreeMap<String, Tensor> =
+        Tensor::read_safetensors(&path).unwrap().into_iter().collect();
+    change(&mut weights);
+    let list: Vec<(&str, &Tensor)> = weights.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    Tensor::write_safetensors(&list, &path).unwrap();
+    seal(checkpoint);
+}
+
+/// Lets the manifest of a checkpoint tell of the weights that are there.
+fn seal(checkpoint: &Path) {
+    let content = fs::read(checkpoint.join("weights.safetensors")).unwrap();
+    retell(checkpoint, |manifest| {
+        let files = manifest["files"].as_array_mut().unwrap();
+        let file = files.iter_mut().find(|file| file["name"] == "weights.safetensors").unwrap();
+        file["bytes"] = json!(content.len());
+        file["sha256"] = json!(hex::encode(Sha256::digest(&content)));
+    });
+}
+
+fn retell(checkpoint: &Path, change: impl FnOnce(&mut Value)) {
+    let path = checkpoint.join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut manifest);
+    fs::write(&path, manifest.to_string()).unwrap();
 }
 
 fn output(net: &mut Net, draws: &Draws) -> Tensor {
@@ -204,11 +249,8 @@ fn weights_that_do_not_fit_are_named_and_nothing_is_written() {
     let folder = TempDir::new().unwrap();
     let checkpoint = save(&folder, &task, &supernet);
     let own = architecture(&backbone, &KernelSet::volumetric(), &mut rng);
-    let refusal = |architecture: &Architecture, checkpoint: &PathBuf| match started(architecture, checkpoint)
-    {
-        Err(error) => error.to_string(),
-        Ok(_) => panic!("must be refused"),
-    };
+    let refusal =
+        |architecture: &Architecture, checkpoint: &Path| refused(architecture, checkpoint).to_string();
 
     let other = encoder_decoder(BlockKind::Plain, Vec::new());
     let other = architecture(&other, &KernelSet::volumetric(), &mut rng);
@@ -234,13 +276,117 @@ fn weights_that_do_not_fit_are_named_and_nothing_is_written() {
     let error = refusal(&own, &save(&elsewhere, &task, &net));
     assert!(error.contains("encoder.0.conv1") && error.contains("7 lists of 5 scores"), "{error}");
 
-    std::fs::remove_file(checkpoint.join("weights.safetensors")).unwrap();
+    fs::remove_file(checkpoint.join("weights.safetensors")).unwrap();
     assert!(refusal(&own, &checkpoint).contains("weights.safetensors"));
     let job = job(Task::Retrain { architecture: own });
     let net = net_for(job.task.network(), EXTENT, Engine::Direct);
     let sources = Sources { data_root: folder.path(), supernet: None };
     let error = start_from(&job.initial_weights, sources, &job, &net).unwrap_err().to_string();
     assert!(error.contains("--supernet"), "{error}");
+}
+
+/// A supernet of the same layers whose checkpoint was changed by somebody.
+#[test]
+fn names_that_are_missing_or_unknown_and_shapes_that_are_others_are_listed() {
+    let backbone = encoder_decoder(BlockKind::Residual, Vec::new());
+    let task = supernet_task(&backbone, SearchMode::PerformancePriority);
+    let supernet = trained(&task, &mut ChaCha8Rng::seed_from_u64(6));
+    let own = Architecture::even(backbone, &[Kernel::K333, Kernel::K133]).unwrap();
+    let folder = TempDir::new().unwrap();
+    let refusal = |change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
+        let checkpoint = save(&folder, &task, &supernet);
+        alter(&checkpoint, change);
+        let error = refused(&own, &checkpoint);
+        assert!(matches!(error, TrainerError::User(_)), "{error:?}");
+        let error = error.to_string();
+        assert!(error.contains(&checkpoint.display().to_string()), "{error}");
+        error
+    };
+    let zeros = |shape: &[i64]| Tensor::zeros(shape, (tch::Kind::Float, Device::Cpu));
+    let first = "encoder.0.conv1.3x3x3.weight";
+
+    let error = refusal(&|weights| {
+        weights.remove(first).unwrap();
+        weights.remove("head.bias").unwrap();
+    });
+    assert!(error.contains(&format!("it lacks '{first}', 'head.bias'")), "{error}");
+    let error = refusal(&|weights| {
+        weights.remove("encoder.0.conv1.norm.weight").unwrap();
+    });
+    assert!(error.contains("lacks 'encoder.0.conv1.norm.weight'"), "{error}");
+    // Two kernels in six layers; the first eight of them are named.
+    let error = refusal(&|weights| {
+        weights.retain(|name, _| ![".3x3x3.weight", ".1x3x3.weight"].iter().any(|end| name.ends_with(end)));
+    });
+    assert!(error.matches("x3x3.weight'").count() == 8 && error.contains(" and 4 more"), "{error}");
+
+    let error = refusal(&|weights| {
+        weights.insert("encoder.0.conv1.5x5x5.weight".into(), zeros(&[5, 5, 5, 5, 5]));
+        weights.insert("fc.weight".into(), zeros(&[3, 5]));
+    });
+    assert!(error.contains("the network has no 'encoder.0.conv1.5x5x5.weight', 'fc.weight'"), "{error}");
+
+    // Rows, columns and taps.
+    for (shape, problem) in [
+        ([6, 5, 3, 3, 3], format!("'{first}' is [6, 5, 3, 3, 3], the supernet's layer has 5 of 5 channels")),
+        ([5, 4, 3, 3, 3], format!("'{first}' is [5, 4, 3, 3, 3], the supernet's layer has 5 of 5 channels")),
+        ([5, 5, 1, 3, 3], format!("'{first}' would be [3, 5, 1, 3, 3]")),
+    ] {
+        let error = refusal(&|weights| drop(weights.insert(first.into(), zeros(&shape))));
+        assert!(error.contains(&problem), "{error}");
+    }
+
+    let error = refusal(&|weights| {
+        weights.remove("head.bias").unwrap();
+        weights.insert("fc.bias".into(), zeros(&[3]));
+        weights.insert("stem.weight".into(), zeros(&[5, 1, 3, 3, 3]));
+    });
+    for part in ["lacks 'head.bias'", "no 'fc.bias'", "'stem.weight' is [5, 1, 3, 3, 3]", "5 of 2 channels"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn what_is_no_checkpoint_of_a_supernet_is_refused_by_its_file() {
+    let backbone = encoder_decoder(BlockKind::Residual, Vec::new());
+    let task = supernet_task(&backbone, SearchMode::PerformancePriority);
+    let supernet = trained(&task, &mut ChaCha8Rng::seed_from_u64(7));
+    let own = Architecture::even(backbone, &[Kernel::K333]).unwrap();
+    let folder = TempDir::new().unwrap();
+    type Damage<'a> = (&'a str, &'a dyn Fn(&Path));
+    let damages: [Damage<'_>; 7] = [
+        ("weights.safetensors is not what manifest.json says", &|checkpoint| {
+            let path = checkpoint.join("weights.safetensors");
+            let content = fs::read(&path).unwrap();
+            fs::write(path, &content[..content.len() / 2]).unwrap();
+        }),
+        // A pickle, of which the manifest tells.
+        ("weights.safetensors: ", &|checkpoint| {
+            fs::write(checkpoint.join("weights.safetensors"), b"\x80\x02}q\x00.").unwrap();
+            seal(checkpoint);
+        }),
+        ("no manifest.json", &|checkpoint| fs::remove_file(checkpoint.join("manifest.json")).unwrap()),
+        ("manifest.json: ", &|checkpoint| fs::write(checkpoint.join("manifest.json"), "{").unwrap()),
+        ("has format 2, this trainer reads 1", &|checkpoint| {
+            retell(checkpoint, |manifest| manifest["format"] = json!(2));
+        }),
+        ("does not list weights.safetensors", &|checkpoint| {
+            retell(checkpoint, |manifest| manifest["files"] = json!([]));
+        }),
+        ("was written by an older version", &|checkpoint| {
+            retell(checkpoint, |manifest| drop(manifest.as_object_mut().unwrap().remove("task")));
+        }),
+    ];
+    for (problem, damage) in damages {
+        let checkpoint = save(&folder, &task, &supernet);
+        damage(&checkpoint);
+        let error = refused(&own, &checkpoint).to_string();
+        assert!(error.contains(problem), "{error}");
+        assert!(error.contains(&checkpoint.display().to_string()), "{error}");
+    }
+    // The file in place of its folder.
+    let file = save(&folder, &task, &supernet).join("weights.safetensors");
+    assert!(refused(&own, &file).to_string().contains("weights.safetensors: no manifest.json"));
 }
 
 /// Whole jobs: a supernet, and a retraining that goes on from it and is resumed
