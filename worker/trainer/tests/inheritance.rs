@@ -306,12 +306,12 @@ fn names_that_are_missing_or_unknown_and_shapes_that_are_others_are_listed() {
     let first = "encoder.0.conv1.3x3x3.weight";
 
     let error = refusal(&|weights| {
-        weights.remove(first).unwrap();
-        weights.remove("head.bias").unwrap();
+        drop(weights.remove(first).unwrap());
+        drop(weights.remove("head.bias").unwrap());
     });
     assert!(error.contains(&format!("it lacks '{first}', 'head.bias'")), "{error}");
     let error = refusal(&|weights| {
-        weights.remove("encoder.0.conv1.norm.weight").unwrap();
+        drop(weights.remove("encoder.0.conv1.norm.weight").unwrap());
     });
     assert!(error.contains("lacks 'encoder.0.conv1.norm.weight'"), "{error}");
     // Two kernels in six layers; the first eight of them are named.
@@ -337,7 +337,7 @@ fn names_that_are_missing_or_unknown_and_shapes_that_are_others_are_listed() {
     }
 
     let error = refusal(&|weights| {
-        weights.remove("head.bias").unwrap();
+        drop(weights.remove("head.bias").unwrap());
         weights.insert("fc.bias".into(), zeros(&[3]));
         weights.insert("stem.weight".into(), zeros(&[5, 1, 3, 3, 3]));
     });

@@ -248,10 +248,13 @@ impl Plan {
             return Err(InflateError::Unfit(problems));
         }
         for (name, values) in &self.made {
-            if of(name).is_none_or(|own| own != values.size()) {
-                let text = format!("'{name}' would be {:?}, the network's is {:?}", values.size(), of(name));
-                return Err(InflateError::Unfit(vec![text]));
-            }
+            let made = values.size();
+            let problem = match of(name) {
+                Some(own) if own == made => continue,
+                Some(own) => format!("'{name}' would be {made:?}, the network's is {own:?}"),
+                None => format!("'{name}' would be {made:?}, and the network has none"),
+            };
+            return Err(InflateError::Unfit(vec![problem]));
         }
         Ok((self.made, self.notes))
     }

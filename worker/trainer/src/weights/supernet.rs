@@ -220,9 +220,13 @@ impl Plan {
         let extra: Vec<String> =
             self.weights.keys().filter(|name| !self.used.contains(*name)).cloned().collect();
         for (name, values) in &self.made {
-            let own = state.get(name).map(|tensor| tensor.size());
-            if own.as_ref() != Some(&values.size()) {
-                self.unfit.push(format!("'{name}' would be {:?}, the network's is {own:?}", values.size()));
+            let made = values.size();
+            match state.get(name).map(|tensor| tensor.size()) {
+                Some(own) if own == made => {}
+                Some(own) => {
+                    self.unfit.push(format!("'{name}' would be {made:?}, the network's is {own:?}"));
+                }
+                None => self.unfit.push(format!("'{name}' would be {made:?}, and the network has none")),
             }
         }
         if let Some(problems) = problems(&self.missing, &extra, &self.unfit) {
