@@ -287,6 +287,26 @@ fn bytes_are_normalised_by_their_training_samples() {
     assert!((deviation[0] - 125_f32.sqrt()).abs() < 1e-4, "{deviation:?}");
 }
 
+/// Whatever else a clip in colours holds has a range of its own: 0 to 1, or a scanner's.
+#[test]
+fn clips_in_colours_are_normalised_as_images_only_where_they_are_bytes() {
+    let kinds = [
+        ("|u1", 1, Normalisation::imagenet()),
+        ("<f4", 4, Normalisation::PerSample),
+        ("<u2", 2, Normalisation::PerSample),
+        ("|i1", 1, Normalisation::PerSample),
+    ];
+    for (descr, size, expected) in kinds {
+        let root = TempDir::new().unwrap();
+        let x = npy(descr, false, &[4, 1, 2, 1, 3], &vec![0_u8; 24 * size]);
+        let mut source = archive(root.path(), x, npy("<i8", false, &[4], &int64s(&[0, 1, 0, 1])));
+        if let SampleSource::Arrays(source) = &mut source {
+            source.kind = SampleKind::Clip;
+        }
+        assert_eq!(open(&source, root.path()).unwrap().normalisation().unwrap(), expected, "{descr}");
+    }
+}
+
 #[test]
 fn adrenal_shapes_are_those_of_their_readme() {
     let Some(dir) = real_data("adrenalmnist3d") else { return };
