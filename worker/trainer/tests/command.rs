@@ -137,6 +137,8 @@ fn mistakes_in_the_job_are_named_by_their_fields() {
     assert!(error.contains("training.batch_size"), "{error}");
     let error = with(&|job| job["training"]["epochz"] = json!(0));
     assert!(error.contains("epochz"), "{error}");
+    let error = with(&|job| job["training"]["augmentation"]["flip_swaps"] = json!([[1, 2]]));
+    assert!(error.contains("flip_swaps: 2 is no class; there are 0 to 1"), "{error}");
     let error = with(&|job| job["seed"] = json!("one"));
     assert!(error.contains("seed"), "{error}");
     let classes =
