@@ -77,11 +77,13 @@ impl FrameFolder {
     /// The folder cannot be listed or a frame is missing, by name.
     pub fn check(&self) -> Result<(), DataError> {
         let entries = std::fs::read_dir(&self.dir).map_err(|error| DataError::io(&self.dir, error))?;
-        let wanted = 1..=self.frames;
         let number = |entry: std::fs::DirEntry| self.pattern.number(entry.file_name().to_str()?);
-        let found: HashSet<usize> =
-            entries.flatten().filter_map(number).filter(|number| wanted.contains(number)).collect();
-        match wanted.clone().find(|number| !found.contains(number)) {
+        let found: HashSet<usize> = entries
+            .flatten()
+            .filter_map(number)
+            .filter(|number| (1..=self.frames).contains(number))
+            .collect();
+        match (1..=self.frames).find(|number| !found.contains(number)) {
             None => Ok(()),
             Some(first) => {
                 let (missing, first) = (self.frames - found.len(), self.pattern.name(first));
