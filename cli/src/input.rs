@@ -48,7 +48,9 @@ impl Text {
         if self.is_yaml {
             serde_saphyr::from_str(&self.content).map_err(|error| fail(format!("is no YAML: {error}")))
         } else {
-            serde_json::from_str(&self.content).map_err(|error| fail(format!("is no JSON: {error}")))
+            serde_json::from_str(&self.content).map_err(|error| {
+                fail(format!("is no JSON: {error}; write JSON, or YAML in a file that ends in .yaml"))
+            })
         }
     }
 

@@ -81,6 +81,12 @@ fn a_missing_or_unreadable_file_is_named() {
     let ran = cakes(&["search", "submit", broken.to_str().unwrap()]);
     assert_eq!(ran.code, Some(2));
     assert!(ran.stderr.contains("broken.json: is no JSON"), "{}", ran.stderr);
+    let other = folder.path().join("search.toml");
+    fs::write(&other, "[search]\nname = \"p\"\n").unwrap();
+    let ran = cakes(&["search", "submit", other.to_str().unwrap()]);
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("search.toml: is no JSON"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("write JSON, or YAML in a file that ends in .yaml"), "{}", ran.stderr);
 }
 
 #[test]

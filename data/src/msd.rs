@@ -54,6 +54,9 @@ struct TrainingEntry {
     label: String,
 }
 
+const SPLITS_MISSING: &str = "does not exist; write {\"train\": [..], \"val\": [..]} with the names of \
+    the cases, or say \"fold\" in place of \"splits_file\" in the search file, which makes folds without it";
+
 impl MsdFolder {
     /// Reads `dataset.json` and makes sure that the files it names exist.
     ///
@@ -140,10 +143,13 @@ impl MsdFolder {
     /// What `splits.json` says.
     ///
     /// # Errors
-    /// The file is missing or wrong.
+    /// The file is missing, with the remedy, or wrong.
     pub fn read_splits(&self) -> Result<SplitsFile, DataError> {
         let path = self.root.join("splits.json");
-        let text = std::fs::read_to_string(&path).map_err(|error| DataError::io(&path, error))?;
+        let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => DataError::file(&path, SPLITS_MISSING),
+            _ => DataError::io(&path, error),
+        })?;
         serde_json::from_str(&text).map_err(|error| {
             DataError::file(
                 &path,

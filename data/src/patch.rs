@@ -19,6 +19,9 @@ pub struct PatchPolicy {
     pub foreground_probability: f64,
     /// Axes along which a patch is mirrored half of the time.
     pub flip_axes: [bool; 3],
+    /// Classes that change places when a patch is mirrored along D, from left to
+    /// right.
+    pub flip_swaps: Vec<[usize; 2]>,
     /// Share of patches that are rotated and scaled.
     pub affine_probability: f64,
     pub rotation_degrees_max: f64,
@@ -97,9 +100,13 @@ pub fn sample_patch(prepared: &PreparedCase, policy: &PatchPolicy, rng: &mut Cha
     let place = Placement::draw(start, policy, rng);
     let (image, label) = (prepared.case.image.view(), prepared.case.label.view());
     let mut patch = Patch { image: place.cut_image(&image), label: place.cut_label(&label) };
-    for axis in mirrored_axes(policy, rng) {
+    let mirrored = mirrored_axes(policy, rng);
+    for axis in &mirrored {
         patch.image.invert_axis(Axis(axis + 1));
-        patch.label.invert_axis(Axis(axis));
+        patch.label.invert_axis(Axis(*axis));
+    }
+    if mirrored.contains(&LEFT_RIGHT) && !policy.flip_swaps.is_empty() {
+        patch.label.mapv_inplace(|class| swapped(usize::from(class), &policy.flip_swaps) as u8);
     }
     change_intensity(&mut patch.image, policy.intensity_change_max, policy.noise_max, rng);
     Patch {
@@ -108,18 +115,38 @@ pub fn sample_patch(prepared: &PreparedCase, policy: &PatchPolicy, rng: &mut Cha
     }
 }
 
-/// Cuts one patch of an image without labels of voxels and changes it like
-/// [`sample_patch`]. The image (`[C, D, H, W]`) is at least as large as the patch.
-pub fn sample_image(image: &ArrayView4<f32>, policy: &PatchPolicy, rng: &mut ChaCha8Rng) -> Array4<f32> {
+/// Cuts one patch of an image with one class and changes both like [`sample_patch`].
+/// The image (`[C, D, H, W]`) is at least as large as the patch.
+pub fn sample_image(
+    image: &ArrayView4<f32>,
+    class: usize,
+    policy: &PatchPolicy,
+    rng: &mut ChaCha8Rng,
+) -> (Array4<f32>, usize) {
     let (_, d, h, w) = image.dim();
     let size = [d, h, w];
     let start = std::array::from_fn(|axis| rng.random_range(0..=size[axis] - policy.extent[axis]));
     let mut patch = Placement::draw(start, policy, rng).cut_image(image);
-    for axis in mirrored_axes(policy, rng) {
+    let mirrored = mirrored_axes(policy, rng);
+    for axis in &mirrored {
         patch.invert_axis(Axis(axis + 1));
     }
+    let class = if mirrored.contains(&LEFT_RIGHT) { swapped(class, &policy.flip_swaps) } else { class };
     change_intensity(&mut patch, policy.intensity_change_max, policy.noise_max, rng);
-    patch.as_standard_layout().into_owned()
+    (patch.as_standard_layout().into_owned(), class)
+}
+
+/// D runs from left to right in volumes that are read from files.
+const LEFT_RIGHT: usize = 0;
+
+/// The class that a mirror makes of `class`.
+pub(crate) fn swapped(class: usize, swaps: &[[usize; 2]]) -> usize {
+    let other = swaps.iter().find_map(|[left, right]| match class {
+        class if class == *left => Some(*right),
+        class if class == *right => Some(*left),
+        _ => None,
+    });
+    other.unwrap_or(class)
 }
 
 fn mirrored_axes(policy: &PatchPolicy, rng: &mut ChaCha8Rng) -> Vec<usize> {
@@ -266,6 +293,7 @@ mod tests {
             extent: [12, 10, 8],
             foreground_probability: 0.5,
             flip_axes: [true; 3],
+            flip_swaps: Vec::new(),
             affine_probability: 0.5,
             rotation_degrees_max: 20.0,
             scale_change_max: 0.2,
@@ -301,6 +329,27 @@ mod tests {
             let patch = sample_patch(&prepared, &policy, &mut patch_stream(1, step, 0));
             assert!(patch.label.iter().any(|class| *class > 0), "step {step}");
         }
+    }
+
+    /// Two halves, left and right, each with its class and the grey value of its side.
+    #[test]
+    fn classes_of_left_and_right_change_places_where_a_patch_is_mirrored_along_d() {
+        let label: Array3<u8> = Array3::from_shape_fn((4, 3, 3), |(d, _, _)| if d < 2 { 1 } else { 2 });
+        let image = label.mapv(f32::from).insert_axis(Axis(0));
+        let case = LoadedCase { id: "x".into(), image, label, spacing_mm: [1.0; 3] };
+        let plain = PatchPolicy { extent: [4, 3, 3], affine_probability: 0.0, ..policy() };
+        let prepared = PreparedCase::new(case, plain.extent).unwrap();
+        let swapping = PatchPolicy { flip_swaps: vec![[2, 1]], ..plain.clone() };
+        let mut mirrored = 0;
+        for step in 0..100 {
+            let patch = sample_patch(&prepared, &swapping, &mut patch_stream(1, step, 0));
+            mirrored += usize::from(patch.image[[0, 0, 0, 0]] == 2.0);
+            // Whichever side it came from: what lies left is the left one.
+            assert_eq!(patch.label, prepared.case.label);
+            let patch = sample_patch(&prepared, &plain, &mut patch_stream(1, step, 0));
+            assert_eq!(patch.label.mapv(f32::from), patch.image.index_axis(Axis(0), 0));
+        }
+        assert!((30..70).contains(&mirrored), "{mirrored} of 100");
     }
 
     proptest! {

@@ -154,8 +154,8 @@ pub struct Augmentation {
     /// height differ by at most one entry. One of 1 alone crops nothing.
     #[serde(default = "crop_scales")]
     pub crop_scales: Vec<f64>,
-    /// Pairs of classes that change places when a clip is mirrored along W
-    /// ("from left to right" and "from right to left").
+    /// Pairs of classes that change places in a mirror ("from left to right" and
+    /// "from right to left"): when a clip is mirrored along W, a volume along D.
     #[serde(default)]
     pub flip_swaps: Vec<[u32; 2]>,
 }

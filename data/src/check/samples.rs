@@ -119,20 +119,27 @@ pub fn check_samples(
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<SampleReport, DataError> {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-    let mut report = if path.is_file() && ending.as_deref() != Some("npz") {
+    let Checked { mut report, mut broken } = if path.is_file() && ending.as_deref() != Some("npz") {
         check_list(path, options, progress)?
     } else if path.is_file() || entries(path).iter().any(|file| file.extension() == Some("npy".as_ref())) {
         check_arrays(path, options, progress)?
     } else {
         check_class_folders(path, progress)?
     };
-    let broken = report.sample_count - report.readable_count;
-    if broken > 0 && broken <= options.tolerate {
-        for finding in report.findings.iter_mut().filter(|finding| finding.severity == Severity::Error) {
+    if broken.len() <= options.tolerate {
+        for finding in &mut broken {
             finding.severity = Severity::Warning;
         }
     }
+    report.findings.splice(0..0, broken);
     Ok(report)
+}
+
+/// A report, and apart from it the samples that cannot be read: they alone can be
+/// tolerated.
+struct Checked {
+    report: SampleReport,
+    broken: Vec<Finding>,
 }
 
 /// Arrays of samples and their labels by their keys: the parts of MedMNIST, else
@@ -168,28 +175,25 @@ fn check_arrays(
     path: &Path,
     options: &SampleOptions,
     progress: &(dyn Fn(usize, usize) + Sync),
-) -> Result<SampleReport, DataError> {
+) -> Result<Checked, DataError> {
     let file = ArrayFile::open(path)?;
     let cache = Cache::open(&options.cache)?;
     let mut report = SampleReport { name: file.name(), layout: "arrays", ..SampleReport::default() };
-    let (mut facts, mut labelled) = (Vec::new(), Vec::new());
+    let (mut facts, mut labelled, mut broken) = (Vec::new(), Vec::new(), Vec::new());
     let parts = parts_of(&file)?;
     for (done, (name, samples, labels)) in parts.iter().enumerate() {
         match open_part(&file, samples, labels, &cache) {
             Err(error) => report.findings.push(finding(Severity::Error, &error)),
             Ok(part) => {
                 report.sample_count += part.labels.len();
-                let broken = rows_not_finite(&part.map);
-                for (row, reason) in &broken {
-                    let file = format!("{}: {samples}[{row}]", path.display());
-                    report.findings.push(Finding {
-                        severity: Severity::Error,
-                        file,
-                        problem: reason.clone(),
-                    });
-                }
+                let not_finite = rows_not_finite(&part.map);
+                broken.extend(not_finite.iter().map(|(row, reason)| Finding {
+                    severity: Severity::Error,
+                    file: format!("{}: {samples}[{row}]", path.display()),
+                    problem: reason.clone(),
+                }));
                 let type_name = file.header(samples)?.element.name();
-                facts.extend(facts_of_rows(&part, &type_name, &broken));
+                facts.extend(facts_of_rows(&part, &type_name, &not_finite));
                 labelled.extend(splits_of(&file, name, &part, parts.len() == 1));
             }
         }
@@ -199,7 +203,7 @@ fn check_arrays(
     report.classes = (0..classes).map(|class| class.to_string()).collect();
     count_splits(&mut report, &labelled);
     summarise(&mut report, &facts);
-    Ok(report)
+    Ok(Checked { report, broken })
 }
 
 fn facts_of_rows(part: &Part, type_name: &str, broken: &[(usize, String)]) -> Vec<Facts> {
@@ -266,10 +270,7 @@ fn count_splits(report: &mut SampleReport, labelled: &[(String, usize)]) {
     }
 }
 
-fn check_class_folders(
-    path: &Path,
-    progress: &(dyn Fn(usize, usize) + Sync),
-) -> Result<SampleReport, DataError> {
+fn check_class_folders(path: &Path, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Checked, DataError> {
     let (clips, classes) = class_folders(path)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut report = SampleReport { name, layout: "class folders", classes, ..SampleReport::default() };
@@ -287,22 +288,23 @@ fn check_class_folders(
             });
         }
     }
-    check_files(&mut report, path, &clips, progress)?;
-    Ok(report)
+    let broken = check_files(&mut report, path, &clips, progress)?;
+    Ok(Checked { report, broken })
 }
 
 fn check_list(
     path: &Path,
     options: &SampleOptions,
     progress: &(dyn Fn(usize, usize) + Sync),
-) -> Result<SampleReport, DataError> {
+) -> Result<Checked, DataError> {
     let root = path.parent().unwrap_or(Path::new(""));
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     // A list of folders is also one of files whose names end in a number.
     let folders =
         read_list(path, true).ok().filter(|clips| clips.iter().any(|clip| root.join(&clip.name).is_dir()));
     let is_frames = folders.is_some();
-    let clips = folders.map_or_else(|| read_list(path, false), Ok)?;
+    let clips = folders.map_or_else(|| read_list(path, false), Ok);
+    let clips = clips.map_err(|error| if is_json(path) { no_list(path) } else { error })?;
     let classes = clips.iter().map(|clip| clip.label + 1).max().unwrap_or(0);
     let mut report = SampleReport {
         name,
@@ -310,14 +312,25 @@ fn check_list(
         classes: (0..classes).map(|class| class.to_string()).collect(),
         ..SampleReport::default()
     };
-    if is_frames {
+    let broken = if is_frames {
         let pattern = FramePattern::parse(&options.pattern)?;
         let read = |clip: &ListedClip| read_folder(root, clip, &pattern).map(|facts| (facts, None));
-        check_clips(&mut report, root, &clips, progress, &read)?;
+        check_clips(&mut report, root, &clips, progress, &read)?
     } else {
-        check_files(&mut report, root, &clips, progress)?;
-    }
-    Ok(report)
+        check_files(&mut report, root, &clips, progress)?
+    };
+    Ok(Checked { report, broken })
+}
+
+/// Whether a file looks like JSON: `dataset.json` itself, a search file.
+fn is_json(path: &Path) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| text.trim_start().starts_with(['{', '[']))
+}
+
+fn no_list(path: &Path) -> DataError {
+    let problem =
+        "is JSON, no list of clips; give the data set's folder, for example the one with dataset.json";
+    DataError::file(path, problem)
 }
 
 fn read_folder(root: &Path, clip: &ListedClip, pattern: &FramePattern) -> Result<Facts, DataError> {
@@ -361,7 +374,7 @@ fn check_files(
     root: &Path,
     clips: &[ListedClip],
     progress: &(dyn Fn(usize, usize) + Sync),
-) -> Result<(), DataError> {
+) -> Result<Vec<Finding>, DataError> {
     let ffmpeg = Ffmpeg::find()?;
     let read = |clip: &ListedClip| {
         let mut size = None;
@@ -383,13 +396,14 @@ fn check_files(
 /// Facts of a clip, and what was odd in reading it.
 type ReadClip<'a> = dyn Fn(&ListedClip) -> Result<(Facts, Option<String>), DataError> + Sync + 'a;
 
+/// Reads every clip into the report; what cannot be read is returned.
 fn check_clips(
     report: &mut SampleReport,
     root: &Path,
     clips: &[ListedClip],
     progress: &(dyn Fn(usize, usize) + Sync),
     read: &ReadClip<'_>,
-) -> Result<(), DataError> {
+) -> Result<Vec<Finding>, DataError> {
     let done = AtomicUsize::new(0);
     let found: Vec<_> = clips
         .par_iter()
@@ -399,11 +413,11 @@ fn check_clips(
             found
         })
         .collect();
-    let mut facts = Vec::new();
+    let (mut facts, mut broken) = (Vec::new(), Vec::new());
     for (clip, found) in clips.iter().zip(found) {
         match found {
             Err(error @ DataError::Program(_)) => return Err(error),
-            Err(error) => report.findings.push(finding(Severity::Error, &error)),
+            Err(error) => broken.push(finding(Severity::Error, &error)),
             Ok((one, complaint)) => {
                 facts.push(one);
                 let file = root.join(&clip.name).display().to_string();
@@ -419,7 +433,7 @@ fn check_clips(
     let labelled: Vec<(String, usize)> = clips.iter().map(|clip| ("all".to_owned(), clip.label)).collect();
     count_splits(report, &labelled);
     summarise(report, &facts);
-    Ok(())
+    Ok(broken)
 }
 
 fn summarise(report: &mut SampleReport, facts: &[Facts]) {

@@ -123,8 +123,12 @@ pub(crate) fn open_part(
         );
         return Err(file.wrong(samples, problem));
     }
-    let key = CacheKey::of(&[file.file_of(samples)?], &format!("array {samples}"))?;
-    let map = cache.get_or_make(key, |out| file.copy_to(samples, out))?;
+    let source = file.file_of(samples)?;
+    let key = CacheKey::of(std::slice::from_ref(&source), &format!("array {samples}"))?;
+    let map = cache.get_or_make(key, |out| {
+        cache.check_fits(header.stored_bytes(), &source)?;
+        file.copy_to(samples, out)
+    })?;
     Ok(Part { key: samples.to_owned(), map, labels: labels_read })
 }
 

@@ -46,6 +46,12 @@ impl FramePattern {
     pub fn name(&self, number: usize) -> String {
         format!("{}{number:0width$}{}", self.before, self.after, width = self.width)
     }
+
+    /// The number of the frame that has this name.
+    fn number(&self, name: &str) -> Option<usize> {
+        let digits = name.strip_prefix(self.before.as_str())?.strip_suffix(self.after.as_str())?;
+        digits.parse().ok().filter(|number| self.name(*number) == name)
+    }
 }
 
 /// A folder of frames.
@@ -64,22 +70,26 @@ impl FrameFolder {
         self.dir.join(self.pattern.name(index + 1))
     }
 
-    /// Makes sure that every frame is there.
+    /// Makes sure that every frame is there. What that takes follows from the files
+    /// of the folder, however many frames are said to be in it.
     ///
     /// # Errors
     /// The folder cannot be listed or a frame is missing, by name.
     pub fn check(&self) -> Result<(), DataError> {
         let entries = std::fs::read_dir(&self.dir).map_err(|error| DataError::io(&self.dir, error))?;
-        let names: HashSet<_> = entries.flatten().map(|entry| entry.file_name()).collect();
-        let missing = (1..=self.frames).map(|number| self.pattern.name(number));
-        let missing: Vec<String> =
-            missing.filter(|name| !names.contains(std::ffi::OsStr::new(name))).collect();
-        match missing.first() {
+        let number = |entry: std::fs::DirEntry| self.pattern.number(entry.file_name().to_str()?);
+        let found: HashSet<usize> = entries
+            .flatten()
+            .filter_map(number)
+            .filter(|number| (1..=self.frames).contains(number))
+            .collect();
+        match (1..=self.frames).find(|number| !found.contains(number)) {
             None => Ok(()),
-            Some(first) => Err(DataError::file(
-                &self.dir,
-                format!("{} of {} frames missing, first '{first}'", missing.len(), self.frames),
-            )),
+            Some(first) => {
+                let (missing, first) = (self.frames - found.len(), self.pattern.name(first));
+                let problem = format!("{missing} of {} frames missing, first '{first}'", self.frames);
+                Err(DataError::file(&self.dir, problem))
+            }
         }
     }
 
@@ -142,5 +152,26 @@ mod tests {
             let error = FramePattern::parse(wrong).unwrap_err().to_string();
             assert!(error.contains(wrong) && error.contains("{:05}.jpg"), "{error}");
         }
+    }
+
+    #[test]
+    fn missing_frames_are_counted_without_going_through_them() {
+        let dir = tempfile::TempDir::new().unwrap();
+        // The last three are no frames of the pattern.
+        for name in ["001.png", "002.png", "1000.png", "0003.png", "+03.png", "003.jpg"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let pattern = FramePattern::parse("{:03}.png").unwrap();
+        let folder = |frames: usize| FrameFolder {
+            dir: dir.path().to_owned(),
+            frames,
+            pattern: pattern.clone(),
+            channels: 3,
+            short_side: None,
+        };
+        folder(2).check().unwrap();
+        let error = folder(usize::MAX).check().unwrap_err().to_string();
+        let said = format!("{} of {} frames missing, first '003.png'", usize::MAX - 3, usize::MAX);
+        assert!(error.contains(&said), "{error}");
     }
 }

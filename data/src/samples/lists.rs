@@ -16,6 +16,9 @@ use crate::inside::inside;
 /// Larger labels are no numbers of classes.
 const CLASSES_MAX: usize = 100_000;
 
+/// Frames of a clip at most, four days at 30 a second; more is a slip of the pen.
+pub const FRAMES_MAX: usize = 10_000_000;
+
 /// A clip by its name in the data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedClip {
@@ -72,6 +75,9 @@ fn parse_line(line: &str, has_frames: bool) -> Result<ListedClip, String> {
             .ok()
             .filter(|frames| *frames > 0)
             .ok_or_else(|| format!("'{frames}' is no number of frames from 1; {form} is expected"))?;
+        if frames > FRAMES_MAX {
+            return Err(format!("a clip of {frames} frames is longer than {FRAMES_MAX}; correct the number"));
+        }
         (name, Some(frames))
     } else {
         (rest, None)
@@ -265,6 +271,7 @@ mod tests {
             ("a 3 0\na 3 cat", true, "line 2: 'cat' is no number of a class"),
             ("a 3", true, "line 1: 'a 3' is not 'FOLDER FRAMES CLASS'"),
             ("a 0 1", true, "'0' is no number of frames"),
+            ("a 10000000 0\nb 10000001 1", true, "line 2: a clip of 10000001 frames is longer than 10000000"),
             ("a -1", false, "'-1' is no number of a class"),
             ("a 4000000000", false, "not below"),
             ("a 1\na 2", false, "lists 'a' twice"),

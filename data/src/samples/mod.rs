@@ -245,19 +245,20 @@ impl Samples {
         Ok(Sample { name: entry.name.clone(), label: entry.label, pixels })
     }
 
-    /// How samples are brought to the range that networks are trained in: video in
-    /// colours as ImageNet's images, other bytes by mean and deviation of the
-    /// training samples, floats by those of each sample, since their scale is the
-    /// scanner's.
+    /// How samples are brought to the range that networks are trained in: floats by
+    /// mean and deviation of each sample, since their scale is the scanner's; so are
+    /// whole numbers that are signed or longer than a byte, which are kept as floats.
+    /// Bytes have one range: clips in colours as ImageNet's images, others by mean
+    /// and deviation of the training samples.
     ///
     /// # Errors
     /// A sample cannot be read.
     pub fn normalisation(&self) -> Result<Normalisation, DataError> {
-        if self.kind == SampleKind::Clip && self.channels == 3 {
-            return Ok(Normalisation::imagenet());
-        }
         if self.arrays.iter().any(|array| array.value_type == ValueType::F32) {
             return Ok(Normalisation::PerSample);
+        }
+        if self.kind == SampleKind::Clip && self.channels == 3 {
+            return Ok(Normalisation::imagenet());
         }
         self.training_statistics()
     }

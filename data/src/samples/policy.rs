@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::resize::{CropBox, resize_frames};
 use super::{FrameValues, Frames, Sample};
-use crate::patch::{PatchPolicy, change_intensity, sample_image};
+use crate::patch::{PatchPolicy, change_intensity, sample_image, swapped};
 use crate::{DataError, Extent};
 
 /// What a network is given.
@@ -113,7 +113,8 @@ pub struct VolumePolicy {
 impl VolumePolicy {
     fn train(&self, sample: &Sample, rng: &mut ChaCha8Rng) -> Result<Input, DataError> {
         let volume = self.prepared(sample)?;
-        Ok(Input { image: sample_image(&volume.view(), &self.patch, rng), label: sample.label })
+        let (image, label) = sample_image(&volume.view(), sample.label, &self.patch, rng);
+        Ok(Input { image, label })
     }
 
     fn evaluate(&self, sample: &Sample) -> Result<Input, DataError> {
@@ -262,15 +263,6 @@ fn place_crop(frame: [usize; 2], size: [f64; 2], quarters: [u8; 2]) -> CropBox {
         ((frame[axis] as f64 - size[axis]) * f64::from(quarters[axis]) / 4.0).floor()
     });
     CropBox { top: start[0], left: start[1], height: size[0], width: size[1] }
-}
-
-fn swapped(label: usize, swaps: &[[usize; 2]]) -> usize {
-    let other = swaps.iter().find_map(|[left, right]| match label {
-        label if label == *left => Some(*right),
-        label if label == *right => Some(*left),
-        _ => None,
-    });
-    other.unwrap_or(label)
 }
 
 /// `[C, D, H, W]` of frames `[H, W, C]`.

@@ -147,10 +147,10 @@ impl VideoStore {
                 short_side: self.short_side,
             })
             .collect();
-        let total: u64 = folders.iter().map(|folder| folder.frames as u64).sum();
         // The first clip that can be read speaks for all.
         let first = folders.iter().find_map(|folder| folder.read(&[0]).ok());
-        let bytes = first.map_or(0, |frame| (frame.height * frame.width * frame.channels) as u64 * total);
+        let frame_bytes = first.map_or(0, |frame| (frame.height * frame.width * frame.channels) as u64);
+        let bytes = bytes_of_frames(frame_bytes, folders.iter().map(|folder| folder.frames));
         let is_kept = bytes < self.cache.limit_bytes();
         folders.into_iter().map(|folder| Clip::Frames { folder, is_kept }).collect()
     }
@@ -207,6 +207,12 @@ impl VideoStore {
     }
 }
 
+/// Bytes of all frames of clips; lists may say numbers whose product is no number.
+fn bytes_of_frames(frame_bytes: u64, frames: impl Iterator<Item = usize>) -> u64 {
+    let bytes = frames.map(|frames| frame_bytes.saturating_mul(frames as u64));
+    bytes.fold(0, u64::saturating_add)
+}
+
 /// Writes frames of one size.
 struct KeptFrames<'a> {
     out: &'a mut EntryWriter,
@@ -239,5 +245,17 @@ impl KeptFrames<'_> {
     fn shape(self) -> Result<(ValueType, Vec<usize>), DataError> {
         let [h, w, c] = self.size.ok_or_else(|| DataError::file(self.source, "holds no frame"))?;
         Ok((ValueType::U8, vec![self.count, h, w, c]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_that_cannot_be_counted_are_more_than_any_cache_takes() {
+        assert_eq!(bytes_of_frames(144, [7, 5].into_iter()), 1728);
+        assert_eq!(bytes_of_frames(1 << 40, [1 << 30].into_iter()), u64::MAX);
+        assert_eq!(bytes_of_frames(1, [usize::MAX, 1].into_iter()), u64::MAX);
     }
 }

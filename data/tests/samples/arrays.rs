@@ -4,12 +4,15 @@ use std::fs;
 use std::path::Path;
 
 use cakes_data::samples::{
-    ArraySource, ArraySplit, MedmnistPart, Normalisation, SampleId, SampleKind, SampleSource, Samples,
+    ArraySource, ArraySplit, CacheOptions, MedmnistPart, Normalisation, OpenOptions, SampleId, SampleKind,
+    SampleSource, Samples,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::support::{arrays, bytes, int64s, medmnist, npy, npz, open, real_data, refusal, row_fold};
+use crate::support::{
+    arrays, bytes, int64s, medmnist, npy, npz, open, options, real_data, refusal, row_fold,
+};
 
 /// An archive with samples `x` and labels `y`.
 fn archive(root: &Path, x: Vec<u8>, y: Vec<u8>) -> SampleSource {
@@ -118,6 +121,45 @@ fn every_number_type_and_order_is_read() {
     }
 }
 
+/// More values than are turned at once, of which a row is no whole part.
+#[test]
+fn a_large_array_in_fortran_order_is_turned_in_pieces() {
+    let shape = [5, 70, 64, 67];
+    let values: Vec<u8> = (0..shape.iter().product::<usize>()).map(|at| (at * 7 % 251) as u8).collect();
+    let [n, d, h, w] = shape;
+    let mut turned = Vec::new();
+    for (l, k, j) in (0..w).flat_map(|l| (0..h).flat_map(move |k| (0..d).map(move |j| (l, k, j)))) {
+        turned.extend((0..n).map(|i| values[((i * d + j) * h + k) * w + l]));
+    }
+    let root = TempDir::new().unwrap();
+    let y = npy("<i8", false, &[n], &int64s(&[0, 1, 0, 1, 0]));
+    let samples = open(&archive(root.path(), npy("|u1", true, &shape, &turned), y), root.path()).unwrap();
+    for (row, (name, found)) in by_name(&samples).iter().enumerate() {
+        let wanted = &values[row * d * h * w..][..d * h * w];
+        assert!(found.iter().zip(wanted).all(|(found, wanted)| *found == f32::from(*wanted)), "{name}");
+    }
+}
+
+/// Said by the header alone, before anything of the array is read or written.
+#[test]
+fn an_array_that_the_cache_has_no_room_for_is_refused_with_the_remedy() {
+    let root = TempDir::new().unwrap();
+    let y = npy("<i8", false, &[4], &int64s(&[0, 1, 0, 1]));
+    for is_fortran in [false, true] {
+        // 4 * 2 * 2 * 2 values are 128 bytes as float32; the file holds none of them.
+        let source = archive(root.path(), npy("<i2", is_fortran, &[4, 2, 2, 2], &[]), y.clone());
+        let refused = |limit_bytes: u64| {
+            let cache = CacheOptions { limit_bytes, ..options(root.path()).cache };
+            let tight = OpenOptions { cache, ..options(root.path()) };
+            Samples::open(&source, root.path(), &tight, &|_, _| ()).unwrap_err().to_string()
+        };
+        let error = refused(127);
+        assert!(error.contains("127 bytes") && error.contains("set.npz"), "{error}");
+        assert!(error.contains("raise the limit of the cache"), "{error}");
+        assert!(refused(128).contains("cut off"));
+    }
+}
+
 /// Halves: 1, -2, the smallest, the largest below 2, and 65504.
 #[test]
 fn halves_and_negative_numbers_are_read() {
@@ -208,7 +250,7 @@ fn mistakes_are_named_by_file_key_and_row() {
         (npy("<f4", true, &[4, 2, 2, 2], &[0; 100]), good().1, "is cut off after 100 of 128 bytes"),
         (npy("|u1", false, &[4, 2, 2, 2], &[0; 33]), good().1, "more values than its header says"),
         (npy("|u1", false, &[4, 1 << 40, 1 << 40, 2], &[0; 9]), good().1, "as large as its header says"),
-        (npy("|u1", false, &[4, 1 << 20, 1 << 20, 1], &[0; 9]), good().1, "damaged in row 0 of 4"),
+        (npy("|u1", false, &[4, 1 << 14, 1 << 14, 1], &[0; 9]), good().1, "damaged in row 0 of 4"),
         (b"no array".to_vec(), good().1, "array 'x': no readable NumPy header"),
     ];
     for (x, y, problem) in cases {
@@ -285,6 +327,26 @@ fn bytes_are_normalised_by_their_training_samples() {
     let Normalisation::Fixed { mean, deviation } = samples.normalisation().unwrap() else { panic!() };
     assert_eq!(mean, [25.0]);
     assert!((deviation[0] - 125_f32.sqrt()).abs() < 1e-4, "{deviation:?}");
+}
+
+/// Whatever else a clip in colours holds has a range of its own: 0 to 1, or a scanner's.
+#[test]
+fn clips_in_colours_are_normalised_as_images_only_where_they_are_bytes() {
+    let kinds = [
+        ("|u1", 1, Normalisation::imagenet()),
+        ("<f4", 4, Normalisation::PerSample),
+        ("<u2", 2, Normalisation::PerSample),
+        ("|i1", 1, Normalisation::PerSample),
+    ];
+    for (descr, size, expected) in kinds {
+        let root = TempDir::new().unwrap();
+        let x = npy(descr, false, &[4, 1, 2, 1, 3], &vec![0_u8; 24 * size]);
+        let mut source = archive(root.path(), x, npy("<i8", false, &[4], &int64s(&[0, 1, 0, 1])));
+        if let SampleSource::Arrays(source) = &mut source {
+            source.kind = SampleKind::Clip;
+        }
+        assert_eq!(open(&source, root.path()).unwrap().normalisation().unwrap(), expected, "{descr}");
+    }
 }
 
 #[test]

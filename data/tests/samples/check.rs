@@ -58,6 +58,44 @@ fn arrays_are_described_by_part_and_class() {
     assert!(report.has_errors() && report.findings[0].problem.contains("row 1 holds -1"), "{report}");
 }
 
+/// A part that no training could open is no sample that it could leave out.
+#[test]
+fn samples_are_tolerated_and_parts_that_cannot_be_opened_are_not() {
+    let root = TempDir::new().unwrap();
+    let path = root.path().join("set.npz");
+    let body: Vec<u8> = [1.0, f32::NAN, 2.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let x = || npy("<f4", false, &[3, 1, 1, 1], &body);
+    let y = |labels: &[i64]| npy("<i8", false, &[labels.len()], &int64s(labels));
+    let parts = [
+        ("train_images", x()),
+        ("train_labels", y(&[0, 1, 0])),
+        ("val_images", x()),
+        ("val_labels", y(&[0, 1])),
+    ];
+    npz(&path, &parts);
+    let report = check(&path, root.path(), 1).unwrap();
+    let found: Vec<(Severity, &str)> =
+        report.findings.iter().map(|finding| (finding.severity, finding.problem.as_str())).collect();
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].0 == Severity::Warning && found[0].1.contains("not finite"), "{found:?}");
+    assert!(found[1].0 == Severity::Error && found[1].1.contains("has 2 labels"), "{found:?}");
+}
+
+#[test]
+fn a_file_of_json_is_told_from_a_list_of_clips() {
+    let root = TempDir::new().unwrap();
+    for name in ["dataset.json", "search.json"] {
+        let path = root.path().join(name);
+        fs::write(&path, "{\n  \"name\": \"lungs\"\n}\n").unwrap();
+        let error = check(&path, root.path(), 0).unwrap_err();
+        assert!(error.contains(name) && error.contains("is JSON, no list of clips"), "{error}");
+        assert!(error.contains("give the data set's folder"), "{error}");
+    }
+    let list = root.path().join("train.txt");
+    fs::write(&list, "clip\n").unwrap();
+    assert!(check(&list, root.path(), 0).unwrap_err().contains("line 1: 'clip' is not 'FILE CLASS'"));
+}
+
 #[test]
 fn every_broken_clip_of_a_list_is_named() {
     let root = TempDir::new().unwrap();

@@ -47,6 +47,7 @@ fn patch_policy(extent: [usize; 3]) -> PatchPolicy {
         extent,
         foreground_probability: 0.0,
         flip_axes: [false; 3],
+        flip_swaps: Vec::new(),
         affine_probability: 0.0,
         rotation_degrees_max: 15.0,
         scale_change_max: 0.2,
@@ -95,6 +96,31 @@ fn a_mirrored_clip_changes_sides_and_label() {
         assert_eq!(policy.evaluate(&sample).unwrap().label, sample.label);
     }
     assert!((60..140).contains(&mirrored), "{mirrored} of 200");
+}
+
+/// Along D, which runs from left to right in volumes; no other axis changes the label.
+#[test]
+fn a_volume_that_is_mirrored_along_d_changes_sides_and_label() {
+    let root = TempDir::new().unwrap();
+    let samples = clips(&root, [4, 6, 6]);
+    let flip_swaps = vec![[0, 1], [3, 2]];
+    let patch = PatchPolicy { flip_axes: [true, false, true], flip_swaps, ..patch_policy([4, 6, 6]) };
+    let policy = SamplePolicy::Volume(VolumePolicy { patch, normalisation: as_stored() });
+    let (mut along_d, mut along_w) = (0, 0);
+    for id in samples.training().iter().chain(samples.validation()) {
+        let sample = samples.load(*id).unwrap();
+        for step in 0..50 {
+            let input = policy.train(&sample, &mut patch_stream(1, step, 0)).unwrap();
+            let is_mirrored = input.image[[0, 0, 0, 0]] > input.image[[0, 3, 0, 0]];
+            let swapped = [1, 0, 3, 2][sample.label];
+            assert_eq!(input.label, if is_mirrored { swapped } else { sample.label });
+            along_d += usize::from(is_mirrored);
+            along_w += usize::from(input.image[[0, 0, 0, 0]] > input.image[[0, 0, 0, 5]]);
+        }
+        assert_eq!(policy.evaluate(&sample).unwrap().label, sample.label);
+    }
+    assert!((60..140).contains(&along_d), "{along_d} of 200");
+    assert!((60..140).contains(&along_w), "{along_w} of 200");
 }
 
 /// The middle 224 of 256, as the published evaluation crops.

@@ -8,7 +8,7 @@ use cakes_data::samples::CacheOptions;
 use cakes_data::samples::cache::{Cache, CacheKey, ValueType};
 use cakes_data::samples::ffmpeg::read_frames;
 use cakes_data::samples::frames::{FrameFolder, FramePattern};
-use cakes_data::samples::lists::{read_list, source_of, sources};
+use cakes_data::samples::lists::{FRAMES_MAX, read_list, source_of, sources};
 use cakes_data::samples::npy::ArrayFile;
 use cakes_data::split::{Split, partition};
 
@@ -96,22 +96,28 @@ pub fn decathlon(bytes: &[u8]) {
 }
 
 /// A byte that says whether frames are counted, and a list of clips; its first line is also
-/// taken for the pattern of frames' names.
+/// taken for the pattern of frames' names. A folder without frames lacks whatever a list says.
 pub fn clip_lists(bytes: &[u8]) {
     let Some((kind, list)) = choice(bytes) else { return };
     let has_frames = kind & 1 == 1;
-    if let Some(first) = list.split(|byte| *byte == b'\n').next().and_then(crate::text)
-        && let Ok(pattern) = FramePattern::parse(first)
-    {
+    let first = list.split(|byte| *byte == b'\n').next().and_then(crate::text);
+    let pattern = first.and_then(|first| FramePattern::parse(first).ok());
+    if let Some(pattern) = &pattern {
         is_one_step(&pattern.name(7));
         assert_ne!(pattern.name(7), pattern.name(8));
     }
+    let pattern = pattern.or_else(|| FramePattern::parse("{:05}.jpg").ok()).expect("this is a pattern");
     with_file("list.txt", list, |path| {
         let Ok(clips) = read_list(path, has_frames) else { return };
         let root = Path::new("/data/clips");
         for clip in &clips {
             lies_below(root, &root.join(&clip.name));
             assert_eq!(clip.frames.is_some(), has_frames);
+            let Some(frames) = clip.frames else { continue };
+            assert!((1..=FRAMES_MAX).contains(&frames));
+            let dir = path.parent().expect("it lies in a folder").to_owned();
+            let folder = FrameFolder { dir, frames, pattern: pattern.clone(), channels: 3, short_side: None };
+            assert!(folder.check().is_err());
         }
         assert_eq!(sources(&clips).len(), clips.len());
         assert!(clips.iter().all(|clip| clip.name.starts_with(source_of(&clip.name))));

@@ -63,9 +63,7 @@ pub fn validate(
         }
         let (prediction, classes) = segment(net, &case.image, windows, Use::Evaluate(&draws))?;
         sums.resize(classes.saturating_sub(1), 0.0);
-        for (sum, class) in sums.iter_mut().zip(1..) {
-            *sum += dice(&prediction, &case.label, class);
-        }
+        add_dice(&mut sums, &prediction, &case.label);
     }
     let count = cases.len().max(1) as f64;
     let dice_per_class: Vec<f64> = sums.iter().map(|sum| sum / count).collect();
@@ -141,6 +139,13 @@ fn to_array(tensor: &Tensor) -> Result<Array5<f32>, TrainerError> {
         .map_err(|error| TrainerError::Report(error.to_string()))
 }
 
+/// Adds the Dice of each class but the background.
+fn add_dice(sums: &mut [f64], prediction: &Array3<u8>, label: &Array3<u8>) {
+    for (sum, class) in sums.iter_mut().zip(1..=u8::MAX) {
+        *sum += dice(prediction, label, class);
+    }
+}
+
 fn dice(prediction: &Array3<u8>, label: &Array3<u8>, class: u8) -> f64 {
     let (mut both, mut either) = (0_u64, 0_u64);
     for (predicted, truth) in prediction.iter().zip(label) {
@@ -211,5 +216,14 @@ mod tests {
         assert_eq!(dice(&prediction, &label, 2), 2.0 / 3.0);
         assert_eq!(dice(&prediction, &label, 3), 1.0);
         assert_eq!(dice(&prediction, &label.mapv(|_| 0), 1), 0.0);
+    }
+
+    #[test]
+    fn dice_of_as_many_classes_as_a_byte_tells_apart() {
+        let label = Array3::from_shape_vec((1, 1, 3), vec![0, 254, 255]).unwrap();
+        let prediction = Array3::from_shape_vec((1, 1, 3), vec![0, 255, 255]).unwrap();
+        let mut sums = vec![0.0; 255];
+        add_dice(&mut sums, &prediction, &label);
+        assert_eq!((sums[0], sums[253], sums[254]), (1.0, 0.0, 2.0 / 3.0));
     }
 }

@@ -19,7 +19,7 @@
 //! | [`train`] | the loop, which obeys the job's specification |
 //! | [`bench`] | speed of training steps, fast path against reference |
 //! | [`report`], [`spans`] | who is told: frames for the daemon, lines for a person |
-//! | [`folder`] | whose folder it is that a person names |
+//! | [`job_file`], [`folder`] | the job and the folder that a person names |
 //!
 //! Everything random follows from the job's seed and the step, so a job can be
 //! resumed anywhere and repeats bit by bit on one kind of device.
@@ -32,6 +32,7 @@ pub mod device;
 mod error;
 pub mod evaluate;
 pub mod folder;
+pub mod job_file;
 pub mod loss;
 pub mod nets;
 pub mod optim;

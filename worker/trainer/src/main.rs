@@ -23,7 +23,7 @@ use cakes_trainer::ranks::launch::{self, Others};
 use cakes_trainer::report::{FailuresAlone, Frames, Lines, Reporter};
 use cakes_trainer::spans::Spans;
 use cakes_trainer::train::{Ending, Surroundings, run};
-use cakes_trainer::{TrainerError, device, nets};
+use cakes_trainer::{TrainerError, device, job_file, nets};
 use clap::{Args, Parser, Subcommand};
 
 /// Trains one network: a supernet, or an architecture from scratch.
@@ -393,7 +393,7 @@ fn prepare_and_run(
     reporter: &mut dyn Reporter,
 ) -> Result<Ending, TrainerError> {
     let attempt = std::panic::catch_unwind(AssertUnwindSafe(|| -> Result<Ending, TrainerError> {
-        let mut job = read_job(&arguments.spec)?;
+        let mut job = job_file::read(&arguments.spec)?;
         change(&mut job)?;
         job.check().map_err(|error| TrainerError::User(format!("{}: {error}", arguments.spec.display())))?;
         if arguments.supernet.is_some() && job.initial_weights != InitialWeights::Supernet {
@@ -446,15 +446,6 @@ fn prepare_and_run(
         let _ = reporter.report(&failed);
     }
     outcome
-}
-
-fn read_job(path: &Path) -> Result<TrainerJob, TrainerError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| TrainerError::User(format!("{}: cannot be read: {error}", path.display())))?;
-    let mut reader = serde_json::Deserializer::from_str(&text);
-    serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        TrainerError::User(format!("{}: {}: {}", path.display(), error.path(), error.inner()))
-    })
 }
 
 /// Reads the daemon's commands. When the daemon is gone this process ends at

@@ -137,6 +137,8 @@ fn mistakes_in_the_job_are_named_by_their_fields() {
     assert!(error.contains("training.batch_size"), "{error}");
     let error = with(&|job| job["training"]["epochz"] = json!(0));
     assert!(error.contains("epochz"), "{error}");
+    let error = with(&|job| job["training"]["augmentation"]["flip_swaps"] = json!([[1, 2]]));
+    assert!(error.contains("flip_swaps: 2 is no class; there are 0 to 1"), "{error}");
     let error = with(&|job| job["seed"] = json!("one"));
     assert!(error.contains("seed"), "{error}");
     let classes =
@@ -147,6 +149,24 @@ fn mistakes_in_the_job_are_named_by_their_fields() {
     assert!(error.contains("case_99"), "{error}");
     let error = with(&|job| job["dataset"]["folder"]["validation"] = json!("splits_file"));
     assert!(error.contains("splits.json"), "{error}");
+}
+
+/// Both are JSON with a data set and a patch.
+#[test]
+fn a_search_file_in_the_place_of_a_job_is_said_to_be_one() {
+    let root = TempDir::new().unwrap();
+    let search = json!({
+        "name": "p", "dataset": {"phantoms": {}}, "patch": {"depth": 16, "height": 16, "width": 16},
+        "backbone": {"encoder_decoder": {"classes": 4}},
+    });
+    for file in [json!({"search": search}), search] {
+        let output = trainer("run", root.path(), &file).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        for words in ["job.json: is a search file", "`cakes search submit`", "`cakes job reproduce ID`"] {
+            assert!(message.contains(words), "{message}");
+        }
+    }
 }
 
 #[test]

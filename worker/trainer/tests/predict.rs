@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use cakes::architecture::Architecture;
-use cakes::backbone::{Backbone, EncoderDecoder};
+use cakes::backbone::{Backbone, EncoderDecoder, MiddleLayer, ResnetDepth, VideoResnet};
 use cakes::frame::{Quality, TrainerEvent};
 use cakes::job::{Task, TrainerJob};
 use cakes::kernel::Kernel;
 use cakes::spec::{ArrayKind, DatasetSpec, FolderDataset, ValidationSplit};
 use cakes_data::nifti_file::{read_volume, to_labels};
 use cakes_export::{Format, Options, Trained, export};
-use common::jobs::{Finished, Manner, bars_job, newest, run_job};
+use common::jobs::{CLASSES, Finished, Manner, bars_job, newest, run_job, write_bars, write_npy};
 use files::Nifti;
 use ndarray::Array3;
 
@@ -161,6 +161,38 @@ fn segmentations_lie_where_their_volumes_lie_and_have_the_dice_of_the_validation
     let itself = predict(&[&checkpoint, first, Path::new("--out"), first.parent().unwrap()], &["--force"]);
     assert_eq!(itself.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&itself.stderr).contains("its own prediction"));
+}
+
+/// A volume has no frames: what it would be cut and normalised like is no clip.
+#[test]
+fn a_network_of_clips_takes_arrays_and_refuses_volumes() {
+    let root = tempfile::tempdir().unwrap();
+    write_bars(&root.path().join("bars"), None);
+    let config = VideoResnet {
+        input_channels: 1,
+        classes: CLASSES as u32,
+        depth: ResnetDepth::R18,
+        base_width: 2,
+        dropout_percent: 0,
+        middle: MiddleLayer::Searchable,
+    };
+    let architecture = Architecture::even(Backbone::VideoResnet(config), &[Kernel::K333]).unwrap();
+    let job = bars_job(Task::Retrain { architecture }, ArrayKind::Video, 1);
+    let run = root.path().join("run");
+    let manner = Manner { loader_threads: 1, ..Manner::default() };
+    run_job(&run, root.path(), &job, manner).unwrap();
+    let [volume, _] = write_case(root.path(), "a.nii.gz", [13, 18, 16], 4.0);
+    let output = predict(&[&newest(&run), &volume], &[]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for words in ["a.nii.gz: is a volume", "trained on clips", "[N, C, T, H, W]"] {
+        assert!(said.contains(words), "{said}");
+    }
+    assert!(output.stdout.is_empty());
+    let clip = root.path().join("clip.npy");
+    write_npy(&clip, "<f4", &[1, 1, 4, 16, 16], &[0; 4 * 16 * 16 * 4]);
+    let output = predict(&[&newest(&run), &clip], &[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use cakes_data::{Dataset, LoadedCase, normalise, pad_to_at_least};
 use rand::RngExt;
 use tch::{Device, Tensor};
 
-use super::{Batch, DataOptions, check_channels, image_tensor};
+use super::{Batch, DataOptions, check_channels, check_swaps, flip_swaps, image_tensor};
 use crate::TrainerError;
 use crate::ranks::Share;
 
@@ -106,7 +106,7 @@ fn check_fit(dataset: &Dataset, job: &TrainerJob) -> Result<(), TrainerError> {
             dataset.classes.join(", ")
         )));
     }
-    Ok(())
+    check_swaps(job)
 }
 
 pub(super) fn patch_policy(augmentation: &Augmentation, extent: [usize; 3]) -> PatchPolicy {
@@ -114,6 +114,7 @@ pub(super) fn patch_policy(augmentation: &Augmentation, extent: [usize; 3]) -> P
         extent,
         foreground_probability: augmentation.foreground_probability,
         flip_axes: augmentation.flip_axes,
+        flip_swaps: flip_swaps(augmentation),
         affine_probability: augmentation.affine_probability,
         rotation_degrees_max: augmentation.rotation_degrees_max,
         scale_change_max: augmentation.scale_change_max,

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use cakes::input::NetworkInput;
 use cakes::job::TrainerJob;
-use cakes::spec::DatasetSpec;
+use cakes::spec::{Augmentation, DatasetSpec};
 use cakes_data::samples::CacheOptions;
 use tch::{Device, Tensor};
 
@@ -152,6 +152,22 @@ fn check_channels(dataset: &str, channels: usize, job: &TrainerJob) -> Result<()
     Err(TrainerError::User(format!(
         "backbone.input_channels is {wanted}, but the images of '{dataset}' have {channels}"
     )))
+}
+
+/// Classes that change places in a mirror, against the job's network.
+fn check_swaps(job: &TrainerJob) -> Result<(), TrainerError> {
+    let classes = job.task.backbone().classes();
+    match job.training.augmentation.flip_swaps.iter().flatten().find(|class| **class >= classes) {
+        Some(class) => Err(TrainerError::User(format!(
+            "training.augmentation.flip_swaps: {class} is no class; there are 0 to {}",
+            classes.saturating_sub(1)
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn flip_swaps(augmentation: &Augmentation) -> Vec<[usize; 2]> {
+    augmentation.flip_swaps.iter().map(|pair| pair.map(|class| class as usize)).collect()
 }
 
 /// `[N, ..]` of N images of equal shape `[C, D, H, W]`, one behind the other.

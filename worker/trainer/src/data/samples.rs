@@ -17,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Tensor};
 
 use super::cases::patch_policy;
-use super::{Ahead, Batch, DataOptions, check_channels, image_tensor};
+use super::{Ahead, Batch, DataOptions, check_channels, check_swaps, flip_swaps, image_tensor};
 use crate::TrainerError;
 use crate::ranks::Share;
 
@@ -163,15 +163,7 @@ fn check_fit(samples: &Samples, job: &TrainerJob, tell: &mut dyn FnMut(&str)) ->
     if found < wanted {
         tell(&text);
     }
-    let swapped =
-        job.training.augmentation.flip_swaps.iter().flatten().find(|class| **class >= wanted as u32);
-    match swapped {
-        Some(class) => Err(TrainerError::User(format!(
-            "training.augmentation.flip_swaps: {class} is no class; there are 0 to {}",
-            wanted.saturating_sub(1)
-        ))),
-        None => Ok(()),
-    }
+    check_swaps(job)
 }
 
 fn policy(samples: &Samples, job: &TrainerJob, extent: [usize; 3]) -> Result<SamplePolicy, TrainerError> {
@@ -185,7 +177,7 @@ fn policy(samples: &Samples, job: &TrainerJob, extent: [usize; 3]) -> Result<Sam
             extent,
             crop_scales: augmentation.crop_scales.clone(),
             mirrors: augmentation.flip_axes[2],
-            flip_swaps: augmentation.flip_swaps.iter().map(|pair| pair.map(|class| class as usize)).collect(),
+            flip_swaps: flip_swaps(augmentation),
             noise_max: augmentation.noise_max,
             intensity_change_max: augmentation.intensity_change_max,
             normalisation,

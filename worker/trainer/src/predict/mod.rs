@@ -2,7 +2,7 @@
 //!
 //! | input | a network that segments | one that classifies |
 //! |---|---|---|
-//! | `.nii`, `.nii.gz` | a segmentation with the volume's geometry | probabilities |
+//! | `.nii`, `.nii.gz` | a segmentation with the volume's geometry | probabilities; refused for one of clips |
 //! | `.npy`, `[N, C, D, H, W]` float32, normalised | scores | probabilities, scores |
 
 pub mod npy;
@@ -10,7 +10,7 @@ pub mod npy;
 use std::path::{Path, PathBuf};
 
 use cakes::Extent;
-use cakes::input::{InputNormalisation, NetworkInput};
+use cakes::input::{InputKind, InputNormalisation, NetworkInput};
 use cakes::job::Task;
 use cakes::spec::TaskKind;
 use cakes_data::nifti_file::read_volume;
@@ -34,7 +34,7 @@ pub struct PredictArguments {
     #[arg(value_name = "CHECKPOINT")]
     pub checkpoint: PathBuf,
     /// Volumes (.nii, .nii.gz), or arrays [N, C, D, H, W] of float32 as the network reads
-    /// them (.npy).
+    /// them (.npy); clips are given as arrays.
     #[arg(value_name = "INPUT", required = true)]
     pub inputs: Vec<PathBuf>,
     /// Folder for segmentations, which get the names of their volumes, or for
@@ -242,6 +242,13 @@ impl Predictor {
     /// # Errors
     /// The volume is wrong, or the network was trained on clips.
     pub fn classify(&mut self, volume: &Path) -> Result<ArrayD<f64>, TrainerError> {
+        if self.input.as_ref().is_some_and(|input| input.kind == InputKind::Clip) {
+            return Err(TrainerError::User(format!(
+                "{}: is a volume, and the network was trained on clips; give an array [N, C, T, H, W] of \
+                 float32, resized and normalised as in training (.npy)",
+                volume.display()
+            )));
+        }
         let mut image = self.read(volume)?;
         match self.input.as_ref().map(|input| &input.normalisation) {
             Some(InputNormalisation::Fixed { mean, deviation }) => {
