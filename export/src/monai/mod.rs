@@ -39,6 +39,7 @@ pub fn files(graph: &Graph, trained: &Trained) -> Result<Vec<Part>, ExportError>
         ("models/model.pt".to_owned(), weights),
         text("scripts/__init__.py", include_str!("init.py").to_owned()),
         text("scripts/network.py", pytorch::module::source(graph, trained, None)),
+        text("scripts/volumes.py", include_str!("volumes.py").to_owned()),
         text("scripts/windows.py", include_str!("windows.py").to_owned()),
         text("scripts/cases.py", include_str!("cases.py").to_owned()),
         text("scripts/report.py", include_str!("report.py").to_owned()),
