@@ -30,6 +30,19 @@ pub struct NetworkInput {
     pub validation_cases: Vec<String>,
 }
 
+/// The middle 224 of 256, as the published evaluation crops.
+const EVALUATION_CROP: f64 = 224.0 / 256.0;
+
+impl NetworkInput {
+    /// What validation cuts out of the centre of each frame of a clip: a share of the sides of
+    /// the largest box of the patch's form (height to width) that fits in the frame. None for
+    /// volumes.
+    pub fn evaluation_crop(&self) -> Option<f64> {
+        let share = if self.crop_scales == [1.0] { 1.0 } else { EVALUATION_CROP };
+        (self.kind == InputKind::Clip).then_some(share)
+    }
+}
+
 /// What a sample is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

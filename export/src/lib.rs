@@ -26,6 +26,7 @@ pub mod monai;
 pub mod onnx;
 pub mod publish;
 pub mod pytorch;
+mod text;
 pub mod trained;
 
 use std::path::Path;

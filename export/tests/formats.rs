@@ -13,6 +13,7 @@ use cakes::backbone::{
 use cakes::input::{InputKind, InputNormalisation, NetworkInput};
 use cakes::kernel::KernelSet;
 use cakes::network::{ConvKernels, Op};
+use cakes::spec::Augmentation;
 use cakes_export::trained::{Tensor, Weights};
 use cakes_export::{ExportError, Format, Options, Trained, export};
 use safetensors::SafeTensors;
@@ -112,7 +113,7 @@ fn trained(backbone: Backbone) -> Trained {
                 false => InputNormalisation::PerSample,
             },
             classes,
-            crop_scales: Vec::new(),
+            crop_scales: if is_clip { Augmentation::video().crop_scales } else { Vec::new() },
             validation_cases: vec!["hippocampus_001".into(), "hippocampus_007".into()],
         }),
         architecture,
@@ -226,6 +227,121 @@ assert len(archive.read(f'model/data/{number}')) == 4 * count
     for name in ["LICENSE", "docs/README.md"] {
         assert!(fs::metadata(folder.join(name)).unwrap().len() > 500, "{name}");
     }
+}
+
+#[test]
+fn a_bundle_reads_volumes_by_a_script_of_its_own() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("bundle");
+    export(&trained(encoder_decoder()), Format::MonaiBundle, Options::default(), &folder).unwrap();
+    assert!(folder.join("scripts/volumes.py").is_file());
+    for name in ["evaluate.json", "inference.json"] {
+        let config = fs::read(folder.join("configs").join(name)).unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        let load = &config["preprocessing"]["transforms"][0];
+        assert_eq!(load["_target_"], "LoadImaged", "{name}");
+        assert_eq!(load["reader"]["_target_"], "scripts.volumes.Reader", "{name}");
+    }
+}
+
+#[test]
+fn names_may_hold_what_python_markdown_and_templates_mean_something_by() {
+    let root = tempfile::tempdir().unwrap();
+    let mut trained = trained(encoder_decoder());
+    let input = trained.input.as_mut().unwrap();
+    input.dataset = "C:\\Users \"\"\"; raise 1 {cases}\n{classes}".into();
+    input.classes = vec!["a,b,".into(), "PATCH, MULTIPLE".into(), "{digest}|\"\\".into()];
+    input.validation_cases = vec!["CLASSES".into(), "case,1,\"2".into()];
+    let input = input.clone();
+    let (module, bundle) = (root.path().join("net"), root.path().join("bundle"));
+    export(&trained, Format::Pytorch, Options::default(), &module).unwrap();
+    export(&trained, Format::MonaiBundle, Options::default(), &bundle).unwrap();
+
+    let read = "
+import ast, json, sys
+tree = ast.parse(open(sys.argv[1], encoding='utf-8').read())
+(classes,) = [ast.literal_eval(part.value) for part in tree.body
+              if isinstance(part, ast.Assign) and part.targets[0].id == 'CLASSES']
+assert classes == json.loads(sys.argv[2]), classes
+assert sys.argv[3] in ast.get_docstring(tree), ast.get_docstring(tree)
+";
+    let (classes, dataset) = (json!(input.classes).to_string(), input.dataset.replace('\n', ""));
+    for (folder, source) in [(&module, "model.py"), (&bundle, "scripts/network.py")] {
+        python(&["-c", read, source, &classes, &dataset], folder);
+    }
+    let config: Value =
+        serde_json::from_slice(&fs::read(bundle.join("configs/evaluate.json")).unwrap()).unwrap();
+    assert_eq!(config["classes"], json!(input.classes));
+    assert_eq!(config["validation_cases"], json!(input.validation_cases));
+    assert_eq!(config["inferer"]["patch"], json!([32, 48, 32]));
+    for readme in [module.join("README.md"), bundle.join("docs/README.md")] {
+        let text = fs::read_to_string(&readme).unwrap();
+        assert!(text.lines().next().unwrap().ends_with(&dataset), "{text}");
+        assert!(text.lines().any(|line| line == "| 2 | {digest}\\|\"\\\\ |"), "{text}");
+    }
+}
+
+#[test]
+fn exports_for_clips_say_what_part_of_a_frame_is_read() {
+    let root = tempfile::tempdir().unwrap();
+    let written = |trained: &Trained| {
+        let (file, folder) = (root.path().join("net.onnx"), root.path().join("net"));
+        let options = Options { fold_norms: false, force: true };
+        export(trained, Format::Onnx, options, &file).unwrap();
+        export(trained, Format::Pytorch, options, &folder).unwrap();
+        let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+        (fs::read(&file).unwrap(), read("README.md"), read("model.py"))
+    };
+    let mut clips = trained(video());
+    let (onnx, readme, module) = written(&clips);
+    assert!(holds(&onnx, "cakes.crop") && holds(&onnx, "\"share\":0.875"));
+    assert!(
+        readme.contains("0.875 times the height and the width of the largest box of the form 48:32"),
+        "{readme}"
+    );
+    assert!(module.lines().any(|line| line == "CROP = 0.875"), "{module}");
+
+    clips.input.as_mut().unwrap().crop_scales = vec![1.0];
+    let (onnx, readme, module) = written(&clips);
+    assert!(holds(&onnx, "\"share\":1.0"));
+    assert!(readme.contains("Of each frame the largest box of the form 48:32"), "{readme}");
+    assert!(module.lines().any(|line| line == "CROP = 1.0"), "{module}");
+
+    let (onnx, _, module) = written(&trained(p3d()));
+    assert!(!holds(&onnx, "cakes.crop") && !module.contains("CROP"));
+}
+
+fn holds(file: &[u8], text: &str) -> bool {
+    file.windows(text.len()).any(|part| part == text.as_bytes())
+}
+
+#[test]
+fn a_channel_that_was_the_same_everywhere_becomes_zeros() {
+    let root = tempfile::tempdir().unwrap();
+    let mut trained = trained(video());
+    let deviation = vec![4.0, 0.0, 0.5];
+    trained.input.as_mut().unwrap().normalisation =
+        InputNormalisation::Fixed { mean: vec![1.5, 2.0, 3.0], deviation };
+    let (file, folder) = (root.path().join("net.onnx"), root.path().join("net"));
+    export(&trained, Format::Onnx, Options::default(), &file).unwrap();
+    export(&trained, Format::Pytorch, Options::default(), &folder).unwrap();
+    assert!(holds(&fs::read(&file).unwrap(), "0 where the deviation of a channel is 0"));
+    let readme = fs::read_to_string(folder.join("README.md")).unwrap();
+    assert!(readme.contains("channel with a deviation of 0 becomes 0"), "{readme}");
+    let source = fs::read_to_string(folder.join("model.py")).unwrap();
+    assert!(source.contains("torch.tensor([4.0, 0.0, 0.5])"), "{source}");
+    assert!(source.contains("torch.where(deviation > 0, (x.float() - mean) / deviation, 0.0)"), "{source}");
+
+    let program = std::env::var_os("CAKES_PYTHON").unwrap_or("python3".into());
+    let run = |code: &str| Command::new(&program).args(["-c", code]).current_dir(&folder).output().unwrap();
+    if !run("import torch").status.success() {
+        eprintln!("left out: PyTorch's part; name a Python with torch in CAKES_PYTHON");
+        return;
+    }
+    let output = run("import torch, model
+print(model.normalise(torch.full((1, 3, 1, 1, 1), 2.0)).flatten().tolist())");
+    let found = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(found.trim(), "[0.125, 0.0, -2.0]", "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

@@ -249,9 +249,13 @@ impl ClipPolicy {
         place_crop([height, width], size, position)
     }
 
+    /// Sides of evaluation's crop as shares of the largest box of the input's form.
+    pub fn evaluation_share(&self) -> f64 {
+        if self.crop_scales == [1.0] { 1.0 } else { 1.0 / EVALUATION_MARGIN }
+    }
+
     fn evaluation_crop(&self, height: usize, width: usize) -> CropBox {
-        let share = if self.crop_scales == [1.0] { 1.0 } else { 1.0 / EVALUATION_MARGIN };
-        let size = self.largest_box(height, width).map(|side| side * share);
+        let size = self.largest_box(height, width).map(|side| side * self.evaluation_share());
         place_crop([height, width], size, [2, 2])
     }
 }

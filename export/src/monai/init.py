@@ -1,3 +1,3 @@
-from . import cases, network, report, windows
+from . import cases, network, report, volumes, windows
 
-__all__ = ["cases", "network", "report", "windows"]
+__all__ = ["cases", "network", "report", "volumes", "windows"]

@@ -10,6 +10,7 @@ use crate::ExportError;
 use crate::graph::Graph;
 use crate::publish::Part;
 use crate::pytorch;
+use crate::text::{class_rows, fill, list, one_line};
 use crate::trained::Trained;
 
 /// The folder's files.
@@ -39,6 +40,7 @@ pub fn files(graph: &Graph, trained: &Trained) -> Result<Vec<Part>, ExportError>
         ("models/model.pt".to_owned(), weights),
         text("scripts/__init__.py", include_str!("init.py").to_owned()),
         text("scripts/network.py", pytorch::module::source(graph, trained, None)),
+        text("scripts/volumes.py", include_str!("volumes.py").to_owned()),
         text("scripts/windows.py", include_str!("windows.py").to_owned()),
         text("scripts/cases.py", include_str!("cases.py").to_owned()),
         text("scripts/report.py", include_str!("report.py").to_owned()),
@@ -48,28 +50,24 @@ pub fn files(graph: &Graph, trained: &Trained) -> Result<Vec<Part>, ExportError>
 }
 
 fn config(template: &str, graph: &Graph, trained: &Trained, input: &NetworkInput) -> String {
-    template
-        .replace("VALIDATION_CASES", &literal(&input.validation_cases))
-        .replace("CLASSES", &literal(&trained.classes()))
-        .replace("PATCH", &literal(&input.patch))
-        .replace("MULTIPLE", &graph.stride.to_string())
-}
-
-/// Plain data in memory always serialises.
-fn literal(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default().replace(',', ", ")
+    let values = [
+        ("VALIDATION_CASES", list(&input.validation_cases)),
+        ("CLASSES", list(&trained.classes())),
+        ("PATCH", list(&input.patch)),
+        ("MULTIPLE", graph.stride.to_string()),
+    ];
+    fill(template, &values)
 }
 
 fn readme(graph: &Graph, trained: &Trained, input: &NetworkInput) -> String {
-    let classes = trained.classes();
-    let rows: Vec<String> =
-        classes.iter().enumerate().map(|(number, name)| format!("| {number} | {name} |")).collect();
-    include_str!("readme.md")
-        .replace("{title}", &pytorch::title(graph, trained))
-        .replace("{dataset}", &input.dataset)
-        .replace("{cases}", &input.validation_cases.len().to_string())
-        .replace("{classes}", &rows.join("\n"))
-        .replace("{digest}", &trained.architecture.digest().to_string())
-        .replace("{sha256}", &trained.weights_sha256)
-        .replace("{version}", env!("CARGO_PKG_VERSION"))
+    let values = [
+        ("{title}", pytorch::title(graph, trained)),
+        ("{dataset}", one_line(&input.dataset)),
+        ("{cases}", input.validation_cases.len().to_string()),
+        ("{classes}", class_rows(&trained.classes())),
+        ("{digest}", trained.architecture.digest().to_string()),
+        ("{sha256}", trained.weights_sha256.clone()),
+        ("{version}", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    fill(include_str!("readme.md"), &values)
 }

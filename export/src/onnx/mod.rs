@@ -30,6 +30,13 @@ pub const OUTPUT: &str = "scores";
 /// No reader takes a message of protobuf that is larger.
 const BYTES_MAX: usize = i32::MAX as usize;
 
+const NORMALISATION_RULE: &str =
+    "by channel, (value - mean) / deviation; 0 where the deviation of a channel is 0";
+
+const CROP_RULE: &str = "of each frame the centre: share times height and width of the largest box of the \
+    patch's height to width that fits in the frame, rounded to whole pixels; then resized to the patch, \
+    bilinear, antialiased";
+
 /// The file's content.
 ///
 /// # Errors
@@ -71,6 +78,11 @@ fn metadata(graph: &Graph, trained: &Trained) -> Vec<(String, String)> {
         entries.push(("cakes.patch".to_owned(), json(&input.patch)));
         entries.push(("cakes.input_kind".to_owned(), json(&input.kind).trim_matches('"').to_owned()));
         entries.push(("cakes.normalisation".to_owned(), json(&input.normalisation)));
+        entries.push(("cakes.normalisation_rule".to_owned(), NORMALISATION_RULE.to_owned()));
+        if let Some(share) = input.evaluation_crop() {
+            let crop = serde_json::json!({"share": share, "rule": CROP_RULE});
+            entries.push(("cakes.crop".to_owned(), crop.to_string()));
+        }
     }
     entries
 }

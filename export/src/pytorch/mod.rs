@@ -15,6 +15,7 @@ use safetensors::tensor::View;
 use crate::ExportError;
 use crate::graph::{Graph, LayerOp};
 use crate::publish::Part;
+use crate::text::one_line;
 use crate::trained::Trained;
 
 /// The folder's files.
@@ -37,8 +38,8 @@ pub fn title(graph: &Graph, trained: &Trained) -> String {
         TaskKind::Classification => "tells",
     };
     let family = trained.architecture.backbone().family();
-    let on =
-        trained.input.as_ref().map(|input| format!(", trained on {}", input.dataset)).unwrap_or_default();
+    let on = trained.input.as_ref().map(|input| format!(", trained on {}", one_line(&input.dataset)));
+    let on = on.unwrap_or_default();
     format!("cakes {} {family} that {verb} {} classes{on}", &digest[..12], graph.classes)
 }
 

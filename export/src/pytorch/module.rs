@@ -4,9 +4,10 @@ use cakes::input::InputNormalisation;
 use cakes::spec::TaskKind;
 
 use super::forward;
-use super::syntax::{block, call, extent, identifier, literal};
+use super::syntax::{block, call, extent, identifier, in_docstring};
 use super::title;
 use crate::graph::{Graph, Layer, LayerOp};
+use crate::text::{fill, list};
 use crate::trained::Trained;
 
 /// The module's source. `weights` is the file beside it that `load` reads; without it
@@ -39,16 +40,20 @@ fn header(graph: &Graph, trained: &Trained, loads: bool) -> String {
     let path = if loads { "from pathlib import Path\n\n" } else { "" };
     format!(
         "\"\"\"{}.\n\n{shapes}\n\nArchitecture {digest},\nwritten by cakes {version}.\n\"\"\"\n\n{path}import torch\nimport torch.nn.functional as F\nfrom torch import nn",
-        title(graph, trained)
+        in_docstring(&title(graph, trained))
     )
 }
 
 fn constants(trained: &Trained) -> Option<String> {
     let input = trained.input.as_ref()?;
     let [d, h, w] = input.patch;
-    let classes = literal(&trained.classes());
+    let classes = list(&trained.classes());
+    let crop = input.evaluation_crop().map(|share| {
+        format!("\n\n# Of a frame: this share of the largest box of PATCH's form, from the centre.\nCROP = {share:?}")
+    });
     Some(format!(
-        "# Names of the scores, in their order.\nCLASSES = {classes}\n\n# What it was trained on: depth (or time), height and width.\nPATCH = ({d}, {h}, {w})"
+        "# Names of the scores, in their order.\nCLASSES = {classes}\n\n# What it was trained on: depth (or time), height and width.\nPATCH = ({d}, {h}, {w}){}",
+        crop.unwrap_or_default()
     ))
 }
 
@@ -56,10 +61,10 @@ fn normalisation(trained: &Trained) -> Option<String> {
     let input = trained.input.as_ref()?;
     Some(match &input.normalisation {
         InputNormalisation::PerSample => include_str!("per_sample.py").trim_end().to_owned(),
-        InputNormalisation::Fixed { mean, deviation } => include_str!("fixed.py")
-            .trim_end()
-            .replace("MEANS", &literal(mean).replace(',', ", "))
-            .replace("DEVIATIONS", &literal(deviation).replace(',', ", ")),
+        InputNormalisation::Fixed { mean, deviation } => fill(
+            include_str!("fixed.py").trim_end(),
+            &[("MEANS", list(mean)), ("DEVIATIONS", list(deviation))],
+        ),
     })
 }
 

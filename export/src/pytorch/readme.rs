@@ -5,6 +5,7 @@ use cakes::spec::TaskKind;
 
 use super::title;
 use crate::graph::Graph;
+use crate::text::class_rows;
 use crate::trained::Trained;
 
 pub(super) fn text(graph: &Graph, trained: &Trained) -> String {
@@ -44,9 +45,7 @@ fn example(graph: &Graph, trained: &Trained) -> String {
 }
 
 fn labels(trained: &Trained) -> String {
-    let rows: Vec<String> =
-        trained.classes().iter().enumerate().map(|(number, name)| format!("| {number} | {name} |")).collect();
-    format!("## Classes\n\n| score | class |\n|---|---|\n{}", rows.join("\n"))
+    format!("## Classes\n\n| score | class |\n|---|---|\n{}", class_rows(&trained.classes()))
 }
 
 fn reads(graph: &Graph, input: &NetworkInput) -> String {
@@ -56,7 +55,9 @@ fn reads(graph: &Graph, input: &NetworkInput) -> String {
             "zero mean and unit variance of each channel over the whole sample".to_owned()
         }
         InputNormalisation::Fixed { mean, deviation } => {
-            format!("less the mean {mean:?}, divided by {deviation:?}, channel by channel, in stored values")
+            format!(
+                "less the mean {mean:?}, divided by {deviation:?}, channel by channel, in stored values; a\nchannel with a deviation of 0 becomes 0"
+            )
         }
     };
     let form = match (graph.task, input.kind) {
@@ -68,10 +69,23 @@ fn reads(graph: &Graph, input: &NetworkInput) -> String {
             format!("Volumes of {d}x{h}x{w} voxels, cut from the middle of larger ones.")
         }
         (_, InputKind::Clip) => format!(
-            "Clips: {d} frames, the middle one of each of {d} equal parts, resized to {h}x{w} pixels."
+            "Clips: {d} frames, the middle one of each of {d} equal parts. {}\nIt is resized to {h}x{w} pixels (bilinear, antialiased).",
+            crop(input)
         ),
     };
     format!("## What it reads\n\n{form}\n\nValues: {range}; `normalise` in `model.py` does that.")
+}
+
+/// What validation cuts out of a frame.
+fn crop(input: &NetworkInput) -> String {
+    let [_, h, w] = input.patch;
+    let largest = format!("the largest box of the form {h}:{w} (height to width)");
+    match input.evaluation_crop() {
+        Some(share) if share < 1.0 => format!(
+            "Of each frame the centre is read:\n{share} times the height and the width of {largest} that fits in it,\nrounded to whole pixels."
+        ),
+        _ => format!("Of each frame {largest}\nthat fits in it is read, from the centre, in whole pixels."),
+    }
 }
 
 fn origin(trained: &Trained) -> String {

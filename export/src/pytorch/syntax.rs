@@ -26,10 +26,9 @@ pub(super) fn extent(size: Extent) -> String {
     if d == h && h == w { d.to_string() } else { format!("({d}, {h}, {w})") }
 }
 
-/// A string or several in Python's notation, which JSON's is as long as nothing is escaped
-/// in another way.
-pub(super) fn literal(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default().replace(",\"", ", \"")
+/// A line as it stands in a docstring.
+pub(super) fn in_docstring(line: &str) -> String {
+    line.replace('\\', "\\\\").replace('"', "\\\"")
 }
 
 /// `name = function(arguments)`, on several lines if one would be too long.

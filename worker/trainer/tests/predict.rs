@@ -21,9 +21,37 @@ use common::jobs::{CLASSES, Finished, Manner, bars_job, newest, run_job, write_b
 use files::Nifti;
 use ndarray::Array3;
 
-/// A volume whose stored axes run to the left, to the top and to the back, with a spacing
-/// and an origin; a bright ball is class 1, a dark one class 2.
-fn write_case(root: &Path, name: &str, extent: [i16; 3], at: f32) -> [PathBuf; 2] {
+/// Stored axes that run to the left, to the top and to the back, with a spacing and an origin.
+fn turned(file: Nifti) -> Nifti {
+    Nifti {
+        pixdim: [-1.0, 0.8, 2.0, 1.5, 1.0, 1.0, 1.0, 1.0],
+        qform_code: 1,
+        sform_code: 2,
+        quatern: [0.1, 0.2, 0.3, 4.0, 5.0, 6.0],
+        srow: [[-0.8, 0.0, 0.05, 12.5], [0.02, 0.0, -1.5, -3.0], [0.0, 2.0, 0.0, 40.25]],
+        ..file
+    }
+}
+
+/// Axes that run to the right, to the front and to the top, as the sform says.
+fn straight(file: Nifti) -> Nifti {
+    Nifti {
+        pixdim: [1.0, 0.8, 2.0, 1.5, 1.0, 1.0, 1.0, 1.0],
+        srow: [[0.8, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 1.5, 0.0]],
+        ..file
+    }
+}
+
+/// The same grid in a file with neither sform nor qform.
+fn without_affine(file: Nifti) -> Nifti {
+    Nifti { sform_code: 0, ..straight(file) }
+}
+
+/// How an image and its label are stored.
+type Geometry = [fn(Nifti) -> Nifti; 2];
+
+/// A volume in which a bright ball is class 1, a dark one class 2.
+fn write_case(root: &Path, name: &str, extent: [i16; 3], at: f32, geometry: Geometry) -> [PathBuf; 2] {
     let [i, j, k] = extent.map(|size| size as usize);
     let near = |centre: [f32; 3], at: [usize; 3]| {
         let square: f32 = (0..3).map(|axis| (at[axis] as f32 - centre[axis]).powi(2)).sum();
@@ -42,33 +70,33 @@ fn write_case(root: &Path, name: &str, extent: [i16; 3], at: f32) -> [PathBuf; 2
         values.push([300.0, 700.0, 50.0][class as usize] + noise);
         labels.push(class);
     }
-    let geometry = |file: Nifti| Nifti {
-        pixdim: [-1.0, 0.8, 2.0, 1.5, 1.0, 1.0, 1.0, 1.0],
-        qform_code: 1,
-        sform_code: 2,
-        quatern: [0.1, 0.2, 0.3, 4.0, 5.0, 6.0],
-        srow: [[-0.8, 0.0, 0.05, 12.5], [0.02, 0.0, -1.5, -3.0], [0.0, 2.0, 0.0, 40.25]],
-        ..file
-    };
     let [image, label] = ["imagesTr", "labelsTr"].map(|folder| {
         fs::create_dir_all(root.join(folder)).unwrap();
         root.join(folder).join(name)
     });
-    geometry(Nifti { big_endian: false, ..Nifti::floats(extent, &values) }).write(&image);
-    geometry(Nifti::labels(extent, &labels)).write(&label);
+    geometry[0](Nifti { big_endian: false, ..Nifti::floats(extent, &values) }).write(&image);
+    geometry[1](Nifti::labels(extent, &labels)).write(&label);
     [image, label]
 }
 
-fn data_set(root: &Path) -> Vec<[PathBuf; 2]> {
-    let names = ["a.nii.gz", "b.nii.gz", "c.nii.gz", "d.nii"];
-    let files: Vec<[PathBuf; 2]> = names
+const TURNED: [(&str, Geometry); 4] = [
+    ("a.nii.gz", [turned, turned]),
+    ("b.nii.gz", [turned, turned]),
+    ("c.nii.gz", [turned, turned]),
+    ("d.nii", [turned, turned]),
+];
+
+fn data_set(root: &Path, cases: &[(&str, Geometry)]) -> Vec<[PathBuf; 2]> {
+    let files: Vec<[PathBuf; 2]> = cases
         .iter()
         .enumerate()
-        .map(|(case, name)| write_case(root, name, [13, 18 + case as i16, 16], 4.0 + case as f32))
+        .map(|(case, (name, geometry))| {
+            write_case(root, name, [13, 18 + case as i16, 16], 4.0 + case as f32, *geometry)
+        })
         .collect();
-    let entries: Vec<String> = names
+    let entries: Vec<String> = cases
         .iter()
-        .map(|name| format!(r#"{{"image": "imagesTr/{name}", "label": "labelsTr/{name}"}}"#))
+        .map(|(name, _)| format!(r#"{{"image": "imagesTr/{name}", "label": "labelsTr/{name}"}}"#))
         .collect();
     let json = format!(
         r#"{{"name": "balls", "modality": {{"0": "CT"}}, "training": [{}],
@@ -79,14 +107,14 @@ fn data_set(root: &Path) -> Vec<[PathBuf; 2]> {
     files
 }
 
-fn job() -> TrainerJob {
+fn job(validation: &[&str]) -> TrainerJob {
     let config = EncoderDecoder { classes: 3, base_width: 4, levels: 2, ..EncoderDecoder::default() };
     let kernels = [Kernel::K333, Kernel::K133, Kernel::K311];
     let architecture = Architecture::even(Backbone::EncoderDecoder(config), &kernels).unwrap();
     TrainerJob {
         dataset: DatasetSpec::Folder(FolderDataset {
             path: "balls".into(),
-            validation: ValidationSplit::Cases(vec!["c".into(), "d".into()]),
+            validation: ValidationSplit::Cases(validation.iter().map(|name| name.to_string()).collect()),
             pad_small_volumes: true,
         }),
         patch: [12, 8, 8],
@@ -133,10 +161,10 @@ fn last_quality(finished: &Finished) -> f64 {
 #[test]
 fn segmentations_lie_where_their_volumes_lie_and_have_the_dice_of_the_validation() {
     let root = tempfile::tempdir().unwrap();
-    let files = data_set(&root.path().join("balls"));
+    let files = data_set(&root.path().join("balls"), &TURNED);
     let run = root.path().join("run");
     let manner = Manner { loader_threads: 1, ..Manner::default() };
-    let finished = run_job(&run, root.path(), &job(), manner).unwrap();
+    let finished = run_job(&run, root.path(), &job(&["c", "d"]), manner).unwrap();
     let (checkpoint, out) = (newest(&run), root.path().join("predictions"));
     let validation = &files[2..];
     let [first, second] = [&validation[0][0], &validation[1][0]];
@@ -204,10 +232,11 @@ fn a_bundle_evaluates_to_the_dice_of_the_validation() {
         return;
     }
     let root = tempfile::tempdir().unwrap();
-    data_set(&root.path().join("balls"));
+    let no_affine: (&str, Geometry) = ("e.nii.gz", [without_affine, straight]);
+    data_set(&root.path().join("balls"), &[&TURNED[..], &[no_affine]].concat());
     let run = root.path().join("run");
     let manner = Manner { loader_threads: 1, ..Manner::default() };
-    let finished = run_job(&run, root.path(), &job(), manner).unwrap();
+    let finished = run_job(&run, root.path(), &job(&["c", "d", "e"]), manner).unwrap();
     let trained = Trained::from_checkpoint(&newest(&run), None).unwrap();
     let bundle = root.path().join("bundle");
     export(&trained, Format::MonaiBundle, Options::default(), &bundle).unwrap();
@@ -228,7 +257,7 @@ fn a_bundle_evaluates_to_the_dice_of_the_validation() {
 
     let output = monai("configs/inference.json", [&root.path().join("balls/imagesTr"), &out]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for name in ["a", "b", "c"] {
+    for name in ["a", "b", "c", "e"] {
         let [prediction, image] = [
             out.join(format!("{name}_seg.nii.gz")),
             root.path().join(format!("balls/imagesTr/{name}.nii.gz")),

@@ -273,4 +273,29 @@ mod tests {
         let again: Vec<usize> = (17..30).map(|place| Pass::new(10).sample(3, place)).collect();
         assert_eq!(again, sequence[17..]);
     }
+
+    #[test]
+    fn a_checkpoint_says_what_validation_cuts_out_of_a_frame() {
+        for crop_scales in [spec::Augmentation::default().crop_scales, vec![1.0], vec![1.0, 0.875]] {
+            let policy = ClipPolicy {
+                extent: [4, 8, 8],
+                crop_scales: crop_scales.clone(),
+                mirrors: false,
+                flip_swaps: Vec::new(),
+                noise_max: 0.0,
+                intensity_change_max: 0.0,
+                normalisation: Normalisation::PerSample,
+            };
+            let input = NetworkInput {
+                dataset: String::new(),
+                kind: InputKind::Clip,
+                patch: [4, 8, 8],
+                normalisation: InputNormalisation::PerSample,
+                classes: Vec::new(),
+                crop_scales,
+                validation_cases: Vec::new(),
+            };
+            assert_eq!(input.evaluation_crop(), Some(policy.evaluation_share()));
+        }
+    }
 }
