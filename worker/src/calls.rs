@@ -175,7 +175,7 @@ impl Calls {
         self.record(move |record| record.conclusion = Some(intent)).await;
         match conclude(self.session.coordinator(), concluding, self.trace.as_ref()).await {
             Ok(()) => Event::Concluded,
-            Err(error) => refused("the end of the attempt", error),
+            Err(error) => refused("the end of the attempt", final_answer(error)),
         }
     }
 }
@@ -219,6 +219,14 @@ pub async fn fail(
     let concluding = Concluding::Fail(fail_request(token, failure));
     if let Err(error) = conclude(coordinator, concluding, trace).await {
         info!("the coordinator does not take the attempt back: {error}");
+    }
+}
+
+/// A last call that is out of range without missing entries is too long, and stays so.
+fn final_answer(error: CallError) -> CallError {
+    match error {
+        CallError::OutOfRange { ack_seq: None, message } => CallError::Refused(message),
+        other => other,
     }
 }
 

@@ -6,10 +6,12 @@
 //! call may be repeated, it is. Several coordinators are taken in turn.
 //!
 //! A connection does not outlive its certificate: as soon as another one lies in the file,
-//! the next call goes over a new connection.
+//! the next call goes over a new connection. A token is read again when it is refused; while
+//! the file holds the refused one, calls are repeated, and how long is the lease's to say.
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -102,6 +104,8 @@ pub struct Coordinator {
     files: ClientFiles,
     connector: Connector,
     current: Mutex<Current>,
+    /// A call was answered: the token was one of this worker's.
+    is_known: AtomicBool,
 }
 
 /// What calls go through now.
@@ -133,7 +137,14 @@ impl Coordinator {
             complained_at: None,
         };
         let endpoints = std::iter::once(first).chain(others.into_iter().map(with_deadlines)).collect();
-        Coordinator { endpoints, token_file, files, connector, current: Mutex::new(current) }
+        Coordinator {
+            endpoints,
+            token_file,
+            files,
+            connector,
+            current: Mutex::new(current),
+            is_known: AtomicBool::new(false),
+        }
     }
 
     /// Repeats a call until the coordinator has answered it for good.
@@ -155,6 +166,7 @@ impl Coordinator {
             let sent_at = since_boot();
             let status = match operation(client).await {
                 Ok(response) => {
+                    self.is_known.store(true, Ordering::Relaxed);
                     if failures > 0 {
                         info!(call, failures, "the coordinator answers again");
                     }
@@ -166,8 +178,7 @@ impl Coordinator {
                 info!(call, "the token is refused; the file has another one, which is used from now on");
                 continue;
             }
-            // A certificate that has ended is followed by another one; until then the lease decides.
-            let may_follow = status.code() == Code::Unauthenticated && self.files.certificate.is_some();
+            let may_follow = status.code() == Code::Unauthenticated && self.may_be_known_again();
             if let Some(error) = refusal(&status).filter(|_| !may_follow) {
                 return Err(error);
             }
@@ -182,6 +193,14 @@ impl Coordinator {
             tokio::time::sleep(jittered(pause)).await;
             pause = (pause * 2).min(PAUSE_LONGEST);
         }
+    }
+
+    /// Whether another certificate or token is to be expected, until which the lease decides:
+    /// certificates end, tokens are revoked before others are issued. A token that was never
+    /// taken is a wrong one.
+    fn may_be_known_again(&self) -> bool {
+        let had_token = self.token_file.is_some() && self.is_known.load(Ordering::Relaxed);
+        self.files.certificate.is_some() || had_token
     }
 
     fn current(&self) -> Current {

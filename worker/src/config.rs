@@ -159,7 +159,7 @@ impl Config {
                 cancel_grace: settings.cancel_grace,
                 exit_grace: EXIT_GRACE,
                 fence_share,
-                hold: settings.hold,
+                hold: positive("hold", settings.hold)?,
             },
             shutdown_limit: positive("shutdown_limit", settings.shutdown_limit)?,
             metrics: metrics(settings.metrics_listen.as_deref(), settings.insecure_listen)?,

@@ -10,10 +10,11 @@
 //!     out/checkpoints/step-…/     what the trainer saved and nobody needs longer than stored
 //! ```
 //!
-//! The folder goes when the attempt has ended and the coordinator knows it.
+//! The folder goes when the attempt has ended and the coordinator knows it. One whose journal
+//! cannot be read stays: a result may stand in it, which a later start can tell.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -116,8 +117,9 @@ impl WorkDir {
         Ok(journal)
     }
 
-    /// What earlier daemons left. A folder without a readable journal belongs to
-    /// an attempt that never began; it is removed.
+    /// What earlier daemons left. A folder without a journal belongs to an attempt that
+    /// never began; it is removed. One whose journal cannot be read, or is of another
+    /// version, is left out and stays where it is.
     ///
     /// # Errors
     /// The work folder cannot be read.
@@ -129,10 +131,14 @@ impl WorkDir {
             let folder = entry.map_err(io)?.path();
             match read(&folder) {
                 Ok(record) => found.push(Journal { folder, record }),
-                Err(error) => {
-                    tracing::warn!("removing an unusable attempt folder: {error}");
+                Err(JournalError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
                     fs::remove_dir_all(&folder).map_err(io)?;
                 }
+                Err(error) => tracing::warn!(
+                    "the journal of an earlier attempt cannot be read: {error}; {} is kept and tried again at the \
+                     next start, remove it if its job is not to be told of",
+                    folder.display()
+                ),
             }
         }
         Ok(found)
@@ -249,13 +255,18 @@ mod tests {
     }
 
     #[test]
-    fn a_half_written_folder_is_cleared_away() {
+    fn a_folder_without_a_journal_is_cleared_away_and_one_with_another_journal_is_kept() {
         let root = tempfile::tempdir().unwrap();
         let work = WorkDir::open(root.path()).unwrap();
-        let folder = work.attempts().join("x-1");
-        fs::create_dir(&folder).unwrap();
-        fs::write(folder.join(FILE), "{\"token\"").unwrap();
+        let [begun, other] = ["x-1", "x-2"].map(|name| work.attempts().join(name));
+        for folder in [&begun, &other] {
+            fs::create_dir(folder).unwrap();
+        }
+        fs::write(begun.join("spec.json"), "{}").unwrap();
+        // As of a version that knows a member more.
+        fs::write(other.join(FILE), "{\"token\": {}, \"newer\": 1}").unwrap();
         assert!(work.left_behind().unwrap().is_empty());
-        assert!(!folder.exists());
+        assert!(!begun.exists());
+        assert!(other.join(FILE).exists(), "a result may stand in it");
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tracing::{error, info};
 
 /// Environment variable that holds the attempt's folder.
 pub const MARK: &str = "CAKES_ATTEMPT_DIR";
@@ -19,6 +20,8 @@ pub const MARK: &str = "CAKES_ATTEMPT_DIR";
 /// Between killing and looking again.
 const PAUSE: Duration = Duration::from_millis(20);
 const TRIES: u32 = 250;
+/// Between two looks at processes that the kernel does not end.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Processes whose mark lies in `folder`, zombies excepted.
 pub fn marked(folder: &Path) -> Vec<Pid> {
@@ -63,6 +66,39 @@ pub fn kill_marked(folder: &Path) -> (usize, usize) {
         found = marked(folder);
     }
     (seen.len(), found.len())
+}
+
+/// Waits for what the kernel does not end although it was killed: a trainer, and processes
+/// whose mark lies in `folder`. Says what they are and what helps.
+pub async fn until_gone(folder: &Path, trainer: Option<Pid>) {
+    let mut left = left_of(folder, trainer).await;
+    if left.is_empty() {
+        return;
+    }
+    error!(
+        pids = ?left.iter().map(|pid| pid.as_raw()).collect::<Vec<_>>(),
+        "these processes cannot be killed; their device takes no further job until they are gone: if they stay, \
+         restart the machine"
+    );
+    while !left.is_empty() {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        left = left_of(folder, trainer).await;
+    }
+    info!("the processes that could not be killed are gone; their device takes jobs again");
+}
+
+async fn left_of(folder: &Path, trainer: Option<Pid>) -> Vec<Pid> {
+    let folder = folder.to_owned();
+    // It may have to wait to read of such a process.
+    let looked = tokio::task::spawn_blocking(move || {
+        kill_marked(&folder);
+        let mut left = marked(&folder);
+        // One that hangs at its very end has no environment any more, and so no mark.
+        let trainer = trainer.filter(|pid| kill(*pid, None::<Signal>).is_ok() && !left.contains(pid));
+        left.extend(trainer);
+        left
+    });
+    looked.await.unwrap_or_default()
 }
 
 /// Memory of a process that no file stands for, in MiB; none when it is gone. What is
@@ -120,5 +156,18 @@ mod tests {
         let (count, left) = kill_marked(folder.path());
         assert!(count >= 2 && left == 0, "{count} found, {left} left");
         let _ = reaper.join();
+    }
+
+    #[tokio::test]
+    async fn a_trainer_that_does_not_end_is_waited_for_until_it_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut trainer = Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = Pid::from_raw(trainer.id() as i32);
+        let mut gone = std::pin::pin!(until_gone(folder.path(), Some(pid)));
+        let early = tokio::time::timeout(LOOK_INTERVAL / 2, &mut gone).await;
+        assert!(early.is_err(), "it is still there");
+        trainer.kill().unwrap();
+        trainer.wait().unwrap();
+        tokio::time::timeout(10 * LOOK_INTERVAL, gone).await.expect("the device is free again");
     }
 }

@@ -14,6 +14,7 @@ use cakes_telemetry::trace::{self, Span, SpanKind, TraceContext};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use nix::unistd::Pid;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
@@ -23,7 +24,7 @@ use crate::calls::Calls;
 use crate::clock::Now;
 use crate::devices;
 use crate::metrics::OfDevice;
-use crate::process::kill_marked;
+use crate::process::{kill_marked, until_gone};
 use crate::session::Registration;
 use crate::spans::TrainerSpans;
 use crate::supervisor::{Launch, Trainer};
@@ -35,7 +36,8 @@ const TICK: Duration = Duration::from_millis(100);
 type Preparation = BoxFuture<'static, Result<Trainer, Failure>>;
 
 /// Runs a granted job to the end of this attempt. `sent_at` is when it was asked
-/// for. Behind it no process of the attempt is left, and no file of it either.
+/// for. Behind it no process of the attempt is left, and no file of it either: it waits for a
+/// process that cannot be killed as long as the daemon lives.
 pub async fn run(
     context: &Arc<Context>,
     granted: Granted,
@@ -58,6 +60,7 @@ pub async fn run(
         offer_ttl: granted.offer_ttl,
         report_interval: registration.report_interval,
         checkpoints: launch.out.join("checkpoints"),
+        store: registration.artifact_url.clone(),
         resume: granted.resume.clone(),
         training: granted.job.as_ref().map(|job| job.training.clone()),
     };
@@ -68,6 +71,7 @@ pub async fn run(
     let mut runner = Runner {
         attempt: Attempt::new(terms, context.config.patience, Now::read()),
         trainer: None,
+        abandoned: None,
         preparation: Some(preparation),
         under_way: FuturesUnordered::new(),
         calls: Arc::clone(&calls),
@@ -77,14 +81,23 @@ pub async fn run(
         data,
     };
     let outcome = runner.run(shutdown).await;
+    let abandoned = runner.abandoned;
     runner.into_counted().end(&outcome);
-    clear(folder, &calls).await;
+    let left = clear(folder.clone(), &calls).await;
+    if left > 0 || abandoned.is_some() {
+        tokio::select! {
+            () = until_gone(&folder, abandoned) => {}
+            () = shutdown.asked() => {}
+        }
+    }
     outcome
 }
 
 struct Runner {
     attempt: Attempt,
     trainer: Option<Trainer>,
+    /// A trainer that could not be killed.
+    abandoned: Option<Pid>,
     preparation: Option<Preparation>,
     under_way: FuturesUnordered<BoxFuture<'static, Event>>,
     calls: Arc<Calls>,
@@ -170,6 +183,7 @@ impl Runner {
                     trainer.kill();
                 }
             }
+            Effect::AbandonTrainer => self.abandoned = self.trainer.take().map(|trainer| trainer.pid()),
             Effect::RemoveLocal(folder) => {
                 if let Err(problem) = tokio::fs::remove_dir_all(&folder).await {
                     warn!("{}: cannot be removed: {problem}", folder.display());
@@ -267,18 +281,21 @@ async fn refuse(context: &Context, granted: &Granted, problem: &str) -> Outcome 
     Outcome::Failed
 }
 
-/// Removes what the attempt leaves: processes first, then files.
-async fn clear(folder: PathBuf, calls: &Calls) {
-    let Some(journal) = calls.take_journal() else { return };
+/// Removes what the attempt leaves: processes first, then files. How many processes could
+/// not be killed.
+async fn clear(folder: PathBuf, calls: &Calls) -> usize {
+    let Some(journal) = calls.take_journal() else { return 0 };
     let cleared = tokio::task::spawn_blocking(move || {
         let (found, left) = kill_marked(&folder);
         if found > 0 {
             warn!(found, left, "processes that the trainer had started were killed");
         }
         // A download that was given up may just have written its last file.
-        journal.remove().or_else(|_| journal.remove())
+        (left, journal.remove().or_else(|_| journal.remove()))
     });
-    if let Ok(Err(problem)) = cleared.await {
+    let Ok((left, removed)) = cleared.await else { return 0 };
+    if let Err(problem) = removed {
         warn!("an attempt's folder cannot be removed: {problem}");
     }
+    left
 }

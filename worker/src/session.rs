@@ -18,6 +18,8 @@ use crate::client::{Answer, CallError, Coordinator};
 pub struct Registration {
     pub incarnation: u64,
     pub artifacts: Artifacts,
+    /// Name of the store that they are in.
+    pub artifact_url: String,
     pub report_interval: Duration,
 }
 
@@ -237,6 +239,7 @@ async fn register(
     Ok(Registration {
         incarnation: answer.incarnation,
         artifacts,
+        artifact_url: answer.artifact_url,
         report_interval: Duration::from_millis(answer.report_interval_ms.max(100)),
     })
 }

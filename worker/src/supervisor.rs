@@ -218,6 +218,11 @@ impl Trainer {
         self.last_lines.push_back(line.to_owned());
     }
 
+    /// The number of its process.
+    pub fn pid(&self) -> Pid {
+        self.group
+    }
+
     /// Memory that the trainer takes, in MiB; none once it is gone.
     pub fn memory_mib(&self) -> Option<u64> {
         if self.ended.is_some() {

@@ -164,7 +164,7 @@ async fn every_bad_end_of_a_trainer_has_its_class_and_leaves_the_slot_free() {
         (json!(["signal", 9]), FailureClass::Infrastructure, "SIGKILL"),
         (json!(["exit", 0]), FailureClass::Infrastructure, "without a result"),
         (json!(["exit", 9]), FailureClass::Infrastructure, "exit code 9"),
-        (json!(["exit", 2]), FailureClass::User, "the last words"),
+        (json!(["exit", 2]), FailureClass::Infrastructure, "of one version; its last lines:\nthe last words"),
         (json!(["complete"]), FailureClass::Infrastructure, "checkpoint"),
         (json!(["fail", "numeric", "the loss is NaN"]), FailureClass::Numeric, "the loss is NaN"),
     ];

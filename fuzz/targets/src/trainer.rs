@@ -86,6 +86,7 @@ fn live(heard: Vec<TrainerEvent>, problem: Option<String>) {
         offer_ttl: MINUTE,
         report_interval: Duration::from_millis(1),
         checkpoints: FOLDER.into(),
+        store: "file:///store".into(),
         resume: None,
         training: None,
     };
@@ -149,7 +150,7 @@ fn answer(effect: Effect, now: Now) -> Option<Event> {
             assert!(length > 0);
             Some(Event::Concluded)
         }
-        Effect::AbandonPreparation | Effect::SendStop | Effect::Kill => None,
+        Effect::AbandonPreparation | Effect::AbandonTrainer | Effect::SendStop | Effect::Kill => None,
     }
 }
 

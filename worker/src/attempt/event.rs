@@ -76,6 +76,9 @@ pub enum Effect {
     SendStop,
     /// Kill the trainer and everything that it started.
     Kill,
+    /// Wait no longer for the end of the trainer that was killed; nothing more is heard of
+    /// it, and its device is not free.
+    AbandonTrainer,
     /// Upload; answer with `Uploaded` or `StoreFailed`.
     Store(LocalCheckpoint),
     /// Commit what was uploaded; answer with `Stored`, `StoreFailed` or `LeaseLost`.

@@ -16,7 +16,13 @@ pub fn classify(exit: &Exit) -> Failure {
             FailureClass::Infrastructure,
             format!("the trainer was ended by signal {signal} ({})", signal_name(signal)),
         ),
-        (Some(2), None) => (FailureClass::User, "the trainer refused the job".to_owned()),
+        // What is wrong with a job it says in a frame; 2 alone is a command line that it refused.
+        (Some(2), None) => (
+            FailureClass::Infrastructure,
+            "the trainer did not understand the daemon: cakes-worker and cakes-trainer are of different versions; \
+             install the two of one version"
+                .to_owned(),
+        ),
         (Some(0), None) => {
             (FailureClass::Infrastructure, "the trainer ended without a result".to_owned())
         }
@@ -45,7 +51,7 @@ mod tests {
     use super::*;
 
     fn exit(code: Option<i32>, signal: Option<i32>, memory_exhausted: bool) -> Exit {
-        Exit { code, signal, memory_exhausted, last_lines: vec!["no such data set".into()] }
+        Exit { code, signal, memory_exhausted, last_lines: vec!["error: unexpected argument".into()] }
     }
 
     #[test]
@@ -56,8 +62,9 @@ mod tests {
         assert_eq!(abort.class, FailureClass::Infrastructure);
         assert!(abort.message.contains("SIGABRT"), "{}", abort.message);
         let refused = classify(&exit(Some(2), None, false));
-        assert_eq!(refused.class, FailureClass::User);
-        assert!(refused.message.contains("no such data set"), "{}", refused.message);
+        assert_eq!(refused.class, FailureClass::Infrastructure, "the job is not at fault");
+        assert!(refused.message.contains("different versions"), "{}", refused.message);
+        assert!(refused.message.contains("unexpected argument"), "{}", refused.message);
         assert_eq!(classify(&exit(Some(0), None, false)).class, FailureClass::Infrastructure);
     }
 }

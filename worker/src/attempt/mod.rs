@@ -19,8 +19,11 @@
 //! ```
 //!
 //! A child process exists exactly in Running, Stopping, Leaving and in Dropping;
-//! each of them either has a moment at which the child is killed or a watchdog.
+//! each of them either has a moment at which the child is killed or a watchdog. One
+//! that the kernel does not end although it was killed is abandoned: to the attempt it
+//! is gone, and its slot takes no further job until it really is.
 
+mod curves;
 mod event;
 mod exit;
 mod lease;
@@ -79,6 +82,8 @@ pub struct Terms {
     pub report_interval: Duration,
     /// Folder in which the trainer leaves its checkpoints.
     pub checkpoints: PathBuf,
+    /// Name of the artifact store, for messages.
+    pub store: String,
     /// The checkpoint to go on from.
     pub resume: Option<StoredCheckpoint>,
     /// From the job, where this daemon understands it.
@@ -117,8 +122,10 @@ enum Ending {
 
 #[derive(Debug)]
 enum State {
-    /// The checkpoint is fetched and the trainer started.
-    Preparing,
+    /// The checkpoint is fetched and the trainer started, until `give_up_at`.
+    Preparing {
+        give_up_at: Duration,
+    },
     /// The trainer works.
     Running,
     /// The trainer saves and exits, or is killed at `kill_at`.
@@ -166,6 +173,7 @@ pub struct Attempt {
     epoch: u64,
     report_interval: Duration,
     checkpoints: PathBuf,
+    store: String,
     state: State,
     outbox: Outbox,
     uploads: Uploads,
@@ -181,7 +189,8 @@ pub struct Attempt {
     report_in_flight: bool,
     /// The coordinator takes no reports of this attempt; only its end is told.
     muted: bool,
-    kill_sent: bool,
+    /// When the trainer was killed.
+    killed_at: Option<Duration>,
     /// When the daemon ends: until then checkpoints may still be stored.
     deliver_by: Option<Duration>,
 }
@@ -194,7 +203,8 @@ impl Attempt {
             epoch: terms.epoch,
             report_interval: terms.report_interval,
             checkpoints: terms.checkpoints,
-            state: State::Preparing,
+            store: terms.store,
+            state: State::Preparing { give_up_at: now.since_boot + patience.limits.loading },
             outbox: Outbox::default(),
             uploads: Uploads::new(terms.resume),
             progress: Progress::new(terms.training),
@@ -207,7 +217,7 @@ impl Attempt {
             report_due: now.since_boot,
             report_in_flight: false,
             muted: false,
-            kill_sent: false,
+            killed_at: None,
             deliver_by: None,
         }
     }
@@ -275,7 +285,7 @@ impl Attempt {
                 let answer = ack_seq.map_or(Ok(()), |ack_seq| self.outbox.acknowledge(ack_seq));
                 self.reported(answer, now, effects);
             }
-            Event::LeaseLost(why) => self.drop_attempt(format!("lease lost: {why}"), effects),
+            Event::LeaseLost(why) => self.drop_attempt(format!("lease lost: {why}"), now, effects),
             Event::Refused { call, message } => self.refused(call, &message, now, effects),
             Event::Uploaded { checkpoint, bytes } => self.uploaded(checkpoint, bytes, effects),
             Event::Stored(stored) => {
@@ -297,7 +307,7 @@ impl Attempt {
         self.report_in_flight = false;
         self.report_due = now.since_boot + self.report_interval;
         if let Err(error) = answer {
-            self.drop_attempt(error.to_string(), effects);
+            self.drop_attempt(error.to_string(), now, effects);
         }
     }
 
@@ -315,7 +325,7 @@ impl Attempt {
         if matches!(self.state, State::Dropping { .. } | State::Ended(_)) {
             return;
         }
-        if self.lease.start_is_due(!matches!(self.state, State::Preparing), at) {
+        if self.lease.start_is_due(!matches!(self.state, State::Preparing { .. }), at) {
             effects.push(Effect::Start);
         }
         if self.lease.is_held() {

@@ -12,6 +12,7 @@ use cakes_proto::v1::{DesiredState, FailureClass};
 use super::*;
 
 mod orders;
+mod stuck;
 
 const TTL: Duration = Duration::from_secs(60);
 
@@ -50,6 +51,7 @@ impl Bench {
             offer_ttl: Duration::from_secs(15),
             report_interval: Duration::from_secs(2),
             checkpoints: "/w/out/checkpoints".into(),
+            store: "file:///store".into(),
             resume: None,
             training: None,
         };
@@ -239,7 +241,7 @@ fn a_lost_lease_kills_the_trainer_and_nothing_more_is_told() {
     let effects = bench.says(Event::LeaseLost("epoch 3".into()));
     assert_eq!(effects, [Effect::Kill]);
     assert!(bench.attempt.outcome().is_none(), "the child is still there");
-    assert_eq!(bench.later(100), []);
+    assert_eq!(bench.later(29), []);
     bench.says(exit(1));
     assert!(matches!(bench.attempt.outcome(), Some(Outcome::Dropped { .. })));
 }

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cakes::architecture::LayerAllocation;
-use cakes::frame::{Quality, Summary, TRAINER_PROTOCOL, TrainerEvent};
-use cakes::metric::{Metric, channels_key};
+use cakes::frame::{Summary, TRAINER_PROTOCOL, TrainerEvent};
+use cakes::metric::Metric;
 use cakes_proto::v1::{Environment, FailureClass, MetricPoint};
 
+use super::curves::{composition_metrics, quality_metrics};
 use super::event::class_to_wire;
 use super::exit::classify;
 use super::{
@@ -17,9 +17,15 @@ use super::{
 };
 use crate::clock::Now;
 
+/// From the kill of a trainer until it counts as one that cannot be killed. The kernel takes
+/// seconds to give back the memory of a large one.
+const KILL_LIMIT: Duration = Duration::from_secs(30);
+const CANNOT_BE_KILLED: &str =
+    "the trainer cannot be killed, and its device is not free until the worker's machine restarts";
+
 impl Attempt {
     pub(super) fn prepared(&mut self, now: Now) {
-        if matches!(self.state, State::Preparing) {
+        if matches!(self.state, State::Preparing { .. }) {
             self.state = State::Running;
             self.section = super::Section::new(now.since_boot);
         }
@@ -180,7 +186,7 @@ impl Attempt {
         let failure =
             Failure::infrastructure(format!("the trainer does not keep to the protocol: {problem}"));
         self.leave(Ending::Fail(failure), now);
-        self.kill(effects);
+        self.kill(now, effects);
     }
 
     /// Ends a trainer that leaks before the kernel looks for somebody to kill.
@@ -194,14 +200,14 @@ impl Attempt {
              a larger machine, or raise --memory-limit-mib"
         );
         self.leave(Ending::Fail(Failure::new(FailureClass::Resource, message)), now);
-        self.kill(effects);
+        self.kill(now, effects);
     }
 
     /// Asks for an end before the job is done. A cancellation outweighs the rest.
     pub(super) fn stop(&mut self, why: StopReason, now: Now, effects: &mut Vec<Effect>) {
         let at = now.since_boot;
         match &mut self.state {
-            State::Preparing => {
+            State::Preparing { .. } => {
                 effects.push(Effect::AbandonPreparation);
                 self.deliver(Ending::Fail(why.failure()), now);
             }
@@ -213,7 +219,7 @@ impl Attempt {
                 if why == StopReason::Cancelled || self.progress.step() > self.uploads.saved_step() {
                     effects.push(Effect::SendStop);
                 } else {
-                    self.kill(effects);
+                    self.kill(now, effects);
                 }
             }
             State::Stopping { why: current, kill_at } => {
@@ -250,10 +256,35 @@ impl Attempt {
         }
     }
 
-    fn kill(&mut self, effects: &mut Vec<Effect>) {
-        if !std::mem::replace(&mut self.kill_sent, true) {
+    fn kill(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.killed_at.is_none() {
+            self.killed_at = Some(now.since_boot);
             effects.push(Effect::Kill);
         }
+    }
+
+    /// The kernel does not end the trainer, as when it waits for a broken device or mount.
+    /// It will execute nothing more, so the end is told without it.
+    fn abandon_trainer(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        effects.push(Effect::AbandonTrainer);
+        let ending = match &mut self.state {
+            State::Leaving { ending: Ending::Fail(failure), .. } => {
+                let message = format!("{}; {CANNOT_BE_KILLED}", failure.message);
+                Ending::Fail(Failure::new(failure.class, message))
+            }
+            State::Leaving { ending, .. } => ending.clone(),
+            State::Stopping { why: StopReason::Cancelled, .. } => {
+                Ending::Fail(StopReason::Cancelled.failure())
+            }
+            State::Dropping { why } => {
+                let why = std::mem::take(why);
+                self.state = State::Ended(Outcome::Dropped { why });
+                return;
+            }
+            _ => Ending::Fail(Failure::infrastructure(CANNOT_BE_KILLED)),
+        };
+        self.note(CANNOT_BE_KILLED, now);
+        self.deliver(ending, now);
     }
 
     pub(super) fn exited(&mut self, exit: &Exit, now: Now) {
@@ -266,9 +297,10 @@ impl Attempt {
                 self.state = State::Ended(Outcome::Dropped { why });
                 return;
             }
-            State::Preparing | State::Delivering { .. } | State::Concluding { .. } | State::Ended(_) => {
-                return;
-            }
+            State::Preparing { .. }
+            | State::Delivering { .. }
+            | State::Concluding { .. }
+            | State::Ended(_) => return,
         };
         self.deliver(ending, now);
     }
@@ -374,8 +406,8 @@ impl Attempt {
                 self.state = State::Concluding { completes: false };
                 effects.push(Effect::Conclude(Conclusion::Fail(failure)));
             }
-            State::Concluding { completes: false } => self.drop_attempt(failure.message, effects),
-            State::Preparing => {
+            State::Concluding { completes: false } => self.drop_attempt(failure.message, now, effects),
+            State::Preparing { .. } => {
                 self.muted = true;
                 effects.push(Effect::AbandonPreparation);
                 self.deliver(Ending::Fail(failure), now);
@@ -383,7 +415,7 @@ impl Attempt {
             State::Running | State::Stopping { .. } | State::Leaving { .. } => {
                 self.muted = true;
                 self.leave(Ending::Fail(failure), now);
-                self.kill(effects);
+                self.kill(now, effects);
             }
             State::Delivering { .. } => {
                 self.muted = true;
@@ -394,8 +426,8 @@ impl Attempt {
     }
 
     /// Nobody wants this attempt: its trainer goes at once, nothing more is told.
-    pub(super) fn drop_attempt(&mut self, why: String, effects: &mut Vec<Effect>) {
-        if matches!(self.state, State::Preparing) {
+    pub(super) fn drop_attempt(&mut self, why: String, now: Now, effects: &mut Vec<Effect>) {
+        if matches!(self.state, State::Preparing { .. }) {
             effects.push(Effect::AbandonPreparation);
         }
         if !self.has_child() {
@@ -404,13 +436,19 @@ impl Attempt {
         }
         if !matches!(self.state, State::Dropping { .. }) {
             self.state = State::Dropping { why };
-            self.kill(effects);
+            self.kill(now, effects);
         }
     }
 
     /// What is decided by time alone.
     pub(super) fn watch_time(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let at = now.since_boot;
+        if self.has_child() && self.killed_at.is_some_and(|killed_at| at >= killed_at + KILL_LIMIT) {
+            self.abandon_trainer(now, effects);
+        }
+        if self.outcome().is_some() {
+            return;
+        }
         let fence_at = self.lease.fence_at();
         if at >= fence_at {
             self.stop_if_working(now, effects);
@@ -418,56 +456,38 @@ impl Attempt {
         let kept = matches!(&self.state, State::Delivering { ending: Ending::Complete(_), .. })
             || matches!(&self.state, State::Concluding { .. });
         if at >= fence_at + self.patience.hold && !kept {
-            return self.drop_attempt("no contact with the coordinator".to_owned(), effects);
+            return self.drop_attempt("no contact with the coordinator".to_owned(), now, effects);
         }
         match &self.state {
+            State::Preparing { give_up_at } if at >= *give_up_at => {
+                effects.push(Effect::AbandonPreparation);
+                self.deliver(Ending::Fail(self.not_prepared()), now);
+            }
             State::Running => {
                 if let Some(problem) = self.section.overdue(&self.patience.limits, at) {
                     self.leave(Ending::Fail(Failure::infrastructure(problem)), now);
-                    self.kill(effects);
+                    self.kill(now, effects);
                 }
             }
             State::Stopping { kill_at, .. } | State::Leaving { kill_at, .. } if at >= *kill_at => {
-                self.kill(effects);
+                self.kill(now, effects);
             }
             _ => {}
         }
     }
 
-    fn stop_if_working(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if matches!(self.state, State::Preparing | State::Running) {
-            self.stop(StopReason::Fenced, now, effects);
-        }
+    fn not_prepared(&self) -> Failure {
+        let limit = humantime::format_duration(self.patience.limits.loading);
+        Failure::infrastructure(format!(
+            "no trainer was started within {limit}: its checkpoint does not come from the artifact store {}; see \
+             that this machine can read it, or raise --loading-limit if it may take longer",
+            self.store
+        ))
     }
-}
 
-/// Channels of one layer by kernel; kernels without channels are left out.
-fn composition_metrics(layer: &LayerAllocation) -> HashMap<String, f64> {
-    let channels = layer.channels.iter();
-    channels.map(|(kernel, count)| (channels_key(&layer.layer, kernel), f64::from(count))).collect()
-}
-
-/// What a validation found, by the keys of curves.
-fn quality_metrics(quality: &Quality) -> HashMap<String, f64> {
-    match quality {
-        Quality::Segmentation(quality) => {
-            let classes = quality.dice_per_class.iter().enumerate();
-            let classes = classes.map(|(index, dice)| (Metric::DiceOfClass.of_class(index + 1), *dice));
-            classes.chain([(Metric::MeanDice.key().to_owned(), quality.mean_dice)]).collect()
-        }
-        Quality::Classification(quality) => {
-            let recall = quality.recall_per_class.iter().enumerate();
-            let recall = recall
-                .filter_map(|(class, recall)| Some((Metric::RecallOfClass.of_class(class), (*recall)?)));
-            let shares = [
-                (Metric::Top1, quality.top1),
-                (Metric::Top5, quality.top5),
-                (Metric::BalancedAccuracy, quality.balanced_accuracy),
-                (Metric::ValidationLoss, quality.loss),
-            ];
-            let auc = quality.auc.map(|auc| (Metric::Auc, auc));
-            let shares = shares.into_iter().chain(auc);
-            recall.chain(shares.map(|(metric, value)| (metric.key().to_owned(), value))).collect()
+    fn stop_if_working(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if matches!(self.state, State::Preparing { .. } | State::Running) {
+            self.stop(StopReason::Fenced, now, effects);
         }
     }
 }

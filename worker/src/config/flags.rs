@@ -145,7 +145,7 @@ pub struct Flags {
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     mtbf: Option<Duration>,
 
-    /// Longest time for reading the data [default: 30m].
+    /// Longest time for fetching the checkpoint to go on from, and for reading the data [default: 30m].
     #[arg(long, env = "CAKES_LOADING_LIMIT", value_name = "DURATION", value_parser = humantime::parse_duration)]
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     loading_limit: Option<Duration>,

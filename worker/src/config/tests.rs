@@ -60,6 +60,7 @@ fn wrong_values_name_their_setting() {
         ("cert_file", &["--server", "http://a:1", "--ca-file", "ca.pem"], ""),
         ("/no/ca.pem", &["--server", "https://a:1", "--ca-file", "/no/ca.pem"], ""),
         ("hold", &[], "hold = 3"),
+        ("hold", &[], "hold = \"0s\""),
         ("log-format", &["--log-format", "xml"], ""),
     ] {
         let error = load(flags, file).unwrap_err();

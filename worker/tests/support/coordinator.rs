@@ -30,6 +30,10 @@ pub struct Seen {
     pub reconciled: Vec<v1::ReconcileRequest>,
     /// So many answers of a call, by its name, get lost behind its effect.
     pub lost_answers: HashMap<&'static str, u32>,
+    /// So many calls, by name, are refused as those of a revoked token.
+    pub unauthenticated: HashMap<&'static str, u32>,
+    /// Completions are longer than the peer takes.
+    pub completion_is_too_long: bool,
     pub desired: v1::DesiredState,
     pub lease_is_lost: bool,
     pub protocol: u32,
@@ -113,7 +117,16 @@ impl Coordinator {
         .await
     }
 
-    fn lease(&self) -> Result<(), Status> {
+    fn identity(&self, call: &'static str) -> Result<(), Status> {
+        if let Some(count) = self.seen().unauthenticated.get_mut(call).filter(|count| **count > 0) {
+            *count -= 1;
+            return Err(Status::unauthenticated("the token is unknown or was revoked"));
+        }
+        Ok(())
+    }
+
+    fn lease(&self, call: &'static str) -> Result<(), Status> {
+        self.identity(call)?;
         if self.seen().lease_is_lost {
             return Err(Status::failed_precondition("the lease is lost"));
         }
@@ -136,6 +149,7 @@ impl WorkerService for Coordinator {
         &self,
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
+        self.identity("Register")?;
         let response = {
             let mut seen = self.seen();
             let request = request.into_inner();
@@ -181,7 +195,7 @@ impl WorkerService for Coordinator {
 
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
         self.seen().starts.push(request.into_inner());
-        self.lease()?;
+        self.lease("Start")?;
         self.answer("Start", v1::StartResponse { lease_ttl_ms: self.lease_ttl.as_millis() as u64 })
     }
 
@@ -191,7 +205,7 @@ impl WorkerService for Coordinator {
     ) -> Result<Response<v1::ReportResponse>, Status> {
         let request = request.into_inner();
         self.seen().reports.push(request.clone());
-        self.lease()?;
+        self.lease("Report")?;
         let response = {
             let mut seen = self.seen();
             let desired = seen.desired;
@@ -218,7 +232,7 @@ impl WorkerService for Coordinator {
         &self,
         request: Request<v1::CommitCheckpointRequest>,
     ) -> Result<Response<v1::CommitCheckpointResponse>, Status> {
-        self.lease()?;
+        self.lease("CommitCheckpoint")?;
         self.seen().commits.push(request.into_inner());
         self.answer("CommitCheckpoint", v1::CommitCheckpointResponse {})
     }
@@ -227,13 +241,16 @@ impl WorkerService for Coordinator {
         &self,
         request: Request<v1::CompleteRequest>,
     ) -> Result<Response<v1::CompleteResponse>, Status> {
-        self.lease()?;
+        self.lease("Complete")?;
+        if self.seen().completion_is_too_long {
+            return Err(Status::out_of_range("decoded message length too large"));
+        }
         self.seen().completions.push(request.into_inner());
         self.answer("Complete", v1::CompleteResponse {})
     }
 
     async fn fail(&self, request: Request<v1::FailRequest>) -> Result<Response<v1::FailResponse>, Status> {
-        self.lease()?;
+        self.lease("Fail")?;
         self.seen().failures.push(request.into_inner());
         self.answer("Fail", v1::FailResponse {})
     }
