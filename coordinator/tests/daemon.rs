@@ -94,6 +94,10 @@ fn it_owns_its_data_directory_and_its_port_and_stops_what_it_started() {
         command(folder.path()).args(["token", "issue", "anna", "--role", "operator"]).output().unwrap();
     let token = String::from_utf8_lossy(&issued.stdout).trim().to_owned();
     assert!(issued.status.success() && token.starts_with("cakes_") && token.len() == 70, "{issued:?}");
+    let nowhere =
+        command(elsewhere.path()).args(["token", "issue", "anna", "--role", "viewer"]).output().unwrap();
+    refused(&nowhere, 1, &["there is no database in", "--config", "--database-url", "--data-dir"]);
+    assert!(nowhere.stdout.is_empty() && !elsewhere.path().join("data").exists(), "{nowhere:?}");
     let again = command(folder.path()).args(["token", "issue", "anna", "--role", "viewer"]).output().unwrap();
     refused(&again, 1, &["'anna'", "revoke it first"]);
 
