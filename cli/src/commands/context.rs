@@ -28,7 +28,7 @@ pub enum ContextCommand {
     Set {
         /// Letters, digits, - and _.
         name: String,
-        /// The coordinator.
+        /// The coordinator. A host alone, without scheme and port, is called at port 7550.
         #[arg(value_name = "URL")]
         address: String,
     },
