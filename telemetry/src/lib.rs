@@ -2,7 +2,7 @@
 //!
 //! A [`Registry`] hands out counters, gauges and histograms and remembers what each of them
 //! means: the reference page is made from that. [`serve`] answers scrapes. [`trace`] has
-//! spans and sends them away. [`chain`] says an error with its causes.
+//! spans and sends them away. [`chain()`] says an error with its causes.
 
 mod chain;
 pub mod process;
