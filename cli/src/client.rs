@@ -13,12 +13,12 @@ use cakes_tls::client::{ClientFiles, ConnectError, Connector};
 use serde::Serialize;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 
 use crate::args::GlobalArguments;
 use crate::error::CommandError;
-use crate::settings::{self, Context, Wanted};
+use crate::settings::{self, Context, DEFAULT_PORT, DEFAULT_SERVER, Wanted};
 use crate::traced;
 
 /// Largest accepted answer, in bytes: a thousand searches with all their fields.
@@ -161,19 +161,40 @@ fn is_garbled(status: &Status) -> bool {
     status.code() == tonic::Code::Internal && status.message().contains("h2 protocol error")
 }
 
-/// `HOST:PORT` with its scheme: https where there are certificates.
+/// The URL of a coordinator. One that is given as `HOST` or `HOST:PORT` gets its scheme, https where
+/// there are certificates, and its port; a URL is left as it is.
 ///
 /// # Errors
-/// Another scheme than http and https.
+/// Another scheme than http and https, or no host.
 pub fn with_scheme(server: &str, files: &ClientFiles) -> Result<String, CommandError> {
-    match server.split_once("://") {
-        None if *files == ClientFiles::default() => Ok(format!("http://{server}")),
-        None => Ok(format!("https://{server}")),
-        Some(("http" | "https", _)) => Ok(server.to_owned()),
-        Some((scheme, _)) => Err(CommandError::invalid(format!(
-            "{server}: {scheme} is not supported; give http://HOST:PORT or https://HOST:PORT"
-        ))),
+    let scheme = match server.split_once("://") {
+        None if *files == ClientFiles::default() => "http",
+        None => "https",
+        Some(("http" | "https", _)) => return uri(server, server).map(|_| server.to_owned()),
+        Some((scheme, _)) => {
+            return Err(CommandError::invalid(format!(
+                "{server}: {scheme} is not supported; give http://HOST:PORT or https://HOST:PORT"
+            )));
+        }
+    };
+    let given = format!("{scheme}://{server}");
+    match uri(server, &given)?.authority() {
+        Some(authority) if authority.port().is_none() => {
+            let url = format!("{scheme}://{authority}:{DEFAULT_PORT}");
+            uri(server, &url).map(|_| url)
+        }
+        _ => Ok(given),
     }
+}
+
+/// What was `given` for a coordinator, taken apart.
+fn uri(given: &str, url: &str) -> Result<Uri, CommandError> {
+    let wrong = || {
+        CommandError::invalid(format!(
+            "'{given}' is no address like {DEFAULT_SERVER} or gpu-01:{DEFAULT_PORT}"
+        ))
+    };
+    url.parse::<Uri>().ok().filter(|uri| uri.host().is_some_and(|host| !host.is_empty())).ok_or_else(wrong)
 }
 
 /// Nobody there, or one of the two does not want the other.
@@ -280,5 +301,19 @@ mod tests {
         assert_eq!(with_scheme("host:1", &files()).unwrap(), "https://host:1");
         assert_eq!(with_scheme("https://host:1", &none).unwrap(), "https://host:1");
         assert!(with_scheme("ftp://host:1", &none).is_err());
+    }
+
+    #[test]
+    fn a_host_alone_is_called_where_coordinators_listen_and_not_at_port_80() {
+        let none = ClientFiles::default();
+        assert_eq!(with_scheme("gpu-head", &none).unwrap(), "http://gpu-head:7550");
+        assert_eq!(with_scheme("gpu-head/", &files()).unwrap(), "https://gpu-head:7550");
+        assert_eq!(with_scheme("[::1]", &none).unwrap(), "http://[::1]:7550");
+        // A proxy's, with the port of its scheme.
+        assert_eq!(with_scheme("https://lab", &none).unwrap(), "https://lab");
+        for wrong in ["", "http://", "gpu head", "::1", "gpu-head:", "gpu-head:port"] {
+            let said = with_scheme(wrong, &none).unwrap_err().to_string();
+            assert!(said.contains(&format!("'{wrong}'")) && said.contains("7550"), "{said}");
+        }
     }
 }

@@ -28,6 +28,9 @@ use crate::error::CommandError;
 /// Where a coordinator listens unless it is told otherwise.
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:7550";
 
+/// Its port there.
+pub const DEFAULT_PORT: u16 = 7550;
+
 /// Variable that names another file.
 const FILE_VARIABLE: &str = "CAKES_SETTINGS";
 

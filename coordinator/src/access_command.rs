@@ -1,5 +1,5 @@
 //! `cakes-coordinator token …` and `cakes-coordinator audit …`: beside a coordinator that
-//! runs, or without one.
+//! runs, or one that has run and is stopped.
 
 use std::io::{self, Write};
 
@@ -19,7 +19,7 @@ const ROWS_MAX: i64 = 1000;
 /// Does what the command says.
 ///
 /// # Errors
-/// The database cannot be reached, or the command is refused.
+/// There is no database, it cannot be reached, or the command is refused.
 pub async fn run(config: Config, command: Command) -> Result<(), AppError> {
     let database = config.database.clone();
     let database = tokio::task::spawn_blocking(move || OpenDatabase::open_or_join(&database)).await??;

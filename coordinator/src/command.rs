@@ -21,8 +21,8 @@ Examples:
   CAKES_LEASE_TTL=2m cakes-coordinator --config /etc/cakes/coordinator.toml
       reads a file of keys such as  report_interval = \"5s\"
   cakes-coordinator token issue anna --role operator --expires 90d
-      lets anna act on the web page and over the API; beside a coordinator that runs, or
-      without one
+      lets anna act on the web page and over the API; while the coordinator runs, or is
+      stopped after its first start
   cakes-coordinator pki init --dir pki --host cakes.example.org --host 10.0.0.5
   cakes-coordinator --pki-dir pki --listen 0.0.0.0:7550
       serves other machines, with TLS
@@ -234,9 +234,9 @@ pub enum TokenCommand {
     Issue {
         /// Whose it is: letters, digits and . _ @ -
         name: String,
-        /// viewer looks, submitter also submits, derives, remarks and retries, operator also
-        /// stops work and looks after workers, checkpoints and webhooks; worker: the worker of
-        /// this name
+        /// viewer looks, submitter also submits, derives and remarks, and stops, pauses, retries,
+        /// labels and pins what is their own, operator does so with what is of others and looks
+        /// after workers, projects and webhooks; worker: the worker of this name
         #[arg(long, value_name = "viewer|submitter|operator|worker")]
         role: TokenRole,
         /// How long it holds, as in 12h, 90d [default: until it is revoked]

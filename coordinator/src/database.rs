@@ -9,6 +9,9 @@ use url::Url;
 
 use crate::config::Database;
 
+/// Of the private server, below the data directory.
+const FOLDER: &str = "postgres";
+
 /// A database that can be connected to, for as long as this value lives.
 #[derive(Debug)]
 pub struct OpenDatabase {
@@ -26,6 +29,8 @@ pub enum DatabaseError {
     Cluster { data_dir: PathBuf, source: cakes_postgres::Error },
     #[error("the data directory {} cannot be used; choose another with --data-dir", data_dir.display())]
     DataDir { data_dir: PathBuf, source: std::io::Error },
+    #[error("there is no database in {}; give the --config, --database-url or --data-dir of the coordinator", data_dir.display())]
+    Missing { data_dir: PathBuf },
 }
 
 impl OpenDatabase {
@@ -42,12 +47,18 @@ impl OpenDatabase {
         }
     }
 
-    /// As [`OpenDatabase::open`], but the private server may be that of a coordinator
-    /// that runs.
+    /// As [`OpenDatabase::open`], but the private server is that of a coordinator which runs,
+    /// or has run: a new one would hold nothing that a coordinator knows.
     ///
     /// # Errors
-    /// The private server cannot be started and none runs.
+    /// There is none, or it cannot be started and none runs.
     pub fn open_or_join(database: &Database) -> Result<Self, DatabaseError> {
+        if let Database::Private(data_dir) = database
+            // To open what cannot be looked at says what is wrong with it.
+            && !cakes_postgres::is_made(&data_dir.join(FOLDER)).unwrap_or(true)
+        {
+            return Err(DatabaseError::Missing { data_dir: data_dir.clone() });
+        }
         match (Self::open(database), database) {
             (
                 Err(DatabaseError::Cluster { source: cakes_postgres::Error::InUse { folder }, data_dir }),
@@ -69,7 +80,7 @@ impl OpenDatabase {
     fn start(data_dir: &Path) -> Result<Self, DatabaseError> {
         make_data_dir(data_dir)
             .map_err(|source| DatabaseError::DataDir { data_dir: data_dir.to_owned(), source })?;
-        let folder = data_dir.join("postgres");
+        let folder = data_dir.join(FOLDER);
         let config = ClusterConfig { data_dir: folder.clone(), durability: Durability::Durable };
         let cluster = Cluster::start(&config)
             .map_err(|source| DatabaseError::Cluster { data_dir: data_dir.to_owned(), source })?;

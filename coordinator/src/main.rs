@@ -7,6 +7,7 @@ use cakes_coordinator::config::{Config, ConfigError};
 use cakes_coordinator::shutdown::Shutdown;
 use cakes_coordinator::simulate_command::SimulateArgs;
 use cakes_coordinator::{access_command, app, pki_command, simulate_command, telemetry};
+use cakes_telemetry::chain;
 
 /// Exit codes: what sysexits and shells lead people to expect.
 const USAGE: u8 = 2;
@@ -18,7 +19,7 @@ fn main() -> ExitCode {
         // Prints help and version to standard output, errors to standard error.
         Err(ConfigError::CommandLine(error)) => error.exit(),
         Err(error) => {
-            eprintln!("error: {:#}", anyhow::Error::from(error));
+            eprintln!("error: {}", chain(&error));
             return ExitCode::from(USAGE);
         }
     };
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", chain(&*error));
             ExitCode::FAILURE
         }
     }

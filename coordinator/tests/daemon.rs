@@ -94,6 +94,10 @@ fn it_owns_its_data_directory_and_its_port_and_stops_what_it_started() {
         command(folder.path()).args(["token", "issue", "anna", "--role", "operator"]).output().unwrap();
     let token = String::from_utf8_lossy(&issued.stdout).trim().to_owned();
     assert!(issued.status.success() && token.starts_with("cakes_") && token.len() == 70, "{issued:?}");
+    let nowhere =
+        command(elsewhere.path()).args(["token", "issue", "anna", "--role", "viewer"]).output().unwrap();
+    refused(&nowhere, 1, &["there is no database in", "--config", "--database-url", "--data-dir"]);
+    assert!(nowhere.stdout.is_empty() && !elsewhere.path().join("data").exists(), "{nowhere:?}");
     let again = command(folder.path()).args(["token", "issue", "anna", "--role", "viewer"]).output().unwrap();
     refused(&again, 1, &["'anna'", "revoke it first"]);
 
@@ -125,6 +129,11 @@ fn a_database_or_a_directory_that_cannot_be_used_is_named_with_a_remedy() {
     std::fs::write(folder.path().join("data"), "a file").unwrap();
     let no_directory = command(folder.path()).args(["--listen", "127.0.0.1:0"]).output().unwrap();
     refused(&no_directory, 1, &["data cannot be used", "--data-dir"]);
+    let lost = folder.path().join("lost.toml");
+    let lost = command(folder.path()).arg("--config").arg(lost).output().unwrap();
+    refused(&lost, 2, &["lost.toml", "cannot be read"]);
+    let said = String::from_utf8_lossy(&lost.stderr);
+    assert_eq!(said.matches("No such file").count(), 1, "{said}");
     let misspelt = command(folder.path()).arg("--lease-tll=3s").output().unwrap();
     refused(&misspelt, 2, &["--lease-tll", "--lease-ttl"]);
 }

@@ -104,6 +104,14 @@ impl Cluster {
     pub fn stop(self) {}
 }
 
+/// Whether a cluster was made in `data_dir`; it need not run.
+///
+/// # Errors
+/// Its folder cannot be looked into.
+pub fn is_made(data_dir: &Path) -> std::io::Result<bool> {
+    data_dir.join("cluster").try_exists()
+}
+
 /// Address of a database of the cluster that another process runs in `data_dir`; None
 /// if none is ready there.
 pub fn url_of_running(data_dir: &Path, database: &str) -> Option<String> {

@@ -81,7 +81,8 @@ impl Browser {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").env(MARK, &mark);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        let process = command.spawn().context("start chromedriver; `cargo xtask setup` installs it")?;
+        let process =
+            command.spawn().context("start chromedriver; `cargo xtask setup --tests` installs it")?;
         let mut driver = Driver { process, mark, profile };
         let said = driver.process.stdout.take().context("chromedriver says nothing")?;
         let port = tokio::task::spawn_blocking(move || port(BufReader::new(said))).await??;

@@ -17,9 +17,11 @@ const COPIES: u64 = 10_000;
 #[test]
 fn holders_of_a_token_act_and_others_do_not() {
     let installed = browser::is_installed();
-    assert!(installed || std::env::var_os("CI").is_none(), "`cargo xtask setup` installs Chromium");
+    assert!(installed || std::env::var_os("CI").is_none(), "`cargo xtask setup --tests` installs Chromium");
     if !installed {
-        eprintln!("left out: Chromium and chromedriver are not installed; `cargo xtask setup` installs them");
+        eprintln!(
+            "left out: Chromium and chromedriver are not installed; `cargo xtask setup --tests` installs them"
+        );
         return;
     }
     let lease_ttl = Duration::from_secs(600);

@@ -13,9 +13,11 @@ use cakes_tests::{Cluster, Options, scenario};
 /// Without a browser the test is left out, except where tests must not be.
 fn has_browser() -> bool {
     let installed = browser::is_installed();
-    assert!(installed || std::env::var_os("CI").is_none(), "`cargo xtask setup` installs Chromium");
+    assert!(installed || std::env::var_os("CI").is_none(), "`cargo xtask setup --tests` installs Chromium");
     if !installed {
-        eprintln!("left out: Chromium and chromedriver are not installed; `cargo xtask setup` installs them");
+        eprintln!(
+            "left out: Chromium and chromedriver are not installed; `cargo xtask setup --tests` installs them"
+        );
     }
     installed
 }

@@ -20,6 +20,8 @@ pub struct Facts {
     pub not_before: SystemTime,
     pub not_after: SystemTime,
     pub is_authority: bool,
+    /// The holder's public key: the bits of its `subjectPublicKey`.
+    pub public_key: Vec<u8>,
 }
 
 /// What was given is no certificate.
@@ -62,6 +64,7 @@ impl Facts {
             not_before: time(certificate.validity().not_before.timestamp()),
             not_after: time(certificate.validity().not_after.timestamp()),
             is_authority: certificate.is_ca(),
+            public_key: certificate.public_key().subject_public_key.data.to_vec(),
         })
     }
 }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 /// Sets up, tries out and tests cakes.
 #[derive(Parser)]
@@ -36,8 +36,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Installs what is missing: libtorch, Postgres, a C++ compiler. A second run changes nothing.
-    Setup(libtorch::SetupArguments),
+    /// Installs what is missing: libtorch, Postgres, FFmpeg, a C++ compiler. A second run changes nothing.
+    Setup(SetupCommand),
     /// Builds everything and runs one search to its Pareto front.
     Quickstart(quickstart::QuickstartArguments),
     /// Sets up, then runs every check and test.
@@ -55,6 +55,15 @@ enum Command {
     Sql(sql::SqlArguments),
 }
 
+#[derive(Args)]
+struct SetupCommand {
+    #[command(flatten)]
+    libtorch: libtorch::SetupArguments,
+    /// Also what only tests need: Chromium, Slurm and munge; ONNX Runtime and cargo-deny in the checkout.
+    #[arg(long)]
+    tests: bool,
+}
+
 fn main() -> ExitCode {
     release::wrapper::run_if_asked();
     match run(Arguments::parse().command) {
@@ -69,19 +78,15 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Setup(arguments) => {
-            setup(&arguments)?;
-            packages::ensure_browser()?;
-            packages::ensure_slurm()?;
-            python::ensure(&root())
+            setup(&arguments.libtorch)?;
+            if arguments.tests { setup_of_tests() } else { Ok(()) }
         }
         Command::Quickstart(arguments) => {
             quickstart::run(&arguments, || setup(&libtorch::SetupArguments::default()))
         }
         Command::Test(arguments) => {
             setup(&libtorch::SetupArguments::default())?;
-            packages::ensure_browser()?;
-            packages::ensure_slurm()?;
-            python::ensure(&root())?;
+            setup_of_tests()?;
             test::run(&arguments)
         }
         Command::Bench(arguments) => {
@@ -104,6 +109,13 @@ fn run(command: Command) -> Result<()> {
 fn setup(arguments: &libtorch::SetupArguments) -> Result<()> {
     packages::ensure()?;
     libtorch::ensure(&root(), arguments)
+}
+
+/// What only tests need.
+fn setup_of_tests() -> Result<()> {
+    packages::ensure_browser()?;
+    packages::ensure_slurm()?;
+    python::ensure(&root())
 }
 
 /// The checkout's root folder.

@@ -23,12 +23,12 @@ pub enum ContextCommand {
     /// With --token-file, its calls bring the token of that file; with --ca-file, --cert-file
     /// and --key-file it is called with these certificates.
     #[command(
-        after_help = "Examples:\n  cakes context set lab http://gpu-01:7550\n  cakes context set lab https://gpu-01:7550 --ca-file ca.pem --cert-file cert.pem --key-file key.pem"
+        after_help = "Examples:\n  cakes context set here http://127.0.0.1:7550\n  cakes context set lab https://gpu-01:7550 --ca-file ca.pem --cert-file cert.pem --key-file key.pem"
     )]
     Set {
         /// Letters, digits, - and _.
         name: String,
-        /// The coordinator.
+        /// The coordinator. A host alone, without scheme and port, is called at port 7550.
         #[arg(value_name = "URL")]
         address: String,
     },

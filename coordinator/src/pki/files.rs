@@ -1,8 +1,8 @@
 //! Files that nobody else may read.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use super::PkiError;
@@ -12,7 +12,7 @@ use super::PkiError;
 pub(super) enum Rights {
     /// Nothing: it is an error.
     New,
-    /// Another takes its place, as a whole.
+    /// Another takes its place, as a whole, with its owner and its mode.
     Replace,
 }
 
@@ -36,22 +36,22 @@ fn write(path: &Path, text: &str, rights: Rights) -> io::Result<()> {
             // It has mode 0600.
             let mut file = tempfile::NamedTempFile::new_in(folder)?;
             file.write_all(text.as_bytes())?;
-            keep_owner(path, file.as_file())?;
+            keep_rights(path, file.as_file())?;
             file.persist(path)?;
             Ok(())
         }
     }
 }
 
-/// A file that root renews for a daemon stays the daemon's.
-fn keep_owner(old: &Path, new: &std::fs::File) -> io::Result<()> {
-    use std::os::unix::fs::{MetadataExt, fchown};
+/// A file that root renews for a daemon stays the daemon's, and readable for whom it was.
+fn keep_rights(old: &Path, new: &File) -> io::Result<()> {
     let Ok(old) = std::fs::metadata(old) else { return Ok(()) };
     let made = new.metadata()?;
     if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
         fchown(new, Some(old.uid()), Some(old.gid()))?;
     }
-    Ok(())
+    // Behind the owner: the mode was meant for that one and its group.
+    new.set_permissions(Permissions::from_mode(old.mode() & 0o777))
 }
 
 /// The folders of a folder, by name; none if it is not there.

@@ -87,6 +87,8 @@ pub enum PkiError {
     NoAuthority { folder: PathBuf, source: FileError },
     #[error("the key of the authority is not at {}; issue where it is kept", path.display())]
     NoKey { path: PathBuf, source: std::io::Error },
+    #[error("{} is not the key of {}, so nobody would be let in with what it signs; copy both from one authority", path.display(), certificate.display())]
+    OtherKey { path: PathBuf, certificate: PathBuf },
     #[error("{}: {source}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
@@ -251,8 +253,14 @@ impl Pki {
     fn make(&self, holder: &Holder, hosts: &[Host], valid: Duration) -> Result<(String, String), PkiError> {
         let authority = holder.authority();
         let path = self.key_file(authority);
-        let key = std::fs::read_to_string(&path).map_err(|source| PkiError::NoKey { path, source })?;
-        let issuer = Issuer::from_ca_cert_pem(&self.ca(authority)?, KeyPair::from_pem(&key)?)?;
+        let key = std::fs::read_to_string(&path)
+            .map_err(|source| PkiError::NoKey { path: path.clone(), source })?;
+        let key = KeyPair::from_pem(&key)?;
+        let Found { path: certificate, facts } = read(&self.folder.join(ca_file(authority)))?;
+        if facts.public_key != key.public_key_raw() {
+            return Err(PkiError::OtherKey { path, certificate });
+        }
+        let issuer = Issuer::from_ca_cert_pem(&self.ca(authority)?, key)?;
         let mut hosts = hosts.to_vec();
         if authority == Authority::Coordinators {
             hosts.extend(LOCAL_HOSTS.iter().filter_map(|host| host.parse().ok()));

@@ -191,8 +191,7 @@ impl Tls {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(material);
             }
             Ok(Err(error)) => {
-                let error = anyhow::Error::from(error);
-                tracing::warn!("what was read before is kept: {error:#}");
+                tracing::warn!("what was read before is kept: {}", cakes_telemetry::chain(&error));
             }
             Err(ended) => tracing::error!(%ended, "the certificate cannot be read again"),
         }

@@ -1,4 +1,6 @@
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use cakes_coordinator::core::access::Role;
@@ -10,6 +12,10 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
 fn authority() -> (tempfile::TempDir, Pki) {
@@ -26,12 +32,11 @@ fn nobody_else_reads_what_is_made_and_nothing_is_overwritten() {
     let mut open = vec![pki.folder().to_owned()];
     let mut files = 0;
     while let Some(path) = open.pop() {
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         if path.is_dir() {
-            assert_eq!(mode, 0o700, "{}", path.display());
+            assert_eq!(mode(&path), 0o700, "{}", path.display());
             open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         } else {
-            assert_eq!(mode, 0o600, "{}", path.display());
+            assert_eq!(mode(&path), 0o600, "{}", path.display());
             files += 1;
         }
     }
@@ -73,10 +78,36 @@ fn a_certificate_says_who_where_and_until_when_and_renewed_says_the_same() {
         let lasted = |facts: &Facts| facts.not_after.duration_since(facts.not_before).unwrap();
         assert_eq!((&renewed.uris, &renewed.hosts), (&before.uris, &before.hosts));
         assert_eq!(lasted(&renewed), lasted(&before));
-        let mode = std::fs::metadata(folder.join("key.pem")).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode, 0o600);
+        assert_eq!(mode(&folder.join("key.pem")), 0o600);
     }
     assert_eq!(pki.list().unwrap().len(), 5);
+}
+
+#[test]
+fn what_a_group_may_read_it_may_read_when_it_is_renewed() {
+    let (_folder, pki) = authority();
+    let (certificate, key) = (pki.folder().join("cert.pem"), pki.folder().join("key.pem"));
+    std::fs::set_permissions(&certificate, Permissions::from_mode(0o644)).unwrap();
+    std::fs::set_permissions(&key, Permissions::from_mode(0o640)).unwrap();
+    let before = std::fs::read(&key).unwrap();
+    pki.renew(pki.folder()).unwrap();
+    assert_ne!(std::fs::read(&key).unwrap(), before);
+    assert_eq!((mode(&certificate), mode(&key)), (0o644, 0o640));
+}
+
+#[test]
+fn nothing_is_signed_with_the_key_of_another_authority() {
+    let (_folder, pki) = authority();
+    let (_elsewhere, other) = authority();
+    let anna = Holder::User { role: Role::Viewer, name: name("anna") };
+    let copy = |file: &str| std::fs::copy(other.folder().join(file), pki.folder().join(file)).unwrap();
+    copy("users-ca.pem");
+    let refused = pki.issue(&anna, &[], DAY).unwrap_err().to_string();
+    assert!(refused.contains("authority/users.key is not the key of"), "{refused}");
+    assert!(refused.contains("users-ca.pem") && !pki.folder().join("users").exists(), "{refused}");
+    pki.issue(&Holder::Worker { name: name("gpu-01") }, &[], DAY).unwrap();
+    copy("authority/users.key");
+    pki.issue(&anna, &[], DAY).unwrap();
 }
 
 #[test]
