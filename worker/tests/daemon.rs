@@ -392,6 +392,28 @@ async fn a_forgotten_daemon_registers_again_and_goes_on() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_is_forgotten_again_at_once_ends_since_another_has_its_name() {
+    let bench = Bench::new().await;
+    let said = bench.artifacts().with_file_name("said");
+    let mut command = bench.command(&[]);
+    command.stderr(std::fs::File::create(&said).unwrap());
+    let mut daemon = Daemon::start(&mut command);
+    bench.coordinator.until("a question", |seen| seen.acquires.first().map(|_| ())).await;
+    for registered in 1..=2 {
+        bench
+            .coordinator
+            .until("registered", |seen| (seen.registrations.len() == registered).then_some(()))
+            .await;
+        bench.coordinator.seen().forgets_daemon = true;
+    }
+    let status = daemon.ended(SOON).await;
+    let said = std::fs::read_to_string(&said).unwrap();
+    assert_eq!(status.code(), Some(3), "{said}");
+    assert!(said.contains("the name tester") && said.contains("--id"), "{said}");
+    assert_eq!(bench.coordinator.seen().registrations.len(), 2);
+}
+
+#[tokio::test]
 async fn a_coordinator_of_another_version_and_wrong_settings_end_the_daemon_with_a_clear_word() {
     let bench = Bench::new().await;
     bench.coordinator.seen().protocol = 99;
