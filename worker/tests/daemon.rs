@@ -158,6 +158,7 @@ async fn bad_ends(arguments: &[&str], ends: &[(serde_json::Value, FailureClass, 
 async fn every_bad_end_of_a_trainer_has_its_class_and_leaves_the_slot_free() {
     let ends = [
         (json!(["leak"]), FailureClass::Resource, "--memory-limit-mib"),
+        (json!(["leak_elsewhere"]), FailureClass::Resource, "--memory-limit-mib"),
         (json!(["garbage"]), FailureClass::Infrastructure, "protocol"),
         (json!(["oversized"]), FailureClass::Infrastructure, "longer than the limit"),
         (json!(["signal", 6]), FailureClass::Infrastructure, "SIGABRT"),

@@ -133,8 +133,8 @@ pub struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     disk_free_min_mib: Option<u64>,
 
-    /// Most memory that a trainer may take, in MiB; one that takes more is killed [default: nine tenths
-    /// of this machine's].
+    /// Most memory that a trainer may take with all its processes, in MiB; one that takes more is
+    /// killed [default: its slot's share of nine tenths of this machine's, or of the control group's].
     #[arg(long, env = "CAKES_MEMORY_LIMIT_MIB", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_limit_mib: Option<u64>,
