@@ -8,6 +8,7 @@
 //! earlier try of the same upload, which is verified instead of trusted. The
 //! coordinator alone deletes; but [`trial`] takes away what it has written itself.
 
+mod interrupted;
 mod stores;
 pub mod trial;
 
@@ -83,6 +84,8 @@ pub struct StoredFolder {
 #[derive(Clone, Debug)]
 pub struct Artifacts {
     store: Arc<dyn ObjectStore>,
+    /// Of a store that is one.
+    root: Option<PathBuf>,
 }
 
 /// The part of a manifest that storing it depends on.
@@ -117,7 +120,8 @@ impl Artifacts {
         url: &str,
         variables: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ArtifactError> {
-        Ok(Artifacts { store: stores::open(url, variables, RetryConfig::default())? })
+        let store = stores::open(url, variables, RetryConfig::default())?;
+        Ok(Artifacts { store, root: stores::root(url) })
     }
 
     /// Stores a checkpoint below `prefix`, its manifest last.
@@ -207,8 +211,8 @@ impl Artifacts {
     }
 
     /// Deletes all objects of a checkpoint, its manifest first, so that what is left by a
-    /// deletion that was cut short is no checkpoint; how many there were. What is not
-    /// there is deleted already.
+    /// deletion that was cut short is no checkpoint, and what uploads that were cut short
+    /// left; how many there were. What is not there is deleted already.
     ///
     /// # Errors
     /// The store fails, or the key is that of no checkpoint.
@@ -230,7 +234,11 @@ impl Artifacts {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(locations.len())
+        let fragments = match &self.root {
+            Some(root) => interrupted::delete(root.join(folder.to_string()), root.clone()).await?,
+            None => 0,
+        };
+        Ok(locations.len() + fragments)
     }
 
     /// First parts of all keys, which are the ids of jobs.
@@ -242,25 +250,37 @@ impl Artifacts {
         Ok(found.common_prefixes.iter().map(ToString::to_string).collect())
     }
 
-    /// Folders whose keys begin with a job's id, by key.
+    /// Folders whose keys begin with a job's id, by key, also those that hold nothing but
+    /// what an upload that was cut short left.
     ///
     /// # Errors
     /// The store fails.
     pub async fn folders(&self, job: &str) -> Result<Vec<StoredFolder>, ArtifactError> {
         let mut found: BTreeMap<String, StoredFolder> = BTreeMap::new();
         let prefix = Path::parse(job).map_err(object_store::Error::from)?;
+        let mut add = |location: &Path, bytes: u64, write_time: SystemTime| {
+            let parts: Vec<_> = location.parts().collect();
+            let key = match parts.len() > KEY_PARTS {
+                true => Path::from_iter(parts.into_iter().take(KEY_PARTS)).to_string(),
+                false => location.to_string(),
+            };
+            let folder = found.entry(key.clone()).or_insert(StoredFolder { key, bytes: 0, write_time });
+            folder.bytes += bytes;
+            folder.write_time = folder.write_time.max(write_time);
+        };
         let mut objects = self.store.list(Some(&prefix));
         while let Some(object) = objects.next().await {
             let object = object?;
-            let parts: Vec<_> = object.location.parts().collect();
-            let key = match parts.len() > KEY_PARTS {
-                true => Path::from_iter(parts.into_iter().take(KEY_PARTS)).to_string(),
-                false => object.location.to_string(),
-            };
-            let write_time = SystemTime::from(object.last_modified);
-            let folder = found.entry(key.clone()).or_insert(StoredFolder { key, bytes: 0, write_time });
-            folder.bytes += object.size;
-            folder.write_time = folder.write_time.max(write_time);
+            add(&object.location, object.size, object.last_modified.into());
+        }
+        if let Some(root) = &self.root {
+            for fragment in interrupted::find(root.join(prefix.to_string())).await? {
+                let below = fragment.path.strip_prefix(root).ok().and_then(FilePath::to_str);
+                let location = below.map(Path::from).filter(|path| path.parts().count() > KEY_PARTS);
+                // What lies in no folder of a checkpoint is nobody's to delete.
+                let Some(location) = location else { continue };
+                add(&location, fragment.bytes, fragment.write_time);
+            }
         }
         Ok(found.into_values().collect())
     }

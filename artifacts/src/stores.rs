@@ -42,6 +42,11 @@ pub(crate) fn open(
     }
 }
 
+/// The folder that the store at `url` is; none of a bucket.
+pub(crate) fn root(url: &str) -> Option<PathBuf> {
+    Url::parse(url).ok().filter(|url| url.scheme() == "file")?.to_file_path().ok()
+}
+
 fn folder_store(
     folder: PathBuf,
     wrong: impl Fn(String) -> ArtifactError,

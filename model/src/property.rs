@@ -137,17 +137,22 @@ fn result_is_whole(job: &JobRow) -> bool {
     job.results.len() == usize::from(job.state == JobState::Succeeded) && whole
 }
 
-/// Each retry by a person gives all tries again.
+/// Each retry by a person gives all tries again. A loss that its worker told takes no try
+/// where it had got farther than every attempt before.
 fn within_budgets(job: &JobRow, budgets: &Budgets, retries: u32) -> bool {
-    let ends = |counted: &dyn Fn(FailureClass) -> bool| {
-        let bad = job.attempts.iter().filter(|attempt| {
-            let charged = !matches!(attempt.life, Life::Ended(EndReason::HandedBack | EndReason::Cancelled));
-            charged && attempt.class.is_some_and(counted)
-        });
-        u32::try_from(bad.count()).unwrap_or(u32::MAX)
-    };
-    let lost = ends(&|class| matches!(class, FailureClass::Lost | FailureClass::Cancelled));
-    let infrastructure = ends(&|class| class == FailureClass::Infrastructure);
+    let (mut lost, mut infrastructure, mut furthest) = (0, 0, 0);
+    for attempt in &job.attempts {
+        let (Life::Ended(end), Some(class)) = (attempt.life, attempt.class) else { continue };
+        let progress = attempt.last_step > furthest;
+        furthest = furthest.max(attempt.last_step);
+        match (end, class) {
+            (EndReason::HandedBack | EndReason::Cancelled, _) => {}
+            (EndReason::Failed, FailureClass::Lost) if progress => {}
+            (_, FailureClass::Lost | FailureClass::Cancelled) => lost += 1,
+            (_, FailureClass::Infrastructure) => infrastructure += 1,
+            _ => {}
+        }
+    }
     lost <= (budgets.lost + 1) * (retries + 1)
         && infrastructure <= (budgets.infrastructure + 1) * (retries + 1)
 }

@@ -17,8 +17,11 @@ use crate::{DATABASE, Durability, Error};
 const SOCKET_PATH_MAX: usize = 107;
 const SOCKET_NAME: &str = ".s.PGSQL.5432";
 
-/// Replaying the log after a power cut may take a while.
+/// Until the server says that it starts. Replaying the log after a power cut, which comes
+/// behind that, takes as long as it takes: a server that is ended in it begins anew.
 const START_PATIENCE: Duration = Duration::from_secs(120);
+/// Between two words about a start that lasts.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 const LOG_BYTES_MAX: u64 = 16 << 20;
 
@@ -86,7 +89,7 @@ impl Server {
         let process = spawn(command.stdin(Stdio::null()), &log)?;
         let mut server = Server { process, guardian: None, socket, log, durability };
         server.guardian = Some(server.guard(&folder.account, &folder.cluster())?);
-        server.wait_until_ready(&folder.cluster())?;
+        server.wait_until_ready(&folder.cluster(), START_PATIENCE)?;
         server.make_database(&folder.account, binaries)?;
         Ok(server)
     }
@@ -123,21 +126,32 @@ impl Server {
         }
     }
 
-    /// Waits for the state that the server writes into `postmaster.pid`, as `pg_ctl` does.
-    fn wait_until_ready(&mut self, cluster: &Path) -> Result<(), Error> {
+    /// Waits for the state that the server writes into `postmaster.pid`, as `pg_ctl` does;
+    /// while it says that it starts, without a limit.
+    fn wait_until_ready(&mut self, cluster: &Path, patience: Duration) -> Result<(), Error> {
         let start = Instant::now();
-        let own = self.process.id().to_string();
+        let (mut heard, mut told) = (start, start);
         loop {
-            let state = fs::read_to_string(cluster.join("postmaster.pid")).unwrap_or_default();
-            let lines: Vec<&str> = state.lines().map(str::trim).collect();
-            if lines.first() == Some(&own.as_str()) && lines.get(7) == Some(&"ready") {
+            let text = fs::read_to_string(cluster.join("postmaster.pid")).unwrap_or_default();
+            let state = state_of(&text, self.process.id());
+            if state == Some("ready") {
                 return Ok(());
             }
             if let Some(status) = self.ended() {
                 return Err(self.did_not_start(format!("ended with {status}")));
             }
-            if start.elapsed() > START_PATIENCE {
-                let waited = START_PATIENCE.as_secs();
+            if state == Some("starting") {
+                heard = Instant::now();
+                if told.elapsed() > TELL_INTERVAL {
+                    told = Instant::now();
+                    tracing::info!(
+                        waited_s = start.elapsed().as_secs(),
+                        log = %self.log.display(),
+                        "Postgres recovers from a crash; it is waited for"
+                    );
+                }
+            } else if heard.elapsed() > patience {
+                let waited = patience.as_secs();
                 return Err(self.did_not_start(format!("was not ready within {waited} s")));
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -203,6 +217,13 @@ impl Drop for Server {
     }
 }
 
+/// What `postmaster.pid` says of the server with this process id: starting, ready, stopping.
+fn state_of(text: &str, process: u32) -> Option<&str> {
+    let mut lines = text.lines().map(str::trim);
+    let is_its = lines.next() == Some(process.to_string().as_str());
+    lines.nth(6).filter(|_| is_its)
+}
+
 /// Starts a program in a process group of its own, its output in the log.
 fn spawn(command: &mut Command, log: &Path) -> Result<Child, Error> {
     if log.metadata().is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
@@ -232,4 +253,48 @@ fn settings(socket: &Path, durability: Durability) -> Vec<String> {
         settings.extend(fast.map(str::to_owned));
     }
     settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that stands for a server.
+    fn stand_in(folder: &Path) -> Server {
+        let log = folder.join("server.log");
+        let process = spawn(Command::new("sleep").arg("600").stdin(Stdio::null()), &log).unwrap();
+        let socket = SocketDir::InData(folder.to_owned());
+        Server { process, guardian: None, socket, log, durability: Durability::ThrowAway }
+    }
+
+    fn say(folder: &Path, process: u32, state: &str) {
+        let text = format!("{process}\n{}\n1\n5432\n/tmp\n\n1 2\n{state}\n", folder.display());
+        fs::write(folder.join("new"), text).unwrap();
+        fs::rename(folder.join("new"), folder.join("postmaster.pid")).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_recovers_is_waited_for_and_one_that_says_nothing_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = stand_in(folder.path());
+        let process = server.process_id();
+        // Of a server before this one.
+        say(folder.path(), process + 1, "starting");
+        let error = server.wait_until_ready(folder.path(), Duration::ZERO).unwrap_err();
+        assert!(error.to_string().contains("was not ready"), "{error}");
+
+        say(folder.path(), process, "starting");
+        let place = folder.path().to_owned();
+        let recovery = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            say(&place, process, "ready   ");
+        });
+        server.wait_until_ready(folder.path(), Duration::ZERO).unwrap();
+        recovery.join().unwrap();
+
+        say(folder.path(), process, "starting");
+        kill(Pid::from_raw(process.cast_signed()), Signal::SIGKILL).unwrap();
+        let error = server.wait_until_ready(folder.path(), Duration::ZERO).unwrap_err();
+        assert!(error.to_string().contains("ended with"), "{error}");
+    }
 }

@@ -79,10 +79,14 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     ended
 }
 
-async fn run_daemon(config: Config) -> anyhow::Result<()> {
+async fn run_daemon(mut config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let metrics_port = bind_metrics(config.metrics).await?;
-    let devices = devices::find(&config.devices)?;
+    let devices = tokio::select! {
+        devices = devices::find(&config.devices) => devices?,
+        () = signals.next() => return Ok(()),
+    };
+    config.share_memory(devices.len());
     metrics().devices.set(devices.len() as f64);
     let work = WorkDir::open(&config.work_dir).context("work_dir")?;
     let attempts = work.attempts();

@@ -107,14 +107,10 @@ impl Calls {
             Ok(Answer { value, sent_at }) => (value, sent_at),
             Err(error) => return refused("Report", error),
         };
-        let ack_seq = value.ack_seq;
-        if !request.entries.is_empty() {
-            self.record(move |record| record.last_acked_seq = ack_seq).await;
-        }
         Event::Acknowledged {
             sent_at,
             ttl: Duration::from_millis(value.lease_ttl_ms),
-            ack_seq,
+            ack_seq: value.ack_seq,
             desired: value.desired(),
         }
     }
@@ -140,10 +136,9 @@ impl Calls {
 
     /// Makes an uploaded checkpoint the one to resume from.
     pub async fn commit(self: Arc<Self>, stored: StoredCheckpoint, bytes: u64) -> Event {
-        let reference = stored_to_wire(stored.clone());
         let request = v1::CommitCheckpointRequest {
             token: Some(self.token.into()),
-            checkpoint: Some(reference.clone()),
+            checkpoint: Some(stored_to_wire(stored.clone())),
             bytes,
         };
         let span = spans::call("CommitCheckpoint", self.trace.as_ref());
@@ -153,10 +148,7 @@ impl Calls {
         };
         let committed = self.session.coordinator().persist("CommitCheckpoint", call).await;
         match spans::answered(committed, span) {
-            Ok(_) => {
-                self.record(move |record| record.checkpoints.push(reference)).await;
-                Event::Stored(stored)
-            }
+            Ok(_) => Event::Stored(stored),
             Err(CallError::Refused(message)) => Event::StoreFailed { message, permanent: true },
             Err(error) => refused("CommitCheckpoint", error),
         }

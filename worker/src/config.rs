@@ -20,7 +20,7 @@ use tonic::transport::Endpoint;
 use crate::attempt::{Patience, SectionLimits};
 use crate::client::Credentials;
 use crate::devices::DeviceChoice;
-use crate::process::machine_memory_mib;
+use crate::memory;
 use crate::telemetry::LogFormat;
 pub use flags::{Cli, Command, Flags};
 pub(crate) use settings::Settings;
@@ -54,6 +54,8 @@ pub struct Config {
     pub cache_limit_gib: u64,
     pub disk_free_min_mib: u64,
     pub mean_time_between_failures: Duration,
+    /// Of each trainer; none for its share of what there is, see [`Config::share_memory`].
+    pub memory_limit_mib: Option<u64>,
     pub patience: Patience,
     pub shutdown_limit: Duration,
     /// None to serve no metrics.
@@ -91,6 +93,14 @@ impl Config {
         Config::check(Settings::merge(flags)?)
     }
 
+    /// Limits the memory of each of `slots` trainers to its share of what there is, unless a
+    /// limit was given.
+    pub fn share_memory(&mut self, slots: usize) {
+        if let (None, Some(usable_mib)) = (self.memory_limit_mib, memory::usable_mib()) {
+            self.patience.memory_mib_max = memory::share_mib(usable_mib, slots);
+        }
+    }
+
     fn check(settings: Settings) -> Result<Self, ConfigError> {
         let fence_share = settings.self_fence;
         if !(0.1..=0.95).contains(&fence_share) {
@@ -104,6 +114,12 @@ impl Config {
         }
         if settings.cache_limit_gib == 0 {
             return Err(wrong("cache_limit_gib", "must be 1 or more; a data set must fit"));
+        }
+        if settings.memory_limit_mib == Some(0) {
+            return Err(wrong(
+                "memory_limit_mib",
+                "must be 1 or more; leave it out for a share of what there is",
+            ));
         }
         let work_dir = settings.work_dir.map_or_else(default_work_dir, Ok)?;
         let cache_dir = settings.cache_dir.unwrap_or_else(|| work_dir.join("cache"));
@@ -152,9 +168,10 @@ impl Config {
             cache_limit_gib: settings.cache_limit_gib,
             disk_free_min_mib: settings.disk_free_min_mib,
             mean_time_between_failures: positive("mtbf", settings.mtbf)?,
+            memory_limit_mib: settings.memory_limit_mib,
             patience: Patience {
                 limits,
-                memory_mib_max: memory_limit_mib(settings.memory_limit_mib)?,
+                memory_mib_max: settings.memory_limit_mib.unwrap_or(u64::MAX),
                 stop_grace: settings.stop_grace,
                 cancel_grace: settings.cancel_grace,
                 exit_grace: EXIT_GRACE,
@@ -168,15 +185,6 @@ impl Config {
             log_level: settings.log_level,
             log_format: settings.log_format,
         })
-    }
-}
-
-/// The limit, or what leaves the rest of the machine alive.
-fn memory_limit_mib(limit: Option<u64>) -> Result<u64, ConfigError> {
-    match limit {
-        Some(0) => Err(wrong("memory_limit_mib", "must be 1 or more; leave it out for most of the machine")),
-        Some(limit) => Ok(limit),
-        None => Ok(machine_memory_mib().map_or(u64::MAX, |mib| mib / 10 * 9)),
     }
 }
 

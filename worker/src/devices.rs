@@ -2,9 +2,17 @@
 //! driver lists.
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use cakes_proto::v1::Device;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::memory;
+
+/// For the driver to answer; loading it for its first user takes seconds.
+const DRIVER_LIMIT: Duration = Duration::from_secs(20);
 
 /// Devices to offer, as asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +35,11 @@ pub enum DeviceError {
     Twice(String),
     #[error("devices: this machine has no '{name}'; it has {present}")]
     Absent { name: String, present: String },
+    #[error(
+        "devices: nvidia-smi did not answer within {} s, so the driver hangs; see `dmesg` and restart the machine, \
+         or offer the processors alone with --devices cpu", limit.as_secs()
+    )]
+    DriverHangs { limit: Duration },
 }
 
 impl DeviceChoice {
@@ -58,14 +71,24 @@ impl DeviceChoice {
             None => Ok(DeviceChoice::Named(names)),
         }
     }
+
+    /// Whether the driver of GPUs must be asked.
+    fn wants_gpus(&self) -> bool {
+        match self {
+            DeviceChoice::Auto => true,
+            DeviceChoice::Named(names) => names.iter().any(|name| name.contains("cuda:")),
+        }
+    }
 }
 
 /// The devices to offer, one slot each.
 ///
 /// # Errors
-/// A device was asked for that the machine lacks.
-pub fn find(choice: &DeviceChoice) -> Result<Vec<Device>, DeviceError> {
-    choose(choice, processor(), gpus())
+/// A device was asked for that the machine lacks, or the driver of GPUs that were asked for
+/// does not answer.
+pub async fn find(choice: &DeviceChoice) -> Result<Vec<Device>, DeviceError> {
+    let gpus = if choice.wants_gpus() { gpus().await? } else { Vec::new() };
+    choose(choice, processor(), gpus)
 }
 
 fn choose(
@@ -115,12 +138,10 @@ pub fn for_trainer(slot: &str, count: u32) -> String {
 
 fn processor() -> Device {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").unwrap_or_default();
     Device {
         name: "cpu".to_owned(),
         model: cpu_model(&text).unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
-        memory_mib: usable_memory_mib(&memory, &limit),
+        memory_mib: memory::usable_mib().unwrap_or(0),
         count: 1,
     }
 }
@@ -130,23 +151,33 @@ fn cpu_model(cpuinfo: &str) -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// What the machine has, or the container's limit where that is less.
-fn usable_memory_mib(meminfo: &str, cgroup_limit: &str) -> u64 {
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let total_kib = total.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    let total_mib = total_kib.unwrap_or(0) / 1024;
-    cgroup_limit.trim().parse::<u64>().map_or(total_mib, |bytes| total_mib.min(bytes >> 20))
-}
-
-fn gpus() -> Vec<Device> {
-    let query = ["--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits"];
-    // No such command means no driver, and so no GPU of this kind.
-    let Ok(output) = Command::new("nvidia-smi").args(query).output() else { return Vec::new() };
+async fn gpus() -> Result<Vec<Device>, DeviceError> {
+    let Some(output) = ask_driver("index,name,memory.total").await? else { return Ok(Vec::new()) };
     if !output.status.success() {
         tracing::warn!("nvidia-smi failed ({}); no GPU is offered", output.status);
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    parse_gpus(&String::from_utf8_lossy(&output.stdout))
+    Ok(parse_gpus(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// What `nvidia-smi` says of these fields of each GPU. None without such a command, which means
+/// no driver, and so no GPU of this kind.
+///
+/// # Errors
+/// It does not end.
+pub(crate) async fn ask_driver(fields: &str) -> Result<Option<Output>, DeviceError> {
+    let mut command = Command::new("nvidia-smi");
+    command.arg(format!("--query-gpu={fields}")).arg("--format=csv,noheader,nounits");
+    answer(command, DRIVER_LIMIT).await
+}
+
+async fn answer(mut command: Command, limit: Duration) -> Result<Option<Output>, DeviceError> {
+    // At the limit it is killed, but not waited for: the kernel may not let go of it.
+    let answered = command.kill_on_drop(true).stdin(Stdio::null()).output();
+    match timeout(limit, answered).await {
+        Ok(output) => Ok(output.ok()),
+        Err(_) => Err(DeviceError::DriverHangs { limit }),
+    }
 }
 
 fn parse_gpus(csv: &str) -> Vec<Device> {
@@ -227,9 +258,20 @@ mod tests {
     }
 
     #[test]
-    fn a_container_s_limit_counts() {
-        let meminfo = "MemTotal:       16384000 kB\nMemFree: 1 kB\n";
-        assert_eq!(usable_memory_mib(meminfo, "max\n"), 16_000);
-        assert_eq!(usable_memory_mib(meminfo, "1073741824\n"), 1024);
+    fn the_driver_is_asked_for_gpus_alone() {
+        for (text, wanted) in [("auto", true), ("cuda:0", true), ("cpu,cpu+cuda:1", true), ("cpu+cpu", false)]
+        {
+            assert_eq!(DeviceChoice::parse(text).unwrap().wants_gpus(), wanted, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_hangs_is_not_waited_for() {
+        let mut hung = Command::new("sleep");
+        hung.arg("600");
+        let error = answer(hung, Duration::from_millis(50)).await.unwrap_err();
+        assert!(error.to_string().contains("--devices cpu"), "{error}");
+        let absent = Command::new("/no/such/nvidia-smi");
+        assert!(answer(absent, DRIVER_LIMIT).await.unwrap().is_none());
     }
 }

@@ -35,17 +35,13 @@ pub enum JournalError {
     InUse { path: PathBuf },
 }
 
-/// The state of one attempt. Holds the lease's secret, so only its owner reads it.
+/// The state of one attempt. Holds the lease's secret, so only its owner reads it. Fields
+/// of other versions are left aside: what was decided must be told, whoever wrote it down.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Record {
     pub token: v1::LeaseToken,
     /// Of the daemon that was granted the lease.
     pub incarnation: u64,
-    /// Number of the last entry that the coordinator acknowledged.
-    pub last_acked_seq: u64,
-    /// Committed by this attempt, oldest first.
-    pub checkpoints: Vec<v1::CheckpointReference>,
     /// The last call, once it was decided.
     pub conclusion: Option<Concluding>,
 }
@@ -105,13 +101,7 @@ impl WorkDir {
             fs::remove_dir_all(&folder).map_err(io)?;
         }
         private_folder(&folder).map_err(io)?;
-        let record = Record {
-            token: (*token).into(),
-            incarnation,
-            last_acked_seq: 0,
-            checkpoints: Vec::new(),
-            conclusion: None,
-        };
+        let record = Record { token: (*token).into(), incarnation, conclusion: None };
         let journal = Journal { folder, record };
         journal.write()?;
         Ok(journal)
@@ -244,6 +234,25 @@ mod tests {
         assert_eq!(journal.record().incarnation, 7);
         journal.remove().unwrap();
         assert!(work.left_behind().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_journal_of_the_version_before_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        let work = WorkDir::open(root.path()).unwrap();
+        let folder = work.attempts().join("x-1");
+        fs::create_dir(&folder).unwrap();
+        let record = serde_json::json!({
+            "token": v1::LeaseToken::from(token()),
+            "incarnation": 7,
+            "last_acked_seq": 41,
+            "checkpoints": [{ "key": "k", "step": "4", "manifest_sha256": "ab" }],
+            "conclusion": null,
+        });
+        fs::write(folder.join(FILE), record.to_string()).unwrap();
+        let found = work.left_behind().unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].record().incarnation, 7);
     }
 
     #[test]

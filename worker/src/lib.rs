@@ -18,7 +18,7 @@
 //! | [`config`], [`devices`], [`telemetry`], [`metrics`], [`spans`] | what the daemon is told, what the machine has, what it logs, counts and traces |
 //! | [`client`], [`session`] | calls with deadlines and retries; who this daemon is to the coordinator |
 //! | [`attempt`], [`outbox`] | every decision about a running job, without touching anything |
-//! | [`runner`], [`supervisor`], [`artifacts`], [`journal`] | the acts: calls, processes, checkpoints, what survives `kill -9` |
+//! | [`runner`], [`supervisor`], [`memory`], [`artifacts`], [`journal`] | the acts: calls, processes and what they take, checkpoints, what survives `kill -9` |
 //! | [`at_hand`] | which data sets lie ready here |
 //! | [`doctor`] | whether this machine can do it |
 //! | [`slot`], [`recovery`], [`app`] | one device's loop; what an earlier daemon left; start and end |
@@ -33,6 +33,7 @@ pub mod config;
 pub mod devices;
 pub mod doctor;
 pub mod journal;
+pub mod memory;
 pub mod metrics;
 pub mod outbox;
 pub mod process;

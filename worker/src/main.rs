@@ -2,9 +2,11 @@
 
 use std::process::ExitCode;
 
+use cakes_telemetry::chain;
 use cakes_worker::config::{Cli, Command, Config, ConfigError};
 use cakes_worker::devices::DeviceError;
 use cakes_worker::journal::JournalError;
+use cakes_worker::session::SessionError;
 use cakes_worker::{app, doctor, telemetry};
 use clap::Parser;
 
@@ -12,10 +14,16 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", chain(&*error));
             let of_user =
                 error.is::<ConfigError>() || error.is::<DeviceError>() || error.is::<JournalError>();
-            ExitCode::from(if of_user { 2 } else { 1 })
+            let of_two = matches!(error.downcast_ref::<SessionError>(), Some(SessionError::Namesake { .. }));
+            ExitCode::from(match (of_two, of_user) {
+                // Started again it would end the jobs of its namesake: the unit of systemd knows it.
+                (true, _) => 3,
+                (_, true) => 2,
+                _ => 1,
+            })
         }
     }
 }

@@ -25,16 +25,17 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Processes whose mark lies in `folder`, zombies excepted.
 pub fn marked(folder: &Path) -> Vec<Pid> {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let own = std::process::id() as i32;
-    processes
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| *pid != own && bears_mark(*pid, folder))
-        .map(Pid::from_raw)
-        .collect()
+    let own = Pid::this();
+    all_processes().filter(|pid| *pid != own && bears_mark(*pid, folder)).collect()
 }
 
-fn bears_mark(pid: i32, folder: &Path) -> bool {
+/// Processes of this machine, as far as they can be seen.
+pub fn all_processes() -> impl Iterator<Item = Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok()).map(Pid::from_raw)
+}
+
+fn bears_mark(pid: Pid, folder: &Path) -> bool {
     // Unreadable means: of another user, or just gone.
     let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { return false };
     environment.split(|byte| *byte == 0).any(|variable| {
@@ -99,24 +100,6 @@ async fn left_of(folder: &Path, trainer: Option<Pid>) -> Vec<Pid> {
         left
     });
     looked.await.unwrap_or_default()
-}
-
-/// Memory of a process that no file stands for, in MiB; none when it is gone. What is
-/// mapped from files the kernel takes back when it needs to.
-pub fn memory_mib(pid: Pid) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some((kib(&status, "RssAnon:")? + kib(&status, "RssShmem:")?) / 1024)
-}
-
-/// Memory of this machine, in MiB.
-pub fn machine_memory_mib() -> Option<u64> {
-    let memory = std::fs::read_to_string("/proc/meminfo").ok()?;
-    Some(kib(&memory, "MemTotal:")? / 1024)
-}
-
-/// The value of a line `Name:   123 kB`.
-fn kib(text: &str, name: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse().ok())
 }
 
 /// How often the kernel has killed for memory since the machine started.

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::client::{Answer, CallError, Coordinator};
+use crate::clock::since_boot;
 
 /// What the coordinator said to a registration.
 #[derive(Clone, Debug)]
@@ -32,6 +33,10 @@ pub enum SessionError {
         "the coordinator speaks protocol {theirs}, this worker {WORKER_PROTOCOL}; install the two of one version"
     )]
     Protocol { theirs: u32 },
+    #[error(
+        "another daemon uses the name {id}, and the two end each other's jobs; give each a name of its own with --id"
+    )]
+    Namesake { id: WorkerId },
     #[error(transparent)]
     Artifacts(#[from] ArtifactError),
 }
@@ -60,9 +65,17 @@ pub struct Session {
     id: WorkerId,
     devices: Vec<v1::Device>,
     labels: Labels,
-    registration: tokio::sync::Mutex<Registration>,
+    standing: tokio::sync::Mutex<Standing>,
     /// Tokens of attempts that run now, by job and epoch.
     live: Mutex<BTreeMap<(String, u64), v1::LeaseToken>>,
+}
+
+/// The current registration.
+#[derive(Debug)]
+struct Standing {
+    registration: Registration,
+    /// When it took the place of an earlier one of this daemon, since boot.
+    renewed_at: Option<Duration>,
 }
 
 impl Session {
@@ -82,7 +95,7 @@ impl Session {
             id,
             devices,
             labels,
-            registration: tokio::sync::Mutex::new(registration),
+            standing: tokio::sync::Mutex::new(Standing { registration, renewed_at: None }),
             live: Mutex::default(),
         })
     }
@@ -97,14 +110,14 @@ impl Session {
 
     /// The current registration.
     pub async fn registration(&self) -> Registration {
-        self.registration.lock().await.clone()
+        self.standing.lock().await.registration.clone()
     }
 
     /// Asks for a job for `device`, rather for one on data that are at hand. The same request
     /// is repeated until there is an answer, so a grant whose answer was lost is not lost.
     ///
     /// # Errors
-    /// The daemon had to register anew and was refused.
+    /// The daemon had to register anew and was refused, or another one has its name.
     pub async fn acquire(
         &self,
         device: &v1::Device,
@@ -144,19 +157,33 @@ impl Session {
     /// Replaces the registration numbered `stale`, once for all slots, and says
     /// which attempts go on.
     async fn register_anew(&self, stale: u64) -> Result<(), SessionError> {
-        let mut registration = self.registration.lock().await;
-        if registration.incarnation != stale {
+        let mut standing = self.standing.lock().await;
+        if standing.registration.incarnation != stale {
             return Ok(());
         }
-        *registration = register(&self.coordinator, &self.id, &self.devices, &self.labels).await?;
+        self.renew(&mut standing).await?;
+        let incarnation = standing.registration.incarnation;
         let live: Vec<v1::LeaseToken> = {
             let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
             live.values().cloned().collect()
         };
         // What is not wanted any more is told by the next report.
-        if let Err(error) = reconcile(&self.coordinator, &self.id, registration.incarnation, live).await {
+        if let Err(error) = reconcile(&self.coordinator, &self.id, incarnation, live).await {
             warn!("the coordinator refuses Reconcile: {error}");
         }
+        Ok(())
+    }
+
+    /// Registers in place of what the coordinator does not know any more. That it does not
+    /// know what it was told a moment ago either means that another daemon registers under
+    /// the same name in turn: each registration ends the jobs of the other one.
+    async fn renew(&self, standing: &mut Standing) -> Result<(), SessionError> {
+        let since = standing.renewed_at.map(|renewed_at| since_boot().saturating_sub(renewed_at));
+        if since.is_some_and(|since| since < RENEWED_AGAIN_WITHIN) {
+            return Err(SessionError::Namesake { id: self.id.clone() });
+        }
+        standing.registration = register(&self.coordinator, &self.id, &self.devices, &self.labels).await?;
+        standing.renewed_at = Some(since_boot());
         Ok(())
     }
 
@@ -167,7 +194,7 @@ impl Session {
     /// completion that stands in a journal must not be forgotten over it.
     ///
     /// # Errors
-    /// The daemon had to register anew and was refused.
+    /// The daemon had to register anew and was refused, or another one has its name.
     pub async fn reconcile(&self, tokens: Vec<v1::LeaseToken>) -> Result<Vec<v1::Verdict>, SessionError> {
         loop {
             let incarnation = self.registration().await.incarnation;
@@ -175,9 +202,8 @@ impl Session {
                 Ok(verdicts) => return Ok(verdicts),
                 Err(CallError::Stale(message)) => {
                     warn!("the coordinator does not know this daemon ({message}); registering anew");
-                    let mut registration = self.registration.lock().await;
-                    *registration =
-                        register(&self.coordinator, &self.id, &self.devices, &self.labels).await?;
+                    let mut standing = self.standing.lock().await;
+                    self.renew(&mut standing).await?;
                 }
                 Err(error) => {
                     warn!("the coordinator refuses Reconcile: {error}");
@@ -197,6 +223,9 @@ impl Session {
 }
 
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
+/// Longer than two daemons of one name that work take to notice each other in turn: a report
+/// of each.
+const RENEWED_AGAIN_WITHIN: Duration = Duration::from_secs(90);
 
 /// An attempt that runs.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use cakes::frame::{SPANS_VARIABLE, TrainerCommand, TrainerEvent, decode, encode};
@@ -21,7 +22,8 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::Instant;
 
 use crate::attempt::{Event, Exit};
-use crate::process::{MARK, kill_marked, memory_mib, oom_kills};
+use crate::memory::GroupMemory;
+use crate::process::{MARK, kill_marked, oom_kills};
 
 /// Longer lines of the log are cut into pieces of this size.
 pub const LINE_BYTES_MAX: usize = 4096;
@@ -98,6 +100,7 @@ pub struct Trainer {
     ended: Option<(ExitStatus, Instant)>,
     told: bool,
     oom_kills_before: u64,
+    memory: Mutex<GroupMemory>,
     /// The attempt's folder, which is its mark.
     folder: PathBuf,
 }
@@ -121,8 +124,10 @@ impl Trainer {
             .kill_on_drop(true)
             .spawn()?;
         let pid = child.id().ok_or_else(|| std::io::Error::other("the process has no id"))?;
+        let group = Pid::from_raw(pid as i32);
         Ok(Trainer {
-            group: Pid::from_raw(pid as i32),
+            group,
+            memory: Mutex::new(GroupMemory::new(group)),
             stdin: child.stdin.take(),
             stdout: child.stdout.take(),
             frames: Vec::new(),
@@ -223,12 +228,12 @@ impl Trainer {
         self.group
     }
 
-    /// Memory that the trainer takes, in MiB; none once it is gone.
+    /// Memory that the trainer's processes take together, in MiB; none once it is gone.
     pub fn memory_mib(&self) -> Option<u64> {
         if self.ended.is_some() {
             return None;
         }
-        memory_mib(self.group)
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).mib()
     }
 
     /// Asks for a checkpoint and an exit. A trainer that is gone needs no asking.

@@ -158,6 +158,7 @@ async fn bad_ends(arguments: &[&str], ends: &[(serde_json::Value, FailureClass, 
 async fn every_bad_end_of_a_trainer_has_its_class_and_leaves_the_slot_free() {
     let ends = [
         (json!(["leak"]), FailureClass::Resource, "--memory-limit-mib"),
+        (json!(["leak_elsewhere"]), FailureClass::Resource, "--memory-limit-mib"),
         (json!(["garbage"]), FailureClass::Infrastructure, "protocol"),
         (json!(["oversized"]), FailureClass::Infrastructure, "longer than the limit"),
         (json!(["signal", 6]), FailureClass::Infrastructure, "SIGABRT"),
@@ -389,6 +390,28 @@ async fn a_forgotten_daemon_registers_again_and_goes_on() {
     bench.coordinator.until("registered again", |seen| (seen.incarnation == 2).then_some(())).await;
     bench.grant(&json!([["ready"], ["train", 1], ["save"], ["complete"]]), None);
     bench.coordinator.until("completion", |seen| seen.completions.first().map(|_| ())).await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_forgotten_again_at_once_ends_since_another_has_its_name() {
+    let bench = Bench::new().await;
+    let said = bench.artifacts().with_file_name("said");
+    let mut command = bench.command(&[]);
+    command.stderr(std::fs::File::create(&said).unwrap());
+    let mut daemon = Daemon::start(&mut command);
+    bench.coordinator.until("a question", |seen| seen.acquires.first().map(|_| ())).await;
+    for registered in 1..=2 {
+        bench
+            .coordinator
+            .until("registered", |seen| (seen.registrations.len() == registered).then_some(()))
+            .await;
+        bench.coordinator.seen().forgets_daemon = true;
+    }
+    let status = daemon.ended(SOON).await;
+    let said = std::fs::read_to_string(&said).unwrap();
+    assert_eq!(status.code(), Some(3), "{said}");
+    assert!(said.contains("the name tester") && said.contains("--id"), "{said}");
+    assert_eq!(bench.coordinator.seen().registrations.len(), 2);
 }
 
 #[tokio::test]

@@ -64,6 +64,41 @@ async fn handing_a_job_back_as_asked_pauses_it_and_costs_no_try(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn an_offer_that_is_handed_back_goes_back_without_blame(pool: PgPool) {
+    submit(&pool, &small_search()).await;
+    let worker = worker(&pool, "a").await;
+    for _ in 0..3 {
+        let grant = worker.acquire(&pool).await.unwrap();
+        for _ in 0..2 {
+            fail(&pool, &Policy::default(), grant.token, FailureClass::Lost, "not begun").await.unwrap();
+        }
+        assert_eq!(state(&pool, grant.token.job).await, "queued");
+    }
+    assert_eq!(count(&pool, "select count(*) from job where no_progress_count > 0").await, 0);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_job_that_is_handed_on_farther_than_before_loses_no_try(pool: PgPool) {
+    submit(&pool, &small_search()).await;
+    let worker = worker(&pool, "a").await;
+    for (step, lost) in [(4, 0), (8, 0), (8, 1)] {
+        let grant = worker.begin(&pool).await;
+        tell(&pool, &report_of(grant.token, 1, 1, step)).await.unwrap();
+        fail(&pool, &Policy::default(), grant.token, FailureClass::Lost, "the allocation ends")
+            .await
+            .unwrap();
+        assert_eq!(state(&pool, grant.token.job).await, "queued");
+        assert_eq!(count(&pool, "select sum(lost_count) from job").await, lost, "step {step}");
+        // The next one goes on with the same job.
+        sqlx::query("update job set run_after = clock_timestamp() + interval '1 hour' where id <> $1")
+            .bind(grant.token.job.0)
+            .execute(&pool)
+            .await
+            .unwrap();
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn a_cancelled_attempt_ends_its_job_as_cancelled(pool: PgPool) {
     submit(&pool, &small_search()).await;
     let token = worker(&pool, "a").await.begin(&pool).await.token;

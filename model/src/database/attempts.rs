@@ -291,7 +291,8 @@ pub(super) fn end_badly(
     let handed_back = bad_end == EndReason::Failed && went_away && asked;
     let bad_end = if handed_back { EndReason::HandedBack } else { bad_end };
     let last_step = i64::from(row.attempts[index].last_step);
-    let failure = Failure { end: bad_end, class, message: "", last_step };
+    let began = row.attempts[index].life != Life::Offered;
+    let failure = Failure { end: bad_end, class, message: "", began, last_step };
     let mut judgement = judge(&failure, row.counters, world.budgets, 0);
     if world.rules.breaks(Mutant::LossNotCounted) && class == FailureClass::Lost {
         let uncounted = Failure { end: EndReason::HandedBack, ..failure };

@@ -12,10 +12,10 @@ use crate::telemetry::LogFormat;
 const EXAMPLES: &str = "\
 Examples:
   cakes-worker
-  cakes-worker --server http://coordinator:7550 --data-root /data --devices cuda:0,cuda:1
-  cakes-worker --server http://coordinator:7550 --data-root /data --devices cuda:0+cuda:1,cuda:2+cuda:3
-  cakes-worker --server http://coordinator:7550 --data-root /data --labels gpu=h200,site=basel
-  CAKES_SERVER=http://coordinator:7550 cakes-worker --config /etc/cakes/worker.toml
+  cakes-worker --server https://coordinator:7550 --data-root /data --devices cuda:0,cuda:1
+  cakes-worker --server https://coordinator:7550 --data-root /data --devices cuda:0+cuda:1,cuda:2+cuda:3
+  cakes-worker --server https://coordinator:7550 --data-root /data --labels gpu=h200,site=basel
+  CAKES_SERVER=https://coordinator:7550 cakes-worker --config /etc/cakes/worker.toml
   cakes-worker doctor --config /etc/cakes/worker.toml
   cakes-worker --id gpu-01 --token-file /etc/cakes/token
   cakes-worker --server https://coordinator:7550 --ca-file /etc/cakes/ca.pem --cert-file /etc/cakes/cert.pem --key-file /etc/cakes/key.pem
@@ -133,8 +133,8 @@ pub struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     disk_free_min_mib: Option<u64>,
 
-    /// Most memory that a trainer may take, in MiB; one that takes more is killed [default: nine tenths
-    /// of this machine's].
+    /// Most memory that a trainer may take with all its processes, in MiB; one that takes more is
+    /// killed [default: its slot's share of nine tenths of this machine's, or of the control group's].
     #[arg(long, env = "CAKES_MEMORY_LIMIT_MIB", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_limit_mib: Option<u64>,

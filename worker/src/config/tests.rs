@@ -22,7 +22,19 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
     assert_eq!(config.patience.hold, minutes(1));
     assert_eq!(config.patience.limits.loading, minutes(30));
     assert_eq!(config.devices, DeviceChoice::Auto);
-    assert!((1..u64::MAX).contains(&config.patience.memory_mib_max), "of this machine");
+}
+
+#[test]
+fn trainers_share_the_memory_unless_it_is_said_what_each_may_take() {
+    let limit = |flags: &[&str], slots| {
+        let mut config = load(flags, "").unwrap();
+        config.share_memory(slots);
+        config.patience.memory_mib_max
+    };
+    let usable = memory::usable_mib().unwrap();
+    assert_eq!(limit(&[], 1), memory::share_mib(usable, 1));
+    assert_eq!(limit(&[], 4), memory::share_mib(usable, 4));
+    assert_eq!(limit(&["--memory-limit-mib", "700"], 4), 700);
 }
 
 #[test]

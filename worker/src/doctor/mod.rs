@@ -121,7 +121,7 @@ pub fn run(arguments: &DoctorArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn look(settings: &Settings, arguments: &DoctorArgs) -> Vec<Check> {
-    let mut checks = trainer::look(settings);
+    let mut checks = trainer::look(settings).await;
     checks.extend(machine::look(settings));
     if let Some(place) = &arguments.artifacts {
         checks.push(artifacts::look(place).await);

@@ -8,7 +8,7 @@ use crate::config::{Settings, find_trainer};
 use crate::devices::{self, DeviceChoice};
 
 /// Checks of everything that a training needs of this machine's programs and devices.
-pub(super) fn look(settings: &Settings) -> Vec<Check> {
+pub(super) async fn look(settings: &Settings) -> Vec<Check> {
     let (trainer, libtorch) = match find_trainer(settings.trainer.clone()) {
         Ok(program) => of_trainer(&program),
         Err(problem) => {
@@ -17,7 +17,7 @@ pub(super) fn look(settings: &Settings) -> Vec<Check> {
         }
     };
     let mut checks = trainer;
-    checks.extend(of_devices(settings, libtorch.as_deref()));
+    checks.extend(of_devices(settings, libtorch.as_deref()).await);
     checks.push(ffmpeg());
     checks
 }
@@ -65,8 +65,8 @@ fn libtorch_of(program: &Path) -> Option<PathBuf> {
     Some(path.parent()?.to_owned())
 }
 
-fn of_devices(settings: &Settings, libtorch: Option<&Path>) -> Vec<Check> {
-    let driver = driver();
+async fn of_devices(settings: &Settings, libtorch: Option<&Path>) -> Vec<Check> {
+    let driver = driver().await;
     let has_cuda = libtorch.map(|folder| folder.join("libtorch_cuda.so").exists());
     let gpu = match (&driver, has_cuda) {
         (Some(Ok(version)), Some(false)) => Check::warning(
@@ -87,7 +87,10 @@ fn of_devices(settings: &Settings, libtorch: Option<&Path>) -> Vec<Check> {
         ),
         (None, _) => Check::ok("gpu driver", "no nvidia-smi: this machine trains on its processors"),
     };
-    let found = DeviceChoice::parse(&settings.devices).and_then(|choice| devices::find(&choice));
+    let found = match DeviceChoice::parse(&settings.devices) {
+        Ok(choice) => devices::find(&choice).await,
+        Err(error) => Err(error),
+    };
     let devices = match found {
         Ok(devices) => {
             let named = devices
@@ -103,9 +106,11 @@ fn of_devices(settings: &Settings, libtorch: Option<&Path>) -> Vec<Check> {
 }
 
 /// The driver's version; none where there is no driver's command.
-fn driver() -> Option<Result<String, String>> {
-    let query = ["--query-gpu=driver_version", "--format=csv,noheader"];
-    let output = Command::new("nvidia-smi").args(query).output().ok()?;
+async fn driver() -> Option<Result<String, String>> {
+    let output = match devices::ask_driver("driver_version").await {
+        Ok(answered) => answered?,
+        Err(hangs) => return Some(Err(hangs.to_string())),
+    };
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().lines().next().unwrap_or("").to_owned();
     match (output.status.success(), said(&output.stdout)) {
         (true, version) if !version.is_empty() => Some(Ok(version)),

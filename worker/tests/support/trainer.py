@@ -125,6 +125,14 @@ class Trainer:
             self.train(1, 0.01)
         time.sleep(600)
 
+    def leak_elsewhere(self):
+        """400 MiB in a process of this one's, as a rank takes them."""
+        subprocess.Popen(
+            [sys.executable, "-c", "import time; taken = b'x' * (400 << 20); time.sleep(600)"],
+            stdin=subprocess.DEVNULL,
+        )
+        time.sleep(600)
+
     def deaf(self):
         deaf.set()
 

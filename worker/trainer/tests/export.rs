@@ -120,7 +120,9 @@ fn ask_trainer(checkpoint: &Path, job: &TrainerJob, input: &Path, answers: Answe
 #[test]
 fn exported_networks_compute_what_the_trainer_computes() {
     let Some(_) = python("numpy, onnx, onnxruntime") else {
-        eprintln!("left out: python3 cannot import onnx and onnxruntime; cargo xtask setup installs them");
+        eprintln!(
+            "left out: python3 cannot import onnx and onnxruntime; cargo xtask setup --tests installs them"
+        );
         return;
     };
     let has_torch = python("torch, safetensors").is_some();

@@ -8,7 +8,7 @@ use crate::core::lease::{Policy, desired};
 use crate::core::retry::{Failure, FailureClass, judge};
 use crate::core::{lease, worker};
 use crate::store::error::{Error, corrupt, failed};
-use crate::store::fence::Attempt;
+use crate::store::fence::{Attempt, Life};
 use crate::store::job_row::{self, JobRow, Move};
 
 /// A bad end as it was reported or noticed.
@@ -32,7 +32,9 @@ pub(super) async fn end_badly(
     let went_away = matches!(bad.class, FailureClass::Lost | FailureClass::Cancelled);
     let handed_back = bad.end == EndReason::Failed && went_away && asked_to_yield;
     let end = if handed_back { EndReason::HandedBack } else { bad.end };
-    let failure = Failure { end, class: bad.class, message: bad.message, last_step: attempt.last_step };
+    let began = attempt.life != Life::Offered;
+    let (class, last_step) = (bad.class, attempt.last_step);
+    let failure = Failure { end, class, message: bad.message, began, last_step };
     let judgement = judge(&failure, job.counters, &policy.budgets, jitter(token));
     let moved = transition(job.state, &JobEvent::Fail { end, decision: judgement.decision })?;
     let end = moved.ends_attempt.unwrap_or(end);
