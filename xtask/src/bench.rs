@@ -82,24 +82,17 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
     }
 }
 
-/// What of ours a call passes through. The dev profile does not optimise it, and a
-/// release build would compile every library anew; so this alone is compiled apart,
-/// beside what tests use. At level 1: at 3 the coordinator takes many minutes, because
-/// every crate then has its own copy of what is generic.
-const MEASURED: [&str; 6] =
-    ["cakes", "cakes-artifacts", "cakes-coordinator", "cakes-postgres", "cakes-proto", "cakes-tests"];
-
 /// Becomes the bench, which then gets every signal itself and stops what it started.
+///
+/// As users have it, optimised: the dev profile leaves most of what a call passes through as it
+/// is written. The first build takes many minutes, since it compiles every library anew.
 fn service(what: &str, arguments: &ServiceArguments) -> Result<()> {
     let mut build = process::cargo();
-    // With the features of the whole workspace, as tests have them.
-    build.args(["build", "--quiet", "--workspace", "--bin", "cakes-coordinator", "--bin", "cakes-bench"]);
-    for package in MEASURED {
-        build.arg("--config").arg(format!("profile.dev.package.{package}.opt-level=1"));
-    }
+    build.args(["build", "--release", "--workspace", "--bin", "cakes-coordinator", "--bin", "cakes-bench"]);
     process::run(&mut build)?;
-    let mut bench = std::process::Command::new(process::programs().join("cakes-bench"));
-    bench.arg(what).args(&arguments.rest).env(process::PROGRAMS_UNDER_TEST, process::programs());
+    let programs = process::released_programs();
+    let mut bench = std::process::Command::new(programs.join("cakes-bench"));
+    bench.arg(what).args(&arguments.rest).env(process::PROGRAMS_UNDER_TEST, &programs);
     Err(bench.exec()).with_context(|| format!("cannot start `{}`", process::show(&bench)))
 }
 

@@ -33,8 +33,16 @@ pub const PROGRAMS_UNDER_TEST: &str = "TEST_PROGRAMS";
 
 /// Folder of built programs.
 pub fn programs() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("debug")
+    target().join("debug")
+}
+
+/// Folder of programs that were built with `--release`.
+pub fn released_programs() -> PathBuf {
+    target().join("release")
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// Runs a command to its end, its output visible.

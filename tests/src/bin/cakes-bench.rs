@@ -45,8 +45,8 @@ Examples:
   cargo xtask bench queue --jobs 5000 --workers 16
   cargo xtask bench queue --workers 4,16 --finished 1000,1000000
 
-Each job: acquire, start, one report, commit of its checkpoint, complete; each call
-is durable and awaited. Beside each row pgbench runs with as many clients: claim,
+Each job: acquire, start, one report, complete with its checkpoint; each call is durable
+and awaited. Beside each row pgbench runs with as many clients: claim,
 metric row, complete, in three transactions on tables of like shape. Workers,
 coordinator and Postgres share the machine: compare within one run. The last line
 is JSON.";

@@ -209,7 +209,7 @@ fn a_network_of_clips_takes_arrays_and_refuses_volumes() {
     let run = root.path().join("run");
     let manner = Manner { loader_threads: 1, ..Manner::default() };
     run_job(&run, root.path(), &job, manner).unwrap();
-    let [volume, _] = write_case(root.path(), "a.nii.gz", [13, 18, 16], 4.0);
+    let [volume, _] = write_case(root.path(), "a.nii.gz", [13, 18, 16], 4.0, [straight, straight]);
     let output = predict(&[&newest(&run), &volume], &[]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
