@@ -154,8 +154,10 @@ mod tests {
                 "{path}: no example in {help:?}"
             );
             for example in examples {
-                let command = example.split(['>', '&']).next().unwrap_or_default();
-                if let Err(error) = Arguments::try_parse_from(command.split_whitespace()) {
+                let words = shlex::split(example).expect("quotes are closed");
+                // What stands behind belongs to the shell and other programs.
+                let own = words.iter().take_while(|word| ![">", "&&", "|"].contains(&word.as_str()));
+                if let Err(error) = Arguments::try_parse_from(own) {
                     panic!("{path}: {example}: {error}");
                 }
             }

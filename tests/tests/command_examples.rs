@@ -37,8 +37,9 @@ fn every_example_of_the_coordinators_commands_does_what_it_says() {
 
 /// Beside the coordinator that runs.
 async fn administer(cluster: &Cluster, example: &str) -> Result<()> {
-    let line = own_part(example).replace("deploy/examples", &deployed_examples());
-    let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+    let line = example.replace("deploy/examples", &deployed_examples());
+    let words = own_words(&line)?;
+    let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
     let mut command = tokio::process::Command::from(cluster.command("cakes-coordinator", &words)?);
     command.env("CAKES_DATABASE_URL", cluster.database_url()?).stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(Duration::from_secs(120), command.output());
@@ -51,26 +52,10 @@ async fn administer(cluster: &Cluster, example: &str) -> Result<()> {
     Ok(())
 }
 
-/// What stands behind belongs to the shell and other programs.
-fn own_part(example: &str) -> String {
-    let mut is_quoted = false;
-    let end = example.find(|character| {
-        is_quoted ^= character == '\'';
-        !is_quoted && ['>', '&', '|'].contains(&character)
-    });
-    example[..end.unwrap_or(example.len())].trim().to_owned()
-}
-
-/// Words as the shell splits them: what is quoted is one.
-fn words(line: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    for (place, part) in line.split('\'').enumerate() {
-        match place % 2 {
-            0 => words.extend(part.split_whitespace().map(str::to_owned)),
-            _ => words.push(part.to_owned()),
-        }
-    }
-    words
+/// The words before what belongs to the shell and other programs.
+fn own_words(line: &str) -> Result<Vec<String>> {
+    let words = shlex::split(line).with_context(|| format!("{line}: quotes are not closed"))?;
+    Ok(words.into_iter().take_while(|word| ![">", "&&", "|"].contains(&word.as_str())).collect())
 }
 
 fn deployed_examples() -> String {
@@ -217,14 +202,14 @@ fn replacements(example: &str, names: &Names) -> BTreeMap<&'static str, String> 
 }
 
 async fn run(cluster: &Cluster, example: &str, names: &Names) -> Result<()> {
-    let mut line = own_part(example);
+    let mut line = example.to_owned();
     for (word, here) in replacements(example, names) {
         line = replace(&line, word, &here);
     }
     if line.contains("job reproduce") && line.contains("--check") {
         repeat_job(cluster).await?;
     }
-    let words = words(&line);
+    let words = own_words(&line)?;
     let arguments: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
     let is_endless = ENDLESS.iter().any(|text| line.contains(text)) && !line.contains("--once");
     let mut command = tokio::process::Command::from(cluster.cakes_command(&arguments)?);

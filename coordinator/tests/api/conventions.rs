@@ -239,7 +239,7 @@ async fn lists_hold_what_a_filter_says_and_wrong_filters_say_where(pool: PgPool)
             v1::ListJobsRequest { page_size: 1, filter, page_token, ..v1::ListJobsRequest::default() };
         service.jobs().list_jobs(request).await.map(tonic::Response::into_inner)
     };
-    let of_one = format!("search_id = {} AND state = JOB_STATE_QUEUED", search.id);
+    let of_one = format!("search_id = {} AND state = JOB_STATE_QUEUED AND kind = SUPERNET", search.id);
     let found = jobs(&of_one, "").await.unwrap();
     assert_eq!(found.jobs[0].search_id, search.id);
     assert_eq!(found.next_page_token, "");
