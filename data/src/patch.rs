@@ -339,7 +339,7 @@ mod tests {
         let case = LoadedCase { id: "x".into(), image, label, spacing_mm: [1.0; 3] };
         let plain = PatchPolicy { extent: [4, 3, 3], affine_probability: 0.0, ..policy() };
         let prepared = PreparedCase::new(case, plain.extent).unwrap();
-        let swapping = PatchPolicy { flip_swaps: vec![[2, 1]], ..plain.clone() };
+        let swapping = PatchPolicy { flip_swaps: vec![[2, 1]], ..plain };
         let mut mirrored = 0;
         for step in 0..100 {
             let patch = sample_patch(&prepared, &swapping, &mut patch_stream(1, step, 0));

@@ -23,7 +23,7 @@ fn calls_and_what_waits_have_limits() {
         coordinator: limits::calls::LIMITS,
         ..Options::default()
     };
-    scenario(options, async |cluster| limits::calls::run(cluster).await);
+    scenario(options, async |cluster| Box::pin(limits::calls::run(cluster)).await);
 }
 
 #[test]

@@ -118,8 +118,10 @@ fn is_used(settings: &Settings, name: &str) -> bool {
     settings.context.as_deref() == Some(name)
 }
 
+type FileOf = fn(&Context) -> Option<&Path>;
+
 /// Files that a context may name, by their headings.
-const FILES: [(&str, fn(&Context) -> Option<&Path>); 4] = [
+const FILES: [(&str, FileOf); 4] = [
     ("TOKEN FILE", |context| context.token_file.as_deref()),
     ("CA FILE", |context| context.ca_file.as_deref()),
     ("CERT FILE", |context| context.cert_file.as_deref()),

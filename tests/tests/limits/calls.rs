@@ -61,7 +61,7 @@ pub async fn run(cluster: &Cluster) -> Result<()> {
     under_way_in_all(&metrics, [&olga, &otto], &vera).await?;
     under_way_of_one_address(cluster, &metrics, &vera).await?;
     // What is queued is asked for by nobody known, who may ask often.
-    let search = queue::full(&metrics, &client(cluster, &Bearer::default())?, &vera).await?;
+    let search = Box::pin(queue::full(&metrics, &client(cluster, &Bearer::default())?, &vera)).await?;
     queue::watches(&metrics, &search, [&olga[0], &otto[0]], &vera).await?;
     time(cluster, &metrics, &search, &olga[0], &vera).await?;
     page(cluster, &metrics).await
