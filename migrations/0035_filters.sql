@@ -51,3 +51,6 @@ begin atomic
         'worker_labels', search.worker_labels
     ));
 end;
+
+-- Lists of the jobs of all searches go by it, so that a page costs what it holds.
+create index job_position on job (position);
