@@ -151,10 +151,30 @@ fn fill(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A trainer of this worker that has most of its steps before it, and so something to save; it
+/// is stopped, since small jobs take a second.
+async fn held(chaos: &Chaos, worker: usize) -> Option<Trainer> {
+    seen(PATIENCE, async || {
+        let Some(trainer) = chaos.plant.trainers(worker).pop() else { return Ok(None) };
+        signal(trainer.pid, Signal::SIGSTOP);
+        let statement = "select attempt.last_step * 2 <= job.step_count
+            from attempt join job on job.id = attempt.job_id
+            where attempt.job_id = $1 and attempt.epoch = $2 and attempt.state = 'running'";
+        let query = sqlx::query_scalar(statement).bind(trainer.job).bind(trainer.epoch);
+        let is_early: Result<Option<bool>, _> = query.fetch_optional(&chaos.plant.pool).await;
+        if !matches!(is_early, Ok(Some(true))) {
+            signal(trainer.pid, Signal::SIGCONT);
+            return Ok(None);
+        }
+        Ok(Some(trainer))
+    })
+    .await
+}
+
 /// F25. A file stands where the folder of a training job was.
 pub(super) async fn store_away(chaos: &Chaos) -> Result<Proof> {
     let Some(worker) = chaos.plant.workers.len().checked_sub(1) else { return Ok(None) };
-    let Some(trainer) = training(chaos, worker, PATIENCE).await else { return Ok(None) };
+    let Some(trainer) = held(chaos, worker).await else { return Ok(None) };
     let store = chaos.plant.artifacts().join(trainer.job.to_string());
     let away = chaos.plant.folder().join(format!("artifacts-{}", trainer.job));
     // Jobs without a checkpoint have no folder yet.
@@ -162,7 +182,9 @@ pub(super) async fn store_away(chaos: &Chaos) -> Result<Proof> {
     fs::write(&away, "no folder")?;
     // At once, so that no worker makes the folder anew between one rename and another.
     let exchange = || renameat2(AT_FDCWD, &store, AT_FDCWD, &away, RenameFlags::RENAME_EXCHANGE);
-    match exchange() {
+    let exchanged = exchange();
+    signal(trainer.pid, Signal::SIGCONT);
+    match exchanged {
         // Its last checkpoint was removed, and the folder with it.
         Err(Errno::ENOENT) => return Ok(None),
         exchanged => exchanged?,
