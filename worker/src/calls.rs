@@ -149,7 +149,9 @@ impl Calls {
         let committed = self.session.coordinator().persist("CommitCheckpoint", call).await;
         match spans::answered(committed, span) {
             Ok(_) => Event::Stored(stored),
-            Err(CallError::Refused(message)) => Event::StoreFailed { message, permanent: true },
+            Err(CallError::Refused(message) | CallError::Unwelcome(message)) => {
+                Event::StoreFailed { message, permanent: true }
+            }
             Err(error) => refused("CommitCheckpoint", error),
         }
     }
@@ -226,6 +228,6 @@ fn refused(call: &'static str, error: CallError) -> Event {
     match error {
         CallError::Stale(message) => Event::LeaseLost(message),
         CallError::OutOfRange { ack_seq, .. } => Event::OutOfRange { ack_seq },
-        CallError::Refused(message) => Event::Refused { call, message },
+        CallError::Refused(message) | CallError::Unwelcome(message) => Event::Refused { call, message },
     }
 }

@@ -59,6 +59,10 @@ pub enum CallError {
     OutOfRange { ack_seq: Option<u64>, message: String },
     #[error("{0}")]
     Refused(String),
+    /// Who calls is refused, or the call as such, whatever it says: that passes with other
+    /// rights, or with another coordinator.
+    #[error("{0}")]
+    Unwelcome(String),
 }
 
 /// An answer with the time at which its request was sent.
@@ -314,11 +318,10 @@ fn refusal(status: &Status) -> Option<CallError> {
             let ack_seq = details.error_info().and_then(|info| info.metadata.get("ack_seq")?.parse().ok());
             Some(CallError::OutOfRange { ack_seq, message })
         }
-        Code::InvalidArgument
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::Unauthenticated
-        | Code::Unimplemented => Some(CallError::Refused(message)),
+        Code::InvalidArgument | Code::AlreadyExists => Some(CallError::Refused(message)),
+        Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
+            Some(CallError::Unwelcome(message))
+        }
         _ => None,
     }
 }
@@ -349,6 +352,9 @@ mod tests {
             assert!(refusal(&Status::new(code, "")).is_none(), "{code:?}");
         }
         assert!(matches!(refusal(&Status::invalid_argument("")), Some(CallError::Refused(_))));
+        for code in [Code::PermissionDenied, Code::Unauthenticated, Code::Unimplemented] {
+            assert!(matches!(refusal(&Status::new(code, "")), Some(CallError::Unwelcome(_))), "{code:?}");
+        }
     }
 
     fn with_reason(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Status {

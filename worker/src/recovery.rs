@@ -8,9 +8,10 @@ use cakes_proto::v1;
 use tracing::{info, warn};
 
 use crate::calls::conclude;
+use crate::client::{CallError, jittered};
 use crate::journal::{Concluding, Journal, WorkDir};
 use crate::process::kill_marked;
-use crate::session::{Session, SessionError};
+use crate::session::{Session, SessionError, UNWELCOME_PAUSE};
 
 /// Kills what still runs of earlier attempts; returns what their journals hold.
 ///
@@ -50,6 +51,8 @@ pub async fn settle(session: &Arc<Session>, journals: Vec<Journal>) -> Result<()
     Ok(())
 }
 
+/// Says how an attempt ended, until there is an answer that stays: a result is not given up over
+/// rights that this worker lacks for a while.
 async fn tell_end(session: &Arc<Session>, journal: &Journal) {
     let record = journal.record();
     let job = record.token.job_id.as_str();
@@ -61,8 +64,24 @@ async fn tell_end(session: &Arc<Session>, journal: &Journal) {
             message: "the worker's daemon was restarted; handed back behind its last checkpoint".to_owned(),
         })
     });
-    match conclude(session.coordinator(), concluding, None).await {
-        Ok(()) => info!(job, decided, "an earlier attempt is concluded"),
-        Err(problem) => info!(job, decided, "an earlier attempt is not wanted any more: {problem}"),
+    loop {
+        match conclude(session.coordinator(), concluding.clone(), None).await {
+            Ok(()) => {
+                info!(job, decided, "an earlier attempt is concluded");
+                return;
+            }
+            Err(CallError::Unwelcome(problem)) => {
+                warn!(
+                    job,
+                    decided,
+                    "this worker may not tell the end of an earlier attempt: {problem}; trying again"
+                );
+                tokio::time::sleep(jittered(UNWELCOME_PAUSE)).await;
+            }
+            Err(problem) => {
+                info!(job, decided, "an earlier attempt is not wanted any more: {problem}");
+                return;
+            }
+        }
     }
 }

@@ -11,7 +11,7 @@ use cakes_proto::{WORKER_PROTOCOL, v1};
 use tracing::{info, warn};
 
 use crate::artifacts::{ArtifactError, Artifacts};
-use crate::client::{Answer, CallError, Coordinator};
+use crate::client::{Answer, CallError, Coordinator, jittered};
 use crate::clock::since_boot;
 
 /// What the coordinator said to a registration.
@@ -191,7 +191,8 @@ impl Session {
     ///
     /// A registration of an earlier start that reaches the coordinator late makes
     /// this start look like an old one. It registers anew then and asks again: a
-    /// completion that stands in a journal must not be forgotten over it.
+    /// completion that stands in a journal must not be forgotten over it, nor over
+    /// rights that this worker lacks for a while.
     ///
     /// # Errors
     /// The daemon had to register anew and was refused, or another one has its name.
@@ -204,6 +205,10 @@ impl Session {
                     warn!("the coordinator does not know this daemon ({message}); registering anew");
                     let mut standing = self.standing.lock().await;
                     self.renew(&mut standing).await?;
+                }
+                Err(CallError::Unwelcome(message)) => {
+                    warn!("the coordinator does not let this worker reconcile: {message}; asking again");
+                    tokio::time::sleep(jittered(UNWELCOME_PAUSE)).await;
                 }
                 Err(error) => {
                     warn!("the coordinator refuses Reconcile: {error}");
@@ -223,6 +228,8 @@ impl Session {
 }
 
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
+/// How long what earlier daemons left behind waits for other rights before it is told again.
+pub(crate) const UNWELCOME_PAUSE: Duration = Duration::from_secs(2);
 /// Longer than two daemons of one name that work take to notice each other in turn: a report
 /// of each.
 const RENEWED_AGAIN_WITHIN: Duration = Duration::from_secs(90);

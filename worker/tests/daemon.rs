@@ -314,6 +314,20 @@ async fn a_completion_that_was_decided_reaches_the_coordinator_through_the_next_
     assert!(bench.coordinator.seen().failures.is_empty());
 }
 
+#[tokio::test]
+async fn a_completion_that_was_decided_outlasts_rights_that_the_next_daemon_lacks() {
+    let (bench, before) = killed_behind_a_decided_completion().await;
+    for call in ["Reconcile", "Complete"] {
+        bench.coordinator.seen().unauthenticated.insert(call, 1);
+    }
+    let _next = bench.daemon(&[]);
+    bench.coordinator.until("completion", |seen| (seen.completions.len() > before).then_some(())).await;
+    bench.until_clear().await;
+    let seen = bench.coordinator.seen();
+    assert!(seen.unauthenticated.values().all(|left| *left == 0), "both were refused");
+    assert!(all_equal(&seen.completions) && seen.failures.is_empty());
+}
+
 /// A registration of the killed daemon that arrives behind the one of its
 /// successor makes the successor look like the older of the two.
 #[tokio::test]

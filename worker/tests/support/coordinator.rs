@@ -259,6 +259,7 @@ impl WorkerService for Coordinator {
         &self,
         request: Request<v1::ReconcileRequest>,
     ) -> Result<Response<v1::ReconcileResponse>, Status> {
+        self.identity("Reconcile")?;
         let request = request.into_inner();
         if request.incarnation != self.seen().incarnation {
             return Err(Status::failed_precondition("this start of the worker is not the current one"));
