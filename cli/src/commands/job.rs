@@ -119,6 +119,13 @@ pub struct ListArguments {
     repeat: Repeat,
 }
 
+impl ListArguments {
+    /// Whether there may be jobs that are not listed.
+    fn leaves_out(&self) -> bool {
+        !self.search.is_empty() || !self.state.is_empty() || self.filter.is_any()
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct RetrainArguments {
     /// Digest of the architecture, or a prefix of at least 6 digits that only one has.
@@ -212,7 +219,8 @@ pub async fn run(global: &GlobalArguments, command: JobCommand) -> Result<Outcom
     let job = match command {
         JobCommand::List(arguments) => {
             let fetch = async || list(&client, &arguments).await;
-            return repeat::print(global.output, arguments.repeat, fetch, list_text).await;
+            let text = |all: &_| list_text(all, arguments.leaves_out());
+            return repeat::print(global.output, arguments.repeat, fetch, text).await;
         }
         JobCommand::Watch(JobId { id }) => return Box::pin(watch::job(global, &client, id)).await,
         JobCommand::Logs(LogsArguments { id, follow }) => return follow::logs(&client, id, follow).await,
@@ -340,9 +348,9 @@ async fn list(client: &Client, arguments: &ListArguments) -> Result<v1::ListJobs
     }
 }
 
-fn list_text(all: &v1::ListJobsResponse) -> String {
+fn list_text(all: &v1::ListJobsResponse, leaves_out: bool) -> String {
     if all.jobs.is_empty() {
-        return "no jobs".to_owned();
+        return if leaves_out { "no such jobs" } else { "no jobs" }.to_owned();
     }
     let mut text = tables::jobs(&all.jobs, Utc::now()).render(output::terminal_width());
     if !all.next_page_token.is_empty() {
@@ -364,4 +372,25 @@ fn print_checkpoints(
 ) -> Result<Outcome, CommandError> {
     output::print(global.output, found, |found| tables::checkpoints(found, Utc::now()))?;
     Ok(Outcome::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_list_says_whether_others_were_left_out() {
+        let all = ListArguments {
+            search: String::new(),
+            state: Vec::new(),
+            limit: 200,
+            filter: ListFilter::default(),
+            repeat: Repeat::default(),
+        };
+        let text =
+            |arguments: &ListArguments| list_text(&v1::ListJobsResponse::default(), arguments.leaves_out());
+        assert_eq!(text(&all), "no jobs");
+        let filter = ListFilter { expression: "owner = ada".to_owned(), ..ListFilter::default() };
+        assert_eq!(text(&ListArguments { filter, ..all }), "no such jobs");
+    }
 }
