@@ -87,10 +87,21 @@ pub fn device_hours(hours: f64) -> String {
     format!("{} {unit}", hundredths(hours * per_hour))
 }
 
-/// What is used of a time on devices: `2.51 of 24 device-hours`, `13 of 11 device-seconds`.
+/// Time on devices that was used: as [`device_hours`], or `nothing`.
+pub fn device_hours_used(hours: f64) -> String {
+    if hundredths(hours * 3600.0) > 0.0 { device_hours(hours) } else { "nothing".to_owned() }
+}
+
+/// What is used of a time on devices: `2.51 of 24 device-hours`, `13 of 11 device-seconds`, and
+/// at first `36 device-seconds of 24 device-hours`.
 pub fn device_hours_of(used_hours: f64, limit_hours: f64) -> String {
     let (per_hour, unit) = device_unit(limit_hours);
-    format!("{} of {} {unit}", hundredths(used_hours * per_hour), hundredths(limit_hours * per_hour))
+    // One unit for both, but where little is used of much: it would be 0.
+    let (_, finer) = device_unit(used_hours.min(limit_hours));
+    if unit == finer {
+        return format!("{} of {}", hundredths(used_hours * per_hour), device_hours(limit_hours));
+    }
+    format!("{} of {}", device_hours_used(used_hours), device_hours(limit_hours))
 }
 
 /// How long ago `time` was: `just now`, `42 s ago`, `3 h ago`.
@@ -165,7 +176,10 @@ mod tests {
         assert_eq!(device_hours(24.0), "24 device-hours");
         assert_eq!(device_hours(1.0 / 3.0), "0.33 device-hours");
         assert_eq!(device_hours_of(9036.0 / 3600.0, 24.0), "2.51 of 24 device-hours");
-        assert_eq!(device_hours_of(0.0, 0.5), "0 of 0.5 device-hours");
+        assert_eq!(device_hours_of(0.0, 0.5), "nothing of 0.5 device-hours");
+        assert_eq!(device_hours_of(0.01, 2.0), "36 device-seconds of 2 device-hours");
+        assert_eq!(device_hours_of(0.0, 11.0 / 3600.0), "0 of 11 device-seconds");
+        assert_eq!((device_hours_used(0.0).as_str(), device_hours_used(0.5)), ("nothing", device_hours(0.5)));
         assert_eq!(device_hours_of(13.0 / 3600.0, 11.0 / 3600.0), "13 of 11 device-seconds");
     }
 

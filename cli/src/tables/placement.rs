@@ -17,7 +17,7 @@ pub(super) fn of_search(search: &v1::Search) -> Vec<(&'static str, String)> {
         let spent: Vec<f64> = search.jobs.iter().filter_map(|job| job.spent_device_hours).collect();
         let value = match spent.as_slice() {
             [] => each,
-            spent => format!("{each}, {} taken in all", format::device_hours(spent.iter().sum())),
+            spent => format!("{each}, {} taken in all", format::device_hours_used(spent.iter().sum())),
         };
         lines.push(("limit", value));
     }

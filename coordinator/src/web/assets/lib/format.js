@@ -46,10 +46,15 @@ export function deviceTime(seconds) {
   return `${hundredths(seconds / size)} ${unit}`;
 }
 
-/// What is used of it: 2.51 of 24 device-hours.
+/// Time on devices that was used: the same, or nothing.
+export const deviceTimeUsed = (seconds) => (seconds > 0 ? deviceTime(seconds) : "nothing");
+
+/// What is used of it: 2.51 of 24 device-hours, at first 36 device-seconds of 24 device-hours.
 export function deviceTimeOf(used, limit) {
   const [size, unit] = deviceUnit(limit);
-  return `${hundredths(used / size)} of ${hundredths(limit / size)} ${unit}`;
+  // One unit for both, but where little is used of much: it would be 0.
+  const [, finer] = deviceUnit(Math.min(used, limit));
+  return `${unit === finer ? hundredths(used / size) : deviceTimeUsed(used)} of ${deviceTime(limit)}`;
 }
 
 export function ago(time, now = Date.now()) {

@@ -9,7 +9,7 @@ import { searchActions } from "/assets/lib/actions.js";
 import { address } from "/assets/lib/api.js";
 import { front, isBaseline, isRandom, origins, used } from "/assets/lib/architecture.js";
 import { el, link } from "/assets/lib/dom.js";
-import { deviceTime, macs, metric, milliseconds, quality, share, short, si, words } from "/assets/lib/format.js";
+import { deviceTime, deviceTimeUsed, macs, metric, milliseconds, quality, share, short, si, words } from "/assets/lib/format.js";
 import { badge, bar, choice, code, empty, facts, labels, notes, section, since, table, wishes } from "/assets/lib/widgets.js";
 import { session } from "/assets/lib/session.js";
 import { showDerive } from "/assets/pages/derive.js";
@@ -54,7 +54,7 @@ function summary({ search, placement, job_counts: counts, notes: given }) {
 /// Where its jobs may run, until when and for how much; nothing for a search that leaves all of it open.
 function placed(placement) {
   const { cost_limit_device_s: limit, spent_device_s: spent } = placement;
-  const known = [...wishes(placement), limit === null ? null : ["Limit of each job", deviceTime(limit)], spent === null ? null : ["Taken by all jobs", deviceTime(spent)]].filter(Boolean);
+  const known = [...wishes(placement), limit === null ? null : ["Limit of each job", deviceTime(limit)], spent === null ? null : ["Taken by all jobs", deviceTimeUsed(spent)]].filter(Boolean);
   return known.length === 0 ? null : el("section", { class: "plate", "aria-label": "Placement" }, facts(known));
 }
 
