@@ -3,7 +3,7 @@
 use cakes::labels::Labels;
 use cakes_coordinator::core::filter::{Filter, JOB_FIELDS, SEARCH_FIELDS};
 use cakes_coordinator::store::read::{Order, jobs, searches as read_searches};
-use cakes_coordinator::store::{PgPool, searches};
+use cakes_coordinator::store::{PgPool, jobs as writes, searches};
 use serde_json::{Value, json};
 
 use crate::support::{count, finish, small_search, worker};
@@ -100,6 +100,18 @@ async fn the_database_understands_filters_as_they_are_meant(pool: PgPool) {
     }
 }
 
+/// How many jobs a filter lets through.
+async fn found(pool: &PgPool, text: &str) -> i64 {
+    let expression = Filter::parse(text, JOB_FIELDS).unwrap();
+    let filter = jobs::Filter { expression, ..jobs::Filter::default() };
+    let newest = jobs::page(pool, &filter, Order::NewestFirst, None, 100).await.unwrap();
+    let mut oldest = jobs::page(pool, &filter, Order::OldestFirst, None, 100).await.unwrap();
+    oldest.reverse();
+    let ids = |page: &[jobs::JobRecord]| page.iter().map(|job| job.id).collect::<Vec<_>>();
+    assert_eq!(ids(&newest), ids(&oldest));
+    i64::try_from(newest.len()).unwrap()
+}
+
 #[sqlx::test(migrations = "../migrations")]
 async fn jobs_are_found_by_what_they_are_and_left_behind(pool: PgPool) {
     let spec = small_search();
@@ -111,16 +123,6 @@ async fn jobs_are_found_by_what_they_are_and_left_behind(pool: PgPool) {
     let waiting = count(&pool, "select count(*) from job where state = 'queued'").await;
     assert!(waiting > 0);
 
-    let found = async |text: &str| {
-        let expression = Filter::parse(text, JOB_FIELDS).unwrap();
-        let filter = jobs::Filter { expression, ..jobs::Filter::default() };
-        let newest = jobs::page(&pool, &filter, Order::NewestFirst, None, 100).await.unwrap();
-        let mut oldest = jobs::page(&pool, &filter, Order::OldestFirst, None, 100).await.unwrap();
-        oldest.reverse();
-        let ids = |page: &[jobs::JobRecord]| page.iter().map(|job| job.id).collect::<Vec<_>>();
-        assert_eq!(ids(&newest), ids(&oldest));
-        i64::try_from(newest.len()).unwrap()
-    };
     for (text, wanted) in [
         ("kind = SUPERNET AND state = SUCCEEDED", 1),
         ("state = QUEUED", waiting),
@@ -137,7 +139,106 @@ async fn jobs_are_found_by_what_they_are_and_left_behind(pool: PgPool) {
         ("deadline:* OR cost_limit_device_hours:* OR owner:* OR state_reason:* OR labels:team", 0),
         (&format!("search_id = {search}"), waiting + 1),
     ] {
-        assert_eq!(found(text).await, wanted, "{text}");
+        assert_eq!(found(&pool, text).await, wanted, "{text}");
+    }
+}
+
+/// How many jobs there are for which this holds.
+macro_rules! where_ {
+    ($condition:literal) => {
+        concat!("select count(*) from job left join result on result.job_id = job.id where ", $condition)
+    };
+}
+
+/// Of each field, what asks whether there is a value, and how many rows have one.
+const WITH_A_VALUE: [(&str, &str); 25] = [
+    ("architecture_digest:*", where_!("job.architecture_digest is not null")),
+    ("attempt_count:*", where_!("true")),
+    ("cost_limit_device_hours:*", where_!("job.cost_limit_device_s is not null")),
+    ("create_time:*", where_!("true")),
+    ("deadline:*", where_!("job.deadline is not null")),
+    ("end_time:*", where_!("job.end_time is not null")),
+    ("kind:*", where_!("true")),
+    ("label:*", where_!("true")),
+    ("labels:team", where_!("job.labels ->> 'team' = 'vision'")),
+    ("owner:*", where_!("job.owner is not null")),
+    ("priority:*", where_!("true")),
+    ("project:*", where_!("true")),
+    ("result.device:*", where_!("result.device is not null")),
+    ("result.latency_ms:*", where_!("result.latency_ms is not null")),
+    ("result.mac_count:*", where_!("result.mac_count is not null")),
+    ("result.param_count:*", where_!("result.param_count is not null")),
+    ("result.peak_memory_mib:*", where_!("result.peak_memory_mib is not null")),
+    ("result.quality:*", where_!("result.quality is not null")),
+    ("result.train_duration_s:*", where_!("result.train_duration_s is not null")),
+    ("search_id:*", where_!("job.search_id is not null")),
+    ("start_time:*", where_!("job.start_time is not null")),
+    ("state:*", where_!("true")),
+    ("state_reason:*", where_!("job.state_reason <> ''")),
+    ("worker_id:*", where_!("job.epoch > 0")),
+    ("worker_labels:gpu", where_!("job.worker_labels ->> 'gpu' = 'h200'")),
+];
+
+/// Those that no job is without.
+const ALWAYS: [&str; 7] = ["attempt_count", "create_time", "kind", "label", "priority", "project", "state"];
+
+/// A search that says nothing of its jobs, of which one has succeeded; one that says everything;
+/// and a job of no search, which is cancelled.
+async fn many_kinds_of_jobs(pool: &PgPool) {
+    let spec = small_search();
+    let plain = searches::submit(pool, &spec, &searches::Terms::default(), None).await.unwrap();
+    let worker = worker(pool, "gpu-01").await;
+    finish(pool, &worker.begin(pool).await, &spec).await;
+    let terms = searches::Terms {
+        owner: Some("ada".to_owned()),
+        worker_labels: "gpu=h200".parse().unwrap(),
+        deadline: Some("2027-01-01T12:00:00Z".parse().unwrap()),
+        cost_limit_device_s: Some(5400),
+        ..searches::Terms::default()
+    };
+    searches::submit(pool, &spec, &terms, None).await.unwrap();
+    let digest: String =
+        sqlx::query_scalar("select digest from architecture limit 1").fetch_one(pool).await.unwrap();
+    let alone = writes::Retrain {
+        request_id: None,
+        digest: digest.parse().unwrap(),
+        search: plain,
+        training: None,
+        initial_weights: None,
+        seed: 9,
+        labels: "team=vision".parse().unwrap(),
+        owner: Some("eve".to_owned()),
+        trace: None,
+    };
+    let alone = writes::submit_retrain(pool, &alone).await.unwrap();
+    writes::cancel(pool, alone.into(), "a mistake").await.unwrap();
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn each_field_of_jobs_tells_those_with_a_value_from_those_without(pool: PgPool) {
+    many_kinds_of_jobs(&pool).await;
+    let all = count(&pool, "select count(*) from job").await;
+    let name = |filter: &'static str| filter.split(':').next().unwrap();
+    let names: Vec<&str> = WITH_A_VALUE.iter().map(|(filter, _)| name(filter)).collect();
+    assert_eq!(names, JOB_FIELDS.iter().map(|field| field.name).collect::<Vec<_>>());
+    for (filter, statement) in WITH_A_VALUE {
+        let with = count(&pool, statement).await;
+        assert_eq!(found(&pool, filter).await, with, "{filter}");
+        assert_eq!(found(&pool, &format!("NOT {filter}")).await, all - with, "NOT {filter}");
+        assert!(with > 0 && (with < all) != ALWAYS.contains(&name(filter)), "{filter}: {with} of {all}");
+    }
+    let of_ada = count(&pool, "select count(*) from job where owner = 'ada'").await;
+    for (text, wanted) in [
+        ("owner = ada", of_ada),
+        ("owner = eve AND NOT search_id:*", 1),
+        ("cost_limit_device_hours = 1.5 AND cost_limit_device_hours < 1.51", of_ada),
+        ("cost_limit_device_hours > 1.5 OR cost_limit_device_hours < 1.5", 0),
+        ("deadline > 2027-01-01 AND deadline <= 2027-01-01T12:00:00Z", of_ada),
+        ("worker_labels.gpu = h200", of_ada),
+        (r#"state = CANCELLED AND state_reason = "a mis*" AND labels.team = vision"#, 1),
+        ("NOT state_reason = nothing", all),
+    ] {
+        assert_eq!(found(&pool, text).await, wanted, "{text}");
     }
 }
 
