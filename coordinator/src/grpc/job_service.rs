@@ -288,7 +288,11 @@ impl JobService for Api {
     async fn resume_job(&self, request: Request<v1::ResumeJobRequest>) -> Result<Response<v1::Job>, Status> {
         let (_, extensions, request) = request.into_parts();
         let v1::ResumeJobRequest { id, etag, cost_limit_device_hours } = request;
-        let limit = values::cost_limit("cost_limit_device_hours", cost_limit_device_hours)?;
+        let limit = values::cost_limit(
+            "cost_limit_device_hours",
+            cost_limit_device_hours,
+            "and the job keeps the limit that it has",
+        )?;
         let id = lookup::job(self.reader(), "id", &id).await?;
         self.refuse_others_job(&extensions, id).await?;
         let seen = values::as_seen(id, &etag)?;

@@ -302,7 +302,11 @@ fn terms(
         priority: request.priority,
         worker_labels: labels::checked("worker_labels", take(&mut request.worker_labels))?,
         deadline,
-        cost_limit_device_s: values::cost_limit("cost_limit_device_hours", request.cost_limit_device_hours)?,
+        cost_limit_device_s: values::cost_limit(
+            "cost_limit_device_hours",
+            request.cost_limit_device_hours,
+            "for no limit",
+        )?,
         owner: caller.owner().map(str::to_owned),
         trace: None,
     };

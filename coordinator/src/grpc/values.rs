@@ -63,14 +63,18 @@ pub(super) fn amount(field: &str, value: f64) -> Result<f64, Status> {
     Err(invalid_field(field, format!("must be a number from 0 on, got {value}")))
 }
 
-/// Device-seconds of a limit in device-hours.
-pub(super) fn cost_limit(field: &str, hours: Option<f64>) -> Result<Option<i64>, Status> {
+/// Device-seconds of a limit in device-hours. `without` says what leaving it out means.
+pub(super) fn cost_limit(
+    field: &str,
+    hours: Option<f64>,
+    without: &'static str,
+) -> Result<Option<i64>, Status> {
     let seconds = |hours: f64| match hours > 0.0 && hours <= DEVICE_HOURS_MAX {
         true => Ok(((hours * 3600.0).round() as i64).max(1)),
         false => Err(invalid_field(
             field,
             format!(
-                "must be more than 0 and at most {DEVICE_HOURS_MAX} device-hours, got {hours}; leave it out for no limit"
+                "must be more than 0 and at most {DEVICE_HOURS_MAX} device-hours, got {hours}; leave it out {without}"
             ),
         )),
     };
@@ -100,5 +104,16 @@ mod tests {
         assert!(time("time", Some(before)).is_err());
         assert!(time("time", None).is_err());
         assert!(amount("latency_ms", f64::NAN).is_err() && share("mean_dice", 1.5).is_err());
+    }
+
+    #[test]
+    fn a_limit_is_device_seconds_or_says_what_leaving_it_out_means() {
+        let limit = |hours| cost_limit("cost_limit_device_hours", hours, "for no limit");
+        assert_eq!((limit(Some(0.5)).unwrap(), limit(Some(1e-9)).unwrap()), (Some(1800), Some(1)));
+        assert_eq!(limit(None).unwrap(), None);
+        for wrong in [0.0, -1.0, f64::NAN, 2.0 * DEVICE_HOURS_MAX] {
+            let refused = limit(Some(wrong)).unwrap_err();
+            assert!(refused.message().contains("leave it out for no limit"), "{refused}");
+        }
     }
 }
