@@ -295,6 +295,7 @@ fn exports_for_clips_say_what_part_of_a_frame_is_read() {
     let mut clips = trained(video());
     let (onnx, readme, module) = written(&clips);
     assert!(holds(&onnx, "cakes.crop") && holds(&onnx, "\"share\":0.875"));
+    assert!(holds(&onnx, "cakes.frames") && holds(&onnx, "\"count\":32"));
     assert!(
         readme.contains("0.875 times the height and the width of the largest box of the form 48:32"),
         "{readme}"
@@ -308,7 +309,7 @@ fn exports_for_clips_say_what_part_of_a_frame_is_read() {
     assert!(module.lines().any(|line| line == "CROP = 1.0"), "{module}");
 
     let (onnx, _, module) = written(&trained(p3d()));
-    assert!(!holds(&onnx, "cakes.crop") && !module.contains("CROP"));
+    assert!(!holds(&onnx, "cakes.crop") && !holds(&onnx, "cakes.frames") && !module.contains("CROP"));
 }
 
 fn holds(file: &[u8], text: &str) -> bool {

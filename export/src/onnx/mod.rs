@@ -33,6 +33,9 @@ const BYTES_MAX: usize = i32::MAX as usize;
 const NORMALISATION_RULE: &str =
     "by channel, (value - mean) / deviation; 0 where the deviation of a channel is 0";
 
+const FRAMES_RULE: &str = "of each of so many equal parts of a clip the middle frame: of a clip of n frames, from 0, the \
+    frame (i + 0.5) * n / count, rounded down, for each i from 0 to count - 1; of a shorter clip some more than once";
+
 const CROP_RULE: &str = "of each frame the centre: share times height and width of the largest box of the \
     patch's height to width that fits in the frame, rounded to whole pixels; then resized to the patch, \
     bilinear, antialiased";
@@ -80,6 +83,8 @@ fn metadata(graph: &Graph, trained: &Trained) -> Vec<(String, String)> {
         entries.push(("cakes.normalisation".to_owned(), json(&input.normalisation)));
         entries.push(("cakes.normalisation_rule".to_owned(), NORMALISATION_RULE.to_owned()));
         if let Some(share) = input.evaluation_crop() {
+            let frames = serde_json::json!({"count": input.patch[0], "rule": FRAMES_RULE});
+            entries.push(("cakes.frames".to_owned(), frames.to_string()));
             let crop = serde_json::json!({"share": share, "rule": CROP_RULE});
             entries.push(("cakes.crop".to_owned(), crop.to_string()));
         }
