@@ -3,7 +3,8 @@
     inputs.py CHECKPOINT DATA OUT.npy [COUNT]
 
 DATA is a folder in the layout of the Medical Segmentation Decathlon, of whose validation cases the
-first ones are taken (needs nibabel), or an .npz archive of samples. Writes [N, C, D, H, W].
+first ones are taken (needs nibabel), or an .npz archive of samples, of which what is larger than the
+patch is cut from the middle, as validation cuts; frames are not resized. Writes [N, C, D, H, W].
 """
 
 import json
@@ -31,16 +32,27 @@ def samples(path, note, count):
     key = next(key for key in ("val_images", "frames") if key in arrays)
     chosen = arrays[key][:count].astype(np.float64)
     depth, height, width = note["patch"]
-    frames = (np.arange(depth) + 0.5) * chosen.shape[1] // depth
-    chosen = chosen[:, frames.astype(int)] if note["kind"] == "clip" else chosen[:, :depth]
-    chosen = chosen[:, :, :height, :width]
+    if note["kind"] == "clip":
+        frames = (np.arange(depth) + 0.5) * chosen.shape[1] // depth
+        chosen = normalised(middle(chosen[:, frames.astype(int)], (depth, height, width)), note)
+    else:
+        chosen = middle(normalised(chosen, note), (depth, height, width))
+    return chosen[:, None]
+
+
+def middle(samples, extent):
+    for axis, size in enumerate(extent, start=1):
+        start = max(samples.shape[axis] - size, 0) // 2
+        samples = samples.take(range(start, min(start + size, samples.shape[axis])), axis)
+    return samples
+
+
+def normalised(samples, note):
     fixed = note["normalisation"]
     if fixed == "per_sample":
         axes = (1, 2, 3)
-        chosen = (chosen - chosen.mean(axes, keepdims=True)) / chosen.std(axes, keepdims=True)
-    else:
-        chosen = (chosen - fixed["fixed"]["mean"][0]) / fixed["fixed"]["deviation"][0]
-    return chosen[:, None]
+        return (samples - samples.mean(axes, keepdims=True)) / samples.std(axes, keepdims=True)
+    return (samples - fixed["fixed"]["mean"][0]) / fixed["fixed"]["deviation"][0]
 
 
 def main(checkpoint, data, out, count="4"):
