@@ -20,8 +20,9 @@ pub struct NetworkInput {
     /// Names of the classes by number, background first for segmentation; numbers
     /// where nothing names them.
     pub classes: Vec<String>,
-    /// Of clips: sides of training's crops as shares of the frame; 1 alone crops
-    /// nothing. Empty for volumes.
+    /// Of clips: sides of training's crops as shares of those of the largest box of the
+    /// patch's form that fits in a frame; 1 alone crops nothing beside that box. Empty for
+    /// volumes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub crop_scales: Vec<f64>,
     /// Cases that validated a segmentation, by file name without ending; empty

@@ -150,8 +150,9 @@ pub struct Augmentation {
     pub noise_max: f64,
     /// Largest change of brightness and contrast, in standard deviations.
     pub intensity_change_max: f64,
-    /// For clips: sides of the crop as shares of a frame's shorter side; width and
-    /// height differ by at most one entry. One of 1 alone crops nothing.
+    /// For clips: sides of training's crop as shares of those of the largest box of the
+    /// patch's form that fits in a frame, falling; height and width are at most one entry
+    /// apart. 1 alone crops nothing beside that box, in validation neither.
     #[serde(default = "crop_scales")]
     pub crop_scales: Vec<f64>,
     /// Pairs of classes that change places in a mirror ("from left to right" and

@@ -152,8 +152,9 @@ fn pad(volume: Array4<f32>, least: Extent) -> Array4<f32> {
 pub struct ClipPolicy {
     /// Frames, height and width.
     pub extent: Extent,
-    /// Sides of training's crop as shares of the largest box of the input's form
-    /// that fits in a frame; 1 alone crops nothing, in evaluation neither.
+    /// Sides of training's crop as shares of those of the largest box of the input's form
+    /// that fits in a frame, falling; height and width are at most one entry apart. 1 alone
+    /// crops nothing beside that box, in evaluation neither.
     pub crop_scales: Vec<f64>,
     /// Whether half of the training clips are mirrored along W.
     pub mirrors: bool,

@@ -33,8 +33,9 @@ const BYTES_MAX: usize = i32::MAX as usize;
 const NORMALISATION_RULE: &str =
     "by channel, (value - mean) / deviation; 0 where the deviation of a channel is 0";
 
-const FRAMES_RULE: &str = "of each of so many equal parts of a clip the middle frame: of a clip of n frames, from 0, the \
-    frame (i + 0.5) * n / count, rounded down, for each i from 0 to count - 1; of a shorter clip some more than once";
+const FRAMES_RULE: &str = "of each of so many equal parts of a clip the middle frame: of n frames, counted from 0, \
+    (i + 0.5) * n / count, rounded down, for each i from 0 to count - 1; of fewer than count some more \
+    than once";
 
 const CROP_RULE: &str = "of each frame the centre: share times height and width of the largest box of the \
     patch's height to width that fits in the frame, rounded to whole pixels; then resized to the patch, \
