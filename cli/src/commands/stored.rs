@@ -4,6 +4,7 @@ use std::path::Path;
 
 use cakes_artifacts::{ArtifactError, Artifacts, StoredCheckpoint};
 use cakes_proto::v1;
+use url::Url;
 
 use crate::client::{Client, rpc};
 use crate::error::CommandError;
@@ -40,7 +41,9 @@ pub async fn fetch(
 
 fn folder_url(folder: &Path) -> Result<String, CommandError> {
     let folder = folder.canonicalize().map_err(|error| CommandError::file(folder, error))?;
-    Ok(format!("file://{}", folder.display()))
+    let url = Url::from_directory_path(&folder);
+    let url = url.map_err(|()| CommandError::invalid(format!("{}: no URL names it", folder.display())))?;
+    Ok(url.into())
 }
 
 /// What is wrong with the store, and what helps.
@@ -52,5 +55,19 @@ fn elsewhere(error: &ArtifactError) -> CommandError {
         other => CommandError::Failed(format!(
             "{other}; if the store is elsewhere on this machine, say where with --artifacts"
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_found_whatever_its_name_holds() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("a b%20c#d?e");
+        std::fs::create_dir(&folder).unwrap();
+        let url = Url::parse(&folder_url(&folder).unwrap()).unwrap();
+        assert_eq!(url.to_file_path().unwrap(), folder.canonicalize().unwrap());
     }
 }
