@@ -61,145 +61,132 @@ impl Metrics {
     fn new() -> Self {
         let mut registry = Registry::default();
         let r = &mut registry;
-        let calls = r.counters(
-            "cakes_calls_total",
-            ["method", "code"],
-            "Calls of the gRPC API that were answered, by method (`other` where there is none) and gRPC code; \
-             CANCELLED where the caller went away or time was up.",
-        );
-        let call_seconds = r.histograms(
-            "cakes_call_seconds",
-            ["method"],
-            CALL_SECONDS,
-            "Time from a call's arrival to its answer; of a stream, until it begins.",
-        );
-        let calls_refused = r.counters(
-            "cakes_calls_refused_total",
-            ["reason"],
-            "Calls that were refused because of a limit: `rate` or `concurrency` of one caller, `busy` (of all), \
-             `size` of a message, `watches`, `queue` (jobs that wait), `searches`, `page` (a page's requests of one \
-             address).",
-        );
-        let page_requests = r.counters(
-            "cakes_page_requests_total",
-            ["status"],
-            "Requests of the web page that were answered, by HTTP status.",
-        );
-        let connections =
-            r.gauges("cakes_connections", ["port"], "Open connections: `api`, `page`, `metrics`.");
-        let connections_accepted =
-            r.counters("cakes_connections_accepted_total", ["port"], "Connections that were accepted.");
-        let connections_refused = r.counters(
-            "cakes_connections_refused_total",
-            ["port", "reason"],
-            "Connections that came to nothing or were closed: `handshake` (a certificate does not hold, or it was no \
-             TLS), `slow_handshake`, `handshakes` (too many at a time), `address` or `identity` (it has as many as it \
-             may), `address_rate` (it comes too often), `silent` (nothing was said), `no_request`, `idle`, `stalled` (answers were not taken), `accept` \
-             (the system gave none: no file descriptor is left).",
-        );
-        let grants = r.counter("cakes_grants_total", "Answers that gave a job to a worker.");
-        let grants_data_at_hand = r.counter(
-            "cakes_grants_data_at_hand_total",
-            "Answers that gave a job to a worker that had the job's data set at hand.",
-        );
-        let report_entries = r.counter(
-            "cakes_report_entries_total",
-            "Log lines and metrics of jobs that workers reported and that are stored.",
-        );
-        let attempts_ended = r.counters(
-            "cakes_attempts_ended_total",
-            ["outcome"],
-            "Attempts that workers ended: `completed`, or the class of the failure.",
-        );
-        let lease_expiries = r.counter(
-            "cakes_lease_expiries_total",
-            "Attempts that this coordinator ended because their worker was silent.",
-        );
-        let reconciler_rounds = r.counters(
-            "cakes_reconciler_rounds_total",
-            ["task"],
-            "Rounds of the tasks that plan and clean up.",
-        );
-        let reconciler_errors = r.counters(
-            "cakes_reconciler_errors_total",
-            ["task"],
-            "Rounds of them in which something failed.",
-        );
-        let webhook_attempts = r.counters(
-            "cakes_webhook_requests_total",
-            ["outcome"],
-            "Requests to receivers of webhooks: `delivered` or `failed`.",
-        );
-        let database_timeouts = r.counter(
-            "cakes_database_acquire_timeouts_total",
-            "Operations that got no connection to the database in time.",
-        );
-        let database_up = r.gauge("cakes_database_up", "1 if the database answered, 0 if not.");
-        let database_connections = r.gauges(
-            "cakes_database_connections",
-            ["pool", "state"],
-            "Connections to the database, `used` or `idle`. Pools: `control`, `renewals` (reports), `turnover` \
-             (grants, starts, checkpoints, results), `upkeep` (retention, suspect workers).",
-        );
-        let database_connections_max =
-            r.gauges("cakes_database_connections_max", ["pool"], "Most connections to the database.");
-        let database_wait_seconds = r.gauges(
-            "cakes_database_acquire_seconds",
-            ["pool"],
-            "Time that a connection of the pool took to get just now; 2 where none was to be had.",
-        );
-        let searches = r.gauges("cakes_searches", ["state"], "Searches by state.");
-        let jobs = r.gauges("cakes_jobs", ["state"], "Jobs by state.");
-        let jobs_waiting = r.gauges(
-            "cakes_jobs_waiting",
-            ["reason"],
-            "Jobs in the queue, by what they wait for: the reasons of `dashboard.queue`.",
-        );
-        let oldest_wait_seconds = r.gauge(
-            "cakes_jobs_waiting_oldest_seconds",
-            "Age of the oldest job in the queue; 0 if it is empty.",
-        );
-        let workers = r.gauges(
-            "cakes_workers",
-            ["state"],
-            "Workers that were heard of in the last day: `ready`, `cordoned`, `draining`, `suspect`, or `lost` \
-             (silent for longer than a lease lasts).",
-        );
-        let devices = r.gauges(
-            "cakes_devices",
-            ["kind", "state"],
-            "Devices of these workers, `cpu` or `cuda`: `busy`, `idle`, or `absent` with a lost worker.",
-        );
-        registry.process();
-        registry.traces();
+        // Made in this order, which is that of the reference.
         Metrics {
-            registry,
-            calls,
-            call_seconds,
-            calls_refused,
-            page_requests,
-            connections,
-            connections_accepted,
-            connections_refused,
-            grants,
-            grants_data_at_hand,
-            report_entries,
-            attempts_ended,
-            lease_expiries,
-            reconciler_rounds,
-            reconciler_errors,
-            webhook_attempts,
-            database_timeouts,
-            database_up,
-            database_connections,
-            database_connections_max,
-            database_wait_seconds,
-            searches,
-            jobs,
-            jobs_waiting,
-            oldest_wait_seconds,
-            workers,
-            devices,
+            calls: r.counters(
+                "cakes_calls_total",
+                ["method", "code"],
+                "Calls of the gRPC API that were answered, by method (`other` where there is none) and \
+                 gRPC code; CANCELLED where the caller went away or time was up.",
+            ),
+            call_seconds: r.histograms(
+                "cakes_call_seconds",
+                ["method"],
+                CALL_SECONDS,
+                "Time from a call's arrival to its answer; of a stream, until it begins.",
+            ),
+            calls_refused: r.counters(
+                "cakes_calls_refused_total",
+                ["reason"],
+                "Calls that were refused because of a limit: `rate` or `concurrency` of one caller, `busy` \
+                 (of all), `size` of a message, `watches`, `queue` (jobs that wait), `searches`, `page` (a \
+                 page's requests of one address).",
+            ),
+            page_requests: r.counters(
+                "cakes_page_requests_total",
+                ["status"],
+                "Requests of the web page that were answered, by HTTP status.",
+            ),
+            connections: r.gauges(
+                "cakes_connections",
+                ["port"],
+                "Open connections: `api`, `page`, `metrics`.",
+            ),
+            connections_accepted: r.counters(
+                "cakes_connections_accepted_total",
+                ["port"],
+                "Connections that were accepted.",
+            ),
+            connections_refused: r.counters(
+                "cakes_connections_refused_total",
+                ["port", "reason"],
+                "Connections that came to nothing or were closed: `handshake` (a certificate does not \
+                 hold, or it was no TLS), `slow_handshake`, `handshakes` (too many at a time), `address` \
+                 or `identity` (it has as many as it may), `address_rate` (it comes too often), `silent` \
+                 (nothing was said), `no_request`, `idle`, `stalled` (answers were not taken), `accept` \
+                 (the system gave none: no file descriptor is left).",
+            ),
+            grants: r.counter("cakes_grants_total", "Answers that gave a job to a worker."),
+            grants_data_at_hand: r.counter(
+                "cakes_grants_data_at_hand_total",
+                "Answers that gave a job to a worker that had the job's data set at hand.",
+            ),
+            report_entries: r.counter(
+                "cakes_report_entries_total",
+                "Log lines and metrics of jobs that workers reported and that are stored.",
+            ),
+            attempts_ended: r.counters(
+                "cakes_attempts_ended_total",
+                ["outcome"],
+                "Attempts that workers ended: `completed`, or the class of the failure.",
+            ),
+            lease_expiries: r.counter(
+                "cakes_lease_expiries_total",
+                "Attempts that this coordinator ended because their worker was silent.",
+            ),
+            reconciler_rounds: r.counters(
+                "cakes_reconciler_rounds_total",
+                ["task"],
+                "Rounds of the tasks that plan and clean up.",
+            ),
+            reconciler_errors: r.counters(
+                "cakes_reconciler_errors_total",
+                ["task"],
+                "Rounds of them in which something failed.",
+            ),
+            webhook_attempts: r.counters(
+                "cakes_webhook_requests_total",
+                ["outcome"],
+                "Requests to receivers of webhooks: `delivered` or `failed`.",
+            ),
+            database_timeouts: r.counter(
+                "cakes_database_acquire_timeouts_total",
+                "Operations that got no connection to the database in time.",
+            ),
+            database_up: r.gauge("cakes_database_up", "1 if the database answered, 0 if not."),
+            database_connections: r.gauges(
+                "cakes_database_connections",
+                ["pool", "state"],
+                "Connections to the database, `used` or `idle`. Pools: `control`, `renewals` (reports), \
+                 `turnover` (grants, starts, checkpoints, results), `upkeep` (retention, suspect workers).",
+            ),
+            database_connections_max: r.gauges(
+                "cakes_database_connections_max",
+                ["pool"],
+                "Most connections to the database.",
+            ),
+            database_wait_seconds: r.gauges(
+                "cakes_database_acquire_seconds",
+                ["pool"],
+                "Time that a connection of the pool took to get just now; 2 where none was to be had.",
+            ),
+            searches: r.gauges("cakes_searches", ["state"], "Searches by state."),
+            jobs: r.gauges("cakes_jobs", ["state"], "Jobs by state."),
+            jobs_waiting: r.gauges(
+                "cakes_jobs_waiting",
+                ["reason"],
+                "Jobs in the queue, by what they wait for: the reasons of `dashboard.queue`.",
+            ),
+            oldest_wait_seconds: r.gauge(
+                "cakes_jobs_waiting_oldest_seconds",
+                "Age of the oldest job in the queue; 0 if it is empty.",
+            ),
+            workers: r.gauges(
+                "cakes_workers",
+                ["state"],
+                "Workers that were heard of in the last day: `ready`, `cordoned`, `draining`, `suspect`, \
+                 or `lost` (silent for longer than a lease lasts).",
+            ),
+            devices: r.gauges(
+                "cakes_devices",
+                ["kind", "state"],
+                "Devices of these workers, `cpu` or `cuda`: `busy`, `idle`, or `absent` with a lost worker.",
+            ),
+            registry: {
+                r.process();
+                r.traces();
+                registry
+            },
         }
     }
 }

@@ -51,86 +51,78 @@ impl Metrics {
     fn new() -> Self {
         let mut registry = Registry::default();
         let r = &mut registry;
-        let devices =
-            r.gauge("cakes_worker_devices", "Devices on which this daemon runs jobs, one at a time each.");
-        let jobs_running =
-            r.gauges("cakes_worker_jobs_running", ["device"], "Attempts that it has now, 0 or 1.");
-        let trainers_started = r.counters(
-            "cakes_worker_trainers_started_total",
-            ["from"],
-            "Trainers that were started: from the `beginning` of their job, or from a `checkpoint`.",
-        );
-        let attempts_ended = r.counters(
-            "cakes_worker_attempts_ended_total",
-            ["outcome", "reason"],
-            "Attempts that ended: `completed`; `failed` with the class of the failure as reason (`lost`: handed \
-             back); `dropped` without telling the coordinator, because the job is another's or nobody was to be \
-             told.",
-        );
-        let steps = r.counter("cakes_worker_steps_total", "Training steps of all trainers.");
-        let samples_per_second = r.gauges(
-            "cakes_worker_samples_per_second",
-            ["device"],
-            "Training samples per second, over the last second or so; 0 without a trainer.",
-        );
-        let data_wait_share = r.gauges(
-            "cakes_worker_data_wait_ratio",
-            ["device"],
-            "Share of that time in which steps waited for data, 0 to 1.",
-        );
-        let checkpoint_save = r.histogram(
-            "cakes_worker_checkpoint_save_seconds",
-            SECONDS,
-            "Time from a checkpoint's first copied tensor until it stood on this machine's disk.",
-        );
-        let checkpoint_stall = r.histogram(
-            "cakes_worker_checkpoint_stall_seconds",
-            SECONDS,
-            "Time for which saving held the training.",
-        );
-        let checkpoint_upload = r.histogram(
-            "cakes_worker_checkpoint_upload_seconds",
-            SECONDS,
-            "Time that bringing a checkpoint to the artifact store took, where it worked.",
-        );
-        let checkpoint_upload_failures = r.counter(
-            "cakes_worker_checkpoint_upload_failures_total",
-            "Checkpoints that could not be brought to the artifact store; most are tried again.",
-        );
-        let lease_renewals = r.counter("cakes_worker_lease_renewals_total", "Reports that renewed a lease.");
-        let leases_lost = r.counter(
-            "cakes_worker_leases_lost_total",
-            "Leases that the coordinator did not know any more: the job was given to another worker, or had ended.",
-        );
-        let call_failures = r.counters(
-            "cakes_worker_call_failures_total",
-            ["call"],
-            "Calls that the coordinator did not answer; each is repeated.",
-        );
-        let disk_free = r.gauges(
-            "cakes_worker_disk_free_bytes",
-            ["folder"],
-            "Free space on the disk of the `work` folder and of the `cache` folder.",
-        );
-        registry.process();
-        registry.traces();
+        // Made in this order, which is that of the reference.
         Metrics {
-            registry,
-            devices,
-            jobs_running,
-            trainers_started,
-            attempts_ended,
-            steps,
-            samples_per_second,
-            data_wait_share,
-            checkpoint_save,
-            checkpoint_stall,
-            checkpoint_upload,
-            checkpoint_upload_failures,
-            lease_renewals,
-            leases_lost,
-            call_failures,
-            disk_free,
+            devices: r
+                .gauge("cakes_worker_devices", "Devices on which this daemon runs jobs, one at a time each."),
+            jobs_running: r.gauges(
+                "cakes_worker_jobs_running",
+                ["device"],
+                "Attempts that it has now, 0 or 1.",
+            ),
+            trainers_started: r.counters(
+                "cakes_worker_trainers_started_total",
+                ["from"],
+                "Trainers that were started: from the `beginning` of their job, or from a `checkpoint`.",
+            ),
+            attempts_ended: r.counters(
+                "cakes_worker_attempts_ended_total",
+                ["outcome", "reason"],
+                "Attempts that ended: `completed`; `failed` with the class of the failure as reason \
+                 (`lost`: handed back); `dropped` without telling the coordinator, because the job is \
+                 another's or nobody was to be told.",
+            ),
+            steps: r.counter("cakes_worker_steps_total", "Training steps of all trainers."),
+            samples_per_second: r.gauges(
+                "cakes_worker_samples_per_second",
+                ["device"],
+                "Training samples per second, over the last second or so; 0 without a trainer.",
+            ),
+            data_wait_share: r.gauges(
+                "cakes_worker_data_wait_ratio",
+                ["device"],
+                "Share of that time in which steps waited for data, 0 to 1.",
+            ),
+            checkpoint_save: r.histogram(
+                "cakes_worker_checkpoint_save_seconds",
+                SECONDS,
+                "Time from a checkpoint's first copied tensor until it stood on this machine's disk.",
+            ),
+            checkpoint_stall: r.histogram(
+                "cakes_worker_checkpoint_stall_seconds",
+                SECONDS,
+                "Time for which saving held the training.",
+            ),
+            checkpoint_upload: r.histogram(
+                "cakes_worker_checkpoint_upload_seconds",
+                SECONDS,
+                "Time that bringing a checkpoint to the artifact store took, where it worked.",
+            ),
+            checkpoint_upload_failures: r.counter(
+                "cakes_worker_checkpoint_upload_failures_total",
+                "Checkpoints that could not be brought to the artifact store; most are tried again.",
+            ),
+            lease_renewals: r.counter("cakes_worker_lease_renewals_total", "Reports that renewed a lease."),
+            leases_lost: r.counter(
+                "cakes_worker_leases_lost_total",
+                "Leases that the coordinator did not know any more: the job was given to another worker, \
+                 or had ended.",
+            ),
+            call_failures: r.counters(
+                "cakes_worker_call_failures_total",
+                ["call"],
+                "Calls that the coordinator did not answer; each is repeated.",
+            ),
+            disk_free: r.gauges(
+                "cakes_worker_disk_free_bytes",
+                ["folder"],
+                "Free space on the disk of the `work` folder and of the `cache` folder.",
+            ),
+            registry: {
+                r.process();
+                r.traces();
+                registry
+            },
         }
     }
 }
