@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::Response;
 use cakes_proto::DESCRIPTORS;
 use cakes_proto::method::Method;
 use cakes_proto::v1::architecture_service_server::ArchitectureServiceServer;
@@ -16,7 +18,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use super::gate::{self, Gate};
-use super::{Api, health, listener, measure};
+use super::{Api, health, listener, measure, status};
 use crate::accept::Accepting;
 use crate::core::size::message_bytes_max;
 use crate::shutdown::Shutdown;
@@ -55,7 +57,6 @@ pub async fn serve(accepting: Accepting, api: Api, shutdown: Shutdown) -> Result
     let routes = routes(&api, &shutdown).await?;
     // No max_connection_age: in this version of tonic it cuts streams off.
     Server::builder()
-        .timeout(limits.call_timeout)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(limits.streams_per_connection)
@@ -97,7 +98,16 @@ pub async fn routes(api: &Api, shutdown: &Shutdown) -> Result<Router, ServeError
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .into_axum_router();
-    Ok(services.layer(from_fn_with_state(gate, gate::guard)).layer(from_fn(measure::measure)))
+    let services = services.layer(from_fn_with_state(gate, gate::guard));
+    let services = services.layer(from_fn_with_state(api.limits.call_timeout, end_in_time));
+    Ok(services.layer(from_fn(measure::measure)))
+}
+
+/// Answers a call whose time is up, of a stream that has not begun. What it was about to write is
+/// written all the same.
+async fn end_in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    let answered = tokio::time::timeout(limit, next.run(request)).await;
+    answered.unwrap_or_else(|_| status::took_too_long(limit).into_http())
 }
 
 /// Everything that a client may see, error details included.

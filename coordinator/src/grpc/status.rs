@@ -8,7 +8,8 @@
 //! | PERMISSION_DENIED | `ErrorInfo` says whether by the role (method, role, needed_role), the owner or the project | asks whoever may |
 //! | FAILED_PRECONDITION | the state forbids it; the reason is in `ErrorInfo` | stops, or changes the state |
 //! | ABORTED | it is not as it was when the caller looked; its etag is in `ErrorInfo` | looks again |
-//! | OUT_OF_RANGE | report entries are missing; `ack_seq` is in `ErrorInfo` | sends from there |
+//! | OUT_OF_RANGE | a message is too long; or report entries are missing, `ack_seq` is in `ErrorInfo` | asks for less at once; sends from there |
+//! | CANCELLED | time was up; what was to be written may be | looks, or repeats the call |
 //! | UNAVAILABLE, RESOURCE_EXHAUSTED | not now | repeats the call later: after what `RetryInfo` says, if there is one |
 //! | INTERNAL | a defect; the log has details under the id in the message | reports it |
 
@@ -165,6 +166,16 @@ pub(super) fn too_long(limit: usize) -> Status {
     let message =
         format!("the request is longer than the {limit} bytes that this method takes; ask for less at once");
     with_reason(Code::OutOfRange, message, "TOO_LONG", [("limit_bytes", limit.to_string())])
+}
+
+/// A call's time is up.
+pub(super) fn took_too_long(limit: Duration) -> Status {
+    let message = format!(
+        "the call took longer than {}; what it was to change may be changed all the same, so look, or repeat it \
+         with the same ids",
+        humantime::format_duration(limit)
+    );
+    with_reason(Code::Cancelled, message, "CALL_TIMEOUT", [("limit_ms", limit.as_millis().to_string())])
 }
 
 /// Not now, but when that time has passed.

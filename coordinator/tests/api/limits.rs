@@ -93,3 +93,19 @@ async fn a_message_is_as_long_as_its_method_has_to_say(pool: PgPool) {
     let refused = workers.complete(Request::new(complete)).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
 }
+
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn a_call_whose_time_is_up_says_so(pool: PgPool) {
+    let call_timeout = Duration::from_millis(300);
+    let service = Service::start_limited(pool.clone(), Limits { call_timeout, ..Limits::default() }).await;
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query("lock table job in access exclusive mode").execute(&mut *holder).await.unwrap();
+    let ended = list(&service).await.unwrap_err();
+    assert_eq!((ended.code(), reason(&ended).as_str()), (Code::Cancelled, "CALL_TIMEOUT"));
+    assert!(ended.message().contains("300ms") && ended.metadata().contains_key("x-request-id"), "{ended:?}");
+    holder.rollback().await.unwrap();
+    let began = Instant::now();
+    while list(&service).await.is_err() {
+        assert!(began.elapsed() < PATIENCE, "the table is free again");
+    }
+}
