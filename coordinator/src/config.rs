@@ -69,7 +69,14 @@ pub struct Settings {
     web_allow_host: Vec<String>,
 
     /// Let nobody read the page without a token
-    #[arg(long, env = "CAKES_WEB_REQUIRE_TOKEN", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(
+        long,
+        env = "CAKES_WEB_REQUIRE_TOKEN",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     web_require_token: Option<bool>,
 
@@ -112,13 +119,27 @@ pub struct Settings {
 
     /// Serve in plain text on an address that other machines reach, because something else
     /// encrypts: a service mesh, or a container whose port the host maps to itself
-    #[arg(long, env = "CAKES_INSECURE_LISTEN", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(
+        long,
+        env = "CAKES_INSECURE_LISTEN",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     insecure_listen: Option<bool>,
 
     /// Let nobody use the gRPC API without a token or a certificate, not even on this machine
     /// [default: false, but with certificates it is always so]
-    #[arg(long, env = "CAKES_REQUIRE_IDENTITY", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(
+        long,
+        env = "CAKES_REQUIRE_IDENTITY",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     require_identity: Option<bool>,
 
@@ -204,7 +225,14 @@ pub struct Settings {
     webhook_timeout: Option<Duration>,
 
     /// Allow webhooks without encryption to other machines
-    #[arg(long, env = "CAKES_INSECURE_WEBHOOKS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(
+        long,
+        env = "CAKES_INSECURE_WEBHOOKS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     insecure_webhooks: Option<bool>,
 

@@ -1,11 +1,13 @@
+use std::ffi::OsString;
 use std::io::Write;
 
 use super::*;
+use crate::command::{Command, Invocation};
 use crate::core::retention::Watermarks;
 
 fn load(arguments: &[&str]) -> Result<Config, String> {
     let arguments = ["cakes-coordinator", "--data-dir", "/data"].iter().chain(arguments);
-    match crate::command::Invocation::parse(arguments.map(Into::into)) {
+    match Invocation::parse(arguments.map(Into::into)) {
         Ok(invocation) => Ok(invocation.config),
         Err(error) => Err(error.to_string()),
     }
@@ -123,7 +125,16 @@ fn only_plain_text_lets_in_who_is_unknown() {
     let identity = |arguments: &[&str]| load(arguments).unwrap().requires_identity;
     assert!(!identity(&[]));
     assert!(identity(&["--require-identity"]));
-    assert!(identity(&["--pki-dir", "/pki", "--require-identity", "false"]));
+    assert!(identity(&["--pki-dir", "/pki", "--require-identity=false"]));
+}
+
+#[test]
+fn a_switch_does_not_take_the_command_behind_it_for_its_value() {
+    for switch in ["--require-identity", "--web-require-token", "--insecure-listen", "--insecure-webhooks"] {
+        let arguments = ["cakes-coordinator", "--data-dir", "/data", switch, "token", "list"];
+        let invocation = Invocation::parse(arguments.map(OsString::from)).unwrap();
+        assert!(matches!(invocation.command, Some(Command::Token(_))), "{switch}");
+    }
 }
 
 #[test]

@@ -213,7 +213,14 @@ pub struct Flags {
     otlp_endpoint: Option<String>,
 
     /// Let other machines read metrics in plain text, because something else keeps strangers out.
-    #[arg(long, env = "CAKES_INSECURE_LISTEN", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(
+        long,
+        env = "CAKES_INSECURE_LISTEN",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     insecure_listen: Option<bool>,
 
