@@ -9,6 +9,7 @@ use sqlx::{Connection, PgPool};
 use tracing::instrument;
 
 use super::error::{Error, failed};
+use super::read::dashboard::without_readers;
 
 /// Connections to the database, apart by purpose: slow lists must not keep
 /// leases from being renewed.
@@ -187,6 +188,10 @@ const MIGRATION_LOCK_TIMEOUT: &str = "500ms";
 const MIGRATION_LOCK_TIMEOUT_LONG: &str = "1500ms";
 const MIGRATION_PAUSE: Duration = Duration::from_secs(1);
 
+/// Each migration that gives the rights to read the views anew would say that the role is missing;
+/// it is said once, behind them.
+const QUIET: (&str, &str) = ("client_min_messages", "error");
+
 /// What Postgres says of a lock that it could not get in time, and of a deadlock.
 const LOCKED: [&str; 2] = ["55P03", "40P01"];
 
@@ -196,7 +201,7 @@ async fn migrate(options: &PgConnectOptions) -> Result<(), Error> {
     let mut limits = [MIGRATION_LOCK_TIMEOUT; 3].into_iter().chain([MIGRATION_LOCK_TIMEOUT_LONG]).cycle();
     loop {
         let limit = limits.next().unwrap_or(MIGRATION_LOCK_TIMEOUT);
-        let options = options.clone().options([("lock_timeout", limit)]);
+        let options = options.clone().options([("lock_timeout", limit), QUIET]);
         match migrate_once(&options).await {
             Err(Error::Migrate { source }) if waits_for_a_lock(&source) => {
                 tracing::warn!(
@@ -227,10 +232,26 @@ async fn migrate_once(options: &PgConnectOptions) -> Result<(), Error> {
         connection.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|source| Error::Connect { source })?;
     let known = super::MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
     let result = super::MIGRATIONS.run(&mut connection).await;
+    if result.is_ok() {
+        warn_without_readers(&mut connection).await;
+    }
     // The answer does not depend on a polite end.
     let _ = connection.close().await;
     result.map_err(|source| match source {
         MigrateError::VersionMissing(found) if found > known => Error::NewerSchema { found, known },
         source => Error::Migrate { source },
     })
+}
+
+/// The daemon does without, so that nothing here keeps it from starting.
+async fn warn_without_readers(connection: &mut PgConnection) {
+    match without_readers(connection).await {
+        Ok(None) => {}
+        Ok(Some(user)) => tracing::warn!(
+            user,
+            "nobody else reads the schema dashboard, since this user may not create roles; let an administrator \
+             `create role cakes_dashboard nologin`, and then give it its rights: `select grant_dashboard()`"
+        ),
+        Err(error) => tracing::warn!(%error, "who reads the schema dashboard is not known"),
+    }
 }

@@ -9,6 +9,7 @@ pub mod backlog;
 pub mod census;
 pub mod checkpoint;
 pub mod composition;
+pub mod dashboard;
 pub mod events;
 pub mod explain;
 pub mod front;

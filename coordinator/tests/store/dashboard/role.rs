@@ -1,5 +1,6 @@
 //! Who may read the views, and what else that allows.
 
+use cakes_coordinator::store::read::dashboard::without_readers;
 use cakes_coordinator::store::{MIGRATIONS, PgPool};
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Connection, Postgres};
@@ -61,6 +62,15 @@ async fn rights_may_be_given_again_and_by_several_at_once(pool: PgPool) {
     for outcome in futures::future::join_all(again).await {
         outcome.unwrap();
     }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_schema_that_nobody_else_reads_is_told_from_one_with_readers(pool: PgPool) {
+    let mut connection = pool.acquire().await.unwrap();
+    assert_eq!(without_readers(&mut connection).await.unwrap(), None);
+    run(&mut connection, "revoke usage on schema dashboard from cakes_dashboard".into()).await.unwrap();
+    let user: String = sqlx::query_scalar("select current_user::text").fetch_one(&pool).await.unwrap();
+    assert_eq!(without_readers(&mut connection).await.unwrap(), Some(user));
 }
 
 /// Who may not create roles gets its tables all the same, and then the role from
