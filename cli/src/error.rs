@@ -5,7 +5,7 @@
 //! | 0 | done | OK |
 //! | 1 | failed | all that stand nowhere else |
 //! | 2 | wrong usage or input | INVALID_ARGUMENT, OUT_OF_RANGE, NOT_FOUND |
-//! | 3 | cancelled | CANCELLED |
+//! | 3 | the search or job that was watched was cancelled | |
 //! | 4 | refused | FAILED_PRECONDITION, ALREADY_EXISTS, PERMISSION_DENIED, UNAUTHENTICATED, RESOURCE_EXHAUSTED |
 //! | 130 | interrupted; what was watched goes on | |
 
@@ -38,13 +38,14 @@ impl From<Code> for Outcome {
         match code {
             Code::Ok => Outcome::Done,
             Code::InvalidArgument | Code::OutOfRange | Code::NotFound => Outcome::Invalid,
-            Code::Cancelled => Outcome::Cancelled,
             Code::FailedPrecondition
             | Code::AlreadyExists
             | Code::PermissionDenied
             | Code::Unauthenticated
             | Code::ResourceExhausted => Outcome::Refused,
-            Code::Unknown
+            // Of a call it says that its time was up, nothing of a search or job.
+            Code::Cancelled
+            | Code::Unknown
             | Code::DeadlineExceeded
             | Code::Aborted
             | Code::Unimplemented
@@ -171,5 +172,11 @@ mod tests {
         let details = ErrorDetails::with_error_info("JOB_ENDED", "cakes", std::collections::HashMap::new());
         let status = Status::with_error_details(Code::FailedPrecondition, "has ended", details);
         assert_eq!(explain(&status), ["has ended (JOB_ENDED)"]);
+    }
+
+    #[test]
+    fn a_call_whose_time_was_up_is_no_search_that_was_cancelled() {
+        let late = CommandError::Server(Box::new(Status::cancelled("the call took longer than 15s")));
+        assert_eq!(Outcome::from(&late), Outcome::Failed);
     }
 }
