@@ -37,7 +37,7 @@ pub enum ArchCommand {
         #[arg(long, value_name = "ID", default_value = "")]
         search: String,
         /// Most architectures to list.
-        #[arg(long, default_value_t = 200)]
+        #[arg(long, default_value_t = 200, value_parser = super::at_least_one)]
         limit: usize,
     },
     /// Show one architecture; with -o json its file.

@@ -111,7 +111,7 @@ pub struct ListArguments {
     #[arg(long, value_enum, value_delimiter = ',')]
     state: Vec<JobStateName>,
     /// Most jobs to list.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = super::at_least_one)]
     limit: usize,
     #[command(flatten)]
     filter: ListFilter,

@@ -52,3 +52,23 @@ pub async fn run(arguments: Arguments) -> Result<Outcome, CommandError> {
         }
     }
 }
+
+/// Of things to list: 0 would be answered with as many as the coordinator likes.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be 1 or more".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("not a whole number".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn something_is_listed() {
+        assert_eq!(at_least_one("3000"), Ok(3000));
+        assert!(at_least_one("0").is_err() && at_least_one("-1").is_err());
+    }
+}

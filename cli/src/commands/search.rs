@@ -37,7 +37,7 @@ pub enum SearchCommand {
     )]
     List {
         /// Most searches to list.
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = super::at_least_one)]
         limit: usize,
         #[command(flatten)]
         filter: ListFilter,
