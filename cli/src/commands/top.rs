@@ -43,12 +43,13 @@ async fn look(client: &Client) -> Result<Picture, CommandError> {
     use v1::JobState::{Cancelling, Leased, Pausing, Queued, Running};
     let workers =
         rpc!(client, fleet.list_workers, "FleetService/ListWorkers", v1::ListWorkersRequest {})?.workers;
-    let mut active = jobs(client, &[Leased, Running, Cancelling, Pausing]).await?.jobs;
+    let mut active = jobs(client, &[Leased, Running, Cancelling, Pausing], "").await?.jobs;
     active.sort_by(|a, b| (&a.worker_id, &a.label).cmp(&(&b.worker_id, &b.label)));
-    let queued = jobs(client, &[Queued]).await?;
+    // Of a long queue its front; a coordinator of an earlier version lists the newest first.
+    let mut queued = jobs(client, &[Queued], "create_time").await?;
+    queued.jobs.sort_by_key(|job| job.create_time.as_ref().map(|time| (time.seconds, time.nanos)));
     let mut waiting = Vec::new();
-    // The list is newest first; the queue is not.
-    for (index, job) in queued.jobs.into_iter().rev().enumerate() {
+    for (index, job) in queued.jobs.into_iter().enumerate() {
         let mut reason = job.state_reason.clone();
         if index < EXPLAINED_MAX {
             let request = v1::ExplainJobRequest { id: job.id.clone() };
@@ -62,10 +63,15 @@ async fn look(client: &Client) -> Result<Picture, CommandError> {
     Ok(Picture { workers, active, waiting, more_wait: !queued.next_page_token.is_empty(), searches })
 }
 
-async fn jobs(client: &Client, states: &[v1::JobState]) -> Result<v1::ListJobsResponse, CommandError> {
+async fn jobs(
+    client: &Client,
+    states: &[v1::JobState],
+    order_by: &str,
+) -> Result<v1::ListJobsResponse, CommandError> {
     let request = v1::ListJobsRequest {
         states: states.iter().map(|state| i32::from(*state)).collect(),
         page_size: JOBS_MAX,
+        order_by: order_by.to_owned(),
         ..Default::default()
     };
     rpc!(client, jobs.list_jobs, "JobService/ListJobs", request)
