@@ -20,7 +20,7 @@ use crate::output::Format;
 #[derive(Debug, Parser)]
 #[command(name = "cakes", version, arg_required_else_help = true, subcommand_required = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 cancelled, 4 refused.\n\nExample:\n  cakes search submit search.json --wait"
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 cancelled, 4 refused, 130 interrupted.\n\nExample:\n  cakes search submit search.json --wait"
 )]
 pub struct Arguments {
     #[command(flatten)]
