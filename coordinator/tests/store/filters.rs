@@ -219,8 +219,8 @@ async fn each_field_of_jobs_tells_those_with_a_value_from_those_without(pool: Pg
     many_kinds_of_jobs(&pool).await;
     let all = count(&pool, "select count(*) from job").await;
     let name = |filter: &'static str| filter.split(':').next().unwrap();
-    let names: Vec<&str> = WITH_A_VALUE.iter().map(|(filter, _)| name(filter)).collect();
-    assert_eq!(names, JOB_FIELDS.iter().map(|field| field.name).collect::<Vec<_>>());
+    let names = WITH_A_VALUE.map(|(filter, _)| name(filter));
+    assert_eq!(names.to_vec(), JOB_FIELDS.iter().map(|field| field.name).collect::<Vec<_>>());
     for (filter, statement) in WITH_A_VALUE {
         let with = count(&pool, statement).await;
         assert_eq!(found(&pool, filter).await, with, "{filter}");
