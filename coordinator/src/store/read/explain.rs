@@ -62,6 +62,7 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, rules: &Rules) -> Result<Fact
         runs_on: placement.map(|(worker, device)| Placement { worker, device, lease_left }),
         avoided_worker: row.avoided_worker,
         planned: outlook.reason,
+        estimate: outlook.estimate,
         workers: worker_facts(pool, rules.lease_ttl).await?,
     })
 }

@@ -60,6 +60,7 @@ pub async fn page(pool: &PgPool, offset: i64, limit: i64, rules: &Rules) -> Resu
             runs_on: None,
             avoided_worker: row.avoided_worker,
             planned: outlook.reason,
+            estimate: outlook.estimate,
             workers: workers.clone(),
         };
         Some(Waiting { job, facts })
