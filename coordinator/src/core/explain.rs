@@ -7,6 +7,7 @@ use cakes::labels::Labels;
 
 use super::assign::OVERTAKE_MAX;
 use super::job::JobState;
+use super::schedule::estimate::Estimate;
 use super::worker::Schedule;
 
 /// What is known of a job and of the workers that could take it.
@@ -37,6 +38,8 @@ pub struct Facts {
     pub avoided_worker: Option<String>,
     /// Why the planner does not start it, where that has to do with other jobs.
     pub planned: Option<String>,
+    /// How long a waiting job is going to train, where anything tells it.
+    pub estimate: Option<Estimate>,
     pub workers: Vec<WorkerFacts>,
 }
 
@@ -161,6 +164,9 @@ fn attempts(count: i64) -> String {
 /// farthest.
 fn queued(facts: &Facts) -> String {
     let mut text = format!("Waits at position {} of the queue. {}", facts.queue_position, obstacle(facts));
+    if let Some(estimate) = &facts.estimate {
+        text += &format!(" It is estimated to take {estimate}.");
+    }
     if facts.attempt_count > 0 {
         let from = match facts.checkpoint_step {
             0 => "from the start".to_owned(),
@@ -257,6 +263,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::core::schedule::estimate::By;
 
     fn facts() -> Facts {
         Facts {
@@ -275,6 +282,7 @@ mod tests {
             runs_on: None,
             avoided_worker: None,
             planned: None,
+            estimate: None,
             workers: Vec::new(),
         }
     }
@@ -345,6 +353,21 @@ mod tests {
             Facts { attempt_count: 2, checkpoint_step: 40, state_reason: "lease expired".into(), ..facts() };
         says(&again, "from step 40");
         says(&again, "lease expired");
+    }
+
+    /// Behind why it waits, and before what became of it.
+    #[test]
+    fn a_job_that_waits_says_how_long_it_is_going_to_take() {
+        let of = |by| Facts { estimate: Some(Estimate { train_s: 7741, by }), ..facts() };
+        let alike = of(By::Alike { count: 3 });
+        says(&alike, "URL`. It is estimated to take about 2 h 10 min of training, by 3 jobs like it.");
+        let again = Facts { attempt_count: 1, checkpoint_step: 40, ..of(By::Itself) };
+        says(
+            &again,
+            "2 h 10 min of training, by its last attempt. After 1 attempt it will go on from step 40.",
+        );
+        assert!(!explain(&facts()).contains("estimated"), "nobody knows");
+        assert!(!explain(&Facts { state: JobState::Running, ..alike }).contains("estimated"));
     }
 
     #[test]

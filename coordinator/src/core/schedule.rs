@@ -3,6 +3,7 @@
 //!
 //! A slot is a device of the planner, as wide as it has devices; a job takes one slot.
 
+pub mod estimate;
 mod facts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use cakes_planner as planner;
 use cakes_planner::{CheckedFacts, FactsError, Part, Plan, Policy, Reason, StopReason};
 use uuid::Uuid;
 
+use self::estimate::{Estimate, Known, Work};
 use self::facts::Owned;
 use super::lease;
 use super::ranks::{self, Ranked};
@@ -104,6 +106,7 @@ pub struct WaitingRow {
     pub run_after_s: Option<i64>,
     /// The worker that it keeps away from at present.
     pub avoids: Option<String>,
+    pub work: Work,
     pub ranked: Ranked,
     /// The reason that is written down.
     pub plan_reason: Option<String>,
@@ -132,6 +135,23 @@ pub struct Snapshot {
     pub workers: Vec<WorkerRow>,
     pub running: Vec<RunningRow>,
     pub waiting: Vec<WaitingRow>,
+    /// What is known of jobs that waiting ones may be like.
+    pub known: Known,
+}
+
+impl Snapshot {
+    /// How long a waiting job is going to train, where anything tells it.
+    pub fn estimate(&self, row: &WaitingRow) -> Option<Estimate> {
+        self.known.estimate(&row.work, row.job.device_count)
+    }
+}
+
+/// What the planner thinks of a job that waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outlook {
+    /// Why it does not start at once, where that has to do with other jobs.
+    pub reason: Option<String>,
+    pub estimate: Option<Estimate>,
 }
 
 /// What is to be written.
@@ -204,6 +224,19 @@ pub fn sentences(snapshot: &Snapshot, policy: &Policy) -> Result<BTreeMap<Uuid, 
     let is_of_others = |reason: &Reason| written(reason).is_some() || matches!(reason, Reason::Busy { .. });
     let waits = plan.waiting.iter().filter(|wait| is_of_others(&wait.reason));
     Ok(waits.map(|wait| (Uuid::from_u128(wait.job.0), wait.reason.sentence(facts.get()))).collect())
+}
+
+/// What jobs that wait are told: [`sentences`], and how long they are going to train.
+///
+/// # Errors
+/// Rows contradict each other.
+pub fn outlooks(snapshot: &Snapshot, policy: &Policy) -> Result<BTreeMap<Uuid, Outlook>, FactsError> {
+    let mut reasons = sentences(snapshot, policy)?;
+    let outlook = |row: &WaitingRow| {
+        let (reason, estimate) = (reasons.remove(&row.job.id), snapshot.estimate(row));
+        (row.job.id, Outlook { reason, estimate })
+    };
+    Ok(snapshot.waiting.iter().map(outlook).collect())
 }
 
 /// The word that is written down with a job: of reasons that nobody sees from the rows of

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::estimate::{By, Kind, Pace};
 use super::*;
 
 const NOW_S: i64 = 1_000_000;
@@ -36,6 +37,7 @@ fn waits(job: JobRow) -> WaitingRow {
         epoch: 0,
         run_after_s: None,
         avoids: None,
+        work: Work::default(),
         plan_reason: None,
     }
 }
@@ -348,4 +350,69 @@ fn a_job_that_has_taken_what_it_may_is_paused() {
     assert_eq!(decided(&snapshot).spent, [(Uuid::from_u128(1), 3), (Uuid::from_u128(3), 0)]);
     snapshot.running[0].is_stopping = true;
     assert_eq!(decided(&snapshot).spent, [(Uuid::from_u128(3), 0)], "it was told");
+}
+
+/// So many steps of an hour each.
+fn hours(step_count: i64) -> Work {
+    Work { step_count, step_s: Some(3600.0), kind: None }
+}
+
+#[test]
+fn a_job_must_start_before_its_deadline_by_as_long_as_it_takes() {
+    let mut snapshot = snapshot();
+    snapshot.workers = vec![worker("a", &[1])];
+    snapshot.running = vec![runs(job(1), "a")];
+    let due = JobRow { deadline_s: Some(NOW_S + 10 * 3600), ..job(3) };
+    snapshot.waiting = vec![waits(job(2)), waits(due)];
+    assert_eq!(decided(&snapshot).ranks, [], "nobody knows that ten hours are not enough");
+    snapshot.waiting[1].work = hours(3);
+    assert_eq!(decided(&snapshot).ranks, [], "it has seven hours until it must start");
+    snapshot.waiting[1].work = hours(5);
+    let mut rows = after(&snapshot, &decided(&snapshot)).waiting;
+    rows.sort_by_key(|row| row.ranked.rank);
+    assert_eq!(rows[0].job.id, Uuid::from_u128(3));
+}
+
+/// It runs, and is paused when it has taken what it may.
+#[test]
+fn a_job_that_is_thought_to_take_more_than_it_may_is_started_all_the_same() {
+    let mut snapshot = snapshot();
+    snapshot.workers = vec![worker("a", &[2])];
+    let limited = JobRow { device_count: 2, cost_limit_device_s: Some(7200), spent_device_s: 600, ..job(1) };
+    snapshot.waiting = vec![WaitingRow { work: hours(5), ..waits(limited) }];
+    let decisions = decided(&snapshot);
+    assert_eq!((decisions.spent, decisions.reasons), (Vec::new(), Vec::new()));
+    // It is expected to take just that.
+    snapshot.projects[0].device_s_quota = Some(6600);
+    assert!(decided(&snapshot).reasons.is_empty());
+    snapshot.projects[0].device_s_quota = Some(6599);
+    assert_eq!(decided(&snapshot).reasons, [(Uuid::from_u128(1), Some("device_time_quota"))]);
+}
+
+#[test]
+fn a_job_that_would_take_more_than_the_device_hours_that_are_left_waits_for_them() {
+    let mut snapshot = snapshot();
+    snapshot.projects[0].device_s_quota = Some(4 * 3600);
+    snapshot.workers = vec![worker("a", &[1, 1])];
+    snapshot.waiting = vec![WaitingRow { work: hours(3), ..waits(job(1)) }, waits(job(2))];
+    assert!(decided(&snapshot).reasons.is_empty(), "one starts, and nobody knows how long the other takes");
+    snapshot.waiting[1].work = hours(2);
+    assert_eq!(decided(&snapshot).reasons, [(Uuid::from_u128(2), Some("device_time_quota"))]);
+    let told = outlooks(&snapshot, &Policy::default()).unwrap().remove(&Uuid::from_u128(2)).unwrap();
+    assert!(told.reason.is_some_and(|reason| reason.contains("it would take 2.0")));
+}
+
+#[test]
+fn a_job_that_waits_is_told_how_long_jobs_like_it_took() {
+    let mut snapshot = snapshot();
+    let kind = Kind { search: Uuid::from_u128(9), digest: "a".to_owned() };
+    let work = Work { step_count: 30, step_s: None, kind: Some(kind.clone()) };
+    let on_two = JobRow { device_count: 2, ..job(2) };
+    snapshot.waiting = vec![WaitingRow { work: work.clone(), ..waits(job(1)) }, waits(job(3))];
+    snapshot.waiting.push(WaitingRow { work, ..waits(on_two) });
+    snapshot.known = Known::new([Pace { kind, device_count: 1, has_ended: true, step_s: 2.0 }]);
+    let told = outlooks(&snapshot, &Policy::default()).unwrap();
+    let estimates = [1, 2, 3].map(|number| told[&Uuid::from_u128(number)].estimate);
+    let known = Estimate { train_s: 60, by: By::Alike { count: 1 } };
+    assert_eq!(estimates, [Some(known), None, None]);
 }

@@ -237,6 +237,8 @@ impl JobService for Api {
             explanation: explain(&facts),
             queue_position: facts.queue_position,
             attempts: attempts.into_iter().map(wire::attempt).collect(),
+            estimated_train_s: facts.estimate.map(|estimate| estimate.train_s as f64),
+            estimated_by_count: facts.estimate.map_or(0, |estimate| estimate.by.count()),
             job: Some(wire::job(job)),
         }))
     }

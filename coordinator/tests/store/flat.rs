@@ -8,7 +8,7 @@ use sqlx::ConnectOptions;
 use crate::support::{count, finish, search_of, submit, worker};
 
 /// Rows that a job may read, with all that belongs to it.
-const ROWS_MAX: i64 = 300;
+pub const ROWS_MAX: i64 = 300;
 
 /// Thousands of jobs that have ended, as far as others read of them.
 const FILL: &str = "with many as (select gen_random_uuid() as job_id, n from generate_series(1, 3000) n),
@@ -85,7 +85,7 @@ async fn reads_of_a_job(
 }
 
 /// Of this session, which counts them by itself until it is told to tell.
-async fn reads(pool: &PgPool) -> i64 {
+pub async fn reads(pool: &PgPool) -> i64 {
     sqlx::query("select pg_stat_force_next_flush()").execute(pool).await.unwrap();
     let read = "select (coalesce((select sum(idx_tup_read) from pg_stat_user_indexes), 0)
         + coalesce((select sum(seq_tup_read) from pg_stat_user_tables), 0))::bigint";

@@ -11,6 +11,7 @@ mod census;
 mod checkpoint;
 mod complete;
 mod dashboard;
+mod estimates;
 mod exchange;
 mod expire;
 mod fail;

@@ -261,8 +261,9 @@ async fn a_round_says_who_waits_for_a_quota_and_takes_it_back(pool: PgPool) {
     let held = shown.iter().filter(|job| job.is_held).map(|job| job.id).collect::<Vec<_>>();
     assert!(held.len() == 3 && !held.contains(&running.token.job), "the one that runs is held by nothing");
     assert!(round(&pool).await.is_empty(), "what is written is not written again");
-    let sentences = schedule::reasons(&pool, &Rules::default()).await.unwrap();
-    assert!(sentences.values().any(|text| text.contains("1 of the 1 devices")), "{sentences:?}");
+    let outlooks = schedule::outlooks(&pool, &Rules::default()).await.unwrap();
+    let mut sentences = outlooks.values().filter_map(|outlook| outlook.reason.as_ref());
+    assert!(sentences.any(|text| text.contains("1 of the 1 devices")), "{outlooks:?}");
 
     // Another project is not held up, and nothing waits for ever.
     search(&pool, "default", -5, 1).await;

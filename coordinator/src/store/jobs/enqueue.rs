@@ -27,6 +27,8 @@ pub(in crate::store) struct NewJob<'a> {
     pub of: SearchId,
     /// The search whose supernet the training starts from, for one that does.
     pub supernet_of: Option<SearchId>,
+    /// The search whose retrainings take as long for a step; of a job that is submitted alone.
+    pub like: Option<SearchId>,
     /// The client's request id with the hash of its content.
     pub request: Option<(&'a str, &'a [u8; 32])>,
     /// None of a search's own jobs: those of the search are not repeated.
@@ -56,10 +58,10 @@ pub(in crate::store) async fn enqueue(
     let inserted = sqlx::query!(
         "insert into job (id, search_id, kind, label, priority, project, architecture_digest, seed, trainer_job,
              step_count, memory_mib, request_id, request_hash, task, labels, supernet_job_id, owner,
-             traceparent, tracestate, worker_labels, deadline, cost_limit_device_s)
+             traceparent, tracestate, like_search_id, worker_labels, deadline, cost_limit_device_s)
          select $1, $2, $3, $4, search.priority, search.project, $6, $7::text::numeric, $8, $9, $10, $11, $12,
              $13, $14, (select id from job where search_id = $15 and kind = 'supernet'),
-             case when $2::uuid is null then $16 else search.owner end, $17, $18,
+             case when $2::uuid is null then $16 else search.owner end, $17, $18, $19,
              search.worker_labels, search.deadline, search.cost_limit_device_s
          from search where search.id = $5
          on conflict do nothing",
@@ -80,7 +82,8 @@ pub(in crate::store) async fn enqueue(
         new.supernet_of.map(|search| search.0),
         new.owner,
         traceparent,
-        tracestate
+        tracestate,
+        new.like.map(|search| search.0)
     )
     .execute(&mut *connection)
     .await

@@ -65,6 +65,7 @@ pub async fn submit_retrain(pool: &PgPool, retrain: &Retrain) -> Result<JobId, E
         trainer_job: &trainer_job,
         of: retrain.search,
         supernet_of: starts_from_supernet.then_some(retrain.search),
+        like: steps_are_alike(&search, &trainer_job).then_some(retrain.search),
         request: retrain.request_id.as_deref().map(|id| (id, &hash)),
         labels: Some(&retrain.labels),
         owner: retrain.owner.as_deref(),
@@ -93,6 +94,19 @@ fn trainer_job(
     }
     search.check_retrain(&job).map_err(Error::InvalidSpec)?;
     Ok(job)
+}
+
+/// Whether a step takes as long as one of the search's own retrainings; how many there are, and
+/// of which learning rate, makes no difference.
+fn steps_are_alike(search: &CheckedSearch, job: &TrainerJob) -> bool {
+    let own = &search.spec().retrain.training;
+    let as_long = TrainingSpec {
+        epochs: own.epochs,
+        warmup_steps: own.warmup_steps,
+        schedule: own.schedule.clone(),
+        ..job.training.clone()
+    };
+    as_long == *own
 }
 
 async fn refuse_before_supernet(connection: &mut PgConnection, search: SearchId) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use super::jobs::JobRecord;
 use super::{failed, workers};
 use crate::core::explain::{Cost, DeviceFacts, Facts, Placement, WorkerFacts};
 use crate::core::job::JobState;
-use crate::core::schedule::Rules;
+use crate::core::schedule::{Outlook, Rules};
 use crate::store::{Error, schedule};
 
 /// Facts for [`crate::core::explain::explain`].
@@ -39,9 +39,9 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, rules: &Rules) -> Result<Fact
     .map_err(failed("read why a job is where it is"))?;
     let lease_left = row.lease_left_s.map(duration).unwrap_or_default();
     let placement = row.worker_id.zip(row.device);
-    let planned = match job.state {
-        JobState::Queued => schedule::reasons(pool, rules).await?.remove(&job.id.0),
-        _ => None,
+    let outlook = match job.state {
+        JobState::Queued => schedule::outlooks(pool, rules).await?.remove(&job.id.0).unwrap_or_default(),
+        _ => Outlook::default(),
     };
     Ok(Facts {
         state: job.state,
@@ -61,7 +61,8 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, rules: &Rules) -> Result<Fact
         checkpoint_step: row.checkpoint_step,
         runs_on: placement.map(|(worker, device)| Placement { worker, device, lease_left }),
         avoided_worker: row.avoided_worker,
-        planned,
+        planned: outlook.reason,
+        estimate: outlook.estimate,
         workers: worker_facts(pool, rules.lease_ttl).await?,
     })
 }

@@ -40,9 +40,10 @@ pub async fn page(pool: &PgPool, offset: i64, limit: i64, rules: &Rules) -> Resu
     let known = jobs::by_ids(pool, &ids).await?;
     let mut by_id: HashMap<Uuid, JobRecord> = known.into_iter().map(|job| (job.id.0, job)).collect();
     let workers = worker_facts(pool, rules.lease_ttl).await?;
-    let mut planned = schedule::reasons(pool, rules).await?;
+    let mut outlooks = schedule::outlooks(pool, rules).await?;
     let waiting = (offset + 1..).zip(rows).filter_map(|(position, row)| {
         let job = by_id.remove(&row.id)?;
+        let outlook = outlooks.remove(&row.id).unwrap_or_default();
         let facts = Facts {
             state: job.state,
             state_reason: job.state_reason.clone(),
@@ -58,7 +59,8 @@ pub async fn page(pool: &PgPool, offset: i64, limit: i64, rules: &Rules) -> Resu
             checkpoint_step: row.checkpoint_step,
             runs_on: None,
             avoided_worker: row.avoided_worker,
-            planned: planned.remove(&row.id),
+            planned: outlook.reason,
+            estimate: outlook.estimate,
             workers: workers.clone(),
         };
         Some(Waiting { job, facts })

@@ -9,7 +9,9 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use super::paces;
 use crate::core::ranks::Ranked;
+use crate::core::schedule::estimate::{Kind, Work};
 use crate::core::schedule::{ALIKE_MAX, JobRow, ProjectRow, RunningRow, Snapshot, WaitingRow, WorkerRow};
 use crate::core::worker::Device;
 use crate::store::error::{Error, failed};
@@ -43,12 +45,14 @@ pub async fn load(
         .fetch_one(&mut *connection)
         .await
         .map_err(failed("read the clock"))?;
+    let known = paces::known(connection, &waiting).await?;
     Ok(Snapshot {
         now_s,
         projects: projects(connection).await?,
         workers: workers(connection, lease_ttl).await?,
         running: running(connection).await?,
         waiting,
+        known,
     })
 }
 
@@ -177,6 +181,12 @@ async fn waiting(connection: &mut PgConnection, alike_max: i64) -> Result<Vec<Wa
                case when run_after > clock_timestamp() then ceil(extract(epoch from run_after))::bigint end
                    as run_after_s,
                case when avoid_until > clock_timestamp() then avoid_worker_id end as avoids,
+               step_count - coalesce(checkpoint_step, 0) as "steps_left!",
+               case when epoch > 0 then (
+                   select progress.remaining_s / nullif(progress.step_count - progress.step, 0)
+                   from job_progress progress where progress.job_id = job.id
+               ) end as step_s,
+               coalesce(search_id, like_search_id) as like_search_id, architecture_digest,
                rank as "rank!", plan_reason,
                (position << 10) - (priority::bigint << 44)
                    - case when kind = 'supernet' then 1::bigint << 43 else 0 end as "natural!"
@@ -206,6 +216,14 @@ async fn waiting(connection: &mut PgConnection, alike_max: i64) -> Result<Vec<Wa
         epoch: row.epoch,
         run_after_s: row.run_after_s,
         avoids: row.avoids,
+        work: Work {
+            step_count: row.steps_left,
+            step_s: row.step_s,
+            kind: row
+                .like_search_id
+                .zip(row.architecture_digest)
+                .map(|(search, digest)| Kind { search, digest }),
+        },
         ranked: Ranked { rank: row.rank, natural: row.natural },
         plan_reason: row.plan_reason,
     });

@@ -5,6 +5,7 @@
 
 mod apply;
 mod load;
+mod paces;
 
 pub use load::{Extent, load};
 
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 use super::error::{Error, corrupt, failed};
 use super::jobs;
-use crate::core::schedule::{Decisions, Rules, Snapshot, decide, sentences};
+use crate::core::schedule::{Decisions, Outlook, Rules, Snapshot, decide};
 
 /// Any number that no other lock of this database has.
 const LOCK: i64 = 0x6361_6b65_7301;
@@ -51,15 +52,16 @@ pub async fn plan(pool: &PgPool, rules: &Rules) -> Result<Option<Decisions>, Err
     Ok(Some(decisions))
 }
 
-/// Why jobs wait, as a round at this moment would say; see [`sentences`].
+/// Why jobs wait, as a round at this moment would say, and for how long they are going to train;
+/// see [`crate::core::schedule::outlooks`].
 ///
 /// # Errors
 /// The database fails.
-pub async fn reasons(pool: &PgPool, rules: &Rules) -> Result<BTreeMap<Uuid, String>, Error> {
+pub async fn outlooks(pool: &PgPool, rules: &Rules) -> Result<BTreeMap<Uuid, Outlook>, Error> {
     let mut connection = pool.acquire().await.map_err(failed("begin to look at the queue"))?;
     let snapshot = load(&mut connection, rules.lease_ttl, Extent::All).await?;
     drop(connection);
-    think(snapshot, rules, sentences).await
+    think(snapshot, rules, crate::core::schedule::outlooks).await
 }
 
 /// Takes a processor for some milliseconds where many jobs wait.
