@@ -383,9 +383,21 @@ fn a_job_that_is_thought_to_take_more_than_it_may_is_started_all_the_same() {
     let decisions = decided(&snapshot);
     assert_eq!((decisions.spent, decisions.reasons), (Vec::new(), Vec::new()));
     // It is expected to take just that.
-    snapshot.projects[0].device_s_quota = Some(6600);
+    snapshot.projects[0].device_s_quota = Some(10_000);
+    snapshot.projects[0].used_device_s = 3400.0;
     assert!(decided(&snapshot).reasons.is_empty());
-    snapshot.projects[0].device_s_quota = Some(6599);
+    snapshot.projects[0].used_device_s = 3401.0;
+    assert_eq!(decided(&snapshot).reasons, [(Uuid::from_u128(1), Some("device_time_quota"))]);
+}
+
+#[test]
+fn a_job_that_is_thought_to_take_more_than_a_whole_period_s_quota_starts_when_nothing_of_it_is_used() {
+    let mut snapshot = snapshot();
+    snapshot.workers = vec![worker("a", &[1])];
+    snapshot.projects[0].device_s_quota = Some(2 * 3600);
+    snapshot.waiting = vec![WaitingRow { work: hours(5), ..waits(job(1)) }];
+    assert!(decided(&snapshot).reasons.is_empty());
+    snapshot.projects[0].used_device_s = 1.0;
     assert_eq!(decided(&snapshot).reasons, [(Uuid::from_u128(1), Some("device_time_quota"))]);
 }
 

@@ -125,17 +125,19 @@ fn waiting_job(snapshot: &Snapshot, known: &KnownLabels<'_>, row: &WaitingRow) -
     planner::Job {
         not_before_s: row.run_after_s.map_or(0, seconds),
         avoids: row.avoids.as_ref().and_then(of_avoided),
-        estimate_s: snapshot.estimate(row).map(|estimate| at_most(&row.job, estimate.train_s)),
+        estimate_s: snapshot.estimate(row).map(|estimate| at_most(snapshot, &row.job, estimate.train_s)),
         ..job(snapshot, known, &row.job)
     }
 }
 
-/// No longer than its limit of device-seconds lets it run: then it is paused. A guess that it is
-/// going to take more is no reason not to start it.
-fn at_most(row: &JobRow, train_s: u64) -> u64 {
-    let Some(limit_device_s) = row.cost_limit_device_s else { return train_s };
-    let left_device_s = seconds(limit_device_s).saturating_sub(seconds(row.spent_device_s));
-    train_s.min(left_device_s / u64::from(row.device_count.unsigned_abs().max(1)))
+/// No longer than its limit of device-seconds lets it run, which pauses it then, nor than its project
+/// may use in a whole period. A guess that it is going to take more must not keep it from starting.
+fn at_most(snapshot: &Snapshot, row: &JobRow, train_s: u64) -> u64 {
+    let limit = row.cost_limit_device_s.map(|limit| seconds(limit).saturating_sub(seconds(row.spent_device_s)));
+    let project = snapshot.projects.iter().find(|project| project.name == row.project);
+    let quota = project.and_then(|project| project.device_s_quota).map(seconds);
+    let devices = u64::from(row.device_count.unsigned_abs().max(1));
+    limit.into_iter().chain(quota).map(|device_s| device_s / devices).fold(train_s, u64::min)
 }
 
 /// Running jobs on their slots. An attempt on a slot that its worker has no more, or that
