@@ -248,9 +248,12 @@ fn is_stored(rows: &Rows, call: &Call, answer: Answer) -> bool {
     let life = |token| rows.attempt(token).map(|attempt| attempt.life);
     match (*call, answer) {
         (Call::Start { token }, _) => life(token).is_some_and(|life| life != Life::Offered),
-        (Call::Report { token, first_seq, count, .. }, Answer::Receipt { ack_seq, .. }) => {
-            let last = rows.attempt(token).map_or(0, |attempt| attempt.last_seq);
-            last >= ack_seq && (count == 0 || ack_seq + 1 >= first_seq + count)
+        (Call::Report { token, first_seq, count, first_step, .. }, Answer::Receipt { ack_seq, .. }) => {
+            let Some(attempt) = rows.attempt(token) else { return false };
+            let is_there = |offset| attempt.entries.contains(&(first_seq + offset, first_step + offset));
+            attempt.last_seq >= ack_seq
+                && (count == 0 || ack_seq + 1 >= first_seq + count)
+                && (0..count).all(is_there)
         }
         (Call::Commit { token, step }, _) => {
             let row = &rows.jobs[usize::from(token.job)];

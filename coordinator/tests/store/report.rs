@@ -51,13 +51,56 @@ async fn an_overlapping_report_adds_only_what_is_new(pool: PgPool) {
     submit(&pool, &small_search()).await;
     let token = worker(&pool, "a").await.begin(&pool).await.token;
     tell(&pool, &report_of(token, 1, 2, 1)).await.unwrap();
-    let receipt = tell(&pool, &report_of(token, 2, 3, 2)).await.unwrap();
+    let receipt = tell(&pool, &report_of(token, 2, 3, 1)).await.unwrap();
     assert_eq!(receipt.ack_seq, 4);
     let seqs: Vec<i64> = sqlx::query_scalar("select seq from metric where key = 'train/loss' order by seq")
         .fetch_all(&pool)
         .await
         .unwrap();
     assert_eq!(seqs, [1, 2, 3, 4]);
+}
+
+/// Also one that is not stored in the kind of table that it is told of.
+#[sqlx::test(migrations = "../migrations")]
+async fn an_entry_that_comes_again_with_other_content_is_refused_and_changes_nothing(pool: PgPool) {
+    submit(&pool, &small_search()).await;
+    let token = worker(&pool, "a").await.begin(&pool).await.token;
+    let log = |text: &str| Entry::Log { time: Utc::now(), text: text.to_owned() };
+    let versions = Environment { device: Some("cpu".to_owned()), ..Environment::default() };
+    let told = |edit: &dyn Fn(&mut Vec<Entry>)| {
+        let mut report = report_of(token, 1, 2, 1);
+        report.entries.extend([log("a line"), Entry::Environment(versions.clone())]);
+        edit(&mut report.entries);
+        report
+    };
+    tell(&pool, &told(&|_| ())).await.unwrap();
+    let before = picture(&pool).await;
+    let other = |place: usize, with: Entry| told(&move |entries| entries[place] = with.clone());
+    let metric = |step: i64, key: &str, value: f64| Entry::Metric {
+        step,
+        values: vec![(key.to_owned(), value)],
+        time: Utc::now(),
+    };
+    let others = [
+        (1, metric(1, "train/loss", 1.5)),
+        (2, metric(2, "train/loss", 2.0)),
+        (2, metric(1, "val/loss", 2.0)),
+        (2, log("a line")),
+        (3, log("another line")),
+        (3, Entry::Environment(versions.clone())),
+        (4, metric(1, "train/loss", 4.0)),
+    ];
+    for (seq, entry) in others {
+        let message = other(seq - 1, entry);
+        let error = tell(&pool, &message).await.unwrap_err();
+        let Error::InvalidArgument { field: "entries", problem } = error else { panic!("{error}") };
+        assert!(problem.contains(&format!("number {seq} ")), "{problem}");
+        let together =
+            report_together(&Kept::new(pool.clone()), &Policy::default(), &[message]).await.unwrap();
+        assert!(together[0].is_none(), "it is left to be made alone");
+    }
+    assert_eq!(picture(&pool).await, before);
+    assert_eq!(tell(&pool, &told(&|entries| entries.push(log("new")))).await.unwrap().ack_seq, 5);
 }
 
 #[sqlx::test(migrations = "../migrations")]

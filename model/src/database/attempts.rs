@@ -134,10 +134,15 @@ pub(super) fn report(rows: &mut Rows, world: &World<'_>, token: Token, batch: Ba
     if batch.count > 0 && batch.first_seq > attempt.last_seq + 1 {
         return Answer::OutOfRange { ack_seq: attempt.last_seq };
     }
-    for offset in 0..batch.count {
-        let seq = batch.first_seq + offset;
+    let told = |offset: u8| (batch.first_seq + offset, batch.first_step + offset);
+    // What is stored already comes again as it was (`store/attempts/repeated.rs`).
+    let is_other = |(seq, step)| attempt.entries.iter().any(|known| known.0 == seq && known.1 != step);
+    if (0..batch.count).map(told).any(is_other) {
+        return Answer::Refused;
+    }
+    for (seq, step) in (0..batch.count).map(told) {
         if seq > attempt.last_seq || world.rules.breaks(Mutant::StoreRepeats) {
-            attempt.entries.push((seq, batch.first_step + offset));
+            attempt.entries.push((seq, step));
             attempt.last_seq = attempt.last_seq.max(seq);
         }
     }

@@ -12,6 +12,7 @@ mod grant_rows;
 mod move_on;
 mod quotas;
 mod reconcile;
+mod repeated;
 mod report;
 mod report_rows;
 mod start;

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection, PgPool};
 use tracing::instrument;
 
+use super::repeated;
 use super::report_rows::{self, ReportRows, Reporting};
 use super::together::{Answers, Locks, Tokens, only, refuse_rest};
 use crate::core::lease::{Desired, Policy};
@@ -93,7 +94,8 @@ pub struct Receipt {
 /// that has run out and that nobody took comes back to life.
 ///
 /// # Errors
-/// The token is not the current one, or entries are missing before the first.
+/// The token is not the current one, entries are missing before the first, or one that is stored
+/// already comes with other content.
 #[instrument(skip_all, fields(job = %report.token.job, epoch = report.token.epoch), err(level = "debug"))]
 pub async fn report(pool: &PgPool, policy: &Policy, report: &Report) -> Result<Receipt, Error> {
     let mut connection = pool.acquire().await.map_err(failed("begin reports"))?;
@@ -132,7 +134,16 @@ async fn store(
         let Some(place) = tokens.place(attempt.job) else { continue };
         let report = &reports[place];
         match decide(report, &attempt) {
+            // What came before is compared, which nobody else is to wait for.
+            Decision::Store { .. }
+                if locks == Locks::PassOver && repeated::last(report, &attempt).is_some() => {}
             Decision::Store { ack_seq } => {
+                if let Some(last) = repeated::last(report, &attempt)
+                    && let Err(error) = repeated::compare(&mut transaction, report, last).await?
+                {
+                    answers[place] = Some(Err(error));
+                    continue;
+                }
                 rows.add(report, &attempt, ack_seq);
                 receipts.push((place, ack_seq));
             }

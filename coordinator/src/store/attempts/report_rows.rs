@@ -22,6 +22,11 @@ const LINE_BYTES_MAX: usize = 16_384;
 /// Longest stored name of a phase, in bytes.
 const PHASE_BYTES_MAX: usize = 128;
 
+/// A line of a log as it is stored.
+pub(super) fn line(text: &str) -> String {
+    storable(text, LINE_BYTES_MAX)
+}
+
 /// A reporting attempt; its row is locked until the transaction ends.
 #[derive(Clone, Debug)]
 pub(super) struct Reporting {
@@ -175,7 +180,7 @@ impl ReportRows {
                 self.logs.epochs.push(epoch);
                 self.logs.seqs.push(seq);
                 self.logs.times.push(*time);
-                self.logs.texts.push(storable(text, LINE_BYTES_MAX));
+                self.logs.texts.push(line(text));
             }
         }
     }
