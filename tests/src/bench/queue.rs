@@ -27,7 +27,11 @@ pub struct QueueOptions {
     pub place: Place,
 }
 
-/// One measurement beside pgbench's with as many clients.
+/// Most clients of pgbench: the private Postgres takes a hundred connections, of which the coordinator
+/// has its share.
+const LIMIT_CLIENTS_MAX: u32 = 64;
+
+/// One measurement beside pgbench's with as many clients, 64 at the most.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct QueueRow {
     pub workers: u32,
@@ -112,7 +116,9 @@ async fn measure(rig: &Rig, workers: u32, jobs: u32) -> Result<QueueRow> {
     ensure!(stored == u64::from(jobs), "{stored} of {jobs} jobs are stored as succeeded");
 
     let clients_jobs = jobs.saturating_mul(3);
-    let limit = limit::measure(&rig.database, rig.cluster.folder(), workers, clients_jobs).await?;
+    let limit =
+        limit::measure(&rig.database, rig.cluster.folder(), workers.min(LIMIT_CLIENTS_MAX), clients_jobs)
+            .await?;
     let per_job = |total: f64| total / f64::from(jobs);
     let milliseconds = |kind: Kind, percent: u8| stopwatch.taken(kind).percentile_ms(percent);
     let cpu = after.0.since(before.0);

@@ -46,7 +46,7 @@ Examples:
   cargo xtask bench queue --workers 4,16 --finished 1000,1000000
 
 Each job: acquire, start, one report, complete with its checkpoint; each call is durable
-and awaited. Beside each row pgbench runs with as many clients: claim,
+and awaited. Beside each row pgbench runs with as many clients, 64 at the most: claim,
 metric row, complete, in three transactions on tables of like shape. Workers,
 coordinator and Postgres share the machine: compare within one run. The last line
 is JSON.";
