@@ -172,6 +172,7 @@ impl Reason {
             ),
             Reason::Busy { wanted, width, free, fitting, ahead, first } => {
                 let before = match first {
+                    Some(first) if *ahead == 1 => format!(" One waiting job is before it, {first}."),
                     Some(first) => format!(" {ahead} waiting jobs are before it, the first is {first}."),
                     None => " No job is before it.".to_owned(),
                 };
