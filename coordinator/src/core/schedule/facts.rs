@@ -133,7 +133,8 @@ fn waiting_job(snapshot: &Snapshot, known: &KnownLabels<'_>, row: &WaitingRow) -
 /// No longer than its limit of device-seconds lets it run, which pauses it then, nor than its project
 /// may use in a whole period. A guess that it is going to take more must not keep it from starting.
 fn at_most(snapshot: &Snapshot, row: &JobRow, train_s: u64) -> u64 {
-    let limit = row.cost_limit_device_s.map(|limit| seconds(limit).saturating_sub(seconds(row.spent_device_s)));
+    let limit =
+        row.cost_limit_device_s.map(|limit| seconds(limit).saturating_sub(seconds(row.spent_device_s)));
     let project = snapshot.projects.iter().find(|project| project.name == row.project);
     let quota = project.and_then(|project| project.device_s_quota).map(seconds);
     let devices = u64::from(row.device_count.unsigned_abs().max(1));
