@@ -66,6 +66,10 @@ pub struct Plan {
 /// # Errors
 /// It could not call, or the coordinator is gone.
 pub async fn calm(cluster: &Cluster, duration: Duration) -> Result<Row> {
+    // What its calls open anyway, connections to the database above all, is not the abuser's.
+    let first = calm::Client::start(&cluster.url())?;
+    tokio::time::sleep(WARM_UP).await;
+    first.stop().await?;
     measure(cluster, "none", None, async {
         tokio::time::sleep(duration).await;
         Ok(attacks::Tally::default())
@@ -99,10 +103,6 @@ async fn measure(
         Ok(Scrape::read(&metrics).await?.sum(metric, &[("reason", reason)]).unwrap_or(0.0))
     };
     let refused_before = refused().await?;
-    // What its calls open anyway, connections to the database above all, is not the abuser's.
-    let first = calm::Client::start(&cluster.url())?;
-    tokio::time::sleep(WARM_UP).await;
-    first.stop().await?;
     let before = (rss_mib(pid)?, open_files(pid));
     let mut most = before;
     let client = calm::Client::start(&cluster.url())?;
