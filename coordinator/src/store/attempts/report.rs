@@ -134,15 +134,16 @@ async fn store(
         let Some(place) = tokens.place(attempt.job) else { continue };
         let report = &reports[place];
         match decide(report, &attempt) {
-            // What came before is compared, which nobody else is to wait for.
-            Decision::Store { .. }
-                if locks == Locks::PassOver && repeated::last(report, &attempt).is_some() => {}
             Decision::Store { ack_seq } => {
-                if let Some(last) = repeated::last(report, &attempt)
-                    && let Err(error) = repeated::compare(&mut transaction, report, last).await?
-                {
-                    answers[place] = Some(Err(error));
-                    continue;
+                if let Some(last) = repeated::last(report, &attempt) {
+                    // What came before is compared, which nobody else is to wait for.
+                    if locks == Locks::PassOver {
+                        continue;
+                    }
+                    if let Err(error) = repeated::compare(&mut transaction, report, last).await? {
+                        answers[place] = Some(Err(error));
+                        continue;
+                    }
                 }
                 rows.add(report, &attempt, ack_seq);
                 receipts.push((place, ack_seq));
