@@ -6,6 +6,7 @@
 mod bench;
 mod chaos;
 mod database;
+mod failures;
 mod fuzz;
 mod libtorch;
 mod packages;

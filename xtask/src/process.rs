@@ -1,5 +1,6 @@
 //! Running other programs with errors that a person can act on.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -49,6 +50,26 @@ fn target() -> PathBuf {
 pub fn run(command: &mut Command) -> Result<()> {
     let shown = show(command);
     let status = command.status().with_context(|| format!("cannot start `{shown}`"))?;
+    if !status.success() {
+        bail!("`{shown}` ended with {status}");
+    }
+    Ok(())
+}
+
+/// Like [`run`]; every line of its standard output is shown to `read` too.
+pub fn run_read(command: &mut Command, mut read: impl FnMut(&str)) -> Result<()> {
+    let shown = show(command);
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{shown}`"))?;
+    let mut output = BufReader::new(child.stdout.take().context("a pipe was asked for")?);
+    let mut line = Vec::new();
+    while output.read_until(b'\n', &mut line).with_context(|| format!("cannot read from `{shown}`"))? > 0 {
+        let text = String::from_utf8_lossy(&line);
+        print!("{text}");
+        read(text.trim_end_matches('\n'));
+        line.clear();
+    }
+    let status = child.wait().with_context(|| format!("cannot wait for `{shown}`"))?;
     if !status.success() {
         bail!("`{shown}` ended with {status}");
     }

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::database::ThrowAway;
+use crate::failures::Failures;
 use crate::process::PROGRAMS_UNDER_TEST;
 use crate::{process, python, sql};
 
@@ -37,17 +38,19 @@ struct Row {
 pub fn run(arguments: &TestArguments) -> Result<()> {
     let start = Instant::now();
     let database = ThrowAway::start()?;
+    let mut failures = Failures::default();
     let rows: Vec<Row> = STAGES
         .iter()
         .map(|stage| {
             let began = Instant::now();
             let verdict = match stage.left_out(arguments) {
                 Some(reason) => Verdict::LeftOut(reason),
-                None => stage.run(arguments, &database.url()),
+                None => stage.run(arguments, &database.url(), &mut failures),
             };
             Row { stage: stage.name, verdict, duration: began.elapsed() }
         })
         .collect();
+    print!("{failures}");
     println!("\n{}", rows.iter().map(show).collect::<Vec<_>>().join("\n"));
     println!("{:<10} {:<9} {:>13}", "all", "", process::show_duration(start.elapsed()));
     let failed: Vec<&str> =
@@ -122,7 +125,7 @@ impl Stage {
         }
     }
 
-    fn run(&self, arguments: &TestArguments, database_url: &str) -> Verdict {
+    fn run(&self, arguments: &TestArguments, database_url: &str, failures: &mut Failures) -> Verdict {
         println!("\n== {}", self.name);
         let outcome = match self.what {
             What::Component(_, words) => process::run(process::cargo().args(words)),
@@ -136,7 +139,7 @@ impl Stage {
             What::Build => {
                 process::run(process::cargo().args(["build", "--workspace", "--all-targets", "--quiet"]))
             }
-            What::Tests => process::run(&mut tests(arguments, database_url)),
+            What::Tests => process::run_read(&mut tests(arguments, database_url), |line| failures.read(line)),
             What::Chaos(words) => process::run(
                 Command::new(process::programs().join("cakes-chaos"))
                     .args(words)
