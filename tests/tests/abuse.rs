@@ -8,7 +8,7 @@ use cakes_proto::v1::{ListWorkersRequest, RegisterRequest, SubmitSearchRequest};
 use cakes_proto::{WORKER_PROTOCOL, v1};
 use cakes_tests::abuse::attacks::ABUSER;
 use cakes_tests::abuse::wire::{connect, send, until_closed};
-use cakes_tests::abuse::{Abuse, Plan, abuse, calm, coordinator_address};
+use cakes_tests::abuse::{Abuse, Abuser, Plan, abuse, calm, coordinator_address};
 use cakes_tests::search::{SHORT, tiny};
 use cakes_tests::{Cluster, Options, scenario};
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ const LIMITS: &[&str] = &[
     "--idle-timeout",
     "2s",
     "--call-timeout",
-    "2s",
+    "5s",
     "--max-connections-per-address",
     "40",
     "--max-connection-rate-per-address",
@@ -55,7 +55,7 @@ fn every_abuse_ends_at_a_limit_and_calm_clients_go_on() {
         for which in Abuse::ALL {
             let connections = if which == Abuse::Connections { 80 } else { 20 };
             let plan = Plan { connections, duration: Duration::from_secs(1), patience: PATIENCE };
-            let row = abuse(cluster, which, &plan).await?;
+            let row = abuse(cluster, which, &plan, &Abuser::Here).await?;
             println!("{row:?}");
             ensure!(row.calm_failures == 0, "the calm client failed: {row:?}");
             ensure!(!which.must_be_closed() || row.closed == row.opened, "connections stay open: {row:?}");

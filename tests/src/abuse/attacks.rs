@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use cakes_proto::method::Method;
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use super::Plan;
 use super::wire::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, RST_STREAM, begin, connect, field, frame,
     head, message, send, until_closed,
@@ -72,6 +74,11 @@ impl Abuse {
         Abuse::Calls,
     ];
 
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Abuse::ALL.into_iter().find(|abuse| abuse.name() == name)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Abuse::Silent => "silent",
@@ -121,7 +128,7 @@ impl Abuse {
 }
 
 /// What became of the abuser's connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     /// That could be opened.
     pub opened: u64,
@@ -144,13 +151,9 @@ impl Tally {
 ///
 /// # Errors
 /// No connection could be opened.
-pub async fn abuse(
-    abuse: Abuse,
-    server: SocketAddr,
-    connections: usize,
-    until: Instant,
-    patience: Duration,
-) -> Result<Tally> {
+pub async fn abuse(abuse: Abuse, server: SocketAddr, plan: &Plan) -> Result<Tally> {
+    let Plan { connections, duration, patience } = *plan;
+    let until = Instant::now() + duration;
     let heads: Arc<[Vec<u8>]> = Method::ALL.iter().map(|method| head(method.path())).collect();
     let tasks: Vec<_> = (0..connections)
         .map(|number| {

@@ -2,16 +2,18 @@
 //!
 //! ```text
 //!  127.0.0.2 ── raw TCP, HTTP/2 by hand ──► coordinator ◄── gRPC ── calm client, 127.0.0.1
-//!                 [`attacks`], [`wire`]          │               [`calm`]
+//!            [`attacks`], [`wire`], [`apart`]    │               [`calm`]
 //!                                        memory, open files, limits in its metrics
 //! ```
 
+mod apart;
 pub mod attacks;
 mod calm;
 pub mod wire;
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
@@ -61,6 +63,15 @@ pub struct Plan {
     pub patience: Duration,
 }
 
+/// Which process abuses.
+#[derive(Clone, Debug)]
+pub enum Abuser {
+    /// This one.
+    Here,
+    /// One of this program, with the subcommand `abuser`.
+    Apart(PathBuf),
+}
+
 /// The calm client alone.
 ///
 /// # Errors
@@ -81,11 +92,13 @@ pub async fn calm(cluster: &Cluster, duration: Duration) -> Result<Row> {
 ///
 /// # Errors
 /// The rig itself fails, or the coordinator is gone. What the abuse did is in the row.
-pub async fn abuse(cluster: &Cluster, abuse: Abuse, plan: &Plan) -> Result<Row> {
+pub async fn abuse(cluster: &Cluster, abuse: Abuse, plan: &Plan, abuser: &Abuser) -> Result<Row> {
     let server = coordinator_address(cluster)?;
-    let until = Instant::now() + plan.duration;
     measure(cluster, abuse.name(), abuse.limit(), async {
-        attacks::abuse(abuse, server, plan.connections, until, plan.patience).await
+        match abuser {
+            Abuser::Here => attacks::abuse(abuse, server, plan).await,
+            Abuser::Apart(program) => apart::abuse(program, abuse, server, plan).await,
+        }
     })
     .await
 }

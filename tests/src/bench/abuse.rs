@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::Place;
-use super::usage::allow_open_files;
-use crate::abuse::{Abuse, Plan, Row, abuse, calm};
+use super::{Place, allow_open_files};
+use crate::abuse::{Abuse, Abuser, Plan, Row, abuse, calm};
 use crate::{Cluster, Options};
 
 /// With the coordinator's own limits, this is how long it may need to close a connection:
@@ -29,7 +28,7 @@ pub struct AbuseOptions {
     pub place: Place,
 }
 
-/// Measures, and tells of each row as soon as it is known: first the calm client alone.
+/// Measures, and tells of each row as soon as it is known: first and last the calm client alone.
 ///
 /// # Errors
 /// Something fails.
@@ -47,12 +46,15 @@ pub async fn run(options: &AbuseOptions, mut tell: impl FnMut(&Row)) -> Result<V
     calm(&cluster, Duration::from_secs(1)).await?;
     let mut rows = vec![calm(&cluster, options.duration).await?];
     tell(&rows[0]);
+    let abuser = Abuser::Apart(std::env::current_exe()?);
     for which in options.abuses.iter().copied() {
         let connections = options.connections as usize;
         let plan = Plan { connections, duration: options.duration, patience: PATIENCE };
-        let row = abuse(&cluster, which, &plan).await?;
+        let row = abuse(&cluster, which, &plan, &abuser).await?;
         tell(&row);
         rows.push(row);
     }
+    rows.push(calm(&cluster, options.duration).await?);
+    tell(&rows[rows.len() - 1]);
     Ok(rows)
 }

@@ -19,6 +19,7 @@ mod usage;
 use std::path::PathBuf;
 
 pub(crate) use latency::Sorted;
+pub use usage::allow_open_files;
 pub(crate) use usage::{open_files, rss_mib};
 
 /// Where a bench keeps its files.

@@ -1,16 +1,18 @@
 //! `cargo xtask bench queue`, `bench fleet`, `bench sql` and `bench abuse`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use cakes_tests::abuse::{Abuse, Row as AbuseRow};
-use cakes_tests::bench::Place;
+use cakes_tests::abuse::attacks::{self, Abuse};
+use cakes_tests::abuse::{Plan, Row as AbuseRow};
 use cakes_tests::bench::abuse::{self, AbuseOptions};
 use cakes_tests::bench::fleet::{self, FleetOptions, FleetRow};
 use cakes_tests::bench::queue::{self, QueueOptions, QueueRow};
 use cakes_tests::bench::sql::{self, Size, Source, SqlOptions};
+use cakes_tests::bench::{Place, allow_open_files};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,6 +39,9 @@ enum Bench {
     /// The calls of a calm client beside broken and hostile ones.
     #[command(after_help = ABUSE_HELP)]
     Abuse(AbuseArguments),
+    /// The abuser of `abuse`, a process of its own; prints what became of its connections.
+    #[command(hide = true)]
+    Abuser(AbuserArguments),
 }
 
 const QUEUE_HELP: &str = "\
@@ -76,9 +81,10 @@ Examples:
   cargo xtask bench abuse --abuse slow_reader --abuse slow_reader
 
 The abuser comes from 127.0.0.2, the calm client from 127.0.0.1; the coordinator has its
-own limits, so that some rows wait minutes until it closes what is abused. Coordinator,
-Postgres and both clients share the machine: compare with the first row. The last line is
-JSON.";
+own limits, so that some rows wait minutes until it closes what is abused. The abuser is a
+process of its own that gives way to all others (nice 19): coordinator, Postgres and both
+clients share the machine. Compare with the first and the last row, when nobody abuses. The
+last line is JSON.";
 
 #[derive(Args)]
 struct AbuseArguments {
@@ -93,6 +99,21 @@ struct AbuseArguments {
     seconds: u64,
     #[command(flatten)]
     place: PlaceArgument,
+}
+
+#[derive(Args)]
+struct AbuserArguments {
+    #[arg(long, value_parser = abuse_named)]
+    abuse: Abuse,
+    #[arg(long)]
+    server: SocketAddr,
+    #[arg(long)]
+    connections: usize,
+    #[arg(long)]
+    seconds: u64,
+    /// Seconds that the server may leave a connection open.
+    #[arg(long)]
+    patience: u64,
 }
 
 #[derive(Args)]
@@ -234,11 +255,19 @@ async fn run(bench: Bench) -> Result<()> {
             let rows = abuse::run(&options, |row| println!("{}", show_abuse(row))).await?;
             last_line("abuse", &rows)
         }
+        Bench::Abuser(arguments) => {
+            let AbuserArguments { abuse, server, connections, seconds, patience } = arguments;
+            allow_open_files(connections as u64 + 64)?;
+            let (duration, patience) = (Duration::from_secs(seconds), Duration::from_secs(patience));
+            let plan = Plan { connections, duration, patience };
+            println!("{}", serde_json::to_string(&attacks::abuse(abuse, server, &plan).await?)?);
+            Ok(())
+        }
     }
 }
 
 fn abuse_named(name: &str) -> Result<Abuse, String> {
-    Abuse::ALL.into_iter().find(|abuse| abuse.name() == name).ok_or_else(|| {
+    Abuse::named(name).ok_or_else(|| {
         let names: Vec<&str> = Abuse::ALL.iter().map(|abuse| abuse.name()).collect();
         format!("there are {}", names.join(", "))
     })
