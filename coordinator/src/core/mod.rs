@@ -25,6 +25,7 @@
 //! | [`throttle`] | how fast one caller may call, and how much it may have under way |
 //! | [`crowd`] | whether one more of a kind may come |
 //! | [`address`] | what counts as one address |
+//! | [`turns`] | whose call is served next |
 //! | [`size`] | how long a request may be |
 //! | [`explain`] | why a job is where it is, in words |
 //! | [`filter`] | what a filter of a list means |
@@ -60,6 +61,7 @@ pub mod size;
 pub mod spiffe;
 pub mod suspect;
 pub mod throttle;
+pub mod turns;
 pub mod webhook;
 pub mod worker;
 

@@ -122,6 +122,13 @@ pub fn changes(method: Method) -> bool {
     }
 }
 
+/// Whether its calls take turns, caller by caller. Those of workers share transactions instead,
+/// and what waits for other servers keeps no place meanwhile.
+pub fn takes_turns(method: Method) -> bool {
+    let is_of_people = !matches!(needs(method), Needs::Worker(_) | Needs::Nothing);
+    is_of_people && !method.takes_stream() && method != Method::TestWebhook
+}
+
 /// Who is at the other end of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {

@@ -1,9 +1,9 @@
 //! What stands before every handler: which method is it, who calls, may they?
 //!
 //! ```text
-//!  path ──► Method ──► who calls ──► core::rights ──► handler ──► answers
-//!   └ UNIMPLEMENTED     │             └ PERMISSION_DENIED          └ a stream ends with the
-//!                       │ certificate, token, or nobody               right to it
+//!  path ──► Method ──► who calls ──► core::rights ──► its turn ──► handler ──► answers
+//!   └ UNIMPLEMENTED     │             └ PERMISSION_DENIED                       └ a stream ends with
+//!                       │ certificate, token, or nobody                            the right to it
 //!                       └ UNAUTHENTICATED
 //! ```
 //!
@@ -16,11 +16,12 @@ mod load;
 mod readers;
 mod record;
 mod size;
+mod turns;
 mod watched;
 
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -34,13 +35,14 @@ pub(crate) use readers::Readers;
 use super::PeerInfo;
 use super::status;
 use crate::audit::Audit;
-use crate::core::rights::{Caller, NOBODY, changes};
+use crate::core::rights::{Caller, NOBODY, changes, takes_turns};
 use crate::core::throttle::Limits;
 use crate::store::access::{Asker, Via};
 use crate::store::{PgPool, Pools};
 use identify::{Proof, Tokens};
 use load::{Load, Place};
 use size::Sizes;
+use turns::Turns;
 
 /// What the gate needs. Cheap to clone.
 #[derive(Clone)]
@@ -49,6 +51,7 @@ pub(super) struct Gate {
     audit: Audit,
     load: Load,
     sizes: Sizes,
+    turns: Turns,
     pool: PgPool,
     requires_identity: bool,
     tasks: TaskTracker,
@@ -95,6 +98,7 @@ impl Gate {
             pool,
             load: Load::new(limits),
             sizes: Sizes::default(),
+            turns: Turns::new(pools.control.options().get_max_connections() as usize),
             requires_identity,
             tasks,
         }
@@ -136,10 +140,27 @@ pub(super) async fn guard(State(gate): State<Gate>, request: Request, next: Next
         false => gate.sizes.limited(body, method, admitted.place.who.clone()),
     };
     let request = Request::from_parts(parts, body);
+    let is_one_message = takes_turns(method) || (changes(method) && !method.takes_stream());
+    let (message, request) = match is_one_message {
+        // Before its turn, and as a whole: whoever sends slowly keeps nobody waiting.
+        true => match record::whole(method, request).await {
+            Ok(read) => read,
+            Err(refused) => return answer(refused),
+        },
+        false => (Bytes::new(), request),
+    };
+    let turn = match takes_turns(method) {
+        true => Some(gate.turns.wait(&admitted.place.who).await),
+        false => None,
+    };
     match changes(method) {
-        true => gate.act(method, admitted, request, next).await,
+        true => {
+            let object = record::object(method, &message);
+            gate.act(method, admitted, object, turn, request, next).await
+        }
         false => {
             let response = next.run(request).await;
+            drop(turn);
             // A worker that speaks for another one is known as such by its handler.
             let refused = response.extensions().get::<Status>();
             if let Some(refused) = refused.filter(|status| status.code() == Code::PermissionDenied).cloned() {

@@ -1,6 +1,6 @@
 //! What is done and what is refused, in the record.
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -10,6 +10,7 @@ use tonic::Status;
 use tracing::Instrument;
 
 use super::size::{self, FRAME_BYTES};
+use super::turns::Turn;
 use super::{Admitted, Gate, answer, status};
 use crate::audit::{DONE, Outcome};
 use crate::core::access::delay;
@@ -30,8 +31,10 @@ impl Gate {
     /// Records a certificate or a token that does not hold, and lets whoever gave one of too
     /// many wait for the answer.
     pub(super) async fn refuse_proof(&self, nobody: &Admitted, method: Method, refused: &Status) {
+        let turn = self.turns.wait(&nobody.place.who).await;
         let known = failures(&self.pool, &nobody.peer, WRONG_TOKEN).await;
         self.audit.end(nobody.asker(), WRONG_TOKEN, method.name(), outcome(refused), None).await;
+        drop(turn);
         tokio::time::sleep(known.map(delay).unwrap_or_default()).await;
     }
 
@@ -42,6 +45,7 @@ impl Gate {
             Some(_) => (method.name(), ""),
             None => (UNKNOWN_CALLER, method.name()),
         };
+        let _turn = self.turns.wait(&admitted.place.who).await;
         self.audit.end(asker, action, object, outcome(refused), None).await;
     }
 
@@ -51,15 +55,14 @@ impl Gate {
         &self,
         method: Method,
         admitted: Admitted,
+        object: String,
+        turn: Option<Turn>,
         request: Request,
         next: Next,
     ) -> Response {
-        let (object, request) = match self.object(method, request).await {
-            Ok(known) => known,
-            Err(refused) => return answer(refused),
-        };
         let gate = self.clone();
         let acting = async move {
+            let _turn = turn;
             let begun = match gate.audit.begin(admitted.asker(), method.name(), &object).await {
                 Ok(begun) => begun,
                 Err(error) => return answer(status::not_recorded(error)),
@@ -77,21 +80,20 @@ impl Gate {
         let task = self.tasks.spawn(acting.instrument(tracing::Span::current()));
         task.await.unwrap_or_else(|error| answer(status::internal(&error)))
     }
+}
 
-    /// What a request is about, as it says.
-    async fn object(&self, method: Method, request: Request) -> Result<(String, Request), Status> {
-        if method.takes_stream() {
-            return Ok((String::new(), request));
-        }
-        // As a whole and now: what is begun is not ended by whoever sends it slowly.
-        let (parts, body) = request.into_parts();
-        let bytes = axum::body::to_bytes(body, message_bytes_max(method) + FRAME_BYTES).await;
-        let bytes = bytes.map_err(|error| {
-            size::refusal(&error).unwrap_or_else(|| Status::cancelled("the request did not come to its end"))
-        })?;
-        let message = bytes.get(FRAME_BYTES..).unwrap_or_default();
-        Ok((object(method, message), Request::from_parts(parts, Body::from(bytes))))
-    }
+/// A request with its one message in memory, and that message.
+///
+/// # Errors
+/// It is too long, or did not come to its end.
+pub(super) async fn whole(method: Method, request: Request) -> Result<(Bytes, Request), Status> {
+    let (parts, body) = request.into_parts();
+    let bytes = axum::body::to_bytes(body, message_bytes_max(method) + FRAME_BYTES).await;
+    let bytes = bytes.map_err(|error| {
+        size::refusal(&error).unwrap_or_else(|| Status::cancelled("the request did not come to its end"))
+    })?;
+    let message = bytes.slice(FRAME_BYTES.min(bytes.len())..);
+    Ok((message, Request::from_parts(parts, Body::from(bytes))))
 }
 
 /// How a refusal is called in the record.
@@ -100,7 +102,7 @@ pub(super) fn outcome(refused: &Status) -> Outcome<'_> {
 }
 
 /// What a message is about, as it says.
-fn object(method: Method, message: &[u8]) -> String {
+pub(super) fn object(method: Method, message: &[u8]) -> String {
     let named = method.object_fields().iter().filter_map(|field| text_field(message, *field));
     named.collect::<Vec<_>>().join(" ")
 }
