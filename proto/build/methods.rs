@@ -28,6 +28,8 @@ struct Method {
     takes_stream: bool,
     streams: bool,
     object_fields: Vec<i32>,
+    /// The message of its requests, if it is of the package.
+    input: Option<String>,
     doc: String,
 }
 
@@ -43,6 +45,7 @@ pub fn generate(descriptors: &FileDescriptorSet) -> Result<String, Box<dyn Error
         takes_stream: path.contains("Reflection"),
         streams,
         object_fields: Vec::new(),
+        input: None,
         doc: path.trim_start_matches('/').to_owned(),
     }));
     let mut known = BTreeSet::new();
@@ -71,6 +74,7 @@ fn of_the_package(descriptors: &FileDescriptorSet) -> Vec<Method> {
                 takes_stream: method.client_streaming(),
                 streams: method.server_streaming(),
                 object_fields: object_fields(method.input_type()),
+                input: method.input_type().strip_prefix(".cakes.v1.").map(str::to_owned),
                 doc: format!("{}/{}", service.name(), method.name()),
             });
         }
@@ -111,6 +115,15 @@ fn source(methods: &[Method]) -> Result<String, Box<dyn Error>> {
     table(out, doc, "object_fields", "&'static [u32]", methods, |method| {
         format!("&{:?}", method.object_fields)
     })?;
+    writeln!(out, "    /// Whether bytes are a message of its requests.\n    ///")?;
+    writeln!(out, "    /// # Errors\n    /// They are not.")?;
+    writeln!(out, "    pub fn check(self, message: &[u8]) -> Result<(), ::prost::DecodeError> {{")?;
+    writeln!(out, "        use ::prost::Message;\n        match self {{")?;
+    for Method { variant, input, .. } in methods {
+        let checked = input.as_ref().map(|input| format!("crate::v1::{input}::decode(message).map(drop)"));
+        writeln!(out, "            Method::{variant} => {},", checked.as_deref().unwrap_or("Ok(())"))?;
+    }
+    writeln!(out, "        }}\n    }}\n")?;
     writeln!(out, "    /// The method of a path; none is served under any other.")?;
     writeln!(out, "    pub fn from_path(path: &str) -> Option<Method> {{\n        match path {{")?;
     for method in methods {

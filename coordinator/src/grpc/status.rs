@@ -2,7 +2,7 @@
 //!
 //! | code | means | caller |
 //! |---|---|---|
-//! | INVALID_ARGUMENT | fields named in `BadRequest` are wrong | corrects them |
+//! | INVALID_ARGUMENT | fields named in `BadRequest` are wrong, or the whole is no request of the method | corrects them |
 //! | NOT_FOUND, ALREADY_EXISTS | what the message names | asks for something else |
 //! | UNAUTHENTICATED | nobody known calls, or with what does not hold; `ErrorInfo` says which | shows something else |
 //! | PERMISSION_DENIED | `ErrorInfo` says whether by the role (method, role, needed_role), the owner or the project | asks whoever may |
@@ -20,6 +20,7 @@ use std::time::Duration;
 use cakes::spec::{InvalidSpec, Violation};
 use cakes_proto::WORKER_PROTOCOL;
 use cakes_proto::convert::in_wire_terms;
+use cakes_proto::method::Method;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -166,6 +167,13 @@ pub(super) fn too_long(limit: usize) -> Status {
     let message =
         format!("the request is longer than the {limit} bytes that this method takes; ask for less at once");
     with_reason(Code::OutOfRange, message, "TOO_LONG", [("limit_bytes", limit.to_string())])
+}
+
+/// The bytes of a request are no message of its method.
+pub(super) fn unreadable(method: Method, error: &dyn Display) -> Status {
+    let message =
+        format!("this is no request of {}: {error}; was it made for another version?", method.name());
+    with_reason(Code::InvalidArgument, message, "UNREADABLE", [])
 }
 
 /// A call's time is up.

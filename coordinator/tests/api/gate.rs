@@ -335,6 +335,22 @@ async fn a_path_that_is_none_is_answered_before_anything_is_read(pool: PgPool) {
     refused(answer.map(drop), Code::Unauthenticated);
 }
 
+/// A number, where there should be an id. Nothing is begun, so nothing is recorded.
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn bytes_that_are_no_request_are_refused_before_anything_is_recorded(pool: PgPool) {
+    let service = Service::start(pool.clone()).await;
+    for method in [Method::GetJob, Method::CancelJob, Method::TestWebhook] {
+        let mut grpc = tonic::client::Grpc::new(service.channel.clone());
+        grpc.ready().await.unwrap();
+        let path = PathAndQuery::from_static(method.path());
+        let answer = grpc.unary(Request::new(7), path, ProstCodec::<u64, ()>::default()).await;
+        let status = refused(answer, Code::InvalidArgument);
+        assert_eq!(reason(&status), "UNREADABLE");
+        assert!(status.message().contains(method.name()), "{status:?}");
+    }
+    assert_eq!(rows(&pool).await, []);
+}
+
 #[sqlx::test(migrator = "MIGRATIONS")]
 async fn one_caller_takes_no_places_of_others(pool: PgPool) {
     let service = Service::start_for_known(pool.clone()).await;

@@ -82,18 +82,33 @@ impl Gate {
     }
 }
 
-/// A request with its one message in memory, and that message.
+/// A request with its body in memory, and its message.
 ///
 /// # Errors
-/// It is too long, or did not come to its end.
+/// It is too long, did not come to its end, or its message is none of the method.
 pub(super) async fn whole(method: Method, request: Request) -> Result<(Bytes, Request), Status> {
     let (parts, body) = request.into_parts();
     let bytes = axum::body::to_bytes(body, message_bytes_max(method) + FRAME_BYTES).await;
     let bytes = bytes.map_err(|error| {
         size::refusal(&error).unwrap_or_else(|| Status::cancelled("the request did not come to its end"))
     })?;
-    let message = bytes.slice(FRAME_BYTES.min(bytes.len())..);
+    let message = match framed(&bytes) {
+        Some(message) => {
+            method.check(&message).map_err(|error| status::unreadable(method, &error))?;
+            message
+        }
+        // The server says what is wrong with it.
+        None => Bytes::new(),
+    };
     Ok((message, Request::from_parts(parts, Body::from(bytes))))
+}
+
+/// The message of a body that holds one, and that as it is.
+fn framed(body: &Bytes) -> Option<Bytes> {
+    let head: [u8; FRAME_BYTES] = body.get(..FRAME_BYTES)?.try_into().ok()?;
+    let [0, length @ ..] = head else { return None };
+    let message = body.slice(FRAME_BYTES..);
+    (u32::from_be_bytes(length) as usize == message.len()).then_some(message)
 }
 
 /// How a refusal is called in the record.
