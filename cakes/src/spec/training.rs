@@ -37,6 +37,9 @@ pub struct TrainingSpec {
     /// Devices that train together, each on a part of every batch.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub devices: u32,
+    /// Whether they may be of several machines, where no slot of one has so many.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub spread: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     pub batch_statistics: BatchStatistics,
 }
@@ -188,6 +191,7 @@ impl Default for TrainingSpec {
             precision: Precision::default(),
             memory_format: MemoryFormat::default(),
             devices: 1,
+            spread: false,
             batch_statistics: BatchStatistics::default(),
         }
     }
@@ -303,6 +307,9 @@ pub(super) fn check(training: &TrainingSpec, path: &str, found: &mut Violations)
             training.batch_size, training.devices
         )
     });
+    found.require(!training.spread || training.devices > 1, &at("spread"), || {
+        "spreads several devices over machines, but devices is 1; say how many train together".to_owned()
+    });
     found.within(training.gradient_clip_norm, 0.0..=1e6, &at("gradient_clip_norm"));
     check_optimizer(&training.optimizer, &at("optimizer"), found);
     check_schedule(training, &at("schedule"), found);
@@ -404,7 +411,7 @@ mod tests {
     fn numbers_and_layout_are_written_only_where_they_are_chosen() {
         let mut training = TrainingSpec::default();
         let plain = serde_json::to_value(&training).unwrap();
-        for field in ["precision", "memory_format", "devices", "batch_statistics"] {
+        for field in ["precision", "memory_format", "devices", "spread", "batch_statistics"] {
             assert!(plain.get(field).is_none(), "{field}");
         }
         assert_eq!(serde_json::from_value::<TrainingSpec>(plain).unwrap(), training);
@@ -436,6 +443,18 @@ mod tests {
         assert_eq!(saved(&training), [5, 10, 14]);
         training.checkpoint_every_steps = None;
         assert_eq!((saved(&training), training.checkpoint_interval_steps()), (vec![14], None));
+    }
+
+    #[test]
+    fn one_device_cannot_be_spread() {
+        let problems = |devices| {
+            let training = TrainingSpec { batch_size: 4, devices, spread: true, ..TrainingSpec::default() };
+            let mut found = Violations(Vec::new());
+            check(&training, "training", &mut found);
+            found.0.into_iter().map(|violation| violation.field).collect::<Vec<_>>()
+        };
+        assert_eq!(problems(1), ["training.spread"]);
+        assert_eq!(problems(2), [""; 0]);
     }
 
     #[test]

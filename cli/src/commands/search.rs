@@ -270,6 +270,7 @@ async fn submit(global: &GlobalArguments, arguments: SubmitArguments) -> Result<
     request.cost_limit_device_hours = arguments.cost_limit.or(request.cost_limit_device_hours);
     request.validate_only |= arguments.dry_run;
     let is_dry = request.validate_only;
+    let spread = request.search.as_ref().map(tables::spread).unwrap_or_default();
     let client = Client::connect(global).await?;
     let response = rpc!(client, searches.submit_search, "SearchService/SubmitSearch", request)?;
     let id = response.search.as_ref().map(|search| search.id.clone()).unwrap_or_default();
@@ -280,7 +281,7 @@ async fn submit(global: &GlobalArguments, arguments: SubmitArguments) -> Result<
     output::print(global.output, &response, |response| {
         let plan = response.plan.as_ref().map(tables::plan).unwrap_or_default();
         if is_dry {
-            return format!("valid; nothing was recorded\n{plan}");
+            return format!("valid; nothing was recorded\n{plan}{spread}");
         }
         format!("search {id} submitted; {plan}\n\nfollow it with\n  cakes search watch {id}")
     })?;

@@ -17,7 +17,7 @@ pub use compare::{Compared, Difference, JointEntry, compare};
 pub use jobs::{explanation, job_details, job_state, jobs};
 pub use networks::{
     architectures, costs, derivations, differences, front, front_text, is_baseline, latency, layers, origins,
-    plan,
+    plan, spread,
 };
 
 pub use remarks::{labels, notes};

@@ -251,6 +251,7 @@ pub fn training_from_wire(wire: v1::Training, is_video: bool) -> Result<Training
             Err(error) => return Err(violation("memory_format", error)),
         },
         devices: wire.devices.unwrap_or(default.devices),
+        spread: wire.spread,
         batch_statistics: match v1::BatchStatistics::try_from(wire.batch_statistics) {
             Ok(v1::BatchStatistics::Synchronised | v1::BatchStatistics::Unspecified) => {
                 BatchStatistics::Synchronised

@@ -90,6 +90,7 @@ fn training_to_wire(training: &TrainingSpec) -> v1::Training {
         }
         .into(),
         devices: Some(training.devices),
+        spread: training.spread,
         batch_statistics: match training.batch_statistics {
             BatchStatistics::Synchronised => v1::BatchStatistics::Synchronised,
             BatchStatistics::Local => v1::BatchStatistics::Local,
