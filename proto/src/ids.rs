@@ -153,6 +153,15 @@ pub struct LeaseToken {
     /// Number of the grant, from 1.
     pub epoch: i64,
     pub nonce: Nonce,
+    /// Which of the attempt's slots its holder is; 0 for the one that leads, or is alone.
+    pub member: i16,
+}
+
+impl LeaseToken {
+    /// Whether its holder reports, saves and completes.
+    pub fn leads(self) -> bool {
+        self.member == 0
+    }
 }
 
 impl TryFrom<Option<crate::v1::LeaseToken>> for LeaseToken {
@@ -162,7 +171,9 @@ impl TryFrom<Option<crate::v1::LeaseToken>> for LeaseToken {
         let missing = || InvalidId { kind: "lease token", text: "(missing)".to_owned() };
         let wire = wire.ok_or_else(missing)?;
         let epoch = i64::try_from(wire.epoch).map_err(|_| missing())?;
-        Ok(LeaseToken { job: wire.job_id.parse()?, epoch, nonce: wire.nonce.parse()? })
+        let member = i16::try_from(wire.member)
+            .map_err(|_| InvalidId { kind: "member of a gang", text: wire.member.to_string() })?;
+        Ok(LeaseToken { job: wire.job_id.parse()?, epoch, nonce: wire.nonce.parse()?, member })
     }
 }
 
@@ -172,6 +183,7 @@ impl From<LeaseToken> for crate::v1::LeaseToken {
             job_id: token.job.to_string(),
             epoch: token.epoch.unsigned_abs(),
             nonce: token.nonce.to_hex(),
+            member: u32::from(token.member.unsigned_abs()),
         }
     }
 }
@@ -186,6 +198,20 @@ mod tests {
         for name in ["", "../x", "a/b", "A", "-x", "a b"] {
             assert!(name.parse::<WorkerId>().is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_token_names_a_member_and_without_one_it_is_the_leader_s() {
+        let job_id = "0190f3a0-0000-7000-8000-000000000001".to_owned();
+        let wire = crate::v1::LeaseToken { job_id, epoch: 3, nonce: "ab".repeat(16), member: 0 };
+        let token = LeaseToken::try_from(Some(wire.clone())).unwrap();
+        assert!(token.leads());
+        let follower = crate::v1::LeaseToken { member: 2, ..wire.clone() };
+        let read = LeaseToken::try_from(Some(follower.clone())).unwrap();
+        assert!(!read.leads() && read == LeaseToken { member: 2, ..token });
+        assert_eq!(crate::v1::LeaseToken::from(read), follower);
+        let wrong = crate::v1::LeaseToken { member: 40_000, ..wire };
+        assert!(LeaseToken::try_from(Some(wrong)).is_err());
     }
 
     #[test]

@@ -95,6 +95,7 @@ impl Calls {
             first_seq: batch.first_seq,
             entries: batch.entries,
             progress: Some(progress),
+            ..v1::ReportRequest::default()
         };
         let is_shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).takes(since_boot());
         let span = spans::call("Report", self.trace.as_ref().filter(|_| is_shown));

@@ -206,6 +206,7 @@ mod tests {
             job_id: "0190f3a0-0000-7000-8000-000000000001".into(),
             epoch: 3,
             nonce: "ab".repeat(16),
+            member: 0,
         };
         Some(wire).try_into().unwrap()
     }

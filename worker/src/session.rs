@@ -260,6 +260,7 @@ async fn register(
         devices: devices.to_vec(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         labels: labels.clone().into(),
+        joins_gangs: false,
     };
     let call = |mut client: crate::client::Client| {
         let request = request.clone();

@@ -82,7 +82,10 @@ impl WorkerService for Api {
         self.leases.check(&extensions, token).await?;
         let lease_ttl = self.policy.lease_ttl;
         self.moves.turn(Turn { token, deed: Deed::Start { lease_ttl } }).await?;
-        Ok(Response::new(v1::StartResponse { lease_ttl_ms: worker_wire::milliseconds(lease_ttl) }))
+        Ok(Response::new(v1::StartResponse {
+            lease_ttl_ms: worker_wire::milliseconds(lease_ttl),
+            ..Default::default()
+        }))
     }
 
     async fn report(
@@ -104,6 +107,7 @@ impl WorkerService for Api {
             ack_seq: receipt.ack_seq.unsigned_abs(),
             lease_ttl_ms: worker_wire::milliseconds(self.policy.lease_ttl),
             desired: desired.into(),
+            ..Default::default()
         }))
     }
 

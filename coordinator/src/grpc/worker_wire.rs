@@ -105,6 +105,7 @@ pub(super) fn grant(grant: Grant, policy: &Policy) -> v1::Grant {
         offer_ttl_ms: milliseconds(policy.offer_ttl),
         traceparent: trace.as_ref().map(TraceContext::traceparent).unwrap_or_default(),
         tracestate: trace.as_ref().map(TraceContext::tracestate).unwrap_or_default(),
+        gang: None,
     }
 }
 

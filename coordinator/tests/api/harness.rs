@@ -279,6 +279,7 @@ impl Worker {
             first_seq,
             entries: entries.map(|entry| v1::ReportEntry { entry: Some(entry) }).into(),
             progress: Some(progress),
+            ..v1::ReportRequest::default()
         };
         Ok(self.client.report(request).await?.into_inner())
     }

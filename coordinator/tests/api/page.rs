@@ -303,6 +303,7 @@ async fn compositions_of_a_supernet_come_by_epoch(pool: PgPool) {
         first_seq: 1,
         entries,
         progress: Some(v1::JobProgress::default()),
+        ..v1::ReportRequest::default()
     };
     worker.client.report(request).await.unwrap();
     let found = ask(&service, &format!("/searches/{}/composition", search.id)).await;

@@ -249,7 +249,7 @@ async fn malformed_words_of_a_worker_name_their_field(pool: PgPool) {
     let longest = vec!["d".repeat(DATA_AT_HAND_BYTES_MAX); DATA_AT_HAND_MAX];
     // Only the worker is not known.
     refused(client.acquire(acquire(longest)).await, Code::FailedPrecondition);
-    let token = v1::LeaseToken { job_id: id, epoch: 1, nonce: "short".to_owned() };
+    let token = v1::LeaseToken { job_id: id, epoch: 1, nonce: "short".to_owned(), member: 0 };
     for token in [None, Some(token)] {
         let status = refused(client.start(v1::StartRequest { token }).await, Code::InvalidArgument);
         assert_eq!(fields(&status), ["token"]);

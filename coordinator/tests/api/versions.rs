@@ -196,7 +196,7 @@ fn an_answer_of_a_later_version_is_read_by_this_one() {
     let read = v1::Job::decode(of_tomorrow(&job).as_slice()).unwrap();
     assert_eq!(read, job);
     assert_eq!(read.state(), v1::JobState::Unspecified, "a state that is not known");
-    let told = v1::ReportResponse { ack_seq: 3, lease_ttl_ms: 1000, desired: 99 };
+    let told = v1::ReportResponse { ack_seq: 3, lease_ttl_ms: 1000, desired: 99, ..Default::default() };
     let read = v1::ReportResponse::decode(of_tomorrow(&told).as_slice()).unwrap();
     assert_eq!(read.desired(), v1::DesiredState::Unspecified, "which means to go on");
 }

@@ -58,6 +58,7 @@ fn token() -> LeaseToken {
         job: JobId("00000000-0000-4000-8000-000000000007".parse().expect("a UUID")),
         epoch: 1,
         nonce: Nonce([7; 16]),
+        member: 0,
     }
 }
 

@@ -209,6 +209,7 @@ impl FakeWorker {
             first_seq,
             entries: entries.into_iter().map(|entry| ReportEntry { entry: Some(entry) }).collect(),
             progress: Some(progress),
+            ..v1::ReportRequest::default()
         };
         self.recorder.sent(&|| Request::Report(request.clone()));
         let send = |mut client: Client| {

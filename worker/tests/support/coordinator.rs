@@ -196,7 +196,10 @@ impl WorkerService for Coordinator {
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
         self.seen().starts.push(request.into_inner());
         self.lease("Start")?;
-        self.answer("Start", v1::StartResponse { lease_ttl_ms: self.lease_ttl.as_millis() as u64 })
+        self.answer(
+            "Start",
+            v1::StartResponse { lease_ttl_ms: self.lease_ttl.as_millis() as u64, ..Default::default() },
+        )
     }
 
     async fn report(
@@ -223,6 +226,7 @@ impl WorkerService for Coordinator {
                 ack_seq: stored.len() as u64,
                 lease_ttl_ms: self.lease_ttl.as_millis() as u64,
                 desired: desired.into(),
+                ..Default::default()
             }
         };
         self.answer("Report", response)

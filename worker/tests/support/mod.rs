@@ -82,7 +82,12 @@ impl Bench {
     ) -> String {
         let job_id = uuid::Uuid::new_v4().to_string();
         self.coordinator.seen().grants.push_back(v1::Grant {
-            token: Some(v1::LeaseToken { job_id: job_id.clone(), epoch: 2, nonce: "ab".repeat(16) }),
+            token: Some(v1::LeaseToken {
+                job_id: job_id.clone(),
+                epoch: 2,
+                nonce: "ab".repeat(16),
+                member: 0,
+            }),
             trainer_job_json: job.to_string(),
             resume_from,
             start_from,

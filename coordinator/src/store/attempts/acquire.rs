@@ -179,8 +179,12 @@ impl Batch<'_> {
             let grant = if row.state == "ended" {
                 None
             } else {
-                let token =
-                    LeaseToken { job: JobId(row.job_id), epoch: row.epoch, nonce: nonce_from(&row.nonce)? };
+                let token = LeaseToken {
+                    job: JobId(row.job_id),
+                    epoch: row.epoch,
+                    nonce: nonce_from(&row.nonce)?,
+                    member: 0,
+                };
                 let row = grant_rows::read(connection, token).await?;
                 Some(grant(token, row, self.wishes[place]))
             };
@@ -196,7 +200,8 @@ impl Batch<'_> {
         let mut granted = Vec::new();
         for (place, job) in self.take(connection).await? {
             let wish = self.wishes[place];
-            let token = LeaseToken { job: JobId(job.id), epoch: job.epoch + 1, nonce: fresh_nonce()? };
+            let token =
+                LeaseToken { job: JobId(job.id), epoch: job.epoch + 1, nonce: fresh_nonce()?, member: 0 };
             grants.add(token, wish, &job);
             granted.push((place, token));
         }

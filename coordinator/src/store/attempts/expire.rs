@@ -51,7 +51,7 @@ pub async fn expire_leases(pool: &PgPool, policy: &Policy) -> Result<usize, Erro
     let mut ended = 0;
     for row in expired {
         let nonce = nonce_from(&row.nonce)?;
-        let token = LeaseToken { job: JobId(row.job_id), epoch: row.epoch, nonce };
+        let token = LeaseToken { job: JobId(row.job_id), epoch: row.epoch, nonce, member: 0 };
         ended += usize::from(expire(pool, policy, token).await?);
     }
     Ok(ended)

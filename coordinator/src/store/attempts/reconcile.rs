@@ -70,7 +70,7 @@ async fn live_attempts(
     rows.into_iter()
         .map(|row| {
             let nonce = nonce_from(&row.nonce)?;
-            Ok((LeaseToken { job: JobId(row.job_id), epoch: row.epoch, nonce }, row.incarnation))
+            Ok((LeaseToken { job: JobId(row.job_id), epoch: row.epoch, nonce, member: 0 }, row.incarnation))
         })
         .collect()
 }

@@ -32,7 +32,7 @@ pub async fn prefixes(pool: &PgPool, job: JobId) -> Result<Prefixes, Error> {
     .map_err(failed("read whose a folder is"))?;
     let mut ended = BTreeMap::new();
     for row in attempts {
-        let token = LeaseToken { job, epoch: row.epoch, nonce: nonce_from(&row.nonce)? };
+        let token = LeaseToken { job, epoch: row.epoch, nonce: nonce_from(&row.nonce)?, member: 0 };
         ended.insert(artifact_prefix(token), row.ended);
     }
     // S11: what is committed now, read behind the ends of attempts.

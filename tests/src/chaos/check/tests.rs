@@ -68,7 +68,8 @@ const DAMAGE: [(&str, &str); 10] = [
 ];
 
 fn told(history: &History, epoch: u64, call: Call, fact: Fact) {
-    let token = LeaseToken { job_id: JOB.to_owned(), epoch, nonce: format!("0{epoch}").repeat(16) };
+    let token =
+        LeaseToken { job_id: JOB.to_owned(), epoch, nonce: format!("0{epoch}").repeat(16), member: 0 };
     let fact = match fact {
         Fact::Granted { .. } => Fact::Granted { token: Some(token.clone()) },
         fact => fact,
