@@ -7,6 +7,7 @@
 //! | [`retry`] | whether and when a job is tried again |
 //! | [`assign`] | which of several workers gets which job |
 //! | [`schedule`] | which jobs go first, why the others wait, who makes way |
+//! | [`gang`] | which slots train one job together, and what becomes of each |
 //! | [`ranks`] | how the order of the queue is written down |
 //! | [`project`] | what a project may use |
 //! | [`lease`] | how long a lease lasts, whether late ones are taken |
@@ -43,6 +44,7 @@ pub mod etag;
 pub mod explain;
 pub mod filter;
 pub mod front;
+pub mod gang;
 pub mod histogram;
 pub mod identity;
 pub mod job;

@@ -9,11 +9,10 @@ use tonic::{Extensions, Request, Response, Status};
 use super::gate::caller;
 use super::status::{invalid_field, not_own, other_protocol};
 use super::{Api, labels, lookup, values, worker_wire};
-use crate::core::lease::Desired;
 use crate::core::lease::Verdict;
 use crate::core::rights::speaks_for;
 use crate::metrics::metrics;
-use crate::store::attempts::{Deed, Saved, Turn, Turned};
+use crate::store::attempts::{Deed, Saved, Turn, Turned, gang};
 use crate::store::{attempts, workers};
 
 /// When a worker that got nothing asks again.
@@ -41,6 +40,7 @@ impl WorkerService for Api {
             request_id: worker_wire::uuid("request_id", &request.request_id)?,
             devices: worker_wire::devices(request.devices)?,
             labels: labels::checked("labels", request.labels)?,
+            joins_gangs: request.joins_gangs,
             version: values::checked("version", request.version, VERSION_CHARS_MAX)?,
         };
         let incarnation =
@@ -81,10 +81,16 @@ impl WorkerService for Api {
         let token = token(request.token)?;
         self.leases.check(&extensions, token).await?;
         let lease_ttl = self.policy.lease_ttl;
-        self.moves.turn(Turn { token, deed: Deed::Start { lease_ttl } }).await?;
+        let rendezvous_address = if token.leads() {
+            self.moves.turn(Turn { token, deed: Deed::Start { lease_ttl } }).await?;
+            None
+        } else {
+            let policy = self.policy;
+            self.write(move |pool| async move { gang::start(&pool, &policy, token).await }).await?
+        };
         Ok(Response::new(v1::StartResponse {
             lease_ttl_ms: worker_wire::milliseconds(lease_ttl),
-            ..Default::default()
+            rendezvous_address: rendezvous_address.unwrap_or_default(),
         }))
     }
 
@@ -92,21 +98,24 @@ impl WorkerService for Api {
         &self,
         request: Request<v1::ReportRequest>,
     ) -> Result<Response<v1::ReportResponse>, Status> {
-        let (_, extensions, request) = request.into_parts();
+        let (_, extensions, mut request) = request.into_parts();
+        let address = worker_wire::rendezvous(std::mem::take(&mut request.rendezvous_address))?;
+        if request.token.as_ref().is_some_and(|token| token.member > 0) {
+            return self.report_of_member(&extensions, &request, address).await;
+        }
         let report = worker_wire::report(request)?;
-        self.leases.check(&extensions, report.token).await?;
+        let token = report.token;
+        self.leases.check(&extensions, token).await?;
         let entries = report.entries.len();
         let receipt = self.reports.call(report).await?;
         metrics().report_entries.add(entries as u64);
-        let desired = match receipt.desired {
-            Desired::Run => v1::DesiredState::Run,
-            Desired::Cancel => v1::DesiredState::Cancel,
-            Desired::Yield => v1::DesiredState::Yield,
-        };
+        if let Some(address) = address {
+            self.write(move |pool| async move { gang::tell(&pool, token, &address).await }).await?;
+        }
         Ok(Response::new(v1::ReportResponse {
             ack_seq: receipt.ack_seq.unsigned_abs(),
             lease_ttl_ms: worker_wire::milliseconds(self.policy.lease_ttl),
-            desired: desired.into(),
+            desired: worker_wire::desired(receipt.desired).into(),
             ..Default::default()
         }))
     }
@@ -117,7 +126,7 @@ impl WorkerService for Api {
     ) -> Result<Response<v1::CommitCheckpointResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
         let v1::CommitCheckpointRequest { token: wire, checkpoint, bytes } = request;
-        let token = token(wire)?;
+        let token = leader(wire)?;
         self.leases.check(&extensions, token).await?;
         let checkpoint = worker_wire::checkpoint(checkpoint)?;
         let bytes = values::signed("bytes", bytes)?;
@@ -130,7 +139,7 @@ impl WorkerService for Api {
         request: Request<v1::CompleteRequest>,
     ) -> Result<Response<v1::CompleteResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let token = token(request.token)?;
+        let token = leader(request.token)?;
         self.leases.check(&extensions, token).await?;
         let checkpoint = worker_wire::checkpoint(request.checkpoint)?;
         let checkpoint_bytes =
@@ -195,6 +204,35 @@ impl WorkerService for Api {
     }
 }
 
+impl Api {
+    /// Renews the lease of a member that does not lead.
+    async fn report_of_member(
+        &self,
+        extensions: &Extensions,
+        request: &v1::ReportRequest,
+        address: Option<String>,
+    ) -> Result<Response<v1::ReportResponse>, Status> {
+        let token = token(request.token.clone())?;
+        let said = [
+            ("entries", !request.entries.is_empty()),
+            ("progress", request.progress.is_some()),
+            ("rendezvous_address", address.is_some()),
+        ];
+        if let Some((field, _)) = said.into_iter().find(|(_, is_said)| *is_said) {
+            return Err(invalid_field(field, "is the leader's to tell; other members report nothing else"));
+        }
+        self.leases.check(extensions, token).await?;
+        let policy = self.policy;
+        let renewal = self.write(move |pool| async move { gang::renew(&pool, &policy, token).await }).await?;
+        Ok(Response::new(v1::ReportResponse {
+            ack_seq: 0,
+            lease_ttl_ms: worker_wire::milliseconds(policy.lease_ttl),
+            desired: worker_wire::desired(renewal.desired).into(),
+            rendezvous_address: renewal.address.unwrap_or_default(),
+        }))
+    }
+}
+
 /// The worker that a request names, which must be the one that calls.
 fn own(extensions: &Extensions, worker_id: &str) -> Result<WorkerId, Status> {
     let worker = lookup::worker("worker_id", worker_id)?;
@@ -204,6 +242,18 @@ fn own(extensions: &Extensions, worker_id: &str) -> Result<WorkerId, Status> {
 
 fn token(wire: Option<v1::LeaseToken>) -> Result<LeaseToken, Status> {
     wire.try_into().map_err(|error| invalid_field("token", error))
+}
+
+/// Of a call that is the leader's alone.
+fn leader(wire: Option<v1::LeaseToken>) -> Result<LeaseToken, Status> {
+    let token = token(wire)?;
+    if token.leads() {
+        return Ok(token);
+    }
+    Err(invalid_field(
+        "token.member",
+        format!("{} does not lead; only member 0 saves and completes", token.member),
+    ))
 }
 
 /// What only a supernet leaves behind, in the domain's JSON form; none for a retraining.

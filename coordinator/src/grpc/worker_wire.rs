@@ -13,7 +13,7 @@ use super::job_service::METRIC_KEY_CHARS_MAX;
 use super::status::invalid_field;
 use super::traces;
 use super::values::{amount, checked, cleaned, share, signed, time};
-use crate::core::lease::Policy;
+use crate::core::lease::{Desired, Policy};
 use crate::core::retry::FailureClass;
 use crate::core::worker::Device;
 use crate::store::attempts::{
@@ -27,6 +27,7 @@ const DEVICE_NAME_CHARS_MAX: usize = 64;
 const DEVICE_MODEL_CHARS_MAX: usize = 200;
 const CHECKPOINT_KEY_CHARS_MAX: usize = 512;
 const WORKER_VERSION_CHARS_MAX: usize = 64;
+const ADDRESS_CHARS_MAX: usize = 255;
 const PHASE_CHARS_MAX: usize = 64;
 const LOG_LINE_CHARS_MAX: usize = 8192;
 const ENTRIES_MAX: usize = 10_000;
@@ -37,6 +38,20 @@ const QUALITY_METRIC_CHARS_MAX: usize = 64;
 
 pub(super) fn uuid(field: &str, text: &str) -> Result<Uuid, Status> {
     Uuid::try_parse(text).map_err(|_| invalid_field(field, format!("'{text}' is no UUID")))
+}
+
+/// Where the ranks of a gang meet; `None` where nobody says it.
+pub(super) fn rendezvous(address: String) -> Result<Option<String>, Status> {
+    const FIELD: &str = "rendezvous_address";
+    let address = checked(FIELD, address, ADDRESS_CHARS_MAX)?;
+    if address.is_empty() {
+        return Ok(None);
+    }
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+    if port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+        return Ok(Some(address));
+    }
+    Err(invalid_field(FIELD, format!("'{address}' is no address; write host:port")))
 }
 
 pub(super) fn milliseconds(duration: Duration) -> u64 {
@@ -105,7 +120,12 @@ pub(super) fn grant(grant: Grant, policy: &Policy) -> v1::Grant {
         offer_ttl_ms: milliseconds(policy.offer_ttl),
         traceparent: trace.as_ref().map(TraceContext::traceparent).unwrap_or_default(),
         tracestate: trace.as_ref().map(TraceContext::tracestate).unwrap_or_default(),
-        gang: None,
+        gang: grant.seat.map(|seat| v1::GangSeat {
+            member_count: u32::from(seat.member_count.unsigned_abs()),
+            first_rank: seat.first_rank.unsigned_abs(),
+            rank_count: seat.device_count.unsigned_abs(),
+            world_size: seat.world_size.unsigned_abs(),
+        }),
     }
 }
 
@@ -278,6 +298,14 @@ fn quality(wire: &v1::JobResult) -> Result<Quality, Status> {
         }
     }
     Ok(quality)
+}
+
+pub(super) fn desired(desired: Desired) -> v1::DesiredState {
+    match desired {
+        Desired::Run => v1::DesiredState::Run,
+        Desired::Cancel => v1::DesiredState::Cancel,
+        Desired::Yield => v1::DesiredState::Yield,
+    }
 }
 
 pub(super) fn failure_class(wire: i32) -> Result<FailureClass, Status> {

@@ -7,7 +7,7 @@
 //!
 //! Who writes for an attempt proves it in the same transaction: [`fence`] locks
 //! the attempt's row and compares epoch and nonce. Locks are taken in one order:
-//! search, worker, job, project, attempt, lease. What skips locked rows waits for nobody and
+//! search, worker, job, project, attempt, lease, member. What skips locked rows waits for nobody and
 //! stands outside that order.
 //!
 //! Callers run writes to their end: a transaction that is dropped half-way costs

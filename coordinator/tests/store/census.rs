@@ -31,6 +31,7 @@ async fn devices_are_counted_by_kind_and_a_slot_is_as_many_as_it_has(pool: PgPoo
         request_id: Uuid::new_v4(),
         devices: vec![slot("cuda:0+cuda:1", 2), slot("cuda:2", 1)],
         labels: Labels::default(),
+        joins_gangs: false,
         version: "1.0.0".into(),
     };
     register(&pool, &registration).await.unwrap();

@@ -222,6 +222,7 @@ impl Scene {
                     request_id: self.registrations[usize::from(request) - 1],
                     devices: vec![cpu()],
                     labels: Labels::default(),
+                    joins_gangs: false,
                     version: "1.0.0".into(),
                 };
                 let incarnation = register(pool, &registration).await?;

@@ -124,6 +124,7 @@ pub async fn worker_with(pool: &PgPool, name: &str, labels: &str) -> Worker {
         request_id: Uuid::new_v4(),
         devices: vec![cpu()],
         labels: labels.parse().unwrap(),
+        joins_gangs: false,
         version: "1.0.0".into(),
     };
     let incarnation = register(pool, &registration).await.unwrap();

@@ -14,8 +14,8 @@ use crate::store::{PgPool, limited};
 /// Attempts that are remembered: many more than run at a time.
 const REMEMBERED_MAX: usize = 20_000;
 
-/// Job, epoch and nonce.
-type Key = (uuid::Uuid, i64, [u8; 16]);
+/// Job, epoch, nonce and member.
+type Key = (uuid::Uuid, i64, [u8; 16], i16);
 
 /// Checks that workers speak of attempts of their own. Cheap to clone.
 #[derive(Clone)]
@@ -50,7 +50,7 @@ impl Leases {
     }
 
     async fn worker(&self, token: LeaseToken) -> Result<Option<WorkerId>, Status> {
-        let key = (token.job.0, token.epoch, token.nonce.0);
+        let key = (token.job.0, token.epoch, token.nonce.0, token.member);
         if let Some(worker) = self.known().get(&key) {
             return Ok(Some(worker.clone()));
         }

@@ -6,7 +6,9 @@
 //! ```
 //!
 //! Where somebody has data at hand, more of the front is looked at, and what was assigned is
-//! taken then: whoever else grants meanwhile finds all others.
+//! taken then: whoever else grants meanwhile finds all others. A slot that is kept for a job
+//! that trains on more devices leaves its wish instead, and the last one makes the gang
+//! ([`super::gang`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,11 +21,13 @@ use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 use uuid::Uuid;
 
+use super::gang::{self, Formed, Slot};
 use super::grant_rows::{self, GrantRow, Grants, Reach, Wanted};
 use super::quotas::Rooms;
 use super::together::{Answers, Locks, only};
 use super::{CheckpointRef, artifact_prefix};
 use crate::core::assign::{Candidate, OVERTAKE_MAX, Wish, assign};
+use crate::core::gang::Seat;
 use crate::core::lease::Policy;
 use crate::core::worker::{Device, Schedule};
 use crate::store::error::{Error, corrupt, failed};
@@ -59,6 +63,8 @@ pub struct Grant {
     pub has_data_at_hand: bool,
     /// None outside of any trace.
     pub wait: Option<Wait>,
+    /// Which part of the job's devices the slot has; `None` where it has all of them.
+    pub seat: Option<Seat>,
 }
 
 /// The time of a job in the queue, for its trace.
@@ -183,10 +189,17 @@ impl Batch<'_> {
                     job: JobId(row.job_id),
                     epoch: row.epoch,
                     nonce: nonce_from(&row.nonce)?,
-                    member: 0,
+                    member: row.member.unwrap_or(0),
+                };
+                let seat = match row.member {
+                    None => None,
+                    Some(_) => {
+                        gang::collect(connection, token, row.request).await?;
+                        Some(gang::seat(connection, token).await?)
+                    }
                 };
                 let row = grant_rows::read(connection, token).await?;
-                Some(grant(token, row, self.wishes[place]))
+                Some(grant(token, row, self.wishes[place], seat))
             };
             self.answers[place] = Some(Ok(grant));
         }
@@ -198,19 +211,30 @@ impl Batch<'_> {
     async fn grant(&mut self, connection: &mut PgConnection, policy: &Policy) -> Result<(), Error> {
         let mut grants = Grants::default();
         let mut granted = Vec::new();
-        for (place, job) in self.take(connection).await? {
+        let mut taken = Taken::default();
+        for (place, job) in self.take(connection, &mut taken).await? {
             let wish = self.wishes[place];
-            let token =
-                LeaseToken { job: JobId(job.id), epoch: job.epoch + 1, nonce: fresh_nonce()?, member: 0 };
+            let token = fresh_token(&job)?;
             grants.add(token, wish, &job);
-            granted.push((place, token));
+            granted.push((place, token, None));
         }
-        let mut rows = grants.write(connection, policy).await?;
-        for (place, token) in granted {
-            let row = rows.remove(&token.job.0);
+        let mut gangs = Vec::new();
+        for formed in taken.gangs {
+            let token = fresh_token(&formed.job)?;
+            grants.add_gang(token, &formed);
+            granted.extend(self.parts(token, &formed));
+            gangs.push((token, formed));
+        }
+        let rows = grants.write(connection, policy).await?;
+        gang::write(connection, policy, &gangs).await?;
+        for (place, token, seat) in granted {
+            let row = rows.get(&token.job.0).cloned();
             let row =
                 row.ok_or_else(|| corrupt(format!("the locked row of job {}", token.job), &"it is gone"))?;
-            self.answers[place] = Some(Ok(Some(grant(token, row, self.wishes[place]))));
+            if seat.is_some() {
+                gang::collect(connection, token, self.wishes[place].request_id).await?;
+            }
+            self.answers[place] = Some(Ok(Some(grant(token, row, self.wishes[place], seat))));
         }
         let left: Vec<usize> =
             self.free.iter().copied().filter(|place| self.answers[*place].is_none()).collect();
@@ -226,14 +250,27 @@ impl Batch<'_> {
         workers::see(connection, &alive.into_iter().collect::<Vec<_>>()).await
     }
 
+    /// Those of the wishes whose slots are in a gang; the others collect their parts when they
+    /// ask again.
+    fn parts(&self, token: LeaseToken, formed: &Formed) -> Vec<(usize, LeaseToken, Option<Seat>)> {
+        let place = |(seat, slot): &(Seat, Slot)| {
+            let place = self.free.iter().copied().find(|place| slot.is_of(self.wishes[*place]))?;
+            Some((place, LeaseToken { member: seat.member, ..token }, Some(*seat)))
+        };
+        formed.seats.iter().filter_map(place).collect()
+    }
+
     /// Takes jobs from the front of the queue: one per wish, as far as they and the quotas of
     /// their projects go.
-    async fn take(&self, connection: &mut PgConnection) -> Result<Vec<(usize, Candidate)>, Error> {
+    async fn take(
+        &self,
+        connection: &mut PgConnection,
+        taken: &mut Taken,
+    ) -> Result<Vec<(usize, Candidate)>, Error> {
         let mut places = self.free.clone();
-        let mut taken = Taken::default();
-        let mut found = self.take_kept(connection, &mut places, &mut taken).await?;
+        let mut found = self.take_kept(connection, &mut places, taken).await?;
         while !places.is_empty() {
-            let picked = self.pick(connection, &places, &mut taken).await?;
+            let picked = self.pick(connection, &places, taken).await?;
             places.clear();
             for (place, job) in picked {
                 if taken.rooms.admit(connection, &job).await? {
@@ -249,7 +286,7 @@ impl Batch<'_> {
     }
 
     /// Gives slots that are kept for a job to that job. A slot whose job is not there any
-    /// more is like any other.
+    /// more is like any other; one that is kept for a part of a job gets nothing else.
     async fn take_kept(
         &self,
         connection: &mut PgConnection,
@@ -257,17 +294,35 @@ impl Batch<'_> {
         taken: &mut Taken,
     ) -> Result<Vec<(usize, Candidate)>, Error> {
         let mut found = Vec::new();
+        let mut parts = Vec::new();
+        let mut gangs: BTreeMap<Uuid, Candidate> = BTreeMap::new();
         for place in places.iter().filter(|place| self.kept.contains_key(place)) {
             let Some(job) = self.kept.get(place).filter(|job| !taken.jobs.contains(job)) else { continue };
-            let Some(job) = grant_rows::claim_kept(connection, *job, &self.wish(*place)).await? else {
+            let wish = self.wish(*place);
+            let Some(job) = grant_rows::claim_kept(connection, *job, &wish).await? else {
+                if gang::is_kept_together(connection, *job, wish.device_count).await? {
+                    parts.push(*place);
+                }
                 continue;
             };
-            if taken.rooms.admit(connection, &job).await? {
+            if job.device_count > wish.device_count {
+                gang::note(connection, job.id, self.wishes[*place]).await?;
+                parts.push(*place);
+                gangs.insert(job.id, job);
+            } else if taken.rooms.admit(connection, &job).await? {
                 taken.jobs.push(job.id);
                 found.push((*place, job));
             }
         }
-        places.retain(|place| found.iter().all(|(of, _)| of != place));
+        // Behind all wishes of this transaction.
+        for job in gangs.into_values().filter(|job| !taken.jobs.contains(&job.id)).collect::<Vec<_>>() {
+            let Some(formed) = gang::form(connection, &job).await? else { continue };
+            if taken.rooms.admit(connection, &job).await? {
+                taken.jobs.push(job.id);
+                taken.gangs.push(formed);
+            }
+        }
+        places.retain(|place| !parts.contains(place) && found.iter().all(|(of, _)| of != place));
         Ok(found)
     }
 
@@ -350,9 +405,11 @@ struct Taken {
     /// Projects that have no room for the next of their jobs.
     closed: Vec<String>,
     rooms: Rooms,
+    /// Jobs on several slots.
+    gangs: Vec<Formed>,
 }
 
-fn grant(token: LeaseToken, row: GrantRow, wish: &Acquisition) -> Grant {
+fn grant(token: LeaseToken, row: GrantRow, wish: &Acquisition, seat: Option<Seat>) -> Grant {
     let reference =
         |key, step, manifest| Some(CheckpointRef { key: key?, step: step?, manifest_sha256: manifest? });
     let supernet = reference(row.supernet_key, row.supernet_step, row.supernet_manifest);
@@ -370,7 +427,13 @@ fn grant(token: LeaseToken, row: GrantRow, wish: &Acquisition) -> Grant {
         wait: trace_from_columns(row.traceparent.as_deref(), row.tracestate.as_deref())
             .zip(row.queued_at)
             .map(|(trace, since)| Wait { trace, since }),
+        seat,
     }
+}
+
+/// Of the next attempt at a job, as its leader holds it.
+fn fresh_token(job: &Candidate) -> Result<LeaseToken, Error> {
+    Ok(LeaseToken { job: JobId(job.id), epoch: job.epoch + 1, nonce: fresh_nonce()?, member: 0 })
 }
 
 fn fresh_nonce() -> Result<Nonce, Error> {

@@ -28,7 +28,7 @@ pub(super) async fn end_badly(
     attempt: &Attempt,
     bad: &BadEnd<'_>,
 ) -> Result<(), Error> {
-    let asked_to_yield = asked_to_yield(connection, job, attempt).await?;
+    let asked_to_yield = asked_to_yield(connection, job, token, attempt).await?;
     let went_away = matches!(bad.class, FailureClass::Lost | FailureClass::Cancelled);
     let handed_back = bad.end == EndReason::Failed && went_away && asked_to_yield;
     let end = if handed_back { EndReason::HandedBack } else { bad.end };
@@ -57,43 +57,55 @@ pub(super) async fn end_badly(
     job_row::apply(connection, job, change).await
 }
 
-/// Marks an attempt as ended and removes its lease.
+/// Removes the leases of an attempt and marks it as ended, with all its members.
 pub(super) async fn end_attempt(
     connection: &mut PgConnection,
     token: LeaseToken,
     end: EndReason,
     bad: Option<&BadEnd<'_>>,
 ) -> Result<(), Error> {
+    // First the leases, then the members, as of those who start or renew.
+    sqlx::query!("delete from attempt_lease where job_id = $1 and epoch = $2", token.job.0, token.epoch)
+        .execute(&mut *connection)
+        .await
+        .map_err(failed("remove a lease"))?;
     sqlx::query!(
         "update attempt set state = 'ended', end_reason = $3, failure_class = $4, message = $5,
-             end_time = clock_timestamp()
+             end_time = clock_timestamp(), ended_by = $6
          where job_id = $1 and epoch = $2",
         token.job.0,
         token.epoch,
         end.as_str(),
         bad.map(|bad| bad.class.as_str()),
-        bad.map_or("", |bad| bad.message)
+        bad.map_or("", |bad| bad.message),
+        bad.map(|_| token.member)
     )
-    .execute(&mut *connection)
+    .execute(connection)
     .await
-    .map_err(failed("end an attempt"))?;
-    sqlx::query!("delete from attempt_lease where job_id = $1 and epoch = $2", token.job.0, token.epoch)
-        .execute(connection)
-        .await
-        .map(drop)
-        .map_err(failed("remove a lease"))
+    .map(drop)
+    .map_err(failed("end an attempt"))
 }
 
-/// Whether the worker had been asked to hand the job back.
+/// Whether the worker had been asked to hand the job back, or that of any other member.
 async fn asked_to_yield(
     connection: &mut PgConnection,
     job: &JobRow,
+    token: LeaseToken,
     attempt: &Attempt,
 ) -> Result<bool, Error> {
-    let schedule = sqlx::query_scalar!("select schedule from worker where id = $1", attempt.worker.as_str())
-        .fetch_one(connection)
-        .await
-        .map_err(failed("read a worker's schedule"))?;
+    let schedule = sqlx::query_scalar!(
+        r#"select case when exists (
+               select from attempt_member member join worker on worker.id = member.worker_id
+               where member.job_id = $2 and member.epoch = $3 and worker.schedule = 'draining'
+           ) then 'draining' else schedule end as "schedule!"
+           from worker where id = $1"#,
+        attempt.worker.as_str(),
+        token.job.0,
+        token.epoch
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(failed("read a worker's schedule"))?;
     let schedule: worker::Schedule = schedule
         .parse()
         .map_err(|error| corrupt(format!("the schedule of worker {}", attempt.worker), &error))?;

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::acquire::nonce_from;
 use super::end::{BadEnd, end_badly};
+use super::gang;
 use crate::core::job::EndReason;
 use crate::core::lease::Policy;
 use crate::core::retry::FailureClass;
@@ -32,7 +33,7 @@ pub async fn clock(pool: &PgPool) -> Result<Duration, Error> {
     Ok(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
-/// Ends attempts whose lease has run out; how many. Each is a transaction of
+/// Ends attempts of which a lease has run out; how many. Each is a transaction of
 /// its own, in which the deadline is looked at once more.
 ///
 /// # Errors
@@ -40,7 +41,7 @@ pub async fn clock(pool: &PgPool) -> Result<Duration, Error> {
 #[instrument(skip_all, err(level = "debug"))]
 pub async fn expire_leases(pool: &PgPool, policy: &Policy) -> Result<usize, Error> {
     let expired = sqlx::query!(
-        "select lease.job_id, lease.epoch, attempt.nonce
+        "select lease.job_id, lease.epoch, lease.member, attempt.nonce
          from attempt_lease lease join attempt using (job_id, epoch)
          where lease.deadline <= clock_timestamp() order by lease.deadline limit $1",
         SWEEP_LIMIT
@@ -51,13 +52,13 @@ pub async fn expire_leases(pool: &PgPool, policy: &Policy) -> Result<usize, Erro
     let mut ended = 0;
     for row in expired {
         let nonce = nonce_from(&row.nonce)?;
-        let token = LeaseToken { job: JobId(row.job_id), epoch: row.epoch, nonce, member: 0 };
+        let token = LeaseToken { job: JobId(row.job_id), epoch: row.epoch, nonce, member: row.member };
         ended += usize::from(expire(pool, policy, token).await?);
     }
     Ok(ended)
 }
 
-/// Ends one attempt if its lease has run out and nobody renewed it meanwhile.
+/// Ends one attempt if the lease of this member has run out and nobody renewed it meanwhile.
 async fn expire(pool: &PgPool, policy: &Policy, token: LeaseToken) -> Result<bool, Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin an expiry"))?;
     let job = job_row::lock(&mut transaction, token.job).await?;
@@ -65,25 +66,26 @@ async fn expire(pool: &PgPool, policy: &Policy, token: LeaseToken) -> Result<boo
     // S15: again under the lock; a renewal may have come since the lease was read.
     let still_expired = sqlx::query_scalar!(
         r#"select deadline <= clock_timestamp() as "expired!" from attempt_lease
-           where job_id = $1 and epoch = $2 for update"#,
+           where job_id = $1 and epoch = $2 and member = $3 for update"#,
         token.job.0,
-        token.epoch
+        token.epoch,
+        token.member
     )
     .fetch_optional(&mut *transaction)
     .await
     .map_err(failed("look at a lease again"))?;
+    if matches!(attempt.life, Life::Ended(_)) || still_expired == Some(false) {
+        return Ok(false);
+    }
+    let (attempt, _) = gang::speaks_for(&mut transaction, token, attempt, String::new()).await?;
     let (end, message) = match attempt.life {
-        Life::Ended(_) => return Ok(false),
         Life::Offered => {
             (EndReason::OfferExpired, format!("worker {} did not start it in time", attempt.worker))
         }
-        Life::Running => {
+        Life::Running | Life::Ended(_) => {
             (EndReason::LeaseExpired, format!("worker {} was not heard of for too long", attempt.worker))
         }
     };
-    if still_expired == Some(false) {
-        return Ok(false);
-    }
     let bad = BadEnd { end, class: FailureClass::Lost, message: &message };
     end_badly(&mut transaction, policy, &job, token, &attempt, &bad).await?;
     transaction.commit().await.map_err(failed("commit an expiry"))?;
@@ -97,7 +99,7 @@ async fn expire(pool: &PgPool, policy: &Policy, token: LeaseToken) -> Result<boo
 /// The database fails.
 #[instrument(skip_all, err(level = "debug"))]
 pub async fn extend_leases(pool: &PgPool, policy: &Policy) -> Result<u64, Error> {
-    let ids: Vec<Uuid> = sqlx::query_scalar!("select job_id from attempt_lease order by job_id")
+    let ids: Vec<Uuid> = sqlx::query_scalar!("select distinct job_id from attempt_lease order by job_id")
         .fetch_all(pool)
         .await
         .map_err(failed("list leases"))?;

@@ -5,6 +5,7 @@ use sqlx::PgPool;
 use tracing::instrument;
 
 use super::end::{BadEnd, end_badly};
+use super::gang;
 use crate::core::job::EndReason;
 use crate::core::lease::Policy;
 use crate::core::retry::FailureClass;
@@ -16,8 +17,8 @@ use crate::store::text::storable;
 /// Longest stored message, in bytes.
 const MESSAGE_BYTES_MAX: usize = 4000;
 
-/// Ends the attempt; its class decides what becomes of the job. A repetition
-/// changes nothing.
+/// Ends the attempt; its class decides what becomes of the job. Any member of it may say so.
+/// A repetition changes nothing.
 ///
 /// # Errors
 /// The token is not the current one.
@@ -37,7 +38,9 @@ pub async fn fail(
         Life::Ended(_) => return Err(fence::lost(&mut transaction, token).await?),
         Life::Offered | Life::Running => {}
     }
-    let message = storable(message, MESSAGE_BYTES_MAX);
+    let message = message.to_owned();
+    let (attempt, message) = gang::speaks_for(&mut transaction, token, attempt, message).await?;
+    let message = storable(&message, MESSAGE_BYTES_MAX);
     let bad = BadEnd { end: EndReason::Failed, class, message: &message };
     end_badly(&mut transaction, policy, &job, token, &attempt, &bad).await?;
     // S5: the answer follows the commit.

@@ -10,7 +10,9 @@ use sqlx::PgConnection;
 use sqlx::types::{Json, Uuid};
 
 use super::acquire::Acquisition;
+use super::gang::{Formed, Slot};
 use crate::core::assign::{Candidate, Wish};
+use crate::core::gang::Seat;
 use crate::core::job::{JobEvent, JobState, transition};
 use crate::core::lease::Policy;
 use crate::store::error::{Error, failed};
@@ -28,32 +30,57 @@ pub(super) struct Earlier {
     pub epoch: i64,
     pub nonce: Vec<u8>,
     pub state: String,
+    /// Of an attempt on several slots, of which this is one.
+    pub member: Option<i16>,
 }
 
-/// Grants of the same requests, ended ones included.
+/// Grants of the same requests, ended ones included, and parts of jobs that wait for the slot
+/// to ask.
 pub(super) async fn earlier(
     connection: &mut PgConnection,
     wishes: impl Iterator<Item = &Acquisition>,
 ) -> Result<Vec<Earlier>, Error> {
     let (mut workers, mut incarnations, mut requests) = (Vec::new(), Vec::new(), Vec::new());
+    let mut devices = Vec::new();
     for wish in wishes {
         workers.push(wish.worker.as_str());
         incarnations.push(wish.incarnation);
         requests.push(wish.request_id);
+        devices.push(wish.device.name.as_str());
     }
     if workers.is_empty() {
         return Ok(Vec::new());
     }
     sqlx::query_as!(
         Earlier,
-        "select attempt.worker_id, attempt.acquire_request_id as request, attempt.job_id, attempt.epoch,
-             attempt.nonce, attempt.state
-         from unnest($1::text[], $2::bigint[], $3::uuid[]) as wish (worker_id, incarnation, request_id)
-         join attempt on attempt.worker_id = wish.worker_id and attempt.incarnation = wish.incarnation
-             and attempt.acquire_request_id = wish.request_id",
+        r#"with wish as (
+               select * from unnest($1::text[], $2::bigint[], $3::uuid[], $4::text[])
+                   as wish (worker_id, incarnation, request_id, device)
+           ), part as (
+               select member.job_id, member.epoch, member.member, member.state, wish.worker_id, wish.request_id
+               from wish
+               join attempt_member member on member.worker_id = wish.worker_id
+                   and member.incarnation = wish.incarnation and member.acquire_request_id = wish.request_id
+               union all
+               select member.job_id, member.epoch, member.member, member.state, wish.worker_id, wish.request_id
+               from wish
+               join attempt_member member on member.worker_id = wish.worker_id and member.device = wish.device
+                   and member.state <> 'ended' and member.acquire_request_id is null
+                   and member.incarnation = wish.incarnation
+           )
+           select attempt.worker_id as "worker_id!", attempt.acquire_request_id as "request!",
+               attempt.job_id as "job_id!", attempt.epoch as "epoch!", attempt.nonce as "nonce!",
+               attempt.state as "state!", null::smallint as member
+           from wish
+           join attempt on attempt.worker_id = wish.worker_id and attempt.incarnation = wish.incarnation
+               and attempt.acquire_request_id = wish.request_id and attempt.member_count = 1
+           union all
+           select part.worker_id, part.request_id, part.job_id, part.epoch, attempt.nonce, part.state, part.member
+           from part join attempt on attempt.job_id = part.job_id and attempt.epoch = part.epoch"#,
         &workers as _,
         &incarnations,
-        &requests
+        &requests,
+        &devices as _
     )
     .fetch_all(connection)
     .await
@@ -212,7 +239,8 @@ pub(super) async fn take(
     Ok(taken.into_iter().collect())
 }
 
-/// Takes the job that a slot is kept for, if the slot can have it now.
+/// Takes the job that a slot is kept for, if the slot can have it now, or a part of it: then the
+/// job trains on more devices than the slot has.
 pub(super) async fn claim_kept(
     connection: &mut PgConnection,
     job: Uuid,
@@ -234,7 +262,7 @@ pub(super) async fn claim_kept(
            where id = $1 and waits and not is_held
                and (run_after is null or run_after <= clock_timestamp())
                and (avoid_until is null or avoid_worker_id <> $2 or avoid_until <= clock_timestamp())
-               and memory_mib <= $3 and device_count <= $4 and worker_labels <@ $5
+               and memory_mib <= $3 and (device_count <= $4 or spreads) and worker_labels <@ $5
            for no key update skip locked"#,
         job,
         wish.worker,
@@ -249,7 +277,7 @@ pub(super) async fn claim_kept(
 }
 
 /// What the worker needs of a granted job.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct GrantRow {
     pub job: Uuid,
     pub trainer_job: String,
@@ -311,14 +339,35 @@ pub(super) struct Grants {
 impl Grants {
     pub(super) fn add(&mut self, token: LeaseToken, wish: &Acquisition, job: &Candidate) {
         let device = storable(&wish.device.name, DEVICE_BYTES_MAX);
-        self.bodies.push(json!({ "device": device, "resume_step": job.resume_step.unwrap_or(0) }));
+        let body = json!({ "device": device, "resume_step": job.resume_step.unwrap_or(0) });
+        let slot = Slot {
+            worker: wish.worker.as_str().to_owned(),
+            device,
+            incarnation: wish.incarnation,
+            request_id: wish.request_id,
+        };
+        self.push(token, slot, body);
+    }
+
+    /// A job on several slots, under the leader's name.
+    pub(super) fn add_gang(&mut self, token: LeaseToken, formed: &Formed) {
+        let Some((_, leader)) = formed.seats.first() else { return };
+        let slot = |(_, slot): &(Seat, Slot)| json!({ "worker": slot.worker, "device": slot.device });
+        let members: Vec<Value> = formed.seats.iter().map(slot).collect();
+        let resume_step = formed.job.resume_step.unwrap_or(0);
+        let body = json!({ "device": leader.device, "resume_step": resume_step, "members": members });
+        self.push(token, leader.clone(), body);
+    }
+
+    fn push(&mut self, token: LeaseToken, slot: Slot, body: Value) {
+        self.bodies.push(body);
         self.jobs.push(token.job.0);
         self.epochs.push(token.epoch);
         self.nonces.push(token.nonce.0.to_vec());
-        self.workers.push(wish.worker.as_str().to_owned());
-        self.incarnations.push(wish.incarnation);
-        self.devices.push(device);
-        self.requests.push(wish.request_id);
+        self.workers.push(slot.worker);
+        self.incarnations.push(slot.incarnation);
+        self.devices.push(slot.device);
+        self.requests.push(slot.request_id);
     }
 
     /// Leases the jobs, whose rows are locked; what each worker needs, by job.

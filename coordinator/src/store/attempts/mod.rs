@@ -8,6 +8,7 @@ mod end;
 mod environment_rows;
 mod expire;
 mod fail;
+pub mod gang;
 mod grant_rows;
 mod move_on;
 mod quotas;

@@ -6,6 +6,7 @@ use tracing::instrument;
 
 use super::acquire::nonce_from;
 use super::end::{BadEnd, end_badly};
+use super::gang;
 use crate::core::job::EndReason;
 use crate::core::lease::{Policy, Verdict};
 use crate::core::retry::FailureClass;
@@ -44,6 +45,7 @@ pub async fn reconcile(
             kept.push(token);
         } else if granted_to < incarnation {
             let message = format!("worker {worker} was restarted");
+            let (attempt, message) = gang::speaks_for(&mut transaction, token, attempt, message).await?;
             let bad = BadEnd { end: EndReason::Superseded, class: FailureClass::Lost, message: &message };
             end_badly(&mut transaction, policy, &job, token, &attempt, &bad).await?;
         }
@@ -53,15 +55,22 @@ pub async fn reconcile(
     Ok(tokens.iter().map(verdict).collect())
 }
 
-/// Tokens of the worker's live attempts with the incarnation that they were
+/// Tokens of the worker's live attempts, and of those that it has a part in, with the incarnation that they were
 /// granted to, in one order for all who lock several.
 async fn live_attempts(
     connection: &mut PgConnection,
     worker: &WorkerId,
 ) -> Result<Vec<(LeaseToken, i64)>, Error> {
     let rows = sqlx::query!(
-        "select job_id, epoch, nonce, incarnation from attempt
-         where worker_id = $1 and end_time is null order by job_id",
+        r#"select job_id as "job_id!", epoch as "epoch!", nonce as "nonce!", incarnation as "incarnation!",
+               0::smallint as "member!"
+           from attempt where worker_id = $1 and end_time is null
+           union all
+           select member.job_id, member.epoch, attempt.nonce, member.incarnation, member.member
+           from attempt_member member
+           join attempt on attempt.job_id = member.job_id and attempt.epoch = member.epoch
+           where member.worker_id = $1 and member.state <> 'ended' and member.member > 0
+           order by 1, 5"#,
         worker.as_str()
     )
     .fetch_all(connection)
@@ -70,7 +79,10 @@ async fn live_attempts(
     rows.into_iter()
         .map(|row| {
             let nonce = nonce_from(&row.nonce)?;
-            Ok((LeaseToken { job: JobId(row.job_id), epoch: row.epoch, nonce, member: 0 }, row.incarnation))
+            Ok((
+                LeaseToken { job: JobId(row.job_id), epoch: row.epoch, nonce, member: row.member },
+                row.incarnation,
+            ))
         })
         .collect()
 }
@@ -78,10 +90,16 @@ async fn live_attempts(
 /// The attempt goes on under the new start of its daemon.
 async fn adopt(connection: &mut PgConnection, token: LeaseToken, incarnation: i64) -> Result<(), Error> {
     sqlx::query!(
-        "update attempt set incarnation = $3 where job_id = $1 and epoch = $2 and state <> 'ended'",
+        "with part as (
+             update attempt_member set incarnation = $3
+             where job_id = $1 and epoch = $2 and member = $4 and state <> 'ended'
+         )
+         update attempt set incarnation = $3
+         where job_id = $1 and epoch = $2 and state <> 'ended' and $4::smallint = 0",
         token.job.0,
         token.epoch,
-        incarnation
+        incarnation,
+        token.member
     )
     .execute(connection)
     .await

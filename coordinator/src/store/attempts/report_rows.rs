@@ -207,6 +207,7 @@ impl ReportRows {
                    update attempt_lease set deadline = clock_timestamp() + make_interval(secs => $6)
                    from attempts report
                    where attempt_lease.job_id = report.job_id and attempt_lease.epoch = report.epoch
+                       and attempt_lease.member = 0
                ), shown as (
                    insert into job_progress
                        (job_id, step, step_count, loss, learning_rate, samples_per_s, quality, quality_metric,

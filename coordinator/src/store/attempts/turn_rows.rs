@@ -173,7 +173,7 @@ impl Moves {
                    update attempt_lease set deadline = clock_timestamp() + make_interval(secs => change.lease_s)
                    from change
                    where attempt_lease.job_id = change.job_id and attempt_lease.epoch = change.epoch
-                       and change.end_reason is null
+                       and attempt_lease.member = 0 and change.end_reason is null
                ), removed as (
                    delete from attempt_lease using change
                    where attempt_lease.job_id = change.job_id and attempt_lease.epoch = change.epoch

@@ -39,16 +39,21 @@ pub async fn of_job(pool: &PgPool, job: JobId) -> Result<Vec<AttemptRecord>, Err
     .map_err(failed("read the attempts at a job"))
 }
 
-/// The worker that a lease was granted to, whether it lives or has ended.
+/// The worker that a lease was granted to, or a member's part of it, whether it lives or has ended.
 ///
 /// # Errors
 /// The database fails.
 pub async fn worker_of(pool: &PgPool, token: LeaseToken) -> Result<Option<WorkerId>, Error> {
     let worker = sqlx::query_scalar!(
-        "select worker_id from attempt where job_id = $1 and epoch = $2 and nonce = $3",
+        r#"select case when $4::smallint = 0 then attempt.worker_id else (
+               select member.worker_id from attempt_member member
+               where member.job_id = attempt.job_id and member.epoch = attempt.epoch and member.member = $4
+           ) end as worker_id
+           from attempt where job_id = $1 and epoch = $2 and nonce = $3"#,
         token.job.0,
         token.epoch,
-        &token.nonce.0[..]
+        &token.nonce.0[..],
+        token.member
     )
     .fetch_optional(pool)
     .await
@@ -56,5 +61,5 @@ pub async fn worker_of(pool: &PgPool, token: LeaseToken) -> Result<Option<Worker
     let parsed = |worker: String| {
         worker.parse().map_err(|error| corrupt(format!("an attempt at job {}", token.job), &error))
     };
-    worker.map(parsed).transpose()
+    worker.flatten().map(parsed).transpose()
 }

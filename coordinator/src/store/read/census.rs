@@ -44,8 +44,8 @@ pub async fn take(pool: &PgPool, lease_ttl: Duration) -> Result<Vec<Count>, Erro
                    coalesce(device.count, 1) as width,
                    case when fleet.state = 'lost' then 'absent'
                         when exists (
-                            select from attempt
-                            where worker_id = fleet.id and attempt.device = device.name and end_time is null
+                            select from live_slot
+                            where live_slot.worker_id = fleet.id and live_slot.device = device.name
                         ) then 'busy'
                         else 'idle' end as use
                from fleet cross join lateral jsonb_to_recordset(fleet.devices) as device (name text, count integer)

@@ -30,7 +30,7 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, rules: &Rules) -> Result<Fact
                extract(epoch from attempt_lease.deadline - clock_timestamp())::float8 as lease_left_s
            from job
            left join attempt on attempt.job_id = job.id and attempt.end_time is null
-           left join attempt_lease on attempt_lease.job_id = job.id
+           left join attempt_lease on attempt_lease.job_id = job.id and attempt_lease.member = 0
            where job.id = $1"#,
         job.id.0
     )
@@ -73,7 +73,7 @@ pub(super) fn duration(seconds: f64) -> Duration {
 }
 
 pub(super) async fn worker_facts(pool: &PgPool, lease_ttl: Duration) -> Result<Vec<WorkerFacts>, Error> {
-    let rows = sqlx::query!("select worker_id, device from attempt where end_time is null")
+    let rows = sqlx::query!(r#"select worker_id as "worker_id!", device as "device!" from live_slot"#)
         .fetch_all(pool)
         .await
         .map_err(failed("read which devices are busy"))?;

@@ -41,7 +41,7 @@ pub async fn list(pool: &PgPool, lease_ttl: Duration) -> Result<Vec<WorkerRecord
     let rows = sqlx::query_as!(
         Row,
         r#"select id, schedule, clock_timestamp() - last_seen_time > $1 as "is_lost!", devices, labels, version,
-               array(select job_id from attempt where worker_id = worker.id and end_time is null order by job_id)
+               array(select distinct job_id from live_slot where worker_id = worker.id order by job_id)
                    as "jobs!",
                last_seen_time, register_time,
                case when suspect_until > clock_timestamp() then suspect_until end as suspect_until,
@@ -66,7 +66,7 @@ pub async fn get(pool: &PgPool, id: &WorkerId, lease_ttl: Duration) -> Result<Wo
     let row = sqlx::query_as!(
         Row,
         r#"select id, schedule, clock_timestamp() - last_seen_time > $1 as "is_lost!", devices, labels, version,
-               array(select job_id from attempt where worker_id = worker.id and end_time is null order by job_id)
+               array(select distinct job_id from live_slot where worker_id = worker.id order by job_id)
                    as "jobs!",
                last_seen_time, register_time,
                case when suspect_until > clock_timestamp() then suspect_until end as suspect_until,

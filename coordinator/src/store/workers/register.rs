@@ -23,6 +23,8 @@ pub struct Registration {
     pub request_id: Uuid,
     pub devices: Vec<Device>,
     pub labels: Labels,
+    /// Whether its slots may train with those of other workers.
+    pub joins_gangs: bool,
     pub version: String,
 }
 
@@ -48,20 +50,21 @@ pub async fn register(pool: &PgPool, registration: &Registration) -> Result<i64,
         return Ok(known.incarnation);
     }
     let incarnation = sqlx::query_scalar!(
-        "insert into worker (id, incarnation, devices, version, register_request_id, labels)
-         values ($1, 1, $2, $3, $4, $5)
+        "insert into worker (id, incarnation, devices, version, register_request_id, labels, joins_gangs)
+         values ($1, 1, $2, $3, $4, $5, $6)
          on conflict (id) do update set
              incarnation = worker.incarnation
                  + (worker.register_request_id <> excluded.register_request_id)::int,
              devices = excluded.devices, version = excluded.version,
              register_request_id = excluded.register_request_id, labels = excluded.labels,
-             last_seen_time = clock_timestamp(), register_time = clock_timestamp()
+             joins_gangs = excluded.joins_gangs, last_seen_time = clock_timestamp(), register_time = clock_timestamp()
          returning incarnation",
         registration.worker.as_str(),
         devices,
         storable(&registration.version, NAME_BYTES_MAX),
         registration.request_id,
-        labels
+        labels,
+        registration.joins_gangs
     )
     .fetch_one(&mut *transaction)
     .await

@@ -111,7 +111,9 @@ async fn ends(pool: &PgPool, worker: &Candidate) -> Result<Vec<Ended>, Error> {
                    where checkpoint.job_id = attempt.job_id and checkpoint.epoch = attempt.epoch
                ) as "delivered!",
                coalesce(attempt.failure_class in ('lost', 'infrastructure')
-                   and attempt.end_reason not in ('handed back', 'cancelled'), false) as "at_fault!"
+                   and attempt.end_reason not in ('handed back', 'cancelled')
+                   -- What another member brought about says nothing of the leader's machine.
+                   and coalesce(attempt.ended_by, 0) = 0, false) as "at_fault!"
            from attempt
            where attempt.worker_id = $1 and attempt.end_time > $2 and attempt.grant_time > $2
                and not attempt.imported

@@ -1,0 +1,63 @@
+//! Members of attempts that are about to end.
+
+use cakes_proto::ids::{LeaseToken, WorkerId};
+use sqlx::PgConnection;
+
+use crate::core::gang::{MemberState, blamed};
+use crate::store::error::{Error, corrupt, failed};
+use crate::store::fence::{self, Attempt, Life};
+
+/// A member of an attempt.
+#[derive(Clone, Debug)]
+pub(in crate::store::attempts) struct Member {
+    pub state: MemberState,
+    pub worker: WorkerId,
+}
+
+/// The member of a token whose attempt was found by epoch and nonce; `None` if it has no such one.
+pub(in crate::store::attempts) async fn of(
+    connection: &mut PgConnection,
+    token: LeaseToken,
+) -> Result<Option<Member>, Error> {
+    let row = sqlx::query!(
+        "select state, worker_id from attempt_member where job_id = $1 and epoch = $2 and member = $3",
+        token.job.0,
+        token.epoch,
+        token.member
+    )
+    .fetch_optional(connection)
+    .await
+    .map_err(failed("read a member of an attempt"))?;
+    let what = || format!("member {} of attempt {} of job {}", token.member, token.epoch, token.job);
+    let member = row.map(|row| {
+        let state: MemberState = row.state.parse().map_err(|error| corrupt(what(), &error))?;
+        let worker: WorkerId = row.worker_id.parse().map_err(|error| corrupt(what(), &error))?;
+        Ok(Member { state, worker })
+    });
+    member.transpose()
+}
+
+/// Lets an attempt that is locked be told as its member's: the worker is the member's, and an
+/// attempt that it never started is one that was not begun. What is said of it names the member.
+///
+/// # Errors
+/// The attempt has no such member.
+pub(in crate::store::attempts) async fn speaks_for(
+    connection: &mut PgConnection,
+    token: LeaseToken,
+    attempt: Attempt,
+    message: String,
+) -> Result<(Attempt, String), Error> {
+    if token.leads() {
+        return Ok((attempt, message));
+    }
+    let Some(member) = of(connection, token).await? else {
+        return Err(fence::lost(connection, token).await?);
+    };
+    let life = match (attempt.life, member.state) {
+        (Life::Running, MemberState::Offered) => Life::Offered,
+        (life, _) => life,
+    };
+    let message = blamed(token.member, member.worker.as_str(), &message);
+    Ok((Attempt { life, worker: member.worker, ..attempt }, message))
+}

@@ -1,0 +1,56 @@
+//! What a member is handed.
+
+use cakes_proto::ids::LeaseToken;
+use sqlx::PgConnection;
+use sqlx::types::Uuid;
+
+use crate::core::gang::Seat;
+use crate::store::error::{Error, failed};
+
+/// Hands a part out to the question of its slot. Repetitions find it by that question.
+pub(in crate::store::attempts) async fn collect(
+    connection: &mut PgConnection,
+    token: LeaseToken,
+    request_id: Uuid,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update attempt_member set acquire_request_id = $4
+         where job_id = $1 and epoch = $2 and member = $3 and acquire_request_id is null",
+        token.job.0,
+        token.epoch,
+        token.member,
+        request_id
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(failed("hand out a part of a job"))
+}
+
+/// The seat of a member that was granted.
+pub(in crate::store::attempts) async fn seat(
+    connection: &mut PgConnection,
+    token: LeaseToken,
+) -> Result<Seat, Error> {
+    let row = sqlx::query!(
+        r#"select member.first_rank, member.device_count, attempt.member_count,
+               job.device_count as "world_size!"
+           from attempt_member member
+           join attempt on attempt.job_id = member.job_id and attempt.epoch = member.epoch
+           join job on job.id = member.job_id
+           where member.job_id = $1 and member.epoch = $2 and member.member = $3"#,
+        token.job.0,
+        token.epoch,
+        token.member
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(failed("read a part of a job"))?;
+    Ok(Seat {
+        member: token.member,
+        member_count: row.member_count,
+        first_rank: row.first_rank,
+        device_count: row.device_count,
+        world_size: row.world_size,
+    })
+}
