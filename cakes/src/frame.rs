@@ -19,6 +19,10 @@ pub const TRAINER_PROTOCOL: u32 = 4;
 /// Variable by which the daemon asks a trainer for spans. One that does not know it sends none.
 pub const SPANS_VARIABLE: &str = "CAKES_TRAINER_SPANS";
 
+/// How the message of a failure begins that only says that another process is gone which trains
+/// with this one: whoever was the cause says more.
+pub const RANKS_GONE: &str = "training together";
+
 /// Longest accepted frame, in bytes. Scores of a large supernet take about one
 /// megabyte.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
@@ -40,6 +44,9 @@ pub enum TrainerEvent {
         /// Step of the checkpoint that it goes on from, 0 for a fresh start.
         resumed_step: u64,
     },
+    /// Rank 0 listens on this port for ranks of other machines; sent before `Ready`, and only
+    /// where there are any.
+    Meets { port: u16 },
     /// What the job trains on; may come any time behind `Ready`.
     Data(DataContent),
     /// A section begins; each has a time limit of its own at the daemon.

@@ -31,6 +31,8 @@ pub struct Context {
     pub session: Arc<Session>,
     pub work: WorkDir,
     pub data: DataAtHand,
+    /// Where other machines reach this one; none where its slots train with no others.
+    pub own_address: Option<String>,
 }
 
 /// The request that the daemon ends, and until when.
@@ -102,9 +104,14 @@ async fn run_daemon(mut config: Config) -> anyhow::Result<()> {
     }
 
     let credentials = Credentials::read(config.token_file.clone(), config.files.clone())?;
+    let own_address = config.advertised.resolve(&config.server);
+    if let Some(address) = &own_address {
+        info!(address, "slots of other machines may train with those of this one");
+    }
+    let joins = own_address.is_some();
     let coordinator = Coordinator::new(config.server.clone(), config.other_servers.clone(), credentials);
     let session = tokio::select! {
-        session = Session::register(coordinator, config.id.clone(), devices, config.labels.clone()) => Arc::new(session?),
+        session = Session::register(coordinator, config.id.clone(), devices, config.labels.clone(), joins) => Arc::new(session?),
         () = signals.next() => return Ok(()),
     };
     tokio::select! {
@@ -112,7 +119,7 @@ async fn run_daemon(mut config: Config) -> anyhow::Result<()> {
         () = signals.next() => return Ok(()),
     }
     let limit = config.shutdown_limit;
-    let context = Context { config, session, work, data: DataAtHand::default() };
+    let context = Context { config, session, work, data: DataAtHand::default(), own_address };
     let ended = work_until_told(Arc::new(context), &mut signals, limit).await;
     // Nothing should be left; what is, goes now.
     let (found, left) = kill_marked(&attempts);

@@ -89,6 +89,63 @@ impl Calls {
         }
     }
 
+    /// Start of a member that follows.
+    pub async fn join(self: Arc<Self>) -> Event {
+        let request = v1::StartRequest { token: Some(self.token.into()) };
+        let span = spans::call("Start", self.trace.as_ref());
+        let call = |mut client: Client| {
+            let request = spans::request(request.clone(), span.context());
+            async move { client.start(request).await }
+        };
+        match spans::answered(self.session.coordinator().persist("Start", call).await, span) {
+            Ok(Answer { value, sent_at }) => Event::Joined {
+                sent_at,
+                ttl: Duration::from_millis(value.lease_ttl_ms),
+                address: said(value.rendezvous_address),
+            },
+            Err(error) => refused("Start", error),
+        }
+    }
+
+    /// Renews the lease of a member that follows.
+    pub async fn renew(self: Arc<Self>) -> Event {
+        let request = v1::ReportRequest { token: Some(self.token.into()), ..v1::ReportRequest::default() };
+        match self.say("Report", request).await {
+            Ok(Answer { value, sent_at }) => Event::Renewed {
+                sent_at,
+                ttl: Duration::from_millis(value.lease_ttl_ms),
+                desired: value.desired(),
+                address: said(value.rendezvous_address),
+            },
+            Err(error) => refused("Report", error),
+        }
+    }
+
+    /// Tells where the ranks meet.
+    pub async fn tell(self: Arc<Self>, address: String) -> Event {
+        let request = v1::ReportRequest {
+            token: Some(self.token.into()),
+            rendezvous_address: address,
+            ..v1::ReportRequest::default()
+        };
+        match self.say("Report", request).await {
+            Ok(_) => Event::Told,
+            Err(error) => refused("Report", error),
+        }
+    }
+
+    async fn say(
+        &self,
+        name: &'static str,
+        request: v1::ReportRequest,
+    ) -> Result<Answer<v1::ReportResponse>, CallError> {
+        let call = |mut client: Client| {
+            let request = spans::request(request.clone(), None);
+            async move { client.report(request).await }
+        };
+        self.session.coordinator().persist(name, call).await
+    }
+
     pub async fn report(self: Arc<Self>, batch: Batch, progress: v1::JobProgress) -> Event {
         let request = v1::ReportRequest {
             token: Some(self.token.into()),
@@ -215,6 +272,11 @@ pub async fn fail(
     if let Err(error) = conclude(coordinator, concluding, trace).await {
         info!("the coordinator does not take the attempt back: {error}");
     }
+}
+
+/// What is empty was not said.
+fn said(address: String) -> Option<String> {
+    Some(address).filter(|address| !address.is_empty())
 }
 
 /// A last call that is out of range without missing entries is too long, and stays so.

@@ -20,6 +20,7 @@ use tonic::transport::Endpoint;
 use crate::attempt::{Patience, SectionLimits};
 use crate::client::Credentials;
 use crate::devices::DeviceChoice;
+use crate::gangs::Advertised;
 use crate::memory;
 use crate::telemetry::LogFormat;
 pub use flags::{Cli, Command, Flags};
@@ -45,6 +46,8 @@ pub struct Config {
     pub work_dir: PathBuf,
     pub devices: DeviceChoice,
     pub labels: Labels,
+    /// Where other machines reach its ranks.
+    pub advertised: Advertised,
     /// Absolute, and there.
     pub trainer: PathBuf,
     pub threads: Option<u32>,
@@ -159,6 +162,8 @@ impl Config {
                 .labels
                 .parse()
                 .map_err(|violation: Violation| wrong("labels", violation.problem))?,
+            advertised: Advertised::parse(settings.advertise_address.as_deref())
+                .map_err(|problem| wrong("advertise_address", problem))?,
             trainer: find_trainer(settings.trainer)?,
             threads: settings.threads,
             loader_threads: settings.loader_threads,

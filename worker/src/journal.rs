@@ -3,7 +3,7 @@
 //! ```text
 //! WORK_DIR/
 //!   lock                          held by the daemon that uses the folder
-//!   attempts/{job}-{epoch}/
+//!   attempts/{job}-{epoch}/       and {job}-{epoch}-{member} for a part that another slot leads
 //!     journal.json                the record below, replaced atomically
 //!     spec.json                   the trainer's job
 //!     resume/                     the checkpoint to go on from
@@ -95,7 +95,11 @@ impl WorkDir {
     /// # Errors
     /// The disk is full or fails.
     pub fn create(&self, token: &LeaseToken, incarnation: u64) -> Result<Journal, JournalError> {
-        let folder = self.attempts().join(format!("{}-{}", token.job, token.epoch));
+        let name = match token.member {
+            0 => format!("{}-{}", token.job, token.epoch),
+            member => format!("{}-{}-{member}", token.job, token.epoch),
+        };
+        let folder = self.attempts().join(name);
         let io = |source| JournalError::Io { path: folder.clone(), source };
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(io)?;

@@ -20,6 +20,7 @@
 //! | [`attempt`], [`outbox`] | every decision about a running job, without touching anything |
 //! | [`runner`], [`supervisor`], [`memory`], [`artifacts`], [`journal`] | the acts: calls, processes and what they take, checkpoints, what survives `kill -9` |
 //! | [`at_hand`] | which data sets lie ready here |
+//! | [`gangs`] | where ranks of other machines reach those of this one |
 //! | [`doctor`] | whether this machine can do it |
 //! | [`slot`], [`recovery`], [`app`] | one device's loop; what an earlier daemon left; start and end |
 
@@ -32,6 +33,7 @@ pub mod clock;
 pub mod config;
 pub mod devices;
 pub mod doctor;
+pub mod gangs;
 pub mod journal;
 pub mod memory;
 pub mod metrics;

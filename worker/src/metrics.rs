@@ -165,7 +165,7 @@ impl OfDevice {
             Event::Prepared => {
                 METRICS.trainers_started.add([if self.resumes { "checkpoint" } else { "beginning" }], 1);
             }
-            Event::Acknowledged { .. } => METRICS.lease_renewals.add(1),
+            Event::Acknowledged { .. } | Event::Renewed { .. } => METRICS.lease_renewals.add(1),
             Event::LeaseLost(_) => METRICS.leases_lost.add(1),
             Event::StoreFailed { .. } => METRICS.checkpoint_upload_failures.add(1),
             Event::Trainer(TrainerEvent::Step { samples_per_s, data_wait_share, .. }) => {
@@ -195,6 +195,7 @@ impl OfDevice {
             Outcome::Completed => ["completed", ""],
             Outcome::Failed => ["failed", self.class],
             Outcome::Dropped { .. } => ["dropped", ""],
+            Outcome::Left => ["left", ""],
         };
         METRICS.attempts_ended.add(outcome, 1);
     }

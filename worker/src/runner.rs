@@ -1,5 +1,5 @@
-//! Runs one attempt: carries out what [`Attempt`] asks for and tells it what
-//! came of it. Nothing is decided here.
+//! Runs one attempt, or one slot's part of one: carries out what [`Attempt`] or [`Follower`] asks
+//! for and tells it what came of it. Nothing is decided here.
 //!
 //! Calls and uploads run beside each other and beside the trainer's frames; each
 //! is a future that ends in one [`Event`].
@@ -16,13 +16,14 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use nix::unistd::Pid;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::app::{Context, Shutdown};
-use crate::attempt::{Attempt, Effect, Event, Failure, Outcome, Terms};
+use crate::attempt::{Attempt, Effect, Event, Failure, Follower, Outcome, Part, Patience, Terms};
 use crate::calls::Calls;
 use crate::clock::Now;
 use crate::devices;
+use crate::gangs::Ranks;
 use crate::metrics::OfDevice;
 use crate::process::{kill_marked, until_gone};
 use crate::session::Registration;
@@ -33,7 +34,57 @@ use crate::wire::Granted;
 /// How precisely limits are kept.
 const TICK: Duration = Duration::from_millis(100);
 
-type Preparation = BoxFuture<'static, Result<Trainer, Failure>>;
+type Preparation = BoxFuture<'static, Result<Prepared, Failure>>;
+
+/// What there is when everything was fetched.
+enum Prepared {
+    Trainer(Box<Trainer>),
+    /// What a trainer will be started with, once it is known where its ranks meet.
+    Launch(Box<Launch>),
+}
+
+/// Who decides.
+enum Machine {
+    Leads(Box<Attempt>),
+    Follows(Box<Follower>),
+}
+
+impl Machine {
+    fn new(terms: Terms, ranks: Option<&Ranks>, member: i16, patience: Patience) -> Self {
+        let now = Now::read();
+        if member > 0 {
+            let Terms { offered_at, offer_ttl, report_interval, store, .. } = terms;
+            let part = Part { offered_at, offer_ttl, report_interval, store };
+            return Machine::Follows(Box::new(Follower::new(part, patience, now)));
+        }
+        let attempt = Attempt::new(terms, patience, now);
+        Machine::Leads(Box::new(match ranks {
+            Some(ranks) => attempt.leading(ranks.own.clone()),
+            None => attempt,
+        }))
+    }
+
+    fn handle(&mut self, event: Event) -> Vec<Effect> {
+        match self {
+            Machine::Leads(attempt) => attempt.handle(event, Now::read()),
+            Machine::Follows(follower) => follower.handle(event, Now::read()),
+        }
+    }
+
+    fn outcome(&self) -> Option<&Outcome> {
+        match self {
+            Machine::Leads(attempt) => attempt.outcome(),
+            Machine::Follows(follower) => follower.outcome(),
+        }
+    }
+
+    fn log_should_wait(&self) -> bool {
+        match self {
+            Machine::Leads(attempt) => attempt.log_should_wait(),
+            Machine::Follows(_) => false,
+        }
+    }
+}
 
 /// Runs a granted job to the end of this attempt. `sent_at` is when it was asked
 /// for. Behind it no process of the attempt is left, and no file of it either: it waits for a
@@ -48,12 +99,20 @@ pub async fn run(
 ) -> Outcome {
     let token = granted.token;
     let _live = context.session.live(&token);
+    let ranks = match (&granted.gang, &context.own_address) {
+        (None, _) => None,
+        (Some(seat), Some(own)) => Some(Ranks::of(seat, own.clone())),
+        (Some(_), None) => {
+            let problem = "its slots train with no others; see --advertise-address";
+            return refuse(context, &granted, problem).await;
+        }
+    };
     let journal = match context.work.create(&token, registration.incarnation) {
         Ok(journal) => journal,
         Err(problem) => return refuse(context, &granted, &problem.to_string()).await,
     };
     let folder = journal.folder().to_owned();
-    let launch = launch(context, &granted, &folder, device);
+    let launch = launch(context, &granted, &folder, device, ranks.clone());
     let terms = Terms {
         epoch: token.epoch.unsigned_abs(),
         offered_at: sent_at,
@@ -69,8 +128,9 @@ pub async fn run(
     let resumes = granted.resume.is_some();
     let preparation = Box::pin(prepare(granted, registration, launch));
     let mut runner = Runner {
-        attempt: Attempt::new(terms, context.config.patience, Now::read()),
+        machine: Machine::new(terms, ranks.as_ref(), token.member, context.config.patience),
         trainer: None,
+        launch: None,
         abandoned: None,
         preparation: Some(preparation),
         under_way: FuturesUnordered::new(),
@@ -94,8 +154,10 @@ pub async fn run(
 }
 
 struct Runner {
-    attempt: Attempt,
+    machine: Machine,
     trainer: Option<Trainer>,
+    /// Of a trainer that waits to know where its ranks meet.
+    launch: Option<Box<Launch>>,
     /// A trainer that could not be killed.
     abandoned: Option<Pid>,
     preparation: Option<Preparation>,
@@ -119,10 +181,10 @@ impl Runner {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut draining = false;
         loop {
-            let read_log = !self.attempt.log_should_wait();
+            let read_log = !self.machine.log_should_wait();
             let event = tokio::select! {
                 event = heard(self.trainer.as_mut(), read_log) => event,
-                prepared = prepared(self.preparation.as_mut()) => self.take_trainer(prepared),
+                prepared = prepared(self.preparation.as_mut()) => self.take_prepared(prepared),
                 Some(event) = self.under_way.next() => event,
                 () = shutdown.asked(), if !draining => {
                     draining = true;
@@ -138,26 +200,41 @@ impl Runner {
             if let (Event::Trainer(TrainerEvent::Ready { .. }), Some(path)) = (&event, &self.data) {
                 self.context.data.add(path);
             }
-            for effect in self.attempt.handle(event, Now::read()) {
+            if let (Event::Log(line), Machine::Follows(_)) = (&event, &self.machine) {
+                // The job's log is the leader's.
+                info!(line = line.as_str(), "a trainer of an attempt that another worker leads says");
+            }
+            for effect in self.machine.handle(event) {
                 self.counted.does(&effect);
                 self.carry_out(effect).await;
             }
-            if let Some(outcome) = self.attempt.outcome() {
+            if let Some(outcome) = self.machine.outcome() {
                 return outcome.clone();
             }
         }
     }
 
-    fn take_trainer(&mut self, prepared: Result<Trainer, Failure>) -> Event {
+    fn take_prepared(&mut self, prepared: Result<Prepared, Failure>) -> Event {
         self.preparation = None;
         match prepared {
-            Ok(trainer) => {
-                self.trainer = Some(trainer);
+            Ok(Prepared::Trainer(trainer)) => {
+                self.trainer = Some(*trainer);
                 self.spans.begin();
                 Event::Prepared
             }
+            Ok(Prepared::Launch(launch)) => {
+                self.launch = Some(launch);
+                Event::Fetched
+            }
             Err(failure) => Event::PreparationFailed(failure),
         }
+    }
+
+    /// Starts the trainer of a part, whose ranks go to `meeting`.
+    fn launch(&mut self, meeting: String) {
+        let Some(mut launch) = self.launch.take() else { return };
+        launch.ranks = launch.ranks.map(|ranks| Ranks { meeting: Some(meeting), ..ranks });
+        self.preparation = Some(Box::pin(async move { start_trainer(&launch) }));
     }
 
     async fn carry_out(&mut self, effect: Effect) {
@@ -172,7 +249,14 @@ impl Runner {
                 self.under_way.push(Box::pin(calls.commit(checkpoint, bytes)));
             }
             Effect::Conclude(conclusion) => self.under_way.push(Box::pin(calls.conclude(conclusion))),
-            Effect::AbandonPreparation => self.preparation = None,
+            Effect::Join => self.under_way.push(Box::pin(calls.join())),
+            Effect::Renew => self.under_way.push(Box::pin(calls.renew())),
+            Effect::Tell(address) => self.under_way.push(Box::pin(calls.tell(address))),
+            Effect::Launch(meeting) => self.launch(meeting),
+            Effect::AbandonPreparation => {
+                self.preparation = None;
+                self.launch = None;
+            }
             Effect::SendStop => {
                 if let Some(trainer) = &mut self.trainer {
                     trainer.stop().await;
@@ -200,14 +284,21 @@ async fn heard(trainer: Option<&mut Trainer>, read_log: bool) -> Event {
     }
 }
 
-async fn prepared(preparation: Option<&mut Preparation>) -> Result<Trainer, Failure> {
+async fn prepared(preparation: Option<&mut Preparation>) -> Result<Prepared, Failure> {
     match preparation {
         Some(preparation) => preparation.await,
         None => std::future::pending().await,
     }
 }
 
-fn launch(context: &Context, granted: &Granted, folder: &Path, device: &v1::Device) -> Launch {
+fn launch(
+    context: &Context,
+    granted: &Granted,
+    folder: &Path,
+    device: &v1::Device,
+    ranks: Option<Ranks>,
+) -> Launch {
+    let wanted = granted.job.as_ref().map_or(1, |job| job.training.devices);
     Launch {
         program: context.config.trainer.clone(),
         spec: folder.join("spec.json"),
@@ -215,10 +306,7 @@ fn launch(context: &Context, granted: &Granted, folder: &Path, device: &v1::Devi
         data_root: context.config.data_root.clone(),
         resume: granted.resume.is_some().then(|| folder.join("resume")),
         supernet: granted.supernet.is_some().then(|| folder.join("supernet")),
-        device: devices::for_trainer(
-            &device.name,
-            granted.job.as_ref().map_or(1, |job| job.training.devices),
-        ),
+        device: devices::for_trainer(&device.name, ranks.as_ref().map_or(wanted, |ranks| ranks.rank_count)),
         threads: context.config.threads,
         loader_threads: context.config.loader_threads,
         cache_dir: context.config.cache_dir.clone(),
@@ -226,25 +314,42 @@ fn launch(context: &Context, granted: &Granted, folder: &Path, device: &v1::Devi
         mean_time_between_failures: context.config.mean_time_between_failures,
         folder: folder.to_owned(),
         tells_spans: granted.trace.as_ref().is_some_and(TraceContext::is_sampled) && trace::is_on(),
+        ranks,
     }
 }
 
-/// Fetches the checkpoints, writes the job and starts the trainer.
-async fn prepare(granted: Granted, registration: Registration, launch: Launch) -> Result<Trainer, Failure> {
+/// Fetches the checkpoints, writes the job and starts the trainer, unless its ranks go to those
+/// of another machine.
+async fn prepare(granted: Granted, registration: Registration, launch: Launch) -> Result<Prepared, Failure> {
     let mut span = Span::within("prepare attempt", SpanKind::Internal, granted.trace.as_ref());
-    let prepared = prepare_within(&granted, &registration, &launch, &span).await;
+    let fetched = fetch(&granted, &registration, &launch, &span).await;
+    let prepared = match fetched {
+        Ok(()) if granted.token.leads() => {
+            let _span = Span::within("start trainer", SpanKind::Internal, span.context());
+            start_trainer(&launch)
+        }
+        Ok(()) => Ok(Prepared::Launch(Box::new(launch))),
+        Err(failure) => Err(failure),
+    };
     if let Err(failure) = &prepared {
         span.fail(&failure.message);
     }
     prepared
 }
 
-async fn prepare_within(
+fn start_trainer(launch: &Launch) -> Result<Prepared, Failure> {
+    let started = Trainer::start(launch).map_err(|error| {
+        Failure::infrastructure(format!("{}: cannot be started: {error}", launch.program.display()))
+    });
+    started.map(|trainer| Prepared::Trainer(Box::new(trainer)))
+}
+
+async fn fetch(
     granted: &Granted,
     registration: &Registration,
     launch: &Launch,
     span: &Span,
-) -> Result<Trainer, Failure> {
+) -> Result<(), Failure> {
     let within = |name| Span::within(name, SpanKind::Internal, span.context());
     let artifacts = &registration.artifacts;
     if let (Some(stored), Some(target)) = (&granted.resume, &launch.resume) {
@@ -266,11 +371,7 @@ async fn prepare_within(
         })?;
     }
     let unwritable = |error| Failure::infrastructure(format!("{}: {error}", launch.spec.display()));
-    tokio::fs::write(&launch.spec, &granted.job_json).await.map_err(unwritable)?;
-    let _span = within("start trainer");
-    Trainer::start(launch).map_err(|error| {
-        Failure::infrastructure(format!("{}: cannot be started: {error}", launch.program.display()))
-    })
+    tokio::fs::write(&launch.spec, &granted.job_json).await.map_err(unwritable)
 }
 
 /// Hands back a job that not even a folder could be made for.

@@ -65,10 +65,14 @@ pub struct Session {
     id: WorkerId,
     devices: Vec<v1::Device>,
     labels: Labels,
+    joins_gangs: bool,
     standing: tokio::sync::Mutex<Standing>,
-    /// Tokens of attempts that run now, by job and epoch.
-    live: Mutex<BTreeMap<(String, u64), v1::LeaseToken>>,
+    /// Tokens of attempts that run now, by job, epoch and member.
+    live: Mutex<BTreeMap<Key, v1::LeaseToken>>,
 }
+
+/// Job, epoch and member.
+type Key = (String, u64, u32);
 
 /// The current registration.
 #[derive(Debug)]
@@ -88,13 +92,15 @@ impl Session {
         id: WorkerId,
         devices: Vec<v1::Device>,
         labels: Labels,
+        joins_gangs: bool,
     ) -> Result<Self, SessionError> {
-        let registration = register(&coordinator, &id, &devices, &labels).await?;
+        let registration = register(&coordinator, &id, &devices, &labels, joins_gangs).await?;
         Ok(Session {
             coordinator,
             id,
             devices,
             labels,
+            joins_gangs,
             standing: tokio::sync::Mutex::new(Standing { registration, renewed_at: None }),
             live: Mutex::default(),
         })
@@ -182,7 +188,8 @@ impl Session {
         if since.is_some_and(|since| since < RENEWED_AGAIN_WITHIN) {
             return Err(SessionError::Namesake { id: self.id.clone() });
         }
-        standing.registration = register(&self.coordinator, &self.id, &self.devices, &self.labels).await?;
+        standing.registration =
+            register(&self.coordinator, &self.id, &self.devices, &self.labels, self.joins_gangs).await?;
         standing.renewed_at = Some(since_boot());
         Ok(())
     }
@@ -221,7 +228,7 @@ impl Session {
     /// Counts an attempt as running until the answer is dropped.
     pub fn live(self: &Arc<Self>, token: &LeaseToken) -> Live {
         let wire: v1::LeaseToken = (*token).into();
-        let key = (wire.job_id.clone(), wire.epoch);
+        let key = (wire.job_id.clone(), wire.epoch, wire.member);
         self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), wire);
         Live { session: Arc::clone(self), key }
     }
@@ -238,7 +245,7 @@ const RENEWED_AGAIN_WITHIN: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub struct Live {
     session: Arc<Session>,
-    key: (String, u64),
+    key: Key,
 }
 
 impl Drop for Live {
@@ -252,6 +259,7 @@ async fn register(
     id: &WorkerId,
     devices: &[v1::Device],
     labels: &Labels,
+    joins_gangs: bool,
 ) -> Result<Registration, SessionError> {
     let request = v1::RegisterRequest {
         protocol_version: WORKER_PROTOCOL,
@@ -260,7 +268,7 @@ async fn register(
         devices: devices.to_vec(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         labels: labels.clone().into(),
-        joins_gangs: false,
+        joins_gangs,
     };
     let call = |mut client: crate::client::Client| {
         let request = request.clone();

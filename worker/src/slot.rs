@@ -92,7 +92,7 @@ async fn attempt_job(context: &Arc<Context>, offer: Offer, device: &v1::Device, 
     let running = runner::run(context, granted, offer.sent_at, offer.registration, device, shutdown);
     let outcome = running.instrument(scope.clone()).instrument(span).await;
     match &outcome {
-        Outcome::Completed => {}
+        Outcome::Completed | Outcome::Left => {}
         Outcome::Failed => traced.fail("the attempt failed, see the job's log"),
         Outcome::Dropped { why } => traced.fail(why),
     }

@@ -22,6 +22,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::Instant;
 
 use crate::attempt::{Event, Exit};
+use crate::gangs::Ranks;
 use crate::memory::GroupMemory;
 use crate::process::{MARK, kill_marked, oom_kills};
 
@@ -55,6 +56,8 @@ pub struct Launch {
     pub folder: PathBuf,
     /// Somebody records what the trainer does.
     pub tells_spans: bool,
+    /// Where slots of other machines train with it.
+    pub ranks: Option<Ranks>,
 }
 
 impl Launch {
@@ -82,6 +85,15 @@ impl Launch {
         option("--cache-dir", &self.cache_dir);
         option("--cache-limit-gib", Path::new(&self.cache_limit_gib.to_string()));
         option("--mtbf-s", Path::new(&self.mean_time_between_failures.as_secs().to_string()));
+        if let Some(ranks) = &self.ranks {
+            option("--world-size", Path::new(&ranks.world_size.to_string()));
+            option("--first-rank", Path::new(&ranks.first_rank.to_string()));
+            option("--rank-count", Path::new(&ranks.rank_count.to_string()));
+            option("--own-address", Path::new(&ranks.own));
+            if let Some(meeting) = &ranks.meeting {
+                option("--meeting", Path::new(meeting));
+            }
+        }
         arguments
     }
 }

@@ -31,6 +31,8 @@ pub struct Granted {
     pub offer_ttl: Duration,
     /// What the attempt's spans belong to; none outside of any trace.
     pub trace: Option<TraceContext>,
+    /// Which part of the job's devices it is for; none for all of them.
+    pub gang: Option<v1::GangSeat>,
 }
 
 /// Why a grant is of no use.
@@ -56,6 +58,7 @@ impl TryFrom<v1::Grant> for Granted {
             artifact_prefix: Path::parse(grant.artifact_prefix).map_err(InvalidGrant::Prefix)?,
             offer_ttl: Duration::from_millis(grant.offer_ttl_ms),
             trace: TraceContext::parse(&grant.traceparent, &grant.tracestate),
+            gang: grant.gang,
         })
     }
 }

@@ -152,6 +152,9 @@ fn answer(effect: Effect, now: Now) -> Option<Event> {
             Some(Event::Concluded)
         }
         Effect::AbandonPreparation | Effect::AbandonTrainer | Effect::SendStop | Effect::Kill => None,
+        Effect::Join | Effect::Renew | Effect::Launch(_) | Effect::Tell(_) => {
+            panic!("an attempt of one slot is no gang's")
+        }
     }
 }
 

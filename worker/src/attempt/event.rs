@@ -16,6 +16,8 @@ use crate::outbox::Batch;
 pub enum Event {
     /// The trainer process runs.
     Prepared,
+    /// Of a member that follows: everything is there that its trainer needs.
+    Fetched,
     /// There is no trainer process and there will be none.
     PreparationFailed(Failure),
     /// The trainer sent a frame.
@@ -28,6 +30,12 @@ pub enum Event {
     Exited(Exit),
     /// The offer became a lease.
     Started { sent_at: Duration, ttl: Duration },
+    /// The same of a member that follows; where the ranks meet, if that is known.
+    Joined { sent_at: Duration, ttl: Duration, address: Option<String> },
+    /// The lease of a member that follows was renewed.
+    Renewed { sent_at: Duration, ttl: Duration, desired: DesiredState, address: Option<String> },
+    /// The coordinator knows where the ranks meet.
+    Told,
     /// A report was stored.
     Acknowledged { sent_at: Duration, ttl: Duration, ack_seq: u64, desired: DesiredState },
     /// The coordinator misses entries; the last that it has, if it said so.
@@ -70,6 +78,15 @@ pub enum Effect {
     Start,
     /// Call Report; answer with `Acknowledged`, `OutOfRange`, `LeaseLost` or `Refused`.
     Report { batch: Batch, progress: JobProgress },
+    /// Call Start for a member that follows; answer with `Joined`, `LeaseLost` or `Refused`.
+    Join,
+    /// Call Report for it, which says nothing; answer with `Renewed`, `LeaseLost` or `Refused`.
+    Renew,
+    /// Start its trainer, whose ranks go to this address; answer with `Prepared` or
+    /// `PreparationFailed`.
+    Launch(String),
+    /// Tell where the ranks meet; answer with `Told`, `LeaseLost` or `Refused`.
+    Tell(String),
     /// Give up preparing; no trainer process may come of it.
     AbandonPreparation,
     /// Ask the trainer to save and exit.

@@ -1,8 +1,16 @@
 //! What the end of a trainer process means when the trainer itself said nothing.
 
+use std::time::Duration;
+
 use cakes_proto::v1::FailureClass;
 
 use super::{Exit, Failure};
+
+/// From the kill of a trainer until it counts as one that cannot be killed. The kernel takes
+/// seconds to give back the memory of a large one.
+pub(super) const KILL_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const CANNOT_BE_KILLED: &str =
+    "the trainer cannot be killed, and its device is not free until the worker's machine restarts";
 
 /// Why an attempt failed whose trainer is gone without a word.
 pub fn classify(exit: &Exit) -> Failure {

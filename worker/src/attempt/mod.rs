@@ -26,6 +26,7 @@
 mod curves;
 mod event;
 mod exit;
+mod follower;
 mod lease;
 mod progress;
 mod section;
@@ -45,6 +46,7 @@ use cakes_proto::v1::{DesiredState, FailureClass, LogLine};
 use chrono::{DateTime, Utc};
 
 pub use event::{Completion, Conclusion, Effect, Event, Exit, Failure};
+pub use follower::{Follower, Part};
 pub use lease::Lease;
 pub use progress::Progress;
 pub use section::{Section, SectionLimits};
@@ -164,6 +166,19 @@ pub enum Outcome {
     Dropped {
         why: String,
     },
+    /// A part in an attempt that another slot leads, whose end was told by others.
+    Left,
+}
+
+/// What the leader of a gang does beside the rest.
+#[derive(Debug)]
+struct Gang {
+    /// Where other machines reach this one.
+    host: String,
+    /// Where the ranks meet, until it is told.
+    address: Option<String>,
+    /// A failure that only says that others are gone is told then.
+    blame_at: Option<Duration>,
 }
 
 /// The state machine of one attempt.
@@ -193,6 +208,8 @@ pub struct Attempt {
     killed_at: Option<Duration>,
     /// When the daemon ends: until then checkpoints may still be stored.
     deliver_by: Option<Duration>,
+    /// Where other slots train with this one.
+    gang: Option<Gang>,
 }
 
 impl Attempt {
@@ -219,7 +236,14 @@ impl Attempt {
             muted: false,
             killed_at: None,
             deliver_by: None,
+            gang: None,
         }
+    }
+
+    /// Leads a gang, whose other members reach this machine at `host`.
+    #[must_use]
+    pub fn leading(self, host: String) -> Self {
+        Attempt { gang: Some(Gang { host, address: None, blame_at: None }), ..self }
     }
 
     /// Takes in what happened; returns what to do, in this order.
@@ -249,6 +273,15 @@ impl Attempt {
     /// Number of the last entry that was acknowledged.
     pub fn acked_seq(&self) -> u64 {
         self.outbox.acked()
+    }
+
+    fn not_prepared(&self) -> Failure {
+        let limit = humantime::format_duration(self.patience.limits.loading);
+        Failure::infrastructure(format!(
+            "no trainer was started within {limit}: its checkpoint does not come from the artifact store {}; see \
+             that this machine can read it, or raise --loading-limit if it may take longer",
+            self.store
+        ))
     }
 
     fn has_child(&self) -> bool {
@@ -297,6 +330,8 @@ impl Attempt {
                 effects.extend(self.uploads.fail(message, permanent, at).map(Effect::RemoveLocal));
             }
             Event::Concluded => self.concluded(),
+            // Of parts in attempts that others lead.
+            Event::Told | Event::Fetched | Event::Joined { .. } | Event::Renewed { .. } => {}
             Event::Drain { deadline } => self.drain(deadline, now, effects),
             Event::Memory { mib } => self.takes_memory(mib, now, effects),
             Event::Tick => {}
@@ -330,6 +365,8 @@ impl Attempt {
         }
         if self.lease.is_held() {
             effects.extend(self.uploads.start(at).map(Effect::Store));
+            let address = self.gang.as_mut().and_then(|gang| gang.address.take());
+            effects.extend(address.map(Effect::Tell));
         }
         self.conclude_if_delivered(now, effects);
         self.report_if_due(at, effects);

@@ -11,6 +11,7 @@ use cakes_proto::v1::{DesiredState, FailureClass};
 
 use super::*;
 
+mod gangs;
 mod orders;
 mod stuck;
 

@@ -10,18 +10,13 @@ use cakes_proto::v1::{Environment, FailureClass, MetricPoint};
 
 use super::curves::{composition_metrics, quality_metrics};
 use super::event::class_to_wire;
-use super::exit::classify;
+use super::exit::{CANNOT_BE_KILLED, KILL_LIMIT, classify};
+use super::follower::{BLAME_GRACE, is_of_others};
 use super::{
     Attempt, Completion, Conclusion, Effect, Ending, Exit, Failure, LocalCheckpoint, Outcome, State,
     StopReason, StoredCheckpoint, stamp,
 };
 use crate::clock::Now;
-
-/// From the kill of a trainer until it counts as one that cannot be killed. The kernel takes
-/// seconds to give back the memory of a large one.
-const KILL_LIMIT: Duration = Duration::from_secs(30);
-const CANNOT_BE_KILLED: &str =
-    "the trainer cannot be killed, and its device is not free until the worker's machine restarts";
 
 impl Attempt {
     pub(super) fn prepared(&mut self, now: Now) {
@@ -66,6 +61,12 @@ impl Attempt {
                 self.progress.ready(steps_total, resumed_step);
                 self.section.progressed(at);
                 self.device = Some(device);
+            }
+            TrainerEvent::Meets { port } => {
+                if let Some(gang) = &mut self.gang {
+                    gang.address = Some(format!("{}:{port}", gang.host));
+                }
+                self.section.progressed(at);
             }
             TrainerEvent::Data(content) => {
                 self.note(format!("data set {} of {} files", content.sha256, content.file_count), now);
@@ -289,6 +290,11 @@ impl Attempt {
 
     pub(super) fn exited(&mut self, exit: &Exit, now: Now) {
         let ending = match &mut self.state {
+            // Another member was asked to stop, and all ranks stop behind the same step.
+            State::Running if self.gang.is_some() && exit.code == Some(0) => Ending::Fail(Failure::new(
+                FailureClass::Lost,
+                "another member stopped, and all with it; handed back behind its last checkpoint",
+            )),
             State::Running => Ending::Fail(classify(exit)),
             State::Stopping { why, .. } => Ending::Fail(why.failure()),
             State::Leaving { ending, .. } => ending.clone(),
@@ -324,6 +330,11 @@ impl Attempt {
             }
         }
         let give_up_at = now.since_boot + self.patience.hold;
+        if let (Some(gang), Ending::Fail(failure)) = (&mut self.gang, &ending)
+            && is_of_others(failure)
+        {
+            gang.blame_at = Some(now.since_boot + BLAME_GRACE);
+        }
         self.state = State::Delivering { ending, give_up_at };
     }
 
@@ -342,7 +353,9 @@ impl Attempt {
         let no_time = at >= *give_up_at || self.deliver_by.is_some_and(|deliver_by| at >= deliver_by);
         let stored = self.uploads.is_idle() || no_time;
         let reported = self.outbox.is_empty() && self.lease.is_held() && !self.report_in_flight;
-        if !stored || !(reported || self.muted) {
+        // Whoever was the cause says why; then the attempt has ended, and this is not told.
+        let waits = self.gang.as_ref().and_then(|gang| gang.blame_at).is_some_and(|blame_at| at < blame_at);
+        if waits || !stored || !(reported || self.muted) {
             return;
         }
         let conclusion = match ending.clone() {
@@ -474,15 +487,6 @@ impl Attempt {
             }
             _ => {}
         }
-    }
-
-    fn not_prepared(&self) -> Failure {
-        let limit = humantime::format_duration(self.patience.limits.loading);
-        Failure::infrastructure(format!(
-            "no trainer was started within {limit}: its checkpoint does not come from the artifact store {}; see \
-             that this machine can read it, or raise --loading-limit if it may take longer",
-            self.store
-        ))
     }
 
     fn stop_if_working(&mut self, now: Now, effects: &mut Vec<Effect>) {

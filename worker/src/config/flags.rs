@@ -103,6 +103,13 @@ pub struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<String>,
 
+    /// Address or name at which other machines reach this one, for jobs that train on slots of several
+    /// (training.spread); their ranks connect to each other on any port, without a password. off: its
+    /// slots train with no others [default: the address by which it reaches the coordinator].
+    #[arg(long, env = "CAKES_ADVERTISE_ADDRESS", value_name = "ADDRESS|off")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertise_address: Option<String>,
+
     /// The trainer's program [default: cakes-trainer beside this program, else in PATH].
     #[arg(long, env = "CAKES_TRAINER", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]

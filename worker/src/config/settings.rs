@@ -31,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) devices: String,
     pub(crate) labels: String,
     #[serde(default)]
+    pub(crate) advertise_address: Option<String>,
+    #[serde(default)]
     pub(crate) trainer: Option<PathBuf>,
     #[serde(default)]
     pub(crate) threads: Option<u32>,
@@ -88,6 +90,7 @@ impl Default for Settings {
             work_dir: None,
             devices: "auto".to_owned(),
             labels: String::new(),
+            advertise_address: None,
             trainer: None,
             threads: None,
             loader_threads: None,

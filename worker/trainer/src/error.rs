@@ -3,7 +3,7 @@
 use cakes::frame::FailureClass;
 
 /// How a message begins that only says that another process is gone.
-pub const RANKS: &str = "training together";
+pub const RANKS: &str = cakes::frame::RANKS_GONE;
 
 /// A failure with its class, which decides whether the job is tried again.
 #[derive(Debug, thiserror::Error)]

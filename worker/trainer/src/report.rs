@@ -197,7 +197,7 @@ impl Reporter for Lines<'_> {
                 }
                 eprintln!("error: {message}");
             }
-            TrainerEvent::SpanBegan { .. } | TrainerEvent::SpanEnded { .. } => {}
+            TrainerEvent::Meets { .. } | TrainerEvent::SpanBegan { .. } | TrainerEvent::SpanEnded { .. } => {}
         }
         Ok(())
     }
