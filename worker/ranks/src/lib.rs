@@ -47,7 +47,8 @@ fn call<T>(
 #[derive(Debug)]
 pub struct Meeting {
     store: NonNull<bridge::Store>,
-    host: CString,
+    /// Address of this machine by which the others reach this process.
+    own: CString,
 }
 
 #[allow(unsafe_code)]
@@ -55,37 +56,51 @@ pub struct Meeting {
 unsafe impl Send for Meeting {}
 
 impl Meeting {
-    /// Serves the meeting on a free port of this address.
+    /// Serves the meeting on a free port, for whoever reaches this machine; the processes find
+    /// this one at its address.
     ///
     /// # Errors
     /// The address is not of this machine.
     pub fn host(address: &str, limit: Duration) -> Result<Self, RanksError> {
-        Meeting::open("serve a meeting of ranks", address, 0, true, limit)
+        Meeting::open("serve a meeting of ranks", address, address, 0, true, limit)
     }
 
-    /// Goes to the meeting that another process serves.
+    /// Goes to the meeting that another process of this machine serves.
     ///
     /// # Errors
     /// Nobody answers there within the limit.
     pub fn visit(host: &str, port: u16, limit: Duration) -> Result<Self, RanksError> {
-        Meeting::open("go to the meeting of ranks", host, port, false, limit)
+        Meeting::visit_from(host, host, port, limit)
+    }
+
+    /// Goes to the meeting that a process of another machine serves; `own` is where that one
+    /// reaches this machine.
+    ///
+    /// # Errors
+    /// Nobody answers there within the limit.
+    pub fn visit_from(own: &str, host: &str, port: u16, limit: Duration) -> Result<Self, RanksError> {
+        Meeting::open("go to the meeting of ranks", own, host, port, false, limit)
     }
 
     fn open(
         what: &'static str,
+        own: &str,
         host: &str,
         port: u16,
         serves: bool,
         limit: Duration,
     ) -> Result<Self, RanksError> {
-        let bad = |_| RanksError::Failed { what, text: format!("{host:?} is no address") };
-        let host = CString::new(host).map_err(bad)?;
+        let text = |text: &str| {
+            let bad = |_| RanksError::Failed { what, text: format!("{text:?} is no address") };
+            CString::new(text).map_err(bad)
+        };
+        let (own, host) = (text(own)?, text(host)?);
         #[allow(unsafe_code)]
         // SAFETY: the string ends with NUL and lives until the call returns.
         let store = call(what, |error| unsafe {
             bridge::ranks_open_store(host.as_ptr(), port, serves, millis(limit), error)
         })?;
-        Ok(Meeting { store, host })
+        Ok(Meeting { store, own })
     }
 
     pub fn port(&self) -> u16 {
@@ -153,8 +168,8 @@ impl Group {
         #[allow(unsafe_code)]
         // SAFETY: store and string live until the call returns.
         let group = call("meet the other ranks", |error| unsafe {
-            let (store, host) = (meeting.store.as_ptr(), meeting.host.as_ptr());
-            bridge::ranks_join(store, host, seat.rank, seat.size, millis(limit), error)
+            let (store, own) = (meeting.store.as_ptr(), meeting.own.as_ptr());
+            bridge::ranks_join(store, own, seat.rank, seat.size, millis(limit), error)
         })?;
         Ok(Group { group, seat, _meeting: meeting })
     }

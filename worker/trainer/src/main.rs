@@ -1,30 +1,32 @@
 //! `cakes-trainer`: one training job, for the daemon or for a person.
 
+mod roles;
+
 use std::io::{BufWriter, Read};
 use std::num::{NonZeroU16, NonZeroUsize};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cakes::frame::{FailureClass, SPANS_VARIABLE, TrainerCommand, TrainerEvent, decode};
 use cakes::job::TrainerJob;
-use cakes::spec::{DatasetSpec, InitialWeights, TrainingSpec};
+use cakes::spec::{DatasetSpec, InitialWeights};
 use cakes_trainer::bench::{self, BenchArguments};
 use cakes_trainer::data::DataOptions;
 use cakes_trainer::folder::{self, Resume};
 use cakes_trainer::predict::{self, PredictArguments};
-use cakes_trainer::ranks::Ranks;
-use cakes_trainer::ranks::launch::{self, Others};
+use cakes_trainer::ranks::launch::{self, Block, Way};
 use cakes_trainer::report::{FailuresAlone, Frames, Lines, Reporter};
 use cakes_trainer::spans::Spans;
 use cakes_trainer::train::{Ending, Surroundings, run};
 use cakes_trainer::{TrainerError, device, job_file, nets};
 use clap::{Args, Parser, Subcommand};
+
+use crate::roles::{MachineArguments, Role, command_of_rank, meet};
 
 /// Trains one network: a supernet, or an architecture from scratch.
 #[derive(Parser)]
@@ -113,6 +115,8 @@ struct AttemptArguments {
     /// A checkpoint folder to go on from.
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
+    #[command(flatten)]
+    machine: MachineArguments,
 }
 
 #[derive(Args)]
@@ -127,9 +131,16 @@ struct RankArguments {
     rank: u32,
     #[arg(long)]
     ranks: u32,
+    /// The first rank of this machine, and how many there are here.
+    #[arg(long)]
+    first_rank: u32,
+    #[arg(long)]
+    rank_count: u32,
+    #[arg(long)]
+    own_address: String,
     /// Where rank 0 waits.
     #[arg(long)]
-    meeting: u16,
+    meeting: String,
 }
 
 #[derive(Args)]
@@ -238,7 +249,7 @@ fn run_for_person(arguments: &RunArguments) -> Result<Ending, TrainerError> {
         None => Ok(()),
     };
     let keep = NonZeroUsize::new(arguments.keep);
-    let role = Role::First { tolerate: arguments.tolerate };
+    let role = Role::First { tolerate: arguments.tolerate, machine: None };
     let outcome = prepare_and_run(&arguments.job, role, keep, change, claim, &mut Lines::new(out));
     if let Ok(Ending::Stopped) = outcome {
         println!("stopped behind a checkpoint; go on with --resume latest");
@@ -247,14 +258,21 @@ fn run_for_person(arguments: &RunArguments) -> Result<Ending, TrainerError> {
 }
 
 fn run_for_daemon(arguments: &AttemptArguments) -> Result<Ending, TrainerError> {
-    let mut reporter: Box<dyn Reporter> =
-        match (frames_on_standard_output()?, std::env::var_os(SPANS_VARIABLE)) {
-            (frames, Some(_)) => Box::new(Spans::new(frames)),
-            (frames, None) => Box::new(frames),
-        };
+    let frames = frames_on_standard_output()?;
+    let machine = match arguments.machine.machine() {
+        Ok(machine) => machine,
+        Err(error) => return Err(told(&mut FailuresAlone(frames), error)),
+    };
+    let follows = machine.as_ref().is_some_and(|machine| machine.way.is_some());
+    let mut reporter: Box<dyn Reporter> = match std::env::var_os(SPANS_VARIABLE) {
+        // How the job goes is told where rank 0 is.
+        _ if follows => Box::new(FailuresAlone(frames)),
+        Some(_) => Box::new(Spans::new(frames)),
+        None => Box::new(frames),
+    };
     std::thread::spawn(obey_daemon);
     let resume = |_: &TrainerJob| Ok(arguments.resume.clone());
-    let role = Role::First { tolerate: None };
+    let role = Role::First { tolerate: None, machine };
     // The daemon removes what it has stored.
     prepare_and_run(&arguments.job, role, None, |_| Ok(()), resume, &mut *reporter)
 }
@@ -269,8 +287,14 @@ fn run_rank(arguments: &RankArguments) -> Result<Ending, TrainerError> {
         Some(count) => tolerate(&mut job.dataset, count),
         None => Ok(()),
     };
-    let RankArguments { rank, ranks, meeting, .. } = *arguments;
-    let role = Role::Other { rank, ranks, meeting };
+    let RankArguments { rank, ranks, first_rank, rank_count, .. } = *arguments;
+    let placed = Block::new(first_rank, rank_count, ranks)
+        .and_then(|block| Ok((block, Way::to(&arguments.own_address, &arguments.meeting)?)));
+    let (block, way) = match placed {
+        Ok(placed) => placed,
+        Err(error) => return Err(told(&mut failures, error)),
+    };
+    let role = Role::Other { rank, block, way };
     prepare_and_run(&arguments.job, role, None, change, resume, &mut failures)
 }
 
@@ -309,77 +333,11 @@ fn data_options(arguments: &JobArguments) -> DataOptions<'_> {
     options
 }
 
-/// Which of the processes of a job this is.
-#[derive(Clone, Copy)]
-enum Role {
-    /// It starts the others, if there are any.
-    First {
-        tolerate: Option<u32>,
-    },
-    Other {
-        rank: u32,
-        ranks: u32,
-        meeting: u16,
-    },
-}
-
-/// The command line of another rank.
-fn command_of_rank(
-    program: &Path,
-    arguments: &JobArguments,
-    resume: Option<&Path>,
-    tolerate: Option<u32>,
-) -> std::process::Command {
-    let mut command = std::process::Command::new(program);
-    command.arg("rank").arg(&arguments.spec).arg("--out").arg(&arguments.out);
-    command.arg("--data-root").arg(&arguments.data_root).arg("--device").arg(&arguments.device);
-    let paths = [
-        ("--supernet", arguments.supernet.as_deref()),
-        ("--cache-dir", arguments.cache_dir.as_deref()),
-        ("--methods", arguments.methods.as_deref()),
-        ("--resume", resume),
-    ];
-    for (flag, path) in paths {
-        path.map(|path| command.arg(flag).arg(path));
-    }
-    let numbers = [
-        ("--threads", arguments.threads.map(|threads| threads as u64)),
-        ("--loader-threads", arguments.loader_threads.map(|threads| u64::from(threads.get()))),
-        ("--cache-limit-gib", Some(arguments.cache_limit_gib)),
-        ("--tolerate", tolerate.map(u64::from)),
-    ];
-    for (flag, number) in numbers {
-        number.map(|number| command.arg(flag).arg(number.to_string()));
-    }
-    command
-}
-
-/// Meets the other processes of the job, which rank 0 starts; none if it trains alone.
-fn meet(
-    job: &TrainerJob,
-    role: Role,
-    command: impl FnOnce(&Path, Option<u32>) -> std::process::Command,
-) -> Result<(Option<Others>, Option<Arc<Ranks>>), TrainerError> {
-    let TrainingSpec { devices, batch_size, batch_statistics, .. } = job.training;
-    let together = |group| {
-        let ranks = Ranks::new(group, batch_size, batch_statistics)?;
-        Ok::<_, TrainerError>(Some(Arc::new(ranks)))
-    };
-    match role {
-        Role::First { .. } if devices == 1 => Ok((None, None)),
-        Role::First { tolerate } => {
-            let program = launch::own_program()?;
-            let base = command(&program, tolerate);
-            let (others, group) = Others::start(devices, |rank, port| {
-                let mut command = std::process::Command::new(base.get_program());
-                command.args(base.get_args()).args(["--rank", &rank.to_string()]);
-                command.args(["--ranks", &devices.to_string(), "--meeting", &port.to_string()]);
-                command
-            })?;
-            Ok((Some(others), together(group)?))
-        }
-        Role::Other { rank, ranks, meeting } => Ok((None, together(launch::join(rank, ranks, meeting)?)?)),
-    }
+/// Tells of an error that comes before everything else.
+fn told(reporter: &mut dyn Reporter, error: TrainerError) -> TrainerError {
+    // If even this cannot be said, the exit code still tells.
+    let _ = reporter.report(&TrainerEvent::Failed { class: error.class(), message: error.message() });
+    error
 }
 
 /// Runs the job and reports how it failed, panics included. `change` changes what
@@ -404,18 +362,23 @@ fn prepare_and_run(
         }
         device::keep_freed_memory();
         device::load_cuda(job.training.precision);
-        device::use_threads(launch::threads_of_each(arguments.threads, job.training.devices))?;
-        let names = device::names(&arguments.device, job.training.devices)?;
-        let rank = if let Role::Other { rank, .. } = role { rank as usize } else { 0 };
-        let device = device::choose(names.get(rank).map_or("auto", String::as_str))?;
+        let block = role.block(job.training.devices)?;
+        device::use_threads(launch::threads_of_each(arguments.threads, block.count))?;
+        let names = device::names(&arguments.device, block.count)?;
+        let place = (role.rank(block) - block.first) as usize;
+        let device = device::choose(names.get(place).map_or("auto", String::as_str))?;
         nets::remember_in(&data_options(arguments).cache.folder().join("trainer"));
         arguments.methods.as_deref().map(nets::repeat_from).transpose()?;
         let resume = resume(&job)?;
         std::fs::create_dir_all(&arguments.out)
             .map_err(|error| TrainerError::io(format!("cannot create {}", arguments.out.display()), error))?;
-        let (mut others, ranks) = meet(&job, role, |program, tolerate| {
-            command_of_rank(program, arguments, resume.as_deref(), tolerate)
-        })?;
+        let (mut others, ranks) = meet(
+            &job,
+            &role,
+            block,
+            |program, tolerate| command_of_rank(program, arguments, resume.as_deref(), tolerate),
+            |port| reporter.report(&TrainerEvent::Meets { port }),
+        )?;
         let around = Surroundings {
             device,
             data: DataOptions { device, ..data_options(arguments) },

@@ -5,6 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use cakes::architecture::Architecture;
 use cakes::backbone::{Backbone, MiddleLayer, ResnetDepth, VolumeStem};
+use cakes::frame::{RANKS_GONE, TrainerEvent, decode};
 use cakes::job::{Task, TrainerJob};
 use cakes::kernel::Kernel;
 use cakes::network::{Network, SearchMode};
@@ -233,6 +235,82 @@ fn two_devices_end_with_the_weights_of_one() {
             assert!(apart <= 1e-5, "job {number}: {name} is {apart} apart");
         }
     }
+}
+
+/// The part of one of two machines, as its daemon starts it.
+fn part(root: &Path, job: &TrainerJob, out: &str, first_rank: u32, more: &[&str]) -> Child {
+    let mut job = job.clone();
+    (job.training.devices, job.training.spread) = (2, true);
+    let file = root.join(format!("{out}.json"));
+    fs::write(&file, serde_json::to_vec(&job).unwrap()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cakes-trainer"));
+    command.arg("attempt").arg(file).arg("--out").arg(root.join(out)).arg("--data-root").arg(root);
+    command.arg("--cache-dir").arg(root.join("cache")).args(["--device", "cpu", "--threads", "1"]);
+    command.args(["--world-size", "2", "--first-rank", &first_rank.to_string(), "--rank-count", "1"]);
+    command.args(["--own-address", "127.0.0.1"]).args(more).env("OMP_WAIT_POLICY", "PASSIVE");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// What a trainer says to its daemon, as it comes.
+fn said(child: &mut Child) -> std::sync::mpsc::Receiver<TrainerEvent> {
+    let mut output = child.stdout.take().unwrap();
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        let (mut buffer, mut chunk) = (Vec::new(), [0; 4096]);
+        while let Ok(read @ 1..) = output.read(&mut chunk) {
+            buffer.extend_from_slice(&chunk[..read]);
+            while let Some(event) = decode(&mut buffer).unwrap() {
+                let _ = tell.send(event);
+            }
+        }
+    });
+    told
+}
+
+#[test]
+fn two_machines_end_with_the_weights_of_one_and_only_the_first_tells_of_it() {
+    let root = TempDir::new().unwrap();
+    let [_, job] = jobs(root.path(), 6);
+    finish(trainer(root.path(), &job, "one", 1, &[]));
+    let mut leader = part(root.path(), &job, "leader", 0, &[]);
+    // Without their daemons they would end.
+    let leads = (leader.stdin.take(), said(&mut leader));
+    let event = leads.1.recv_timeout(LIMIT).unwrap();
+    let TrainerEvent::Meets { port } = event else { panic!("{event:?} before anybody can meet") };
+    let mut follower = part(root.path(), &job, "follower", 1, &["--meeting", &format!("127.0.0.1:{port}")]);
+    let follows = (follower.stdin.take(), said(&mut follower));
+    for child in [&mut leader, &mut follower] {
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+    assert_eq!(follows.1.iter().count(), 0, "how the job goes is told once");
+    let events: Vec<TrainerEvent> = leads.1.iter().collect();
+    assert!(events.iter().any(|event| matches!(event, TrainerEvent::Completed(_))));
+    assert!(!root.path().join("follower/checkpoints").exists(), "the leader saves");
+    let [one, two] = ["one", "leader"].map(|out| weights(&root.path().join(out)));
+    for (name, expected) in &one {
+        let apart = (expected - &two[name]).abs().max().double_value(&[]);
+        assert!(apart <= 1e-5, "{name} is {apart} apart");
+    }
+    drop((leads.0, follows.0));
+}
+
+#[test]
+fn a_machine_that_is_gone_ends_the_ranks_of_the_other() {
+    let root = TempDir::new().unwrap();
+    let [_, job] = jobs(root.path(), 4000);
+    let mut leader = part(root.path(), &job, "leader", 0, &[]);
+    let leads = (leader.stdin.take(), said(&mut leader));
+    let event = leads.1.recv_timeout(LIMIT).unwrap();
+    let TrainerEvent::Meets { port } = event else { panic!("{event:?} before anybody can meet") };
+    let mut follower = part(root.path(), &job, "follower", 1, &["--meeting", &format!("127.0.0.1:{port}")]);
+    let _follower_lives = follower.stdin.take();
+    while !matches!(leads.1.recv_timeout(LIMIT).unwrap(), TrainerEvent::Step { .. }) {}
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    assert_eq!(leader.wait().unwrap().code(), Some(1));
+    let last = leads.1.iter().last();
+    let Some(TrainerEvent::Failed { message, .. }) = last else { panic!("{last:?}") };
+    assert!(message.starts_with(RANKS_GONE), "{message}");
 }
 
 /// Processes whose parent is `parent`.

@@ -1,6 +1,8 @@
-//! Starts the processes of the other ranks, and tells what became of them.
+//! Starts the processes of the other ranks of this machine, and tells what became of them.
 //!
-//! They live no longer than rank 0: each reads its standard input, which ends with it.
+//! They live no longer than the first one of their machine: each reads its standard input, which
+//! ends with it. Ranks of other machines are started there in the same way, and meet those here
+//! at the address of rank 0.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -23,10 +25,66 @@ pub const CALL_LIMIT: Duration = Duration::from_secs(6 * 3600);
 /// How long an ending rank is waited for before it is ended.
 const GRACE: Duration = Duration::from_secs(20);
 
+/// The same for ranks of several machines: all of them fetch the checkpoint before. Their daemons
+/// give up earlier, by limits of their own.
+pub const MEETING_OF_MACHINES_LIMIT: Duration = Duration::from_secs(3600);
+
 /// Where ranks of one machine meet.
 pub const HERE: &str = "127.0.0.1";
 
-/// The processes of ranks 1 and on.
+/// Ranks of one machine among all of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    pub first: u32,
+    pub count: u32,
+    /// Of all machines.
+    pub world: u32,
+}
+
+impl Block {
+    /// All ranks of a job on one machine.
+    pub fn whole(world: u32) -> Self {
+        Block { first: 0, count: world, world }
+    }
+
+    /// # Errors
+    /// There are not so many ranks.
+    pub fn new(first: u32, count: u32, world: u32) -> Result<Self, TrainerError> {
+        let is_within = count > 0 && first.checked_add(count).is_some_and(|end| end <= world);
+        is_within.then_some(Block { first, count, world }).ok_or_else(|| {
+            let end = first.saturating_add(count);
+            TrainerError::User(format!(
+                "--first-rank, --rank-count: ranks {first} to {end} are not below {world}"
+            ))
+        })
+    }
+}
+
+/// Where a process finds the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Where they reach this machine.
+    pub own: String,
+    /// Where rank 0 is.
+    pub host: String,
+    pub port: u16,
+}
+
+impl Way {
+    /// To a meeting at `host:port`.
+    ///
+    /// # Errors
+    /// It has no port.
+    pub fn to(own: &str, meeting: &str) -> Result<Self, TrainerError> {
+        let parts = meeting.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        let (host, port) = parts.ok_or_else(|| {
+            TrainerError::User(format!("--meeting: '{meeting}' is no address like 10.0.0.5:7000"))
+        })?;
+        Ok(Way { own: own.to_owned(), host: host.to_owned(), port })
+    }
+}
+
+/// The processes of this machine behind the first one.
 #[derive(Debug)]
 pub struct Others {
     others: Vec<Other>,
@@ -42,16 +100,32 @@ struct Other {
 }
 
 impl Others {
-    /// Starts a process for each of ranks 1 to `devices - 1` and meets them. `command`
-    /// makes that of a rank from its number and the port of the meeting.
+    /// Starts a process for each other rank of this machine and meets all ranks. `command` makes
+    /// that of a rank from its number and its way to rank 0. Where this process is rank 0, it
+    /// serves the meeting, and `tell` is told the port first; elsewhere `way` leads there.
     ///
     /// # Errors
     /// One cannot be started, or ends before it came.
-    pub fn start(size: u32, command: impl Fn(u32, u16) -> Command) -> Result<(Self, Group), TrainerError> {
-        let meeting = Meeting::host(HERE, MEETING_LIMIT)?;
+    pub fn start(
+        block: Block,
+        own: &str,
+        way: Option<Way>,
+        tell: impl FnOnce(u16) -> Result<(), TrainerError>,
+        command: impl Fn(u32, &Way) -> Command,
+    ) -> Result<(Self, Group), TrainerError> {
+        let limit = if block.count == block.world { MEETING_LIMIT } else { MEETING_OF_MACHINES_LIMIT };
+        let (meeting, way) = match way {
+            None => {
+                let meeting = Meeting::host(own, limit)?;
+                let port = meeting.port();
+                tell(port)?;
+                (meeting, Way { own: own.to_owned(), host: own.to_owned(), port })
+            }
+            Some(way) => (Meeting::visit_from(&way.own, &way.host, way.port, limit)?, way),
+        };
         let mut others = Others { others: Vec::new() };
-        for rank in 1..size {
-            let mut command = command(rank, meeting.port());
+        for rank in block.first + 1..block.first + block.count {
+            let mut command = command(rank, &way);
             let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
             let mut child = command
                 .spawn()
@@ -73,7 +147,8 @@ impl Others {
             });
             others.others.push(Other { rank, child, life, failure });
         }
-        let joined = Seat::new(0, size).and_then(|seat| Group::join(meeting, seat, CALL_LIMIT));
+        let seat = Seat::new(block.first, block.world);
+        let joined = seat.and_then(|seat| Group::join(meeting, seat, CALL_LIMIT));
         match joined {
             Ok(group) => Ok((others, group)),
             Err(error) => Err(others.blame(error.into())),
@@ -131,12 +206,13 @@ impl Drop for Others {
     }
 }
 
-/// Joins the processes as rank `rank`.
+/// Joins the processes as rank `rank` of `size`; `count` of them are on this machine.
 ///
 /// # Errors
 /// Rank 0 is not there.
-pub fn join(rank: u32, size: u32, port: u16) -> Result<Group, TrainerError> {
-    let meeting = Meeting::visit(HERE, port, MEETING_LIMIT)?;
+pub fn join(rank: u32, size: u32, count: u32, way: &Way) -> Result<Group, TrainerError> {
+    let limit = if count == size { MEETING_LIMIT } else { MEETING_OF_MACHINES_LIMIT };
+    let meeting = Meeting::visit_from(&way.own, &way.host, way.port, limit)?;
     Ok(Group::join(meeting, Seat::new(rank, size)?, CALL_LIMIT)?)
 }
 
@@ -155,4 +231,27 @@ pub fn threads_of_each(threads: Option<usize>, size: u32) -> Option<usize> {
 /// The system does not tell.
 pub fn own_program() -> Result<PathBuf, TrainerError> {
     std::env::current_exe().map_err(|error| TrainerError::io("cannot find this program", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_of_a_machine_lie_within_those_of_the_job() {
+        assert_eq!(Block::new(2, 2, 4).unwrap(), Block { first: 2, count: 2, world: 4 });
+        for (first, count, world) in [(0, 0, 4), (3, 2, 4), (u32::MAX, 2, 4)] {
+            assert!(Block::new(first, count, world).is_err(), "{first} {count} {world}");
+        }
+    }
+
+    #[test]
+    fn a_meeting_has_a_host_and_a_port() {
+        let way = Way::to("10.0.0.6", "10.0.0.5:7000").unwrap();
+        assert_eq!((way.host.as_str(), way.port, way.own.as_str()), ("10.0.0.5", 7000, "10.0.0.6"));
+        assert_eq!(Way::to("a", "fe80::1:7000").unwrap().host, "fe80::1");
+        for wrong in ["10.0.0.5", "10.0.0.5:", "10.0.0.5:70000"] {
+            assert!(Way::to("a", wrong).is_err(), "{wrong}");
+        }
+    }
 }
