@@ -23,6 +23,7 @@ fn main() {
             labels: if i % 2 == 0 { vec![LabelNo(0)] } else { vec![] },
             schedule: Schedule::Ready,
             data: vec![DataNo(i % 8)],
+            joins: false,
         })
         .collect();
     let now_s = 10_000_000;
@@ -39,6 +40,8 @@ fn main() {
             memory_mib: [0, 20_000, 40_000, 60_000][(r / 420 % 4) as usize],
             labels: if r.is_multiple_of(5) { vec![LabelNo(0)] } else { vec![] },
             may_span: r.is_multiple_of(7) || (r / 60 % 7) == 6,
+            spreads: false,
+            kept: Vec::new(),
             estimate_s: (!r.is_multiple_of(3)).then_some(600 + r % 40_000),
             deadline_s: None,
             cost_limit_device_s: None,

@@ -95,9 +95,23 @@ impl<'a> Board<'a> {
 
     /// Whether a job that ends by `end_s` (`None`: nobody knows) may start on it now.
     pub fn is_usable(&self, slot: usize, job: &Job, end_s: Option<u64>) -> bool {
+        self.slots[slot].fits(job) && self.is_open(slot, end_s)
+    }
+
+    /// Whether it may stand for a part of the job's width.
+    pub fn is_part(&self, slot: usize, job: &Job) -> bool {
+        self.slots[slot].size.is_part(job.memory_mib, job.width)
+    }
+
+    /// As [`Board::is_usable`], for a part.
+    pub fn is_usable_part(&self, slot: usize, job: &Job, end_s: Option<u64>) -> bool {
+        self.is_part(slot, job) && self.is_open(slot, end_s)
+    }
+
+    fn is_open(&self, slot: usize, end_s: Option<u64>) -> bool {
         let slot = &self.slots[slot];
         let may_borrow = |claim: usize| end_s.is_some_and(|end_s| end_s <= self.claims[claim].promised_s);
-        slot.state == Use::Free && slot.fits(job) && slot.claim.is_none_or(may_borrow)
+        slot.state == Use::Free && slot.claim.is_none_or(may_borrow)
     }
 
     pub fn place(&mut self, slots: &[usize], until_s: u64) {

@@ -79,6 +79,11 @@ pub struct Job {
     pub labels: Vec<LabelNo>,
     /// Whether its devices may be of several nodes.
     pub may_span: bool,
+    /// Of a job on one device of some width: whether several narrower ones may stand for it, of
+    /// several nodes too, that have exactly that width together. It takes one where it can.
+    pub spreads: bool,
+    /// Devices that were kept for it before; it likes to stay with them where it spreads.
+    pub kept: Vec<Part>,
     /// Estimated time from its next (or present) start to its end.
     pub estimate_s: Option<u64>,
     /// When it is wanted to be done.
@@ -125,6 +130,11 @@ impl Device {
     pub(crate) fn fits(&self, memory_mib: u64, width: usize) -> bool {
         self.memory_mib >= memory_mib && self.width >= width
     }
+
+    /// Whether it may stand for a part of that width.
+    pub(crate) fn is_part(&self, memory_mib: u64, width: usize) -> bool {
+        self.memory_mib >= memory_mib && (1..=width).contains(&self.width)
+    }
 }
 
 /// A machine with devices.
@@ -136,6 +146,8 @@ pub struct Node {
     pub schedule: Schedule,
     /// Data sets on its disk.
     pub data: Vec<DataNo>,
+    /// Whether its devices may stand for parts of a job that spreads.
+    pub joins: bool,
 }
 
 /// Devices of one node.
@@ -296,6 +308,9 @@ impl Job {
 impl Running {
     /// Devices that it has, as [`Job::weight`] counts them.
     pub fn weight(&self) -> usize {
+        if self.job.spreads {
+            return self.job.weight();
+        }
         let slot_count: usize = self.parts.iter().map(|part| part.devices.len()).sum();
         slot_count.saturating_mul(self.job.width)
     }

@@ -42,6 +42,7 @@ mod reserve;
 mod round;
 mod shape;
 pub mod sim;
+mod spread;
 mod standing;
 pub mod usage;
 mod waits;

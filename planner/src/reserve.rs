@@ -11,6 +11,7 @@ use crate::board::{Board, Use};
 use crate::facts::Job;
 use crate::plan::Reservation;
 use crate::shape::Shape;
+use crate::spread;
 
 pub(crate) struct Claim {
     pub slots: Vec<usize>,
@@ -25,6 +26,9 @@ pub(crate) fn reserve(
     held: Option<&Reservation>,
 ) -> Option<Claim> {
     let best = earliest(board, shape, job);
+    // Of one device, where that is no later.
+    let spread = job.spreads.then(|| spread::earliest(board, shape, job)).flatten();
+    let best = best.into_iter().chain(spread).min_by_key(|(start_s, slots)| (*start_s, slots.len()));
     let held = held.and_then(|held| Some((held, still_fits(board, shape, job, held)?)));
     let Some((held, slots)) = held else {
         let (start_s, slots) = best?;
@@ -74,6 +78,10 @@ pub(crate) fn still_fits(
     held: &Reservation,
 ) -> Option<Vec<usize>> {
     let slots = board.slots_at(&held.parts)?;
+    let is_unclaimed = |slot: &usize| board.slots[*slot].claim.is_none();
+    if job.spreads && spread::is_whole(board, shape, job, &slots) && slots.iter().all(is_unclaimed) {
+        return Some(slots);
+    }
     let fits = |slot: &usize| {
         let slot = &board.slots[*slot];
         slot.claim.is_none() && slot.fits(job) && shape.nodes_for(job).any(|node| node == slot.node)

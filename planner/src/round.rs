@@ -11,6 +11,7 @@ use crate::preempt::clear;
 use crate::reason::Reason;
 use crate::reserve::{Claim, being_cleared, reserve, still_fits};
 use crate::shape::Shapes;
+use crate::spread;
 use crate::standing::{Standing, device_s, own_limit};
 use crate::waits::{Wait, Why, explained};
 
@@ -150,7 +151,8 @@ impl<'a> Round<'a> {
         if shape.failed_estimate_s.is_some_and(|failed_s| estimate_s >= failed_s) {
             return false;
         }
-        let Some(slots) = choose(&self.board, shape, job) else {
+        let spread = || job.spreads.then(|| spread::choose(&self.board, shape, job)).flatten();
+        let Some(slots) = choose(&self.board, shape, job).or_else(spread) else {
             // Others of the shape may run where it may not.
             if job.avoids.is_none() {
                 shape.failed_estimate_s = Some(estimate_s);

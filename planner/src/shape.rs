@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::facts::{Facts, Job, LabelNo, Node, NodeNo, Schedule};
 use crate::reason::Reason;
+use crate::spread::{make_up, widths_of};
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key<'a> {
@@ -13,6 +14,7 @@ struct Key<'a> {
     width: usize,
     labels: &'a [LabelNo],
     may_span: bool,
+    spreads: bool,
 }
 
 /// What holds for all jobs of a shape.
@@ -39,8 +41,8 @@ pub(crate) struct Shapes<'a> {
 
 impl<'a> Shapes<'a> {
     pub fn number(&mut self, facts: &Facts<'_>, job: &'a Job) -> usize {
-        let Job { device_count, memory_mib, width, may_span, .. } = *job;
-        let key = Key { device_count, memory_mib, width, labels: &job.labels, may_span };
+        let Job { device_count, memory_mib, width, may_span, spreads, .. } = *job;
+        let key = Key { device_count, memory_mib, width, labels: &job.labels, may_span, spreads };
         let next = self.shapes.len();
         let number = *self.numbers.entry(key).or_insert(next);
         if number == next {
@@ -69,11 +71,19 @@ impl Shape {
         self.nodes.iter().copied().filter(move |node| Some(*node) != avoided)
     }
 
+    /// Devices of those that may stand for parts of a job that spreads.
+    pub fn width_for(&self, facts: &Facts<'_>, job: &Job) -> usize {
+        self.nodes_for(job).flat_map(|node| widths_of(&facts.nodes[node], job.memory_mib, job.width)).sum()
+    }
+
     /// The node that the job keeps away from, if it can run nowhere else.
     pub fn only_avoided(&self, facts: &Facts<'_>, job: &Job) -> Option<NodeNo> {
         let avoided = job.avoids.filter(|node| self.nodes.contains(&node.0))?;
         let left: usize =
             self.nodes_for(job).map(|node| fitting(&facts.nodes[node], job.memory_mib, job.width)).sum();
+        if job.spreads && self.width_for(facts, job) >= job.width {
+            return None;
+        }
         (left < job.device_count).then_some(avoided)
     }
 }
@@ -93,37 +103,49 @@ fn shape(facts: &Facts<'_>, key: &Key<'_>) -> Shape {
     let has_labels = |node: &Node| key.labels.iter().all(|label| node.labels.contains(label));
     let least = if key.may_span { 1 } else { key.device_count };
     let (mut labelled, mut widest, mut most_mib, mut most, mut sum, mut closed) = (0, 0, 0, 0, 0, 0);
+    // Of devices that may stand for parts: of all nodes, and of those that take jobs.
+    let (mut widths, mut ready_widths): (Vec<usize>, Vec<usize>) = Default::default();
     for (number, node) in facts.nodes.iter().enumerate().filter(|(_, node)| has_labels(node)) {
         labelled += 1;
         let fitting = fitting(node, key.memory_mib, key.width);
         widest = node.devices.iter().map(|device| device.width).max().unwrap_or(0).max(widest);
-        let wide = node.devices.iter().filter(|device| device.width >= key.width);
+        let parts: Vec<usize> = match key.spreads {
+            true => widths_of(node, key.memory_mib, key.width).collect(),
+            false => Vec::new(),
+        };
+        widths.extend(&parts);
+        let wide = node.devices.iter().filter(|device| device.width >= key.width || key.spreads);
         most_mib = wide.map(|device| device.memory_mib).max().unwrap_or(0).max(most_mib);
         most = most.max(fitting);
         sum += fitting;
-        if fitting < least {
+        if fitting < least && parts.is_empty() {
             continue;
         }
         match node.schedule {
             Schedule::Ready => {
                 shape.nodes.push(number);
                 shape.fitting += fitting;
+                ready_widths.extend(&parts);
             }
             _ => closed += 1,
         }
     }
     let most = if key.may_span { sum } else { most };
+    let is_made_up = key.spreads && make_up(&widths, key.width);
+    let is_open = key.spreads && make_up(&ready_widths, key.width);
     shape.impossible = if facts.nodes.is_empty() {
         Some(Reason::NoNodes)
     } else if labelled == 0 {
         Some(Reason::NoLabels { labels: key.labels.to_vec() })
-    } else if widest < key.width {
+    } else if key.spreads && most == 0 && most_mib >= key.memory_mib && !is_made_up {
+        Some(Reason::TooFewDevices { wanted: key.width, most: widths.iter().sum(), may_span: true })
+    } else if widest < key.width && !key.spreads {
         Some(Reason::TooNarrow { wanted: key.width, widest })
     } else if most_mib < key.memory_mib {
         Some(Reason::TooLittleMemory { wanted_mib: key.memory_mib, most_mib })
-    } else if most < key.device_count {
+    } else if most < key.device_count && !is_made_up {
         Some(Reason::TooFewDevices { wanted: key.device_count, most, may_span: key.may_span })
-    } else if shape.fitting < key.device_count {
+    } else if shape.fitting < key.device_count && !is_open {
         Some(Reason::Closed { node_count: closed })
     } else {
         None

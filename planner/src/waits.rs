@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::board::{Board, Use};
+use crate::board::{Board, Slot, Use};
 use crate::facts::{Job, JobId};
 use crate::plan::Waiting;
 use crate::reason::Reason;
@@ -83,10 +83,12 @@ fn count(board: &Board<'_>, shape: &Shape, job: &Job) -> Count {
     let mut count = Count { free: 0, most_on_one_node: 0, claim: None };
     for node in &shape.nodes {
         let slots = board.slots_of(*node).map(|slot| &board.slots[slot]);
-        let free = slots.filter(|slot| slot.state == Use::Free && slot.fits(job));
+        let joins = job.spreads && board.facts.nodes[*node].joins;
+        let is_part = |slot: &&Slot| joins && slot.size.is_part(job.memory_mib, job.width);
+        let free = slots.filter(|slot| slot.state == Use::Free && (slot.fits(job) || is_part(slot)));
         let mut on_node = 0;
         for slot in free {
-            on_node += 1;
+            on_node += if job.spreads { slot.size.width.min(job.width) } else { 1 };
             count.claim = count.claim.or(slot.claim);
         }
         count.free += on_node;
@@ -103,6 +105,18 @@ fn blocked(
     ahead: usize,
     first: Option<JobId>,
 ) -> Reason {
+    if job.spreads {
+        let (wanted, free, width) = (job.width, count.free, 1);
+        return match count.claim {
+            Some(claim) if free >= wanted => {
+                Reason::WouldDelay { job: board.claims[claim].job, estimate_s: job.estimate_s }
+            }
+            _ => {
+                let fitting = shape.width_for(board.facts, job).max(shape.fitting * job.width);
+                Reason::Busy { wanted, width, free, fitting, ahead, first }
+            }
+        };
+    }
     let wanted = job.device_count;
     let at_once = if job.may_span { count.free } else { count.most_on_one_node };
     match count.claim {

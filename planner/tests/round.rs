@@ -22,13 +22,20 @@ fn no_device_is_used_twice(cluster: &Cluster, plan: &Plan) -> Result<(), TestCas
 fn all_or_nothing_where_it_fits(cluster: &Cluster, plan: &Plan) -> Result<(), TestCaseError> {
     for placement in &plan.placements {
         let job = cluster.job(placement.job);
-        prop_assert_eq!(slots(&placement.parts).count(), job.device_count);
-        prop_assert!(placement.parts.len() == 1 || job.may_span);
+        let is_spread = job.spreads && slots(&placement.parts).count() > 1;
+        if is_spread {
+            let width = |(node, device): (usize, usize)| cluster.nodes[node].devices[device].width;
+            prop_assert_eq!(slots(&placement.parts).map(width).sum::<usize>(), job.width, "exactly");
+        } else {
+            prop_assert_eq!(slots(&placement.parts).count(), job.device_count);
+            prop_assert!(placement.parts.len() == 1 || job.may_span);
+        }
         for (node, device) in slots(&placement.parts) {
             let node_facts = &cluster.nodes[node];
+            prop_assert!(node_facts.joins || !is_spread);
             prop_assert_eq!(node_facts.schedule, Schedule::Ready, "a node that takes no jobs");
             prop_assert!(node_facts.devices[device].memory_mib >= job.memory_mib);
-            prop_assert!(node_facts.devices[device].width >= job.width);
+            prop_assert!(node_facts.devices[device].width >= job.width || is_spread);
             prop_assert!(job.labels.iter().all(|label| node_facts.labels.contains(label)));
             prop_assert!(job.avoids.is_none_or(|avoided| avoided.0 != node));
         }
@@ -181,6 +188,59 @@ fn slots_of_several_devices_are_left_to_those_who_need_them() {
     assert_eq!(plan.waiting[0].reason.word(), "too_narrow");
     let sentence = plan.waiting[0].reason.sentence(&narrow.facts());
     assert!(sentence.contains("2 devices at once; the widest slot has 1"), "{sentence}");
+}
+
+/// A job that spreads takes one slot where one is free, else as few nodes as make up exactly its
+/// devices, and those that were kept for it if they still do.
+#[test]
+fn a_job_that_spreads_takes_exactly_its_devices_of_the_fewest_nodes() {
+    let device = |width| Device { memory_mib: 80_000, width };
+    let with = |name: &str, widths: &[usize]| Node {
+        devices: widths.iter().map(|width| device(*width)).collect(),
+        ..node(name, 0)
+    };
+    let spread = Job { width: 4, spreads: true, ..job(1) };
+    let cluster = |nodes: Vec<Node>| Cluster {
+        projects: vec![project("all", 1)],
+        nodes,
+        waiting: vec![spread.clone()],
+        ..Cluster::default()
+    };
+    let placed = |cluster: &Cluster| -> Vec<(usize, usize)> {
+        let plan = cluster.plan();
+        plan.placements.iter().flat_map(|placement| slots(&placement.parts)).collect()
+    };
+    let narrow = [with("a", &[1, 1]), with("b", &[2, 1]), with("c", &[2])];
+    assert_eq!(placed(&cluster([narrow.to_vec(), vec![with("d", &[4])]].concat())), [(3, 0)], "one slot");
+    assert_eq!(placed(&cluster(vec![with("a", &[1, 1, 2]), with("b", &[3, 2])])), [(0, 0), (0, 1), (0, 2)]);
+    assert_eq!(placed(&cluster(narrow.to_vec())), [(0, 0), (1, 0), (1, 1)], "two of three nodes");
+    assert!(placed(&cluster(vec![with("a", &[3]), with("b", &[3])])).is_empty(), "nothing is left over");
+    let alone = Node { joins: false, ..with("c", &[2]) };
+    assert_eq!(placed(&cluster(vec![with("a", &[1, 1]), with("b", &[2]), alone])), [(0, 0), (0, 1), (1, 0)]);
+    let mut stays = cluster(narrow.to_vec());
+    stays.waiting[0].kept =
+        vec![Part { node: NodeNo(0), devices: vec![0, 1] }, Part { node: NodeNo(2), devices: vec![0] }];
+    assert_eq!(placed(&stays), [(0, 0), (0, 1), (2, 0)]);
+
+    // Until all are free, those that are stay kept: nobody gets half.
+    let busy = Running {
+        job: Job { width: 2, ..job(3) },
+        parts: vec![Part { node: NodeNo(2), devices: vec![0] }],
+        start_s: 0,
+        is_stopping: false,
+    };
+    let blocked =
+        Cluster { running: vec![busy], ..cluster(vec![with("a", &[1]), with("b", &[1]), with("c", &[2])]) };
+    let plan = blocked.plan();
+    assert!(plan.placements.is_empty());
+    assert_eq!(slots(&plan.reservations[0].parts).count(), 3);
+    assert_eq!(plan.waiting[0].reason.word(), "reserved");
+
+    let plan = cluster(vec![with("a", &[1, 1])]).plan();
+    assert_eq!(plan.waiting[0].reason.word(), "too_few_devices");
+    let quota = Project { device_quota: Some(3), ..project("all", 1) };
+    let plan = Cluster { projects: vec![quota], ..cluster(narrow.to_vec()) }.plan();
+    assert_eq!(plan.waiting[0].reason.word(), "device_quota");
 }
 
 /// A project of its own quota counts every device of a slot.

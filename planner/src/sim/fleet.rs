@@ -32,7 +32,7 @@ impl Fleet {
             fleet.up_device_count += devices.len();
             let labels = naming.labels(&nodes.labels);
             let schedule = Schedule::Ready;
-            fleet.nodes.push(Node { name, devices, labels, schedule, data: Vec::new() });
+            fleet.nodes.push(Node { name, devices, labels, schedule, data: Vec::new(), joins: false });
             fleet.states.push(State { data_sets: nodes.data_sets, ..State::default() });
         }
         fleet

@@ -126,6 +126,8 @@ fn job(naming: &mut Naming<'_>, project: &str, wants: &Wants, submit_s: u64, dev
         memory_mib: mib(wants.memory_gib),
         labels: naming.labels(&wants.labels),
         may_span: wants.may_span,
+        spreads: false,
+        kept: Vec::new(),
         estimate_s: None,
         deadline_s: wants.deadline_hours.map(|hours| submit_s + seconds(hours)),
         cost_limit_device_s: wants.cost_limit_device_hours.map(seconds),

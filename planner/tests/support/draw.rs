@@ -28,13 +28,14 @@ fn nodes() -> impl Strategy<Value = Vec<Node>> {
     ];
     let labels = subsequence(vec![LabelNo(0), LabelNo(1)], 0..=2);
     let data = subsequence(vec![DataNo(0), DataNo(1)], 0..=2);
-    let node = (vec(device, 1..5), labels, select(schedules), data);
-    let node = node.prop_map(|(devices, labels, schedule, data)| Node {
+    let node = (vec(device, 1..5), labels, select(schedules), data, select(vec![true, true, false]));
+    let node = node.prop_map(|(devices, labels, schedule, data, joins)| Node {
         name: "node".into(),
         devices,
         labels,
         schedule,
         data,
+        joins,
     });
     vec(node, 0..5)
 }
@@ -74,6 +75,10 @@ fn job() -> impl Strategy<Value = Job> {
     (limits, wants, kind).prop_map(|(limits, wants, kind)| {
         let (estimate_s, deadline_s, cost_limit_device_s, spent_device_s, waited_s) = limits;
         let (device_count, memory_mib, labels, data, may_span, avoids, (width, place)) = wants;
+        // One on a wide device, which narrow ones may stand for.
+        let spreads = waited_s % 2 == 1;
+        let (device_count, width, may_span) =
+            if spreads { (1, device_count + 1, false) } else { (device_count, width, may_span) };
         let (project, priority, is_preemptible, preemption_count, not_before_s) = kind;
         Job {
             id: JobId(0),
@@ -87,6 +92,8 @@ fn job() -> impl Strategy<Value = Job> {
             // Most jobs ask for none.
             labels: if waited_s % 3 == 0 { labels } else { Vec::new() },
             may_span,
+            spreads,
+            kept: Vec::new(),
             estimate_s,
             deadline_s,
             cost_limit_device_s: cost_limit_device_s.filter(|_| waited_s % 2 == 0),

@@ -85,6 +85,8 @@ pub fn job(id: u128) -> Job {
         memory_mib: 0,
         labels: Vec::new(),
         may_span: false,
+        spreads: false,
+        kept: Vec::new(),
         estimate_s: None,
         deadline_s: None,
         cost_limit_device_s: None,
@@ -115,6 +117,7 @@ pub fn node(name: &str, device_count: usize) -> Node {
         labels: Vec::new(),
         schedule: Schedule::Ready,
         data: Vec::new(),
+        joins: true,
     }
 }
 
