@@ -24,6 +24,8 @@ pub struct Facts {
     pub memory_mib: u64,
     /// Devices that it trains on at once.
     pub device_count: u32,
+    /// Whether they may be of several slots.
+    pub spreads: bool,
     /// What its worker must be labelled with.
     pub worker_labels: Labels,
     /// Of a job that may not take more than so much.
@@ -68,6 +70,8 @@ impl Display for Cost {
 pub struct Placement {
     pub worker: String,
     pub device: String,
+    /// Workers and devices of the other members of a gang.
+    pub others: Vec<(String, String)>,
     /// Time until its lease runs out unless it is renewed.
     pub lease_left: Duration,
 }
@@ -151,7 +155,16 @@ fn running(facts: &Facts) -> String {
 
 fn place(facts: &Facts) -> String {
     match &facts.runs_on {
-        Some(placement) => format!("worker {}, {}", placement.worker, placement.device),
+        Some(placement) if placement.others.is_empty() => {
+            format!("worker {}, {}", placement.worker, placement.device)
+        }
+        Some(placement) => {
+            let first = std::iter::once((&placement.worker, &placement.device));
+            let others = placement.others.iter().map(|(worker, device)| (worker, device));
+            let slots: Vec<String> =
+                first.chain(others).map(|(worker, device)| format!("{worker} {device}")).collect();
+            format!("workers {}", slots.join(", "))
+        }
         None => "its worker".to_owned(),
     }
 }
@@ -218,7 +231,10 @@ fn obstacle(facts: &Facts) -> String {
     let devices =
         || ready.iter().flat_map(|worker| worker.devices.iter().map(move |device| (worker, device)));
     let wide = || devices().filter(|(_, slot)| slot.count >= facts.device_count);
-    let Some(largest) = wide().map(|(_, slot)| slot.memory_mib).max() else {
+    let together: u32 = devices().map(|(_, slot)| slot.count).sum();
+    let is_spread = facts.spreads && together >= facts.device_count;
+    let largest = if is_spread { devices().map(|(_, slot)| slot.memory_mib).max() } else { None };
+    let Some(largest) = largest.max(wide().map(|(_, slot)| slot.memory_mib).max()) else {
         let (wanted, most) = (facts.device_count, devices().map(|(_, slot)| slot.count).max().unwrap_or(0));
         return format!(
             "It trains on {wanted} devices at once; the widest slot of a ready worker has {most}. Start one with \
@@ -233,6 +249,10 @@ fn obstacle(facts: &Facts) -> String {
     }
     if let Some(planned) = &facts.planned {
         return planned.clone();
+    }
+    if is_spread && wide().next().is_none() {
+        return "Slots of several workers are kept for it; it starts when all of them have asked for it."
+            .to_owned();
     }
     let mut free = devices().filter(|(_, device)| !device.busy && device.fits(facts));
     match free.find(|(worker, _)| Some(&worker.id) != facts.avoided_worker.as_ref()) {
@@ -274,6 +294,7 @@ mod tests {
             back_off: None,
             memory_mib: 1000,
             device_count: 1,
+            spreads: false,
             worker_labels: Labels::default(),
             cost: None,
             step: 0,
@@ -345,6 +366,21 @@ mod tests {
             "keeps away",
         );
         says(&Facts { back_off: Some(Duration::from_millis(2500)), ..facts() }, "held back for 3 s");
+    }
+
+    #[test]
+    fn a_job_that_is_spread_is_not_too_wide_for_several_slots_and_names_all_of_them() {
+        let workers = vec![worker("a", 2000, true), worker("b", 2000, false)];
+        let spread = Facts { device_count: 4, spreads: true, workers, ..facts() };
+        says(&spread, "it starts when all of them have asked for it");
+        let planned = Some("It needs 4 devices; 2 of 4 that fit are free.".to_owned());
+        says(&Facts { planned, ..spread.clone() }, "2 of 4 that fit");
+        says(&Facts { device_count: 5, ..spread.clone() }, "5 devices at once; the widest slot");
+        let others = vec![("gpu-2".to_owned(), "cuda:0".to_owned())];
+        let placement =
+            Placement { worker: "gpu-1".into(), device: "cuda:0".into(), others, lease_left: Duration::ZERO };
+        let runs = Facts { state: JobState::Running, runs_on: Some(placement), ..spread };
+        says(&runs, "Runs on workers gpu-1 cuda:0, gpu-2 cuda:0:");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Rows as facts of the planner, and its plan as what is to be written: which waiting jobs
 //! go first, why the others wait, who makes way, which slots are kept for whom.
 //!
-//! A slot is a device of the planner, as wide as it has devices; a job takes one slot.
+//! A slot is a device of the planner, as wide as it has devices; a job takes one slot, or, where
+//! it may be spread, several that make up its devices ([`super::gang`]).
 
 pub mod estimate;
 mod facts;
@@ -33,6 +34,9 @@ const SUPERNET_LEAD: i64 = 1 << 40;
 /// not counted for the rest of it.
 const ACCOUNT_S: f64 = 5.0;
 const DAY_S: f64 = 86_400.0;
+/// Slots stay empty for a gang until its last one is free, so they are collected only if that is
+/// expected within so long, or the job has waited longer than the planner's patience.
+const COLLECT_S: u64 = 3600;
 
 /// What an operator sets of rounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +77,12 @@ pub struct WorkerRow {
     pub labels: Labels,
     /// Slots that are kept for a job now.
     pub kept: BTreeMap<String, Uuid>,
+    /// Time since they were kept like this.
+    pub kept_age_s: f64,
+    /// Slots that asked a moment ago for their part of a job.
+    pub asks: BTreeMap<String, Uuid>,
+    /// Whether its slots may train with those of other workers.
+    pub joins_gangs: bool,
 }
 
 /// What a job is, waiting or running. Times are seconds of one clock.
@@ -86,6 +96,8 @@ pub struct JobRow {
     pub create_s: i64,
     pub memory_mib: i64,
     pub device_count: i32,
+    /// Whether its devices may be of several slots.
+    pub spreads: bool,
     pub preemption_count: i32,
     /// What its worker must be labelled with.
     pub worker_labels: Labels,
@@ -119,6 +131,8 @@ pub struct RunningRow {
     pub epoch: i64,
     pub worker: String,
     pub device: String,
+    /// Workers and devices of the other members of a gang.
+    pub others: Vec<(String, String)>,
     pub grant_s: i64,
     /// Estimated time to its end.
     pub remaining_s: Option<f64>,
@@ -206,7 +220,7 @@ pub fn decide(snapshot: &Snapshot, policy: &Policy) -> Result<Decisions, FactsEr
         reasons: new_reasons(snapshot, &plan),
         stops: yields(snapshot, &plan),
         spent: spent(snapshot, &plan),
-        kept: new_kept(snapshot, &plan),
+        kept: new_kept(snapshot, &plan, policy),
         accounts: owned.accounts,
     })
 }
@@ -308,9 +322,19 @@ fn spent(snapshot: &Snapshot, plan: &Plan) -> Vec<(Uuid, i64)> {
     running.chain(waiting).filter(|(job, _)| jobs.contains(&job.as_u128())).collect()
 }
 
-/// Slots that a job waits for, and wide ones that are free for one that starts there: a
-/// narrow job might take them first. Where another job starts now, none is kept.
-fn new_kept(snapshot: &Snapshot, plan: &Plan) -> Vec<(String, BTreeMap<String, Uuid>)> {
+/// Slots that a job waits for, and wide ones that are free for one that starts there, or several
+/// for one that is spread: a narrow job might take them first. Where another job starts now, none
+/// is kept.
+fn new_kept(snapshot: &Snapshot, plan: &Plan, policy: &Policy) -> Vec<(String, BTreeMap<String, Uuid>)> {
+    let is_soon = |held: &&planner::Reservation| {
+        let is_one = slots(&held.parts).count() == 1;
+        let left_s = held.promised_s.saturating_sub(u64::try_from(snapshot.now_s).unwrap_or(0));
+        let job = snapshot.waiting.iter().find(|row| row.job.id.as_u128() == held.job.0);
+        let waited_s = job.map_or(0, |row| snapshot.now_s.saturating_sub(row.job.create_s));
+        is_one
+            || left_s <= COLLECT_S
+            || u64::try_from(waited_s).is_ok_and(|waited| waited >= policy.patience_s)
+    };
     let wide = |job: u128| {
         snapshot.waiting.iter().any(|row| row.job.id.as_u128() == job && row.job.device_count > 1)
     };
@@ -319,8 +343,12 @@ fn new_kept(snapshot: &Snapshot, plan: &Plan) -> Vec<(String, BTreeMap<String, U
     let starts: BTreeSet<(usize, usize)> =
         plan.placements.iter().flat_map(|placed| slots(&placed.parts)).collect();
     let is_free = |parts: &Vec<Part>| slots(parts).all(|slot| !starts.contains(&slot));
-    let reserved =
-        plan.reservations.iter().filter(|held| is_free(&held.parts)).map(|held| (held.job, &held.parts));
+    let reserved = plan
+        .reservations
+        .iter()
+        .filter(|held| is_free(&held.parts))
+        .filter(is_soon)
+        .map(|held| (held.job, &held.parts));
     let mut kept: BTreeMap<usize, BTreeMap<String, Uuid>> = BTreeMap::new();
     for (job, part) in
         placed.chain(reserved).flat_map(|(job, parts)| parts.iter().map(move |part| (job, part)))

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{
     ACCOUNT_S, Account, DAY_S, JobRow, ProjectRow, RunningRow, SUPERNET_LEAD, Snapshot, WaitingRow, WorkerRow,
 };
+use crate::core::gang;
 use crate::core::worker::Device;
 
 /// What facts are made of.
@@ -26,7 +27,8 @@ pub(super) struct Owned {
 impl Owned {
     pub(super) fn of(snapshot: &Snapshot, policy: &Policy) -> Self {
         let known = KnownLabels::of(snapshot);
-        let mut nodes: Vec<Node> = snapshot.workers.iter().map(|worker| node(worker, &known)).collect();
+        let mut nodes: Vec<Node> =
+            snapshot.workers.iter().map(|worker| node(snapshot, worker, &known)).collect();
         let running = running(snapshot, &known, &mut nodes);
         let ids: BTreeSet<Uuid> = snapshot.running.iter().map(|row| row.job.id).collect();
         // Granted between two statements that read.
@@ -46,7 +48,7 @@ impl Owned {
             nodes: &self.nodes,
             running: &self.running,
             waiting: &self.waiting,
-            // A job takes one slot, so nothing is collected from round to round.
+            // What is kept is known of each job that likes to stay there.
             reservations: &[],
         }
     }
@@ -78,10 +80,15 @@ impl<'a> KnownLabels<'a> {
     }
 }
 
-fn node(worker: &WorkerRow, known: &KnownLabels<'_>) -> Node {
+/// A slot that was kept for a part of a job for long enough, and does not ask for it, is of no
+/// width: others take its place.
+fn node(snapshot: &Snapshot, worker: &WorkerRow, known: &KnownLabels<'_>) -> Node {
     let device = |device: &Device| planner::Device {
         memory_mib: device.memory_mib,
-        width: usize::try_from(device.count.max(1)).unwrap_or(1),
+        width: match is_silent(snapshot, worker, device) {
+            true => 0,
+            false => usize::try_from(device.count.max(1)).unwrap_or(1),
+        },
     };
     Node {
         name: worker.id.clone(),
@@ -89,7 +96,35 @@ fn node(worker: &WorkerRow, known: &KnownLabels<'_>) -> Node {
         labels: known.numbers(&worker.labels),
         schedule: worker.schedule,
         data: Vec::new(),
+        joins: worker.joins_gangs,
     }
+}
+
+fn is_silent(snapshot: &Snapshot, worker: &WorkerRow, device: &Device) -> bool {
+    let Some(job) = worker.kept.get(&device.name) else { return false };
+    let is_part = |row: &WaitingRow| {
+        row.job.id == *job && row.job.spreads && i64::from(row.job.device_count) > i64::from(device.count)
+    };
+    let is_busy = |row: &RunningRow| {
+        let others = row.others.iter().map(|(worker, device)| (worker, device));
+        let mut slots = std::iter::once((&row.worker, &row.device)).chain(others);
+        slots.any(|slot| slot == (&worker.id, &device.name))
+    };
+    worker.kept_age_s > gang::KEPT_MAX.as_secs_f64()
+        && worker.asks.get(&device.name) != Some(job)
+        && snapshot.waiting.iter().any(is_part)
+        && !snapshot.running.iter().any(is_busy)
+}
+
+/// Slots that were kept for the job before.
+fn kept(snapshot: &Snapshot, job: Uuid) -> Vec<Part> {
+    let of = |(number, worker): (usize, &WorkerRow)| {
+        let devices = worker.devices.iter().enumerate();
+        let is_its = |(_, device): &(usize, &Device)| worker.kept.get(&device.name) == Some(&job);
+        let devices: Vec<usize> = devices.filter(is_its).map(|(place, _)| place).collect();
+        (!devices.is_empty()).then_some(Part { node: NodeNo(number), devices })
+    };
+    snapshot.workers.iter().enumerate().filter_map(of).collect()
 }
 
 fn project_no(snapshot: &Snapshot, name: &str) -> ProjectNo {
@@ -108,6 +143,8 @@ fn job(snapshot: &Snapshot, known: &KnownLabels<'_>, row: &JobRow) -> planner::J
         memory_mib: u64::try_from(row.memory_mib).unwrap_or(0),
         labels: known.numbers(&row.worker_labels),
         may_span: false,
+        spreads: row.spreads && row.device_count > 1,
+        kept: Vec::new(),
         estimate_s: None,
         deadline_s: row.deadline_s.map(seconds),
         cost_limit_device_s: row.cost_limit_device_s.map(seconds),
@@ -122,7 +159,9 @@ fn job(snapshot: &Snapshot, known: &KnownLabels<'_>, row: &JobRow) -> planner::J
 
 fn waiting_job(snapshot: &Snapshot, known: &KnownLabels<'_>, row: &WaitingRow) -> planner::Job {
     let of_avoided = |id: &String| snapshot.workers.iter().position(|worker| worker.id == *id).map(NodeNo);
+    let spreads = row.job.spreads && row.job.device_count > 1;
     planner::Job {
+        kept: if spreads { kept(snapshot, row.job.id) } else { Vec::new() },
         not_before_s: row.run_after_s.map_or(0, seconds),
         avoids: row.avoids.as_ref().and_then(of_avoided),
         estimate_s: snapshot.estimate(row).map(|estimate| at_most(snapshot, &row.job, estimate.train_s)),
@@ -147,13 +186,12 @@ fn running(snapshot: &Snapshot, known: &KnownLabels<'_>, nodes: &mut Vec<Node>) 
     let mut used: BTreeSet<(usize, usize)> = BTreeSet::new();
     let mut strays = Vec::new();
     let elsewhere = nodes.len();
-    let mut place = |row: &RunningRow, width: usize| {
-        let node = snapshot.workers.iter().position(|worker| worker.id == row.worker);
+    let mut place = |(worker, name): (&String, &String), width: usize| {
+        let node = snapshot.workers.iter().position(|known| known.id == *worker);
         let slot = node.and_then(|node| {
             let devices = snapshot.workers[node].devices.iter().enumerate();
-            let is_its = |(slot, device): &(usize, &Device)| {
-                device.name == row.device && !used.contains(&(node, *slot))
-            };
+            let is_its =
+                |(slot, device): &(usize, &Device)| device.name == *name && !used.contains(&(node, *slot));
             devices.into_iter().find(is_its).map(|(slot, _)| (node, slot))
         });
         let (node, slot) = slot.unwrap_or_else(|| {
@@ -161,15 +199,17 @@ fn running(snapshot: &Snapshot, known: &KnownLabels<'_>, nodes: &mut Vec<Node>) 
             (elsewhere, strays.len() - 1)
         });
         used.insert((node, slot));
-        vec![Part { node: NodeNo(node), devices: vec![slot] }]
+        Part { node: NodeNo(node), devices: vec![slot] }
     };
     let rows = snapshot.running.iter().map(|row| {
         let base = job(snapshot, known, &row.job);
         let ran_s = seconds(snapshot.now_s.saturating_sub(row.grant_s));
         let left_s = row.remaining_s.filter(|left| left.is_finite() && *left >= 0.0);
         let estimate_s = left_s.map(|left_s| ran_s.saturating_add(left_s as u64));
+        let others = row.others.iter().map(|(worker, device)| (worker, device));
+        let slots = std::iter::once((&row.worker, &row.device)).chain(others);
         planner::Running {
-            parts: place(row, base.width),
+            parts: slots.map(|slot| place(slot, base.width)).collect(),
             job: planner::Job { is_preemptible: row.may_be_stopped || row.is_stopping, estimate_s, ..base },
             start_s: seconds(row.grant_s),
             is_stopping: row.is_stopping,
@@ -184,6 +224,7 @@ fn running(snapshot: &Snapshot, known: &KnownLabels<'_>, nodes: &mut Vec<Node>) 
             labels: Vec::new(),
             schedule,
             data: Vec::new(),
+            joins: false,
         });
     }
     rows

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sqlx::PgPool;
+use sqlx::types::Json;
 
 use super::jobs::JobRecord;
 use super::{failed, workers};
@@ -18,7 +19,8 @@ use crate::store::{Error, schedule};
 /// The database fails.
 pub async fn facts(pool: &PgPool, job: &JobRecord, rules: &Rules) -> Result<Facts, Error> {
     let row = sqlx::query!(
-        r#"select job.memory_mib, job.device_count as "device_count!", job.furthest_step, job.step_count,
+        r#"select job.memory_mib, job.device_count as "device_count!", job.spreads as "spreads!",
+               job.furthest_step, job.step_count,
                coalesce(job.checkpoint_step, 0) as "checkpoint_step!",
                extract(epoch from job.run_after - clock_timestamp())::float8 as back_off_s,
                case when job.avoid_until > clock_timestamp() then job.avoid_worker_id end as avoided_worker,
@@ -27,6 +29,10 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, rules: &Rules) -> Result<Fact
                        and (other.is_held, other.rank) <= (job.is_held, job.rank)
                ) else 0 end as "queue_position!",
                attempt.worker_id as "worker_id?", attempt.device as "device?",
+               coalesce((
+                   select jsonb_agg(jsonb_build_array(slot.worker_id, slot.device) order by slot.member)
+                   from live_slot slot where slot.job_id = job.id and slot.member > 0
+               ), '[]') as "others!: Json<Vec<(String, String)>>",
                extract(epoch from attempt_lease.deadline - clock_timestamp())::float8 as lease_left_s
            from job
            left join attempt on attempt.job_id = job.id and attempt.end_time is null
@@ -38,7 +44,7 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, rules: &Rules) -> Result<Fact
     .await
     .map_err(failed("read why a job is where it is"))?;
     let lease_left = row.lease_left_s.map(duration).unwrap_or_default();
-    let placement = row.worker_id.zip(row.device);
+    let (placement, others) = (row.worker_id.zip(row.device), row.others.0);
     let outlook = match job.state {
         JobState::Queued => schedule::outlooks(pool, rules).await?.remove(&job.id.0).unwrap_or_default(),
         _ => Outlook::default(),
@@ -51,6 +57,7 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, rules: &Rules) -> Result<Fact
         back_off: row.back_off_s.map(duration),
         memory_mib: u64::try_from(row.memory_mib).unwrap_or(0),
         device_count: u32::try_from(row.device_count).unwrap_or(1),
+        spreads: row.spreads,
         worker_labels: job.worker_labels.clone(),
         cost: job
             .cost_limit_device_s
@@ -59,7 +66,7 @@ pub async fn facts(pool: &PgPool, job: &JobRecord, rules: &Rules) -> Result<Fact
         step: job.progress.as_ref().map_or(row.furthest_step, |progress| progress.step),
         step_count: row.step_count,
         checkpoint_step: row.checkpoint_step,
-        runs_on: placement.map(|(worker, device)| Placement { worker, device, lease_left }),
+        runs_on: placement.map(|(worker, device)| Placement { worker, device, others, lease_left }),
         avoided_worker: row.avoided_worker,
         planned: outlook.reason,
         estimate: outlook.estimate,

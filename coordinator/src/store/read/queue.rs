@@ -25,7 +25,7 @@ pub struct Waiting {
 /// The database fails.
 pub async fn page(pool: &PgPool, offset: i64, limit: i64, rules: &Rules) -> Result<Vec<Waiting>, Error> {
     let rows = sqlx::query!(
-        r#"select id, memory_mib, device_count as "device_count!", furthest_step, step_count,
+        r#"select id, memory_mib, device_count as "device_count!", spreads as "spreads!", furthest_step, step_count,
                coalesce(checkpoint_step, 0) as "checkpoint_step!",
                extract(epoch from run_after - clock_timestamp())::float8 as back_off_s,
                case when avoid_until > clock_timestamp() then avoid_worker_id end as avoided_worker
@@ -52,6 +52,7 @@ pub async fn page(pool: &PgPool, offset: i64, limit: i64, rules: &Rules) -> Resu
             back_off: row.back_off_s.map(duration),
             memory_mib: u64::try_from(row.memory_mib).unwrap_or(0),
             device_count: u32::try_from(row.device_count).unwrap_or(1),
+            spreads: row.spreads,
             worker_labels: job.worker_labels.clone(),
             cost: None,
             step: row.furthest_step,

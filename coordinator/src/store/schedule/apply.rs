@@ -31,7 +31,8 @@ async fn keep(connection: &mut PgConnection, decisions: &Decisions) -> Result<()
              select worker.id, change.kept from change join worker on worker.id = change.id
              order by worker.id for no key update of worker skip locked
          )
-         update worker set kept = free.kept from free where worker.id = free.id",
+         update worker set kept = free.kept, kept_time = clock_timestamp()
+         from free where worker.id = free.id",
         &workers as _,
         &slots
     )

@@ -10,6 +10,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::paces;
+use crate::core::gang::WISH_FRESH;
 use crate::core::ranks::Ranked;
 use crate::core::schedule::estimate::{Kind, Work};
 use crate::core::schedule::{ALIKE_MAX, JobRow, ProjectRow, RunningRow, Snapshot, WaitingRow, WorkerRow};
@@ -83,7 +84,13 @@ async fn projects(connection: &mut PgConnection) -> Result<Vec<ProjectRow>, Erro
 async fn workers(connection: &mut PgConnection, lease_ttl: Duration) -> Result<Vec<WorkerRow>, Error> {
     let rows = sqlx::query!(
         r#"select id, devices as "devices!: Json<Vec<Device>>", labels as "labels!: Json<Labels>",
-               kept as "kept!: Json<BTreeMap<String, Uuid>>",
+               kept as "kept!: Json<BTreeMap<String, Uuid>>", joins_gangs,
+               extract(epoch from clock_timestamp() - kept_time)::float8 as "kept_age_s!",
+               coalesce((
+                   select jsonb_object_agg(wish.device, wish.job_id) from gang_wish wish
+                   where wish.worker_id = worker.id and wish.incarnation = worker.incarnation
+                       and wish.wish_time > clock_timestamp() - make_interval(secs => $2)
+               ), '{}') as "asks!: Json<BTreeMap<String, Uuid>>",
                case when last_seen_time < clock_timestamp() - make_interval(secs => $1) then 'lost'
                     when schedule = 'draining' then 'draining'
                     when schedule = 'cordoned' or suspect_until > clock_timestamp() then 'cordoned'
@@ -91,7 +98,8 @@ async fn workers(connection: &mut PgConnection, lease_ttl: Duration) -> Result<V
            from worker
            where last_seen_time > clock_timestamp() - interval '1 day'
            order by id"#,
-        lease_ttl.as_secs_f64()
+        lease_ttl.as_secs_f64(),
+        WISH_FRESH.as_secs_f64()
     )
     .fetch_all(connection)
     .await
@@ -107,15 +115,37 @@ async fn workers(connection: &mut PgConnection, lease_ttl: Duration) -> Result<V
         devices: row.devices.0,
         labels: row.labels.0,
         kept: row.kept.0,
+        kept_age_s: row.kept_age_s,
+        asks: row.asks.0,
+        joins_gangs: row.joins_gangs,
     });
     Ok(worker.collect())
+}
+
+/// Slots of gangs beside their leaders', by job and epoch.
+async fn followers(
+    connection: &mut PgConnection,
+) -> Result<BTreeMap<(Uuid, i64), Vec<(String, String)>>, Error> {
+    let rows = sqlx::query!(
+        "select job_id, epoch, worker_id, device from attempt_member
+         where state <> 'ended' and member > 0
+         order by job_id, epoch, member"
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(failed("read the members of gangs"))?;
+    let mut found: BTreeMap<(Uuid, i64), Vec<(String, String)>> = BTreeMap::new();
+    for row in rows {
+        found.entry((row.job_id, row.epoch)).or_default().push((row.worker_id, row.device));
+    }
+    Ok(found)
 }
 
 async fn running(connection: &mut PgConnection) -> Result<Vec<RunningRow>, Error> {
     let rows = sqlx::query!(
         r#"select job.id, job.project, job.priority, job.kind = 'supernet' as "is_supernet!", job.position,
                extract(epoch from job.create_time)::bigint as "create_s!", job.memory_mib,
-               job.device_count as "device_count!", job.preemption_count,
+               job.device_count as "device_count!", job.spreads as "spreads!", job.preemption_count,
                job.worker_labels as "worker_labels!: Json<Labels>",
                extract(epoch from job.deadline)::bigint as deadline_s, job.cost_limit_device_s,
                case when job.cost_limit_device_s is null then 0 else taken_device_s(job) end
@@ -128,9 +158,10 @@ async fn running(connection: &mut PgConnection) -> Result<Vec<RunningRow>, Error
            where attempt.end_time is null
            order by attempt.worker_id, attempt.device, job.id"#
     )
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await
     .map_err(failed("read which jobs run"))?;
+    let mut others = followers(connection).await?;
     let running = rows.into_iter().map(|row| RunningRow {
         job: JobRow {
             id: row.id,
@@ -141,6 +172,7 @@ async fn running(connection: &mut PgConnection) -> Result<Vec<RunningRow>, Error
             create_s: row.create_s,
             memory_mib: row.memory_mib,
             device_count: row.device_count,
+            spreads: row.spreads,
             preemption_count: row.preemption_count,
             worker_labels: row.worker_labels.0,
             deadline_s: row.deadline_s,
@@ -148,6 +180,7 @@ async fn running(connection: &mut PgConnection) -> Result<Vec<RunningRow>, Error
             spent_device_s: row.spent_device_s,
         },
         epoch: row.epoch,
+        others: others.remove(&(row.id, row.epoch)).unwrap_or_default(),
         worker: row.worker_id,
         device: row.device,
         grant_s: row.grant_s,
@@ -165,15 +198,15 @@ async fn waiting(connection: &mut PgConnection, alike_max: i64) -> Result<Vec<Wa
         r#"with alike as (
                select id, planned_rank is not null as has_rank,
                    row_number() over (
-                       partition by project, priority, kind, device_count, memory_mib, worker_labels, deadline,
-                           is_held
+                       partition by project, priority, kind, device_count, spreads, memory_mib, worker_labels,
+                           deadline, is_held
                        order by position
                    ) as place
                from job where waits
            )
            select id, project, priority, kind = 'supernet' as "is_supernet!", position,
                extract(epoch from create_time)::bigint as "create_s!", memory_mib,
-               device_count as "device_count!", preemption_count,
+               device_count as "device_count!", spreads as "spreads!", preemption_count,
                worker_labels as "worker_labels!: Json<Labels>",
                extract(epoch from deadline)::bigint as deadline_s, cost_limit_device_s,
                case when cost_limit_device_s is null or epoch = 0 then 0 else taken_device_s(job) end
@@ -207,6 +240,7 @@ async fn waiting(connection: &mut PgConnection, alike_max: i64) -> Result<Vec<Wa
             create_s: row.create_s,
             memory_mib: row.memory_mib,
             device_count: row.device_count,
+            spreads: row.spreads,
             preemption_count: row.preemption_count,
             worker_labels: row.worker_labels.0,
             deadline_s: row.deadline_s,
