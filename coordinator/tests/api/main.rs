@@ -5,6 +5,7 @@ mod access;
 mod conventions;
 mod edges;
 mod examples;
+mod gangs;
 mod gate;
 mod harness;
 mod life;

@@ -44,6 +44,8 @@ pub struct Attempt {
     /// The last one, by this attempt or before it: committed, unless it has a size.
     pub checkpoint: Option<v1::CheckpointReference>,
     pub checkpoint_bytes: Option<u64>,
+    /// Which part of the job's devices it has; none for all of them.
+    pub gang: Option<v1::GangSeat>,
 }
 
 impl From<v1::Grant> for Attempt {
@@ -56,6 +58,7 @@ impl From<v1::Grant> for Attempt {
             resume_from: grant.resume_from,
             prefix: grant.artifact_prefix,
             acked_seq: 0,
+            gang: grant.gang,
         }
     }
 }
@@ -122,6 +125,7 @@ impl FakeWorker {
             request_id: request_id.clone(),
             devices: vec![device()],
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            joins_gangs: true,
             ..Default::default()
         };
         worker.recorder.sent(&|| Request::Register(request.clone()));
@@ -224,6 +228,51 @@ impl FakeWorker {
         let answer = self.call(call, Some(attempt), send, fact).await?;
         attempt.acked_seq = answer.ack_seq;
         Ok(answer.desired())
+    }
+
+    /// Renews the lease of a member that does not lead; where the ranks meet, if that is known.
+    ///
+    /// # Errors
+    /// The lease is lost, or there is no answer.
+    pub async fn renew(&self, attempt: &Attempt) -> Result<(v1::DesiredState, Option<String>), Refusal> {
+        let request =
+            v1::ReportRequest { token: Some(attempt.token.clone()), ..v1::ReportRequest::default() };
+        let answer = self.say(attempt, request).await?;
+        let address = Some(answer.rendezvous_address.clone()).filter(|address| !address.is_empty());
+        Ok((answer.desired(), address))
+    }
+
+    /// Tells where the ranks of a gang meet, as its leader.
+    ///
+    /// # Errors
+    /// The lease is lost, or there is no answer.
+    pub async fn tell(&self, attempt: &Attempt, address: &str) -> Result<(), Refusal> {
+        let request = v1::ReportRequest {
+            token: Some(attempt.token.clone()),
+            rendezvous_address: address.to_owned(),
+            ..v1::ReportRequest::default()
+        };
+        self.say(attempt, request).await.map(drop)
+    }
+
+    /// A report without entries.
+    async fn say(
+        &self,
+        attempt: &Attempt,
+        request: v1::ReportRequest,
+    ) -> Result<v1::ReportResponse, Refusal> {
+        let call = Call::Report { first_seq: attempt.acked_seq + 1, entry_count: 0, step: 0 };
+        self.recorder.sent(&|| Request::Report(request.clone()));
+        let send = |mut client: Client| {
+            let request = request.clone();
+            async move { client.report(request).await }
+        };
+        let fact = |answer: &v1::ReportResponse| Fact::Stored {
+            ack_seq: answer.ack_seq,
+            lease_ttl: Duration::from_millis(answer.lease_ttl_ms),
+            desired: answer.desired(),
+        };
+        self.call(call, Some(attempt), send, fact).await
     }
 
     /// Commits a checkpoint of a step, of which no object exists.

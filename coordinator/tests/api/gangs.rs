@@ -1,0 +1,123 @@
+//! Members of a gang on the wire.
+
+use cakes_coordinator::store::{MIGRATIONS, PgPool};
+use cakes_proto::v1::worker_service_client::WorkerServiceClient;
+use cakes_proto::{WORKER_PROTOCOL, v1};
+use tonic::Code;
+use tonic::transport::Channel;
+use uuid::Uuid;
+
+use crate::harness::{Service, cpu, now, small_search};
+
+struct Slot {
+    client: WorkerServiceClient<Channel>,
+    id: &'static str,
+    incarnation: u64,
+}
+
+impl Slot {
+    async fn register(service: &Service, id: &'static str) -> Self {
+        let mut client = service.workers();
+        let request = v1::RegisterRequest {
+            protocol_version: WORKER_PROTOCOL,
+            worker_id: id.to_owned(),
+            request_id: Uuid::new_v4().to_string(),
+            devices: vec![cpu()],
+            joins_gangs: true,
+            ..Default::default()
+        };
+        let incarnation = client.register(request).await.unwrap().into_inner().incarnation;
+        Slot { client, id, incarnation }
+    }
+
+    async fn ask(&mut self) -> Option<v1::Grant> {
+        let request = v1::AcquireRequest {
+            worker_id: self.id.to_owned(),
+            incarnation: self.incarnation,
+            request_id: Uuid::new_v4().to_string(),
+            device: Some(cpu()),
+            data_at_hand: Vec::new(),
+        };
+        self.client.acquire(request).await.unwrap().into_inner().grant
+    }
+
+    async fn report(&mut self, request: v1::ReportRequest) -> Result<v1::ReportResponse, Code> {
+        let answer = self.client.report(request).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| status.code())
+    }
+}
+
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn members_speak_for_themselves_and_the_leader_for_all(pool: PgPool) {
+    let service = Service::start(pool.clone()).await;
+    let mut search = small_search();
+    let supernet = search.search.as_mut().and_then(|search| search.supernet.as_mut()).unwrap();
+    let training = supernet.training.as_mut().unwrap();
+    (training.devices, training.batch_size, training.spread) = (Some(2), Some(2), true);
+    service.submit(search).await;
+    let (mut a, mut b) = (Slot::register(&service, "a").await, Slot::register(&service, "b").await);
+    let keep = "update worker set kept =
+        jsonb_build_object('cpu', (select id from job where kind = 'supernet'))";
+    sqlx::query(keep).execute(&pool).await.unwrap();
+
+    assert_eq!(a.ask().await, None);
+    let follows = b.ask().await.unwrap();
+    let leads = a.ask().await.unwrap();
+    let seat = v1::GangSeat { member_count: 2, first_rank: 1, rank_count: 1, world_size: 2 };
+    assert_eq!((follows.gang, leads.gang.map(|seat| seat.first_rank)), (Some(seat), Some(0)));
+    assert_eq!(follows.token.as_ref().map(|token| token.member), Some(1));
+    let of_b = v1::ReportRequest { token: follows.token.clone(), ..Default::default() };
+    let of_a = v1::ReportRequest { token: leads.token.clone(), ..Default::default() };
+
+    // What is the leader's alone.
+    let line = v1::LogLine { time: now(), text: "no".to_owned(), ..Default::default() };
+    let entry = v1::ReportEntry { entry: Some(v1::report_entry::Entry::Log(line)) };
+    for wrong in [
+        v1::ReportRequest { first_seq: 1, entries: vec![entry], ..of_b.clone() },
+        v1::ReportRequest { progress: Some(v1::JobProgress::default()), ..of_b.clone() },
+        v1::ReportRequest { rendezvous_address: "10.0.0.2:7000".to_owned(), ..of_b.clone() },
+    ] {
+        assert_eq!(b.report(wrong).await.unwrap_err(), Code::InvalidArgument);
+    }
+    let checkpoint = v1::CheckpointReference {
+        key: format!("{}/step-000000001", follows.artifact_prefix),
+        step: 1,
+        manifest_sha256: "ab".repeat(32),
+    };
+    let commit = v1::CommitCheckpointRequest {
+        token: follows.token.clone(),
+        checkpoint: Some(checkpoint.clone()),
+        bytes: 1,
+    };
+    assert_eq!(b.client.commit_checkpoint(commit).await.unwrap_err().code(), Code::InvalidArgument);
+    let complete = v1::CompleteRequest {
+        token: follows.token.clone(),
+        checkpoint: Some(checkpoint),
+        ..Default::default()
+    };
+    assert_eq!(b.client.complete(complete).await.unwrap_err().code(), Code::InvalidArgument);
+
+    a.client.start(v1::StartRequest { token: leads.token.clone() }).await.unwrap();
+    for wrong in ["nowhere", "10.0.0.1:", "10.0.0.1:0", ":7000"] {
+        let told = v1::ReportRequest { rendezvous_address: wrong.to_owned(), ..of_a.clone() };
+        assert_eq!(a.report(told).await.unwrap_err(), Code::InvalidArgument, "{wrong}");
+    }
+    let told = v1::ReportRequest { rendezvous_address: "10.0.0.1:7000".to_owned(), ..of_a.clone() };
+    assert_eq!(a.report(told).await.unwrap().rendezvous_address, "", "it knows");
+    let start = v1::StartRequest { token: follows.token.clone() };
+    assert_eq!(b.client.start(start).await.unwrap().into_inner().rendezvous_address, "10.0.0.1:7000");
+    let answer = b.report(of_b.clone()).await.unwrap();
+    assert_eq!(
+        (answer.rendezvous_address.as_str(), answer.desired()),
+        ("10.0.0.1:7000", v1::DesiredState::Run)
+    );
+
+    let fail = v1::FailRequest {
+        token: follows.token,
+        failure_class: v1::FailureClass::Infrastructure.into(),
+        message: "its disk is full".to_owned(),
+    };
+    b.client.fail(fail).await.unwrap();
+    assert_eq!(a.report(of_a).await.unwrap_err(), Code::FailedPrecondition);
+    assert_eq!(b.report(of_b).await.unwrap_err(), Code::FailedPrecondition);
+}
