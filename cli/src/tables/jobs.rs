@@ -69,7 +69,10 @@ pub fn job_details(job: &v1::Job, now: DateTime<Utc>) -> String {
         format!("label        {}", job.label),
         format!("state        {}", job_state(job.state())),
         format!("search       {}", dash(&job.search_id)),
-        format!("worker       {}", dash(&job.worker_id)),
+        match job.slots.as_slice() {
+            [] => format!("worker       {}", dash(&job.worker_id)),
+            slots => format!("workers      {}", slots.join(", ")),
+        },
         format!("attempts     {}", job.attempt_count),
         format!("created      {}", ago(job.create_time.as_ref(), now)),
         format!("took         {}", took(job.start_time.as_ref(), job.end_time.as_ref(), now)),
@@ -182,7 +185,7 @@ pub fn explanation(response: &v1::ExplainJobResponse, now: DateTime<Utc>) -> Str
         for attempt in &response.attempts {
             rows.push(vec![
                 attempt.epoch.to_string(),
-                attempt.worker_id.clone(),
+                if attempt.slots.is_empty() { attempt.worker_id.clone() } else { attempt.slots.join(", ") },
                 attempt.resume_step.to_string(),
                 attempt.last_step.to_string(),
                 ago(attempt.start_time.as_ref(), now),

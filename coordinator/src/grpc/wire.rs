@@ -118,6 +118,7 @@ pub(super) fn job(record: JobRecord) -> v1::Job {
         spent_device_hours: record.spent_device_s.map(hours),
         is_held: record.is_held,
         resume_token: String::new(),
+        slots: record.slots,
     }
 }
 
@@ -237,6 +238,7 @@ pub(super) fn attempt(record: AttemptRecord) -> v1::Attempt {
         outcome: record.outcome,
         start_time: time(record.grant_time),
         end_time: record.end_time.and_then(time),
+        slots: record.slots,
     }
 }
 

@@ -83,6 +83,8 @@ pub(super) struct JobView {
     pub architecture: Option<String>,
     pub attempt_count: i64,
     pub worker: Option<String>,
+    /// Of the last attempt, where it trains on several.
+    pub slots: Vec<String>,
     pub progress: Option<ProgressView>,
     pub result: Option<ResultView>,
     pub create_time: DateTime<Utc>,
@@ -167,6 +169,7 @@ impl From<JobRecord> for JobView {
             architecture: job.architecture.map(|digest| digest.to_string()),
             attempt_count: job.epoch,
             worker: job.worker,
+            slots: job.slots,
             progress: job.progress.map(ProgressView::from),
             result: job.result.map(ResultView::from),
             create_time: job.create_time,
@@ -243,7 +246,9 @@ pub(super) struct AttemptView {
 
 impl From<AttemptRecord> for AttemptView {
     fn from(attempt: AttemptRecord) -> Self {
-        let AttemptRecord { epoch, worker, resume_step, last_step, outcome, grant_time, end_time } = attempt;
+        let AttemptRecord { epoch, worker, slots, resume_step, last_step, outcome, grant_time, end_time } =
+            attempt;
+        let worker = if slots.is_empty() { worker } else { slots.join(", ") };
         AttemptView { epoch, worker, resume_step, last_step, outcome, grant_time, end_time }
     }
 }

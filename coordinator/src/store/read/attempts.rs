@@ -12,6 +12,8 @@ use crate::store::Error;
 pub struct AttemptRecord {
     pub epoch: i64,
     pub worker: String,
+    /// Where it has several slots: the leader's first.
+    pub slots: Vec<String>,
     pub resume_step: i64,
     pub last_step: i64,
     /// "offered", "running", or how it ended, with its failure's message.
@@ -28,6 +30,11 @@ pub async fn of_job(pool: &PgPool, job: JobId) -> Result<Vec<AttemptRecord>, Err
     sqlx::query_as!(
         AttemptRecord,
         r#"select epoch, worker_id as worker, resume_step, last_step,
+               case when member_count > 1 then array(
+                   select member.worker_id || ' ' || member.device from attempt_member member
+                   where member.job_id = attempt.job_id and member.epoch = attempt.epoch
+                   order by member.member
+               ) else '{}' end as "slots!",
                coalesce(end_reason, state) || case when message = '' then '' else ': ' || message end
                    as "outcome!",
                grant_time, end_time

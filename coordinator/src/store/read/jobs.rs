@@ -48,6 +48,8 @@ pub struct JobRecord {
     pub epoch: i64,
     /// Worker of the current or last attempt.
     pub worker: Option<String>,
+    /// Of its last attempt, where that has several: the leader's first.
+    pub slots: Vec<String>,
     pub progress: Option<ProgressRecord>,
     pub result: Option<ResultRecord>,
     /// Of the last attempt.
@@ -234,6 +236,7 @@ struct Row {
     architecture_digest: Option<String>,
     epoch: i64,
     worker_id: Option<String>,
+    slots: Vec<String>,
     checkpoint_step: Option<i64>,
     create_time: DateTime<Utc>,
     start_time: Option<DateTime<Utc>>,
@@ -276,6 +279,10 @@ pub(super) async fn by_ids(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<JobRecord>
                case when job.cost_limit_device_s is not null then spent_device_s(job) end as spent_device_s,
                job.waits and job.is_held as "is_held!", job.kind, job.state, job.state_reason, job.label,
                job.labels, job.owner, job.architecture_digest, job.epoch, attempt.worker_id as "worker_id?", job.checkpoint_step,
+               case when attempt.member_count > 1 then array(
+                   select member.worker_id || ' ' || member.device from attempt_member member
+                   where member.job_id = job.id and member.epoch = job.epoch order by member.member
+               ) else '{}' end as "slots!",
                job.create_time, job.start_time, job.end_time,
                progress.step as "step?", job.step_count, progress.loss as "loss?",
                progress.learning_rate as "learning_rate?", progress.samples_per_s as "samples_per_s?",
@@ -334,6 +341,7 @@ impl TryFrom<Row> for JobRecord {
             architecture: row.architecture_digest.as_deref().map(super::architectures::digest).transpose()?,
             epoch: row.epoch,
             worker: row.worker_id,
+            slots: row.slots,
             progress,
             result,
             environment,

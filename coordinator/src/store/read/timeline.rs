@@ -36,10 +36,17 @@ pub async fn spans(
     sqlx::query_as!(
         Span,
         r#"select attempt.job_id as job, job.search_id as search, job.label, job.kind, attempt.epoch,
-               attempt.worker_id as worker, attempt.device,
+               slot.worker_id as "worker!", slot.device as "device!",
                coalesce(attempt.end_reason, attempt.state) as "outcome!",
                attempt.grant_time, attempt.end_time
            from attempt join job on job.id = attempt.job_id
+           cross join lateral (
+               select attempt.worker_id, attempt.device
+               union all
+               select member.worker_id, member.device from attempt_member member
+               where attempt.member_count > 1 and member.job_id = attempt.job_id
+                   and member.epoch = attempt.epoch and member.member > 0
+           ) slot
            where not attempt.imported and attempt.grant_time < $2 and (attempt.end_time is null or attempt.end_time > $1)
            order by attempt.grant_time desc limit $3"#,
         from,
