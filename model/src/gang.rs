@@ -4,15 +4,15 @@
 //! which would multiply its states.
 //!
 //! Seats and the states of members are the coordinator's own code. Time is counted here: a lease
-//! lasts [`LEASE`] ticks at the coordinator, and a daemon stops [`FENCE`] ticks after the last
-//! call that was answered. Every call may come again at any time, and its answer may be lost.
+//! lasts [`LEASE`] ticks at the coordinator, and a daemon stops when more than [`FENCE`] have passed
+//! since the last call that was answered. Every call may come again at any time, and its answer may be lost.
 
 use cakes_coordinator::core::gang::{MemberEvent, MemberState, Wishing, seats, transition};
 use stateright::{Model, Property};
 
 /// Ticks of a lease without a word, at the coordinator.
 pub const LEASE: u8 = 2;
-/// Ticks without an answer after which a daemon stops.
+/// Ticks without an answer through which a daemon trains on.
 pub const FENCE: u8 = 1;
 const SLOTS: usize = 2;
 
@@ -98,7 +98,7 @@ pub enum Stage {
     Asking {
         question: u8,
     },
-    /// It has a part, and stops `left` ticks from now unless it is answered.
+    /// It has a part, and trains through `left` ticks more unless it is answered.
     Training {
         epoch: u8,
         member: u8,
@@ -382,10 +382,12 @@ impl Gang {
         let live: Vec<u8> = state.attempts.iter().filter(|row| row.lives()).map(|row| row.epoch).collect();
         for daemon in &mut state.daemons {
             let Stage::Training { epoch, left, .. } = &mut daemon.stage else { continue };
-            *left = left.saturating_sub(1);
             if *left == 0 && !self.has(Fault::NoFence) {
                 self.rest(daemon);
-            } else if !live.contains(epoch) {
+                continue;
+            }
+            *left = left.saturating_sub(1);
+            if !live.contains(epoch) {
                 daemon.late = (daemon.late + 1).min(LEASE);
             }
         }
