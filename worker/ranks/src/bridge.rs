@@ -36,8 +36,10 @@ unsafe extern "C" {
         rank: u32,
         size: u32,
         timeout_ms: u64,
+        device: i32,
         error: *mut *mut c_char,
     ) -> *mut Group;
+    pub(crate) fn ranks_sum_on_gpus(group: *const Group) -> bool;
     pub(crate) fn ranks_leave(group: *mut Group);
     pub(crate) fn ranks_sum(
         group: *const Group,

@@ -1,6 +1,6 @@
 //! Processes that train one network together, each on a device of its own: what they do
-//! at the same time, through c10d, libtorch's distributed layer (`TCPStore` and
-//! `ProcessGroupGloo`).
+//! at the same time, through c10d, libtorch's distributed layer (`TCPStore`,
+//! `ProcessGroupGloo`, and `ProcessGroupNCCL` where this libtorch and all devices have it).
 //!
 //! ```text
 //!  rank 0                            rank 1, 2, …
@@ -165,11 +165,29 @@ impl Group {
     /// # Errors
     /// Somebody did not come.
     pub fn join(meeting: Meeting, seat: Seat, limit: Duration) -> Result<Self, RanksError> {
+        Group::join_on(meeting, seat, limit, Device::Cpu)
+    }
+
+    /// The same for a process that computes on this device. Where all of them have a GPU, and
+    /// this libtorch has NCCL, tensors are summed between those ([`Group::sums_on`]).
+    ///
+    /// # Errors
+    /// As [`Group::join`].
+    pub fn join_on(
+        meeting: Meeting,
+        seat: Seat,
+        limit: Duration,
+        device: Device,
+    ) -> Result<Self, RanksError> {
+        let gpu = match device {
+            Device::Cuda(number) => i32::try_from(number).unwrap_or(-1),
+            _ => -1,
+        };
         #[allow(unsafe_code)]
         // SAFETY: store and string live until the call returns.
         let group = call("meet the other ranks", |error| unsafe {
             let (store, own) = (meeting.store.as_ptr(), meeting.own.as_ptr());
-            bridge::ranks_join(store, own, seat.rank, seat.size, millis(limit), error)
+            bridge::ranks_join(store, own, seat.rank, seat.size, millis(limit), gpu, error)
         })?;
         Ok(Group { group, seat, _meeting: meeting })
     }
@@ -178,13 +196,21 @@ impl Group {
         self.seat
     }
 
+    /// Whether tensors of this device are summed where they are; others go through host memory.
+    pub fn sums_on(&self, device: Device) -> bool {
+        #[allow(unsafe_code)]
+        // SAFETY: the group lives as long as this value.
+        let on_gpus = || unsafe { bridge::ranks_sum_on_gpus(self.group.as_ptr()) };
+        device == Device::Cpu || matches!(device, Device::Cuda(_)) && on_gpus()
+    }
+
     /// Replaces the values by their sums over all processes; every process gets the same
-    /// bits. The tensor is contiguous and in host memory.
+    /// bits. The tensor is contiguous, and of a device that is summed on.
     ///
     /// # Errors
     /// It is not, another process has ended, or one did not come within the limit.
     pub fn sum(&self, tensor: &mut Tensor) -> Result<(), RanksError> {
-        let is_plain = tensor.device() == Device::Cpu && tensor.is_contiguous();
+        let is_plain = self.sums_on(tensor.device()) && tensor.is_contiguous();
         if !is_plain || !matches!(tensor.f_kind()?, Kind::Float | Kind::Double) {
             return Err(RanksError::Tensor);
         }
@@ -223,8 +249,8 @@ impl Group {
     }
 
     /// The sum over all processes, for a loss: each computes a part of one scalar, and the
-    /// gradient of what is summed is the sum of what it is in every part. The tensor is in
-    /// host memory.
+    /// gradient of what is summed is the sum of what it is in every part. The tensor is of a
+    /// device that is summed on.
     ///
     /// # Errors
     /// As [`Group::sum`].

@@ -376,6 +376,7 @@ fn prepare_and_run(
             &job,
             &role,
             block,
+            device,
             |program, tolerate| command_of_rank(program, arguments, resume.as_deref(), tolerate),
             |port| reporter.report(&TrainerEvent::Meets { port }),
         )?;

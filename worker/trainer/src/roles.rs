@@ -9,6 +9,7 @@ use cakes_trainer::TrainerError;
 use cakes_trainer::ranks::Ranks;
 use cakes_trainer::ranks::launch::{self, Block, Others, Way};
 use clap::Args;
+use tch::Device;
 
 use crate::JobArguments;
 
@@ -138,6 +139,7 @@ pub(crate) fn meet(
     job: &TrainerJob,
     role: &Role,
     block: Block,
+    device: Device,
     command: impl FnOnce(&Path, Option<u32>) -> std::process::Command,
     tell: impl FnOnce(u16) -> Result<(), TrainerError>,
 ) -> Result<(Option<Others>, Option<Arc<Ranks>>), TrainerError> {
@@ -157,7 +159,7 @@ pub(crate) fn meet(
             };
             // Nobody but other machines wants to know.
             let tell = |port| if machine.is_some() { tell(port) } else { Ok(()) };
-            let (others, group) = Others::start(block, own, way, tell, |rank, way| {
+            let (others, group) = Others::start(block, own, way, device, tell, |rank, way| {
                 let mut command = std::process::Command::new(base.get_program());
                 command.args(base.get_args());
                 let numbers = [
@@ -176,7 +178,7 @@ pub(crate) fn meet(
             Ok((Some(others), together(group)?))
         }
         Role::Other { rank, way, .. } => {
-            Ok((None, together(launch::join(*rank, block.world, block.count, way)?)?))
+            Ok((None, together(launch::join(*rank, block.world, block.count, way, device)?)?))
         }
     }
 }

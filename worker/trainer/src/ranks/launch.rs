@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use cakes::frame::{FailureClass, TrainerEvent, decode};
 use cakes_ranks::{Group, Meeting, Seat};
+use tch::Device;
 
 use crate::TrainerError;
 
@@ -102,7 +103,8 @@ struct Other {
 impl Others {
     /// Starts a process for each other rank of this machine and meets all ranks. `command` makes
     /// that of a rank from its number and its way to rank 0. Where this process is rank 0, it
-    /// serves the meeting, and `tell` is told the port first; elsewhere `way` leads there.
+    /// serves the meeting, and `tell` is told the port first; elsewhere `way` leads there. It
+    /// computes on `device`.
     ///
     /// # Errors
     /// One cannot be started, or ends before it came.
@@ -110,6 +112,7 @@ impl Others {
         block: Block,
         own: &str,
         way: Option<Way>,
+        device: Device,
         tell: impl FnOnce(u16) -> Result<(), TrainerError>,
         command: impl Fn(u32, &Way) -> Command,
     ) -> Result<(Self, Group), TrainerError> {
@@ -148,7 +151,7 @@ impl Others {
             others.others.push(Other { rank, child, life, failure });
         }
         let seat = Seat::new(block.first, block.world);
-        let joined = seat.and_then(|seat| Group::join(meeting, seat, CALL_LIMIT));
+        let joined = seat.and_then(|seat| Group::join_on(meeting, seat, CALL_LIMIT, device));
         match joined {
             Ok(group) => Ok((others, group)),
             Err(error) => Err(others.blame(error.into())),
@@ -206,14 +209,14 @@ impl Drop for Others {
     }
 }
 
-/// Joins the processes as rank `rank` of `size`; `count` of them are on this machine.
+/// Joins the processes as rank `rank` of `size`, on `device`; `count` of them are on this machine.
 ///
 /// # Errors
 /// Rank 0 is not there.
-pub fn join(rank: u32, size: u32, count: u32, way: &Way) -> Result<Group, TrainerError> {
+pub fn join(rank: u32, size: u32, count: u32, way: &Way, device: Device) -> Result<Group, TrainerError> {
     let limit = if count == size { MEETING_LIMIT } else { MEETING_OF_MACHINES_LIMIT };
     let meeting = Meeting::visit_from(&way.own, &way.host, way.port, limit)?;
-    Ok(Group::join(meeting, Seat::new(rank, size)?, CALL_LIMIT)?)
+    Ok(Group::join_on(meeting, Seat::new(rank, size)?, CALL_LIMIT, device)?)
 }
 
 /// CPU threads of each of `size` processes on one machine, of `threads` or all cores.

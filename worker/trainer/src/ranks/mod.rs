@@ -116,9 +116,11 @@ impl Ranks {
     /// # Errors
     /// A process has ended.
     pub fn summed(&self, tensor: &Tensor) -> Result<Tensor, TrainerError> {
-        if tensor.device() == Device::Cpu {
-            return Ok(self.group().summed(tensor)?);
+        let group = self.group();
+        if group.sums_on(tensor.device()) {
+            return Ok(group.summed(tensor)?);
         }
+        drop(group);
         // Autograd walks back over the copies.
         let sum = self.group().summed(&tensor.f_to(Device::Cpu)?)?;
         Ok(sum.f_to(tensor.device())?)
@@ -141,9 +143,15 @@ impl Ranks {
             });
             let bucket: Vec<&String> = bucket.collect();
             next += bucket.len();
-            let flat = bucket.iter().map(|name| Ok(gradients[*name].f_reshape([-1])?.f_to(Device::Cpu)?));
+            let group = self.group();
+            let flat = bucket.iter().map(|name| {
+                let gradient = &gradients[*name];
+                let place = if group.sums_on(gradient.device()) { gradient.device() } else { Device::Cpu };
+                Ok(gradient.f_reshape([-1])?.f_to(place)?)
+            });
             let mut flat = Tensor::f_cat(&flat.collect::<Result<Vec<_>, TrainerError>>()?, 0)?;
-            self.group().sum(&mut flat)?;
+            group.sum(&mut flat)?;
+            drop(group);
             let mut first = 0;
             for name in bucket {
                 let Some(gradient) = gradients.get_mut(name) else { continue };
