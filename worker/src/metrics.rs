@@ -70,7 +70,7 @@ impl Metrics {
                 ["outcome", "reason"],
                 "Attempts that ended: `completed`; `failed` with the class of the failure as reason \
                  (`lost`: handed back); `dropped` without telling the coordinator, because the job is \
-                 another's or nobody was to be told.",
+                 another's or nobody was to be told; `left`: a part of one that another worker leads.",
             ),
             steps: r.counter("cakes_worker_steps_total", "Training steps of all trainers."),
             samples_per_second: r.gauges(

@@ -250,7 +250,7 @@ fn run_for_person(arguments: &RunArguments) -> Result<Ending, TrainerError> {
     };
     let keep = NonZeroUsize::new(arguments.keep);
     let role = Role::First { tolerate: arguments.tolerate, machine: None };
-    let outcome = prepare_and_run(&arguments.job, role, keep, change, claim, &mut Lines::new(out));
+    let outcome = prepare_and_run(&arguments.job, &role, keep, change, claim, &mut Lines::new(out));
     if let Ok(Ending::Stopped) = outcome {
         println!("stopped behind a checkpoint; go on with --resume latest");
     }
@@ -274,7 +274,7 @@ fn run_for_daemon(arguments: &AttemptArguments) -> Result<Ending, TrainerError> 
     let resume = |_: &TrainerJob| Ok(arguments.resume.clone());
     let role = Role::First { tolerate: None, machine };
     // The daemon removes what it has stored.
-    prepare_and_run(&arguments.job, role, None, |_| Ok(()), resume, &mut *reporter)
+    prepare_and_run(&arguments.job, &role, None, |_| Ok(()), resume, &mut *reporter)
 }
 
 fn run_rank(arguments: &RankArguments) -> Result<Ending, TrainerError> {
@@ -295,7 +295,7 @@ fn run_rank(arguments: &RankArguments) -> Result<Ending, TrainerError> {
         Err(error) => return Err(told(&mut failures, error)),
     };
     let role = Role::Other { rank, block, way };
-    prepare_and_run(&arguments.job, role, None, change, resume, &mut failures)
+    prepare_and_run(&arguments.job, &role, None, change, resume, &mut failures)
 }
 
 fn frames_on_standard_output() -> Result<Frames<BufWriter<std::fs::File>>, TrainerError> {
@@ -344,7 +344,7 @@ fn told(reporter: &mut dyn Reporter, error: TrainerError) -> TrainerError {
 /// its file says, `resume` says which checkpoint to go on from.
 fn prepare_and_run(
     arguments: &JobArguments,
-    role: Role,
+    role: &Role,
     keep: Option<NonZeroUsize>,
     change: impl FnOnce(&mut TrainerJob) -> Result<(), TrainerError>,
     resume: impl FnOnce(&TrainerJob) -> Result<Option<PathBuf>, TrainerError>,
@@ -374,7 +374,7 @@ fn prepare_and_run(
             .map_err(|error| TrainerError::io(format!("cannot create {}", arguments.out.display()), error))?;
         let (mut others, ranks) = meet(
             &job,
-            &role,
+            role,
             block,
             device,
             |program, tolerate| command_of_rank(program, arguments, resume.as_deref(), tolerate),
