@@ -13,9 +13,10 @@ use cakes_coordinator::store::{Error, PgPool};
 use cakes_proto::ids::{JobId, LeaseToken};
 use uuid::Uuid;
 
+use crate::projects::round;
 use crate::support::{
     Worker, acquire_together, count, cpu, finish, let_leases_run_out, report_of, save, search_of, state,
-    submit, tell,
+    submit, tell, worker,
 };
 
 /// Whose supernet trains on two devices, of two slots if it must.
@@ -351,4 +352,64 @@ async fn an_attempt_of_one_slot_has_no_members(pool: PgPool) {
     let class = FailureClass::Lost;
     assert!(is_lost(&fail(&pool, &Policy::default(), stranger, class, "no").await));
     assert_eq!(state(&pool, grant.token.job).await, "running");
+}
+
+/// Workers whose slots are kept.
+async fn kept(pool: &PgPool) -> Option<String> {
+    let statement = "select string_agg(id, ' ' order by id) from worker where kept <> '{}'";
+    sqlx::query_scalar(statement).fetch_one(pool).await.unwrap()
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn rounds_keep_the_slots_of_a_spread_job_until_it_has_them(pool: PgPool) {
+    submit(&pool, &spread_search()).await;
+    let job = supernet(&pool).await;
+    let (a, b) = (joining(&pool, "a").await, joining(&pool, "b").await);
+    joining(&pool, "c").await;
+    round(&pool).await;
+    assert_eq!(kept(&pool).await.as_deref(), Some("a b"));
+    assert!(ask(&pool, &a.wish()).await.is_none());
+    assert!(ask(&pool, &b.wish()).await.is_some());
+    // Nothing is kept any more, and the part that was not handed out waits all the same.
+    round(&pool).await;
+    assert_eq!(kept(&pool).await, None);
+    assert_eq!(ask(&pool, &a.wish()).await.unwrap().token.job, job);
+    let busy = "select count(*) from dashboard.workers where busy_device_count = 1";
+    assert_eq!(count(&pool, busy).await, 2);
+    let shown = "select count(*) from dashboard.gpu_time";
+    assert_eq!(count(&pool, shown).await, 2, "one row for each slot");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_slot_that_does_not_ask_for_its_part_is_left_out(pool: PgPool) {
+    submit(&pool, &spread_search()).await;
+    let a = joining(&pool, "a").await;
+    for name in ["b", "c"] {
+        joining(&pool, name).await;
+    }
+    round(&pool).await;
+    let long = "update worker set kept_time = clock_timestamp() - interval '1 minute'";
+    sqlx::query(long).execute(&pool).await.unwrap();
+    assert!(ask(&pool, &a.wish()).await.is_none());
+    round(&pool).await;
+    assert_eq!(kept(&pool).await.as_deref(), Some("a c"));
+    for _ in 0..2 {
+        round(&pool).await;
+        assert_eq!(kept(&pool).await.as_deref(), Some("a c"), "it does not go back and forth");
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_spread_job_is_too_wide_only_for_all_slots_that_take_part(pool: PgPool) {
+    submit(&pool, &spread_search()).await;
+    let reason = async || {
+        let statement = "select reason from dashboard.queue where kind = 'supernet'";
+        sqlx::query_scalar::<_, String>(statement).fetch_one(&pool).await.unwrap()
+    };
+    joining(&pool, "a").await;
+    assert_eq!(reason().await, "too_narrow");
+    worker(&pool, "b").await;
+    assert_eq!(reason().await, "too_narrow", "it takes no part");
+    joining(&pool, "c").await;
+    assert_ne!(reason().await, "too_narrow");
 }
