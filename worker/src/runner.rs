@@ -233,7 +233,7 @@ impl Runner {
     /// Starts the trainer of a part, whose ranks go to `meeting`.
     fn launch(&mut self, meeting: String) {
         let Some(mut launch) = self.launch.take() else { return };
-        launch.ranks = launch.ranks.map(|ranks| Ranks { meeting: Some(meeting), ..ranks });
+        launch.ranks = launch.ranks.take().map(|ranks| Ranks { meeting: Some(meeting), ..ranks });
         self.preparation = Some(Box::pin(async move { start_trainer(&launch) }));
     }
 

@@ -71,7 +71,7 @@ pub fn job_details(job: &v1::Job, now: DateTime<Utc>) -> String {
         format!("search       {}", dash(&job.search_id)),
         match job.slots.as_slice() {
             [] => format!("worker       {}", dash(&job.worker_id)),
-            slots => format!("workers      {}", slots.join(", ")),
+            slots => format!("slots        {}", slots.join(", ")),
         },
         format!("attempts     {}", job.attempt_count),
         format!("created      {}", ago(job.create_time.as_ref(), now)),

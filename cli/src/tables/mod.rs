@@ -17,9 +17,10 @@ pub use compare::{Compared, Difference, JointEntry, compare};
 pub use jobs::{explanation, job_details, job_state, jobs};
 pub use networks::{
     architectures, costs, derivations, differences, front, front_text, is_baseline, latency, layers, origins,
-    plan, spread,
+    plan,
 };
 
+pub use placement::spread;
 pub use remarks::{labels, notes};
 pub use top::{Picture, Waiting, top};
 pub use webhooks::{deliveries, webhooks};

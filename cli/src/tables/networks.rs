@@ -39,23 +39,6 @@ pub fn plan(plan: &v1::SearchPlan) -> String {
     )
 }
 
-/// What the owner of a search should know whose jobs may train on several machines: a paragraph
-/// behind its plan; empty for others.
-pub fn spread(search: &v1::SearchSpec) -> String {
-    let supernet = search.supernet.as_ref().and_then(|supernet| supernet.training.as_ref());
-    let retrain = search.retrain.as_ref().and_then(|retrain| retrain.training.as_ref());
-    let named = [("the supernet", supernet), ("each retraining", retrain)];
-    let lines = named.into_iter().filter_map(|(name, training)| {
-        let training = training.filter(|training| training.spread)?;
-        let devices = training.devices.unwrap_or(1);
-        Some(format!(
-            "\n{name} may train on {devices} devices of several machines; steps wait for the network"
-        ))
-    });
-    let lines: String = lines.collect();
-    if lines.is_empty() { lines } else { format!("\n{lines}") }
-}
-
 /// Where an architecture came from, in few characters: `budget 0.5, c3d`.
 pub fn origins(architecture: &v1::Architecture) -> String {
     let short = |origin: &String| origin.trim_start_matches("baseline ").to_owned();
@@ -353,17 +336,6 @@ mod tests {
             on_front: macs < 1_000_000_000,
             ..Default::default()
         }
-    }
-
-    #[test]
-    fn a_plan_says_which_jobs_may_train_on_several_machines() {
-        let training = v1::Training { devices: Some(4), spread: true, ..Default::default() };
-        let retrain = v1::Retrain { training: Some(training), ..Default::default() };
-        let search = v1::SearchSpec { retrain: Some(retrain), ..Default::default() };
-        let said = spread(&search);
-        assert!(said.contains("each retraining may train on 4 devices of several machines"), "{said}");
-        assert!(!said.contains("supernet"), "{said}");
-        assert_eq!(spread(&v1::SearchSpec::default()), "");
     }
 
     #[test]
