@@ -243,8 +243,7 @@ impl Follower {
         // lives is seen by its lease, and by nothing else here.
         let released = State::Released { until: self.deliver_by.unwrap_or(Duration::MAX) };
         match &mut self.state {
-            State::Running if is_well => self.state = released,
-            State::Stopping { .. } if is_well => self.state = released,
+            State::Running | State::Stopping { .. } if is_well => self.state = released,
             State::Running => self.tell(classify(exit), at),
             State::Stopping { why, .. } => {
                 let failure = why.failure();

@@ -35,6 +35,8 @@ pub struct Seen {
     /// Completions are longer than the peer takes.
     pub completion_is_too_long: bool,
     pub desired: v1::DesiredState,
+    /// Where the ranks meet, in answers to whoever follows.
+    pub rendezvous: String,
     pub lease_is_lost: bool,
     pub protocol: u32,
     /// Acquire is refused until the daemon registers again.
@@ -196,9 +198,10 @@ impl WorkerService for Coordinator {
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
         self.seen().starts.push(request.into_inner());
         self.lease("Start")?;
+        let rendezvous_address = self.seen().rendezvous.clone();
         self.answer(
             "Start",
-            v1::StartResponse { lease_ttl_ms: self.lease_ttl.as_millis() as u64, ..Default::default() },
+            v1::StartResponse { lease_ttl_ms: self.lease_ttl.as_millis() as u64, rendezvous_address },
         )
     }
 
@@ -212,6 +215,7 @@ impl WorkerService for Coordinator {
         let response = {
             let mut seen = self.seen();
             let desired = seen.desired;
+            let rendezvous_address = seen.rendezvous.clone();
             let job = request.token.map(|token| token.job_id).unwrap_or_default();
             let stored = seen.entries.entry(job).or_default();
             for (seq, entry) in (request.first_seq..).zip(request.entries) {
@@ -226,7 +230,7 @@ impl WorkerService for Coordinator {
                 ack_seq: stored.len() as u64,
                 lease_ttl_ms: self.lease_ttl.as_millis() as u64,
                 desired: desired.into(),
-                ..Default::default()
+                rendezvous_address,
             }
         };
         self.answer("Report", response)

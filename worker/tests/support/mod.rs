@@ -68,6 +68,16 @@ impl Bench {
         self.queue(&json!({ "acts": acts }), resume_from, start_from)
     }
 
+    /// Queues this member's part in an attempt of two slots of one rank each; the job's id.
+    pub fn grant_seat(&self, member: u32, acts: &Value) -> String {
+        let job_id = self.grant(acts, None);
+        let mut seen = self.coordinator.seen();
+        let grant = seen.grants.back_mut().unwrap();
+        grant.token.as_mut().unwrap().member = member;
+        grant.gang = Some(v1::GangSeat { member_count: 2, first_rank: member, rank_count: 1, world_size: 2 });
+        job_id
+    }
+
     /// Queues a job on the folder of volumes at `path`; its id.
     pub fn grant_on(&self, path: &str, acts: &Value) -> String {
         let folder = json!({ "path": path, "validation": "splits_file", "pad_small_volumes": false });

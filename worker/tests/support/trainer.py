@@ -23,6 +23,8 @@ for option in ["--out", "--data-root", "--resume", "--supernet", "--cache-dir"]:
     parser.add_argument(option, type=pathlib.Path)
 for option in ["--device", "--threads", "--loader-threads", "--cache-limit-gib", "--mtbf-s"]:
     parser.add_argument(option)
+for option in ["--world-size", "--first-rank", "--rank-count", "--own-address", "--meeting"]:
+    parser.add_argument(option)
 arguments = parser.parse_args()
 
 stop = threading.Event()
@@ -106,6 +108,21 @@ class Trainer:
             "step": self.step, "quality": quality, "param_count": 7, "mac_count": 9, "latency_ms": 1.5,
             "peak_memory_mib": 10.0, "train_duration_s": 2.0,
         }})
+
+    def meets(self, port):
+        """Where rank 0 waits for the ranks of other machines."""
+        send({"meets": {"port": port}})
+
+    def is_among(self, world_size, first_rank, own_address, meeting):
+        """Ends badly unless it was started with these."""
+        given = [arguments.world_size, arguments.first_rank, arguments.own_address, arguments.meeting]
+        if given != [world_size, first_rank, own_address, meeting]:
+            log(f"started with {given}")
+            sys.exit(5)
+
+    def until_told(self):
+        """Works, as far as it goes, until it shall stop."""
+        stop.wait()
 
     def log(self, text):
         log(text)
