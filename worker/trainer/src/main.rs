@@ -365,7 +365,7 @@ fn prepare_and_run(
         let block = role.block(job.training.devices)?;
         device::use_threads(launch::threads_of_each(arguments.threads, block.count))?;
         let names = device::names(&arguments.device, block.count)?;
-        let place = (role.rank(block) - block.first) as usize;
+        let place = role.rank(block).saturating_sub(block.first) as usize;
         let device = device::choose(names.get(place).map_or("auto", String::as_str))?;
         nets::remember_in(&data_options(arguments).cache.folder().join("trainer"));
         arguments.methods.as_deref().map(nets::repeat_from).transpose()?;

@@ -55,8 +55,8 @@ pub async fn reconcile(
     Ok(tokens.iter().map(verdict).collect())
 }
 
-/// Tokens of the worker's live attempts, and of those that it has a part in, with the incarnation that they were
-/// granted to, in one order for all who lock several.
+/// Tokens of the worker's live attempts, and of those that it has a part in, with the incarnation
+/// that they were granted to, in one order for all who lock several.
 async fn live_attempts(
     connection: &mut PgConnection,
     worker: &WorkerId,

@@ -41,7 +41,7 @@ pub(in crate::store::attempts) async fn write(
     }
     let parts: Vec<(LeaseToken, &Seat, &Slot)> = formed
         .iter()
-        .flat_map(|(token, formed)| formed.seats.iter().map(|(seat, slot)| (*token, seat, slot)))
+        .flat_map(|(token, formed)| formed.seats.iter().map(move |(seat, slot)| (*token, seat, slot)))
         .collect();
     let jobs: Vec<_> = parts.iter().map(|(token, ..)| token.job.0).collect();
     let epochs: Vec<i64> = parts.iter().map(|(token, ..)| token.epoch).collect();
