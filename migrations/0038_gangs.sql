@@ -175,6 +175,49 @@ select waiting.queue_position,
 from waiting cross join fleet
 left join search on search.id = waiting.search_id;
 
+create or replace view dashboard.jobs as
+select job.id as job_id,
+       job.search_id,
+       search.name as search_name,
+       job.kind,
+       job.label,
+       job.task,
+       job.architecture_digest,
+       job.seed,
+       job.priority,
+       job.state,
+       job.state_reason,
+       job.epoch as attempt_count,
+       coalesce(progress.step, job.furthest_step) as step,
+       job.step_count,
+       case when job.state = 'running' then progress.phase end as phase,
+       case when job.state = 'running' then progress.samples_per_s end as samples_per_s,
+       case when job.state = 'running' then progress.remaining_s end as remaining_s,
+       attempt.worker_id,
+       attempt.device,
+       coalesce(result.quality, progress.quality) as quality,
+       coalesce(result.quality_metric, progress.quality_metric) as quality_metric,
+       result.param_count,
+       result.mac_count,
+       result.latency_ms,
+       result.peak_memory_mib,
+       result.train_duration_s,
+       job.create_time,
+       job.start_time,
+       job.end_time,
+       extract(epoch from coalesce(job.end_time, now()) - job.start_time)::double precision as duration_s,
+       job.labels,
+       case when attempt.member_count > 1 then array(
+           select member.worker_id || ' ' || member.device from attempt_member member
+           where member.job_id = attempt.job_id and member.epoch = attempt.epoch
+           order by member.member
+       ) end as slots
+from job
+left join search on search.id = job.search_id
+left join job_progress progress on progress.job_id = job.id
+left join attempt on attempt.job_id = job.id and attempt.epoch = job.epoch
+left join result on result.job_id = job.id and job.state = 'succeeded';
+
 create or replace view dashboard.workers as
 select worker.id as worker_id,
        worker.schedule,
@@ -235,6 +278,8 @@ left join search on search.id = job.search_id
 where not attempt.imported;
 
 comment on column dashboard.queue.reason is 'The nearest obstacle: held_back (until run_after_time), no_worker (none was heard of for 60 s), no_ready_worker (all are cordoned or draining), no_labels (no ready worker has its worker_labels), too_narrow (no slot of such a worker has device_count devices, nor have all of them that may be spread over), too_little_memory (no such slot has memory_mib), device_quota (its project has as many devices as it may), quota_in_turn (so it does for a job before it), device_time_quota (its project has used its device-hours), being_cleared (others make way for it), reserved (a slot is kept for it), would_delay (what is free is kept for others), worker_free (it is offered at that worker''s next call), keeps_away (only avoided_worker_id is free), devices_busy.';
+comment on column dashboard.jobs.worker_id is 'Worker of the last attempt, the leader of one on several slots; null before the first.';
+comment on column dashboard.jobs.slots is 'Workers and devices of the last attempt, the leader''s first; null unless it is on several slots.';
 comment on view dashboard.gpu_time is 'One row per attempt of a job and slot that it trains on, mostly one: which device it held, and for how long. Sums are device time; CPUs are devices too.';
 
 select grant_dashboard();

@@ -378,6 +378,8 @@ async fn rounds_keep_the_slots_of_a_spread_job_until_it_has_them(pool: PgPool) {
     assert_eq!(count(&pool, busy).await, 2);
     let shown = "select count(*) from dashboard.gpu_time";
     assert_eq!(count(&pool, shown).await, 2, "one row for each slot");
+    let named = "select count(*) from dashboard.jobs where slots[1] like 'a %' and slots[2] like 'b %'";
+    assert_eq!(count(&pool, named).await, 1);
 }
 
 #[sqlx::test(migrations = "../migrations")]
