@@ -17,8 +17,8 @@
 //!
 //! It saves nothing and reports nothing: how the attempt goes and ends is the leader's to tell,
 //! and reaches this one as a lease that is lost. It tells of its own failures alone. That its
-//! ranks were left by others is none: whoever was the cause says why, and this one waits a moment
-//! for that.
+//! ranks were left by others is none: whoever was the cause says why, or its lease ends, and this
+//! one waits for that.
 
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ use super::exit::{CANNOT_BE_KILLED, KILL_LIMIT, classify};
 use super::{Conclusion, Effect, Event, Exit, Failure, Lease, Outcome, Patience, StopReason};
 use crate::clock::Now;
 
-/// How long whoever only lost the others waits for the one that was the cause.
-pub(super) const BLAME_GRACE: Duration = Duration::from_secs(10);
+/// Behind the end of a lease the coordinator has seen that it ended.
+const SWEEP_GRACE: Duration = Duration::from_secs(10);
 /// Between two questions while it is not known where the ranks meet.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -233,6 +233,7 @@ impl Follower {
                 *kill_at = (*kill_at).min(at + left.mul_f64(0.7));
             }
             State::Released { until } => *until = (*until).min(deliver_by),
+            State::Telling { at: due, .. } => *due = (*due).min(deliver_by),
             _ => {}
         }
     }
@@ -285,12 +286,15 @@ impl Follower {
     }
 
     /// Ends with a failure, unless the attempt ends before.
-    fn tell(&mut self, failure: Failure, at: Duration) {
+    fn tell(&mut self, mut failure: Failure, at: Duration) {
         if matches!(self.state, State::Concluding | State::Telling { .. } | State::Ended(_)) {
             return;
         }
-        let grace = if is_of_others(&failure) { BLAME_GRACE } else { Duration::ZERO };
-        self.state = State::Telling { failure, at: at + grace };
+        let due = match wait_for_others(&mut failure, &self.lease, at) {
+            Some(due) => self.deliver_by.map_or(due, |deliver_by| due.min(deliver_by)),
+            None => at,
+        };
+        self.state = State::Telling { failure, at: due };
     }
 
     fn refused(&mut self, call: &'static str, message: &str, at: Duration, effects: &mut Vec<Effect>) {
@@ -394,7 +398,13 @@ impl Follower {
     }
 }
 
-/// Whether a failure only says that others of the ranks are gone.
-pub(super) fn is_of_others(failure: &Failure) -> bool {
-    failure.message.starts_with(RANKS_GONE)
+/// Until when somebody else may say why an attempt ended, of a failure that only says that others
+/// of its ranks are gone: they tell themselves, or lose their lease. Who tells it then is at no
+/// fault. `None` for what is to be told at once.
+pub(super) fn wait_for_others(failure: &mut Failure, lease: &Lease, at: Duration) -> Option<Duration> {
+    if !failure.message.starts_with(RANKS_GONE) {
+        return None;
+    }
+    failure.class = FailureClass::Lost;
+    Some(at + lease.ttl() + SWEEP_GRACE)
 }

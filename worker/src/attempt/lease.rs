@@ -49,6 +49,11 @@ impl Lease {
         *self = Lease { stage: Stage::Held, sent_at, ttl, ..*self };
     }
 
+    /// How long it lasts behind a renewal.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
     /// From here on another worker may soon hold the job. Under an offer nothing
     /// can be recorded yet, so all of its time may be used.
     pub fn fence_at(&self) -> Duration {

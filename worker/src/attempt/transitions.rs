@@ -11,7 +11,7 @@ use cakes_proto::v1::{Environment, FailureClass, MetricPoint};
 use super::curves::{composition_metrics, quality_metrics};
 use super::event::class_to_wire;
 use super::exit::{CANNOT_BE_KILLED, KILL_LIMIT, classify};
-use super::follower::{BLAME_GRACE, is_of_others};
+use super::follower::wait_for_others;
 use super::{
     Attempt, Completion, Conclusion, Effect, Ending, Exit, Failure, LocalCheckpoint, Outcome, State,
     StopReason, StoredCheckpoint, stamp,
@@ -312,7 +312,7 @@ impl Attempt {
     }
 
     /// No trainer any more: what is under way is delivered, then the end is told.
-    pub(super) fn deliver(&mut self, ending: Ending, now: Now) {
+    pub(super) fn deliver(&mut self, mut ending: Ending, now: Now) {
         match &ending {
             Ending::Fail(failure) => {
                 let first_line = failure.message.lines().next().unwrap_or_default();
@@ -330,10 +330,8 @@ impl Attempt {
             }
         }
         let give_up_at = now.since_boot + self.patience.hold;
-        if let (Some(gang), Ending::Fail(failure)) = (&mut self.gang, &ending)
-            && is_of_others(failure)
-        {
-            gang.blame_at = Some(now.since_boot + BLAME_GRACE);
+        if let (Some(gang), Ending::Fail(failure)) = (&mut self.gang, &mut ending) {
+            gang.blame_at = wait_for_others(failure, &self.lease, now.since_boot);
         }
         self.state = State::Delivering { ending, give_up_at };
     }
@@ -354,7 +352,8 @@ impl Attempt {
         let stored = self.uploads.is_idle() || no_time;
         let reported = self.outbox.is_empty() && self.lease.is_held() && !self.report_in_flight;
         // Whoever was the cause says why; then the attempt has ended, and this is not told.
-        let waits = self.gang.as_ref().and_then(|gang| gang.blame_at).is_some_and(|blame_at| at < blame_at);
+        let blame_at = self.gang.as_ref().and_then(|gang| gang.blame_at);
+        let waits = !no_time && blame_at.is_some_and(|blame_at| at < blame_at);
         if waits || !stored || !(reported || self.muted) {
             return;
         }

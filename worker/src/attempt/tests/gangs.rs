@@ -133,8 +133,9 @@ fn its_own_failure_is_told_and_that_of_others_is_left_to_them() {
     let mut part = Slot::running();
     part.says(Event::Trainer(fails(&format!("{RANKS_GONE}: connection closed by peer"))));
     assert!(concluded(&part.says(exited(1))).is_none());
-    assert!(concluded(&part.later(9)).is_none());
-    assert!(concluded(&part.later(1)).is_some(), "nobody else said anything");
+    assert!(concluded(&part.later(69)).is_none());
+    let told = failure(concluded(&part.later(1)).expect("nobody else said anything, nor lost its lease"));
+    assert_eq!(told.class, FailureClass::Lost, "its machine is at no fault");
 
     let mut part = Slot::running();
     let killed = Exit { code: None, signal: Some(9), memory_exhausted: false, last_lines: Vec::new() };
@@ -176,15 +177,24 @@ fn a_leader_whose_ranks_were_stopped_elsewhere_hands_back() {
 
 #[test]
 fn a_leader_that_lost_the_others_waits_for_the_one_that_was_the_cause() {
-    let mut bench = Bench::training();
-    bench.attempt = bench.attempt.leading("gpu-1".into());
-    let message = format!("{RANKS_GONE}: connection closed by peer");
-    bench.trainer(TrainerEvent::Failed { class: TrainerClass::Infrastructure, message });
-    bench.says(exited(1));
-    for _ in 0..9 {
-        assert!(concluded(&bench.acknowledged(DesiredState::Run)).is_none());
-        assert!(concluded(&bench.later(1)).is_none());
-    }
-    bench.says(Event::LeaseLost("member 1 failed".into()));
+    let waiting = || {
+        let mut bench = Bench::training();
+        bench.attempt = bench.attempt.leading("gpu-1".into());
+        let message = format!("{RANKS_GONE}: connection closed by peer");
+        bench.trainer(TrainerEvent::Failed { class: TrainerClass::Infrastructure, message });
+        bench.says(exited(1));
+        for _ in 0..69 {
+            assert!(concluded(&bench.acknowledged(DesiredState::Run)).is_none());
+            assert!(concluded(&bench.later(1)).is_none());
+        }
+        bench.acknowledged(DesiredState::Run);
+        bench
+    };
+    let mut bench = waiting();
+    bench.says(Event::LeaseLost("worker gpu-2 was not heard of for too long".into()));
     assert!(matches!(bench.attempt.outcome(), Some(Outcome::Dropped { .. })));
+
+    let mut bench = waiting();
+    let told = failure(concluded(&bench.later(1)).expect("nobody else said anything, nor lost its lease"));
+    assert_eq!(told.class, FailureClass::Lost, "its machine is at no fault");
 }
