@@ -37,6 +37,7 @@ create table attempt_member (
     acquire_request_id uuid,
     state text not null default 'offered' check (state in ('offered', 'running', 'ended')),
     address text check (length(address) between 1 and 255),
+    end_time timestamptz,
     primary key (job_id, epoch, member)
 );
 comment on table attempt_member is 'Slots of attempts that have several. All rows of an attempt are written with it, in one transaction.';
@@ -48,6 +49,8 @@ create unique index attempt_member_acquire on attempt_member (worker_id, incarna
 -- No slot has two parts at once, whatever the code does. Whoever asks for a job is looked for
 -- here, too: it may come for its part.
 create unique index attempt_member_slot on attempt_member (worker_id, device) where state <> 'ended';
+-- Whether a machine is at fault is told by its newest ends.
+create index attempt_member_end on attempt_member (worker_id, end_time) where member > 0;
 create trigger never_deleted before delete on attempt_member
     for each statement execute function refuse_change();
 
@@ -55,7 +58,7 @@ create trigger never_deleted before delete on attempt_member
 -- it. Attempts of one slot pay for a look at their own row.
 create function members_follow() returns trigger language plpgsql as $$
 begin
-    update attempt_member set state = new.state
+    update attempt_member set state = new.state, end_time = new.end_time
     where job_id = new.job_id and epoch = new.epoch and state <> 'ended'
         and (new.state = 'ended' or member = 0);
     return null;

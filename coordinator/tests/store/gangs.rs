@@ -8,15 +8,15 @@ use cakes_coordinator::store::attempts::{
     Acquisition, Grant, acquire, expire_leases, fail, gang, reconcile, start,
 };
 use cakes_coordinator::store::read::attempts::worker_of;
-use cakes_coordinator::store::workers::{Registration, register, schedule};
+use cakes_coordinator::store::workers::{Registration, judge_all, register, schedule};
 use cakes_coordinator::store::{Error, PgPool};
 use cakes_proto::ids::{JobId, LeaseToken};
 use uuid::Uuid;
 
 use crate::projects::round;
 use crate::support::{
-    Worker, acquire_together, count, cpu, finish, let_leases_run_out, report_of, save, search_of, state,
-    submit, tell, worker,
+    Worker, acquire_together, count, cpu, finish, let_leases_run_out, report_of, save, search_of,
+    small_search, state, submit, tell, worker,
 };
 
 /// Whose supernet trains on two devices, of two slots if it must.
@@ -305,6 +305,35 @@ async fn any_member_may_fail_for_all_and_is_named(pool: PgPool) {
     assert_eq!(message, "member 1 (worker b): its disk is full");
     assert_eq!((avoided.as_str(), by), ("b", 1), "it keeps away from the machine that failed");
     assert_ended(&pool, leader.token, follower.token).await;
+}
+
+/// Two members of whom one more fault of their machines makes a suspect, while another worker
+/// gets on.
+async fn on_probation(pool: &PgPool) -> (Grant, Grant) {
+    let (_, _, leader, follower) = started(pool).await;
+    sqlx::query("update worker set suspect_count = 1").execute(pool).await.unwrap();
+    submit(pool, &small_search()).await;
+    let other = worker(pool, "c").await.begin(pool).await;
+    tell(pool, &report_of(other.token, 1, 1, 3)).await.unwrap();
+    (leader, follower)
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_fault_of_a_member_is_held_against_its_own_machine_alone(pool: PgPool) {
+    let (_, follower) = on_probation(&pool).await;
+    let class = FailureClass::Infrastructure;
+    fail(&pool, &Policy::default(), follower.token, class, "its disk is full").await.unwrap();
+    assert_eq!(judge_all(&pool).await.unwrap(), 1);
+    let suspects = "select count(*) from worker where suspect_until is not null and id = 'b'";
+    assert_eq!(count(&pool, suspects).await, 1);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn whoever_only_lost_the_others_is_no_suspect(pool: PgPool) {
+    let (leader, _) = on_probation(&pool).await;
+    let message = "training together: connection closed by peer";
+    fail(&pool, &Policy::default(), leader.token, FailureClass::Lost, message).await.unwrap();
+    assert_eq!(judge_all(&pool).await.unwrap(), 0);
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -77,10 +77,20 @@ async fn candidates(pool: &PgPool) -> Result<Vec<Candidate>, Error> {
     let rows = sqlx::query!(
         "select worker.id, worker.suspect_count, worker.judged_time
          from worker cross join lateral (
-             select failure_class from attempt
-             where attempt.worker_id = worker.id and attempt.end_time > worker.judged_time
-                 and not attempt.imported
-             order by attempt.end_time desc limit 1
+             select failure_class from (
+                 (select failure_class, end_time from attempt
+                  where attempt.worker_id = worker.id and attempt.end_time > worker.judged_time
+                      and not attempt.imported
+                  order by attempt.end_time desc limit 1)
+                 union all
+                 (select attempt.failure_class, member.end_time
+                  from attempt_member member
+                  join attempt on attempt.job_id = member.job_id and attempt.epoch = member.epoch
+                  where member.worker_id = worker.id and member.member > 0
+                      and member.end_time > worker.judged_time
+                  order by member.end_time desc limit 1)
+             ) as ended
+             order by end_time desc limit 1
          ) as newest
          where worker.last_seen_time > clock_timestamp() - interval '10 minutes'
              and (worker.suspect_until is null or worker.suspect_until <= clock_timestamp())
@@ -102,22 +112,35 @@ async fn candidates(pool: &PgPool) -> Result<Vec<Candidate>, Error> {
         .collect()
 }
 
-/// The newest ends of a worker, the newest first.
+/// The newest ends of a worker, the newest first: of attempts that it had, or had a part in.
 async fn ends(pool: &PgPool, worker: &Candidate) -> Result<Vec<Ended>, Error> {
     let rows = sqlx::query!(
-        r#"select attempt.job_id, attempt.message, attempt.end_time as "end_time!",
+        r#"with ended as (
+               (select job_id, epoch, 0::smallint as member, end_time from attempt
+                where worker_id = $1 and end_time > $2 and grant_time > $2 and not imported
+                order by end_time desc limit $3)
+               union all
+               (select member.job_id, member.epoch, member.member, member.end_time
+                from attempt_member member
+                join attempt on attempt.job_id = member.job_id and attempt.epoch = member.epoch
+                where member.worker_id = $1 and member.member > 0 and member.end_time > $2
+                    and attempt.grant_time > $2
+                order by member.end_time desc limit $3)
+           )
+           select attempt.job_id, attempt.message, ended.end_time as "end_time!",
                coalesce(attempt.end_reason = 'succeeded', false) or exists (
                    select from checkpoint
                    where checkpoint.job_id = attempt.job_id and checkpoint.epoch = attempt.epoch
                ) as "delivered!",
                coalesce(attempt.failure_class in ('lost', 'infrastructure')
                    and attempt.end_reason not in ('handed back', 'cancelled')
-                   -- What another member brought about says nothing of the leader's machine.
-                   and coalesce(attempt.ended_by, 0) = 0, false) as "at_fault!"
-           from attempt
-           where attempt.worker_id = $1 and attempt.end_time > $2 and attempt.grant_time > $2
-               and not attempt.imported
-           order by attempt.end_time desc limit $3"#,
+                   -- What one member brought about says nothing of the machines of the others, and
+                   -- that it only lost them nothing of its own.
+                   and coalesce(attempt.ended_by, 0) = ended.member
+                   and not (attempt.member_count > 1 and attempt.failure_class = 'lost'
+                       and attempt.end_reason = 'failed'), false) as "at_fault!"
+           from ended join attempt on attempt.job_id = ended.job_id and attempt.epoch = ended.epoch
+           order by ended.end_time desc limit $3"#,
         worker.id.as_str(),
         worker.judged_time,
         ENDS_MAX
