@@ -46,7 +46,8 @@ fn healthy(cluster: &Cluster) -> Result<()> {
         let found = named(&report, check);
         ensure!(found.len() == 1 && found[0]["verdict"] == "ok", "{check}: {report:#}");
     }
-    for check in ["gpu driver", "ffmpeg", "work folder", "cache folder", "file descriptors"] {
+    for check in ["gpu driver", "ffmpeg", "work folder", "cache folder", "file descriptors", "other workers"]
+    {
         ensure!(named(&report, check).len() == 1, "{check}: {report:#}");
     }
     let folder = cluster.folder().join("artifacts").display().to_string();
@@ -107,6 +108,8 @@ fn broken(cluster: &Cluster) -> Result<Vec<(Settings, &'static str)>> {
         (one("--trainer", "/no/such/trainer"), "trainer"),
         (one("--trainer", "/bin/false"), "trainer"),
         (one("--devices", "cuda:77"), "devices"),
+        (one("--advertise-address", "192.0.2.1"), "other workers"),
+        (one("--advertise-address", "10.0.0.5:7000"), "other workers"),
         (one("--work-dir", "/proc/nothing"), "work folder"),
         (one("--work-dir", &file.join("below").display().to_string()), "work folder"),
         (one("--cache-dir", "/proc/nothing"), "cache folder"),

@@ -45,11 +45,16 @@ impl Advertised {
             Advertised::At(address) => Some(address.clone()),
             Advertised::Found => {
                 let found = own_address(server);
-                if found.is_none() {
-                    tracing::warn!(
+                match found {
+                    Some(address) if address.is_loopback() => tracing::info!(
+                        %address,
+                        "workers of other machines reach this one only if --advertise-address names where"
+                    ),
+                    Some(_) => {}
+                    None => tracing::warn!(
                         "no address is found at which other machines reach this one; its slots train with no others \
                          unless --advertise-address names it"
-                    );
+                    ),
                 }
                 found.map(|address| address.to_string())
             }

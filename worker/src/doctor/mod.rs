@@ -7,6 +7,7 @@
 mod artifacts;
 mod coordinator;
 mod machine;
+mod others;
 mod trainer;
 
 use std::io::{self, Write};
@@ -127,6 +128,7 @@ async fn look(settings: &Settings, arguments: &DoctorArgs) -> Vec<Check> {
         checks.push(artifacts::look(place).await);
     }
     checks.extend(coordinator::look(settings).await);
+    checks.extend(others::look(settings));
     checks
 }
 
