@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::board::{Board, Use};
 use crate::facts::{Job, Running};
 use crate::shape::Shape;
+use crate::spread;
 
 /// Devices for a job, and who has to stop for them.
 pub(crate) struct Clearance {
@@ -15,12 +16,16 @@ pub(crate) struct Clearance {
 }
 
 /// The clearance that hurts least: of the lowest priorities, then of the fewest devices,
-/// then of the least time since their start.
+/// then of the least time since their start. A job that spreads is cleared several slots only
+/// where nobody can make way on one.
 pub(crate) fn clear(board: &Board<'_>, shape: &Shape, job: &Job) -> Option<Clearance> {
     let nodes: Vec<usize> = shape.nodes_for(job).collect();
     let groups: Vec<&[usize]> = if job.may_span { vec![&nodes] } else { nodes.chunks(1).collect() };
     let found = groups.into_iter().filter_map(|group| on(board, job, group));
-    found.min_by_key(|clearance| hurt(board, clearance))
+    found.min_by_key(|clearance| hurt(board, clearance)).or_else(|| {
+        let (slots, victims) = job.spreads.then(|| spread::clear(board, shape, job)).flatten()?;
+        Some(Clearance { slots, victims })
+    })
 }
 
 fn hurt(board: &Board<'_>, clearance: &Clearance) -> (Option<i32>, usize, u64) {

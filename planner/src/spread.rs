@@ -5,8 +5,9 @@
 
 use std::cmp::Reverse;
 
-use crate::board::Board;
+use crate::board::{Board, Use};
 use crate::facts::{Device, Job, Node};
+use crate::preempt::makes_way;
 use crate::shape::Shape;
 
 /// Widths of the devices of a node that may stand for parts of a job.
@@ -74,6 +75,34 @@ pub(crate) fn earliest(board: &Board<'_>, shape: &Shape, job: &Job) -> Option<(u
     let chosen = exactly(board, &order, job.width)?;
     let start_s = chosen.iter().map(|slot| board.free_s(*slot)).max()?;
     Some((start_s, chosen))
+}
+
+/// The slots that the job would get if others made way, and these: of the lowest priorities and the
+/// latest starts, where what is free or stops already is not enough.
+pub(crate) fn clear(board: &Board<'_>, shape: &Shape, job: &Job) -> Option<(Vec<usize>, Vec<usize>)> {
+    let open = |slot: &usize| board.slots[*slot].claim.is_none() && board.is_part(*slot, job);
+    let liking = |slot: usize| match board.slots[slot].state {
+        Use::Free => Some((0, 0, Reverse(0), slot)),
+        Use::Placed { .. } => None,
+        Use::Runs(running) if board.is_stopping[running] => Some((1, 0, Reverse(0), slot)),
+        Use::Runs(running) => {
+            let facts = &board.facts.running[running];
+            makes_way(board, running, job).then_some((2, facts.job.priority, Reverse(facts.start_s), slot))
+        }
+    };
+    let slots = joining(board, shape, job).flat_map(|node| board.slots_of(node)).filter(open);
+    let mut order: Vec<(i32, i32, Reverse<u64>, usize)> = slots.filter_map(liking).collect();
+    order.sort_unstable();
+    let order: Vec<usize> = order.into_iter().map(|(.., slot)| slot).collect();
+    let chosen = exactly(board, &order, job.width)?;
+    let in_the_way = |slot: &usize| match board.slots[*slot].state {
+        Use::Runs(running) if !board.is_stopping[running] => Some(running),
+        _ => None,
+    };
+    let mut victims: Vec<usize> = chosen.iter().filter_map(in_the_way).collect();
+    victims.sort_unstable();
+    victims.dedup();
+    Some((chosen, victims))
 }
 
 /// Whether slots are parts that make up the job's devices, wherever they are.

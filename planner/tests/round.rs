@@ -243,6 +243,40 @@ fn a_job_that_spreads_takes_exactly_its_devices_of_the_fewest_nodes() {
     assert_eq!(plan.waiting[0].reason.word(), "device_quota");
 }
 
+/// Others make way for it too, as many as it needs and those of the lowest priorities.
+#[test]
+fn others_make_way_for_a_job_that_spreads() {
+    let at = |node: usize| vec![Part { node: NodeNo(node), devices: vec![0] }];
+    let running = |id: u128, priority: i32, node: usize| Running {
+        job: Job { priority, ..job(id) },
+        parts: at(node),
+        start_s: 0,
+        is_stopping: false,
+    };
+    let mut cluster = Cluster {
+        now_s: 2 * support::HOUR_S,
+        projects: vec![project("all", 1)],
+        nodes: ["a", "b", "c", "d"].map(|name| node(name, 1)).to_vec(),
+        running: vec![running(11, 3, 0), running(12, 1, 1), running(13, 2, 2)],
+        waiting: vec![Job { width: 3, spreads: true, priority: 50, ..job(1) }],
+        ..Cluster::default()
+    };
+    let stopped = |plan: &Plan| -> Vec<u128> { plan.stops.iter().map(|stop| stop.job.0).collect() };
+    let plan = cluster.plan();
+    assert_eq!(stopped(&plan), [12, 13]);
+    assert_eq!(slots(&plan.reservations[0].parts).collect::<Vec<_>>(), [(1, 0), (2, 0), (3, 0)]);
+    assert_eq!(plan.waiting[0].reason.word(), "being_cleared");
+
+    cluster.running.iter_mut().skip(1).for_each(|running| running.is_stopping = true);
+    let plan = cluster.plan();
+    assert!(plan.stops.is_empty() && plan.placements.is_empty(), "they save their checkpoints");
+    cluster.running.truncate(1);
+    assert_eq!(cluster.plan().placements.len(), 1);
+
+    cluster.running = vec![running(11, 50, 0), running(12, 50, 1)];
+    assert!(stopped(&cluster.plan()).is_empty(), "nobody makes way for an equal");
+}
+
 /// A project of its own quota counts every device of a slot.
 #[test]
 fn a_job_on_two_devices_counts_twice() {
