@@ -157,7 +157,9 @@ async fn no_gang_is_made_of_old_wishes_busy_slots_or_workers_that_do_not_join(po
     let job = supernet(&pool).await;
     let (a, b) = (joining(&pool, "a").await, joining(&pool, "b").await);
     keep(&pool, job, &[&a, &b]).await;
-    let run = async |statement: &'static str| drop(sqlx::query(statement).execute(&pool).await.unwrap());
+    let run = async |statement: &'static str| {
+        sqlx::query(statement).execute(&pool).await.unwrap();
+    };
 
     assert!(ask(&pool, &a.wish()).await.is_none());
     run("update gang_wish set wish_time = wish_time - interval '10 s'").await;

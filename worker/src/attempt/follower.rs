@@ -212,11 +212,11 @@ impl Follower {
                 self.state = State::Stopping { why, kill_at: at + grace };
                 effects.push(Effect::SendStop);
             }
-            State::Stopping { why: current, kill_at } => {
-                if why == StopReason::Cancelled && *current != StopReason::Cancelled {
-                    *current = why;
-                    *kill_at = (*kill_at).min(at + grace);
-                }
+            State::Stopping { why: current, kill_at }
+                if why == StopReason::Cancelled && *current != StopReason::Cancelled =>
+            {
+                *current = why;
+                *kill_at = (*kill_at).min(at + grace);
             }
             _ => {}
         }

@@ -96,6 +96,9 @@ impl World {
                     prop_assert_eq!(batch.first_seq, self.stored_seq + 1);
                     self.report = Some((batch.first_seq, batch.entries.len() as u64));
                 }
+                Effect::Join | Effect::Renew | Effect::Launch(_) | Effect::Tell(_) => {
+                    prop_assert!(false, "an attempt of one slot has no others: {effect:?}");
+                }
                 Effect::AbandonPreparation => self.abandoned = true,
                 Effect::SendStop => prop_assert!(self.child),
                 Effect::Kill => {
