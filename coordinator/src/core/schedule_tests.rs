@@ -203,16 +203,23 @@ proptest! {
         }
     }
 
-    /// Every slot that is kept is kept for a job that waits and fits it.
+    /// Every slot that is kept is kept for a job that waits and fits it; or several, whose devices are
+    /// as many as it asks for, if it may be spread.
     #[test]
     fn slots_are_kept_for_who_fits(snapshot in drawn()) {
+        let mut widths: BTreeMap<Uuid, Vec<i64>> = BTreeMap::new();
         for (id, kept) in decided(&snapshot).kept {
             let worker = snapshot.workers.iter().find(|worker| worker.id == id).unwrap();
             for (name, job) in kept {
                 let device = worker.devices.iter().find(|device| device.name == name).unwrap();
-                let row = snapshot.waiting.iter().find(|row| row.job.id == job).unwrap();
-                prop_assert!(i64::from(device.count) >= i64::from(row.job.device_count));
+                widths.entry(job).or_default().push(i64::from(device.count));
             }
+        }
+        for (job, widths) in widths {
+            let row = snapshot.waiting.iter().find(|row| row.job.id == job).unwrap();
+            let (asked, all) = (i64::from(row.job.device_count), widths.iter().sum::<i64>());
+            let is_spread = row.job.spreads && all == asked;
+            prop_assert!(is_spread || widths.iter().all(|width| *width >= asked), "{widths:?} for {asked}");
         }
     }
 }
