@@ -64,9 +64,13 @@ pub(crate) fn choose(board: &Board<'_>, shape: &Shape, job: &Job) -> Option<Vec<
     (2..=nodes.len()).find_map(|count| exactly(board, &first(count), job.width))
 }
 
-/// The slots that are expected to be free together first, and when.
+/// The slots that are expected to be free together first, and when. Not those that somebody makes
+/// way on: for another, who would have to tell the next one to.
 pub(crate) fn earliest(board: &Board<'_>, shape: &Shape, job: &Job) -> Option<(u64, Vec<usize>)> {
-    let open = |slot: &usize| board.slots[*slot].claim.is_none() && board.is_part(*slot, job);
+    let is_cleared =
+        |slot: usize| matches!(board.slots[slot].state, Use::Runs(running) if board.is_stopping[running]);
+    let open =
+        |slot: &usize| board.slots[*slot].claim.is_none() && board.is_part(*slot, job) && !is_cleared(*slot);
     let slots = joining(board, shape, job).flat_map(|node| board.slots_of(node)).filter(open);
     let mut slots: Vec<(u64, usize)> = slots.map(|slot| (board.free_s(slot), slot)).collect();
     slots.sort_unstable();
