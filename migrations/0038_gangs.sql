@@ -7,9 +7,9 @@ comment on column job.spreads is 'Whether its devices may be of several slots, w
 
 alter table worker
     add column joins_gangs boolean not null default false,
-    add column kept_time timestamptz not null default now();
+    add column kept_since jsonb not null default '{}' check (jsonb_typeof(kept_since) = 'object');
 comment on column worker.joins_gangs is 'Whether its slots may train with those of other workers.';
-comment on column worker.kept_time is 'When kept was last changed.';
+comment on column worker.kept_since is 'Since when each slot is kept for its job: {device: time}.';
 
 alter table attempt
     add column member_count smallint not null default 1 check (member_count > 0),

@@ -77,10 +77,12 @@ pub struct WorkerRow {
     pub labels: Labels,
     /// Slots that are kept for a job now.
     pub kept: BTreeMap<String, Uuid>,
-    /// Time since they were kept like this.
-    pub kept_age_s: f64,
-    /// Slots that asked a moment ago for their part of a job.
+    /// Time since each of them was first kept for its job.
+    pub kept_age_s: BTreeMap<String, f64>,
+    /// Slots that asked within [`super::gang::KEPT_MAX`] for their part of a job.
     pub asks: BTreeMap<String, Uuid>,
+    /// Slots of which an attempt ended within that time: they have hardly had the time to ask.
+    pub freed: BTreeSet<String>,
     /// Whether its slots may train with those of other workers.
     pub joins_gangs: bool,
 }

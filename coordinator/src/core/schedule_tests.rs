@@ -70,8 +70,9 @@ fn worker(id: &str, widths: &[u32]) -> WorkerRow {
         devices: widths.iter().enumerate().map(device).collect(),
         labels: Labels::default(),
         kept: BTreeMap::new(),
-        kept_age_s: 0.0,
+        kept_age_s: BTreeMap::new(),
         asks: BTreeMap::new(),
+        freed: BTreeSet::new(),
         joins_gangs: true,
     }
 }
@@ -454,6 +455,11 @@ fn kept_for(decisions: &Decisions, job: u128) -> Vec<&str> {
     decisions.kept.iter().filter(|(_, kept)| is_kept(kept)).map(|(id, _)| id.as_str()).collect()
 }
 
+/// All slots that are kept have been for so long.
+fn aged(worker: &WorkerRow, age_s: f64) -> BTreeMap<String, f64> {
+    worker.kept.keys().map(|device| (device.clone(), age_s)).collect()
+}
+
 #[test]
 fn slots_that_make_up_a_spread_job_are_kept_and_stay_so_while_they_ask() {
     let decisions = decided(&gang());
@@ -461,7 +467,7 @@ fn slots_that_make_up_a_spread_job_are_kept_and_stay_so_while_they_ask() {
     let mut later = after(&gang(), &decisions);
     assert!(decided(&later).kept.is_empty(), "nothing changes");
     for worker in &mut later.workers {
-        worker.kept_age_s = 60.0;
+        worker.kept_age_s = aged(worker, 60.0);
         worker.asks.clone_from(&worker.kept);
     }
     assert!(decided(&later).kept.is_empty(), "they ask, and wait for a lock or a quota");
@@ -471,8 +477,36 @@ fn slots_that_make_up_a_spread_job_are_kept_and_stay_so_while_they_ask() {
     assert_eq!(kept_for(&moved, 1), ["c"]);
     assert!(moved.kept.iter().any(|(id, kept)| id == "b" && kept.is_empty()), "{moved:?}");
     let mut moved = after(&later, &moved);
-    moved.workers.iter_mut().for_each(|worker| worker.kept_age_s = 1.0);
+    moved.workers.iter_mut().for_each(|worker| worker.kept_age_s = aged(worker, 1.0));
     assert!(decided(&moved).kept.is_empty(), "it does not go back and forth");
+}
+
+/// It was kept all the while that another job had it.
+#[test]
+fn a_slot_that_has_only_just_become_free_is_not_left_out_for_not_having_asked() {
+    let mut later = after(&gang(), &decided(&gang()));
+    later.workers[0].asks.clone_from(&later.workers[0].kept);
+    for worker in &mut later.workers {
+        worker.kept_age_s = aged(worker, 600.0);
+    }
+    later.workers[1].freed.insert("cpu".to_owned());
+    assert!(decided(&later).kept.is_empty(), "its job ended a moment ago");
+    later.workers[1].freed.clear();
+    assert_eq!(kept_for(&decided(&later), 1), ["c"], "it had its time");
+}
+
+/// What else becomes of the other slots of its worker does not matter.
+#[test]
+fn a_slot_is_left_out_by_its_own_time_alone() {
+    let mut wide = gang();
+    wide.workers = vec![worker("a", &[1, 1]), worker("b", &[1])];
+    let mut later = after(&wide, &decided(&wide));
+    assert_eq!(later.workers[0].kept.len(), 2, "of one worker, where one has enough");
+    later.workers[0].kept_age_s = BTreeMap::from([("cpu".to_owned(), 60.0), ("cpu:1".to_owned(), 1.0)]);
+    let moved = decided(&later);
+    assert_eq!(kept_for(&moved, 1), ["a", "b"], "{moved:?}");
+    let left = &moved.kept.iter().find(|(id, _)| id == "a").unwrap().1;
+    assert_eq!(left.keys().collect::<Vec<_>>(), ["cpu:1"]);
 }
 
 #[test]

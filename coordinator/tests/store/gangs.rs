@@ -3,7 +3,7 @@
 use cakes::spec::CheckedSearch;
 use cakes_coordinator::core::lease::{Desired, Policy, Verdict};
 use cakes_coordinator::core::retry::FailureClass;
-use cakes_coordinator::core::worker::Schedule;
+use cakes_coordinator::core::worker::{Device, Schedule};
 use cakes_coordinator::store::attempts::{
     Acquisition, Grant, acquire, expire_leases, fail, gang, reconcile, start,
 };
@@ -26,12 +26,16 @@ fn spread_search() -> CheckedSearch {
     CheckedSearch::new(spec).unwrap()
 }
 
-/// One whose slots may train with others'.
+/// One whose slot may train with others'.
 async fn joining(pool: &PgPool, name: &str) -> Worker {
+    joining_with(pool, name, vec![cpu()]).await
+}
+
+async fn joining_with(pool: &PgPool, name: &str, devices: Vec<Device>) -> Worker {
     let registration = Registration {
         worker: name.parse().unwrap(),
         request_id: Uuid::new_v4(),
-        devices: vec![cpu()],
+        devices,
         labels: "".parse().unwrap(),
         joins_gangs: true,
         version: "1.0.0".into(),
@@ -413,6 +417,14 @@ async fn rounds_keep_the_slots_of_a_spread_job_until_it_has_them(pool: PgPool) {
     assert_eq!(count(&pool, named).await, 1);
 }
 
+/// All slots that are kept have been for a minute.
+async fn kept_for_long(pool: &PgPool) {
+    let statement = "update worker set kept_since = (
+            select coalesce(jsonb_object_agg(device, clock_timestamp() - interval '1 minute'), '{}')
+            from jsonb_object_keys(kept) as device)";
+    sqlx::query(statement).execute(pool).await.unwrap();
+}
+
 #[sqlx::test(migrations = "../migrations")]
 async fn a_slot_that_does_not_ask_for_its_part_is_left_out(pool: PgPool) {
     submit(&pool, &spread_search()).await;
@@ -421,8 +433,7 @@ async fn a_slot_that_does_not_ask_for_its_part_is_left_out(pool: PgPool) {
         joining(&pool, name).await;
     }
     round(&pool).await;
-    let long = "update worker set kept_time = clock_timestamp() - interval '1 minute'";
-    sqlx::query(long).execute(&pool).await.unwrap();
+    kept_for_long(&pool).await;
     assert!(ask(&pool, &a.wish()).await.is_none());
     round(&pool).await;
     assert_eq!(kept(&pool).await.as_deref(), Some("a c"));
@@ -430,6 +441,43 @@ async fn a_slot_that_does_not_ask_for_its_part_is_left_out(pool: PgPool) {
         round(&pool).await;
         assert_eq!(kept(&pool).await.as_deref(), Some("a c"), "it does not go back and forth");
     }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_slot_whose_job_has_only_just_ended_is_not_left_out(pool: PgPool) {
+    submit(&pool, &spread_search()).await;
+    let job = supernet(&pool).await;
+    let (a, b) = (joining(&pool, "a").await, joining(&pool, "b").await);
+    let other = ask(&pool, &b.wish()).await.expect("the baseline trains on one device");
+    keep(&pool, job, &[&a, &b]).await;
+    kept_for_long(&pool).await;
+    assert!(ask(&pool, &a.wish()).await.is_none());
+    fail(&pool, &Policy::default(), other.token, FailureClass::Lost, "gone").await.unwrap();
+    joining(&pool, "c").await;
+    round(&pool).await;
+    assert_eq!(kept(&pool).await.as_deref(), Some("a b"));
+    let earlier = "update attempt set grant_time = grant_time - interval '1 minute',
+            end_time = end_time - interval '1 minute'";
+    sqlx::query(earlier).execute(&pool).await.unwrap();
+    round(&pool).await;
+    assert_eq!(kept(&pool).await.as_deref(), Some("a c"), "it had its time");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_slot_is_kept_since_it_was_first_whatever_becomes_of_the_others_of_its_worker(pool: PgPool) {
+    submit(&pool, &spread_search()).await;
+    let job = supernet(&pool).await;
+    let two = vec![cpu(), Device { name: "cpu:1".into(), ..cpu() }];
+    let a = joining_with(&pool, "a", two).await;
+    keep(&pool, job, &[&a]).await;
+    let since =
+        "update worker set kept_since = jsonb_build_object('cpu', clock_timestamp() - interval '20 s')";
+    sqlx::query(since).execute(&pool).await.unwrap();
+    round(&pool).await;
+    let both = "select count(*) from worker where kept ->> 'cpu' = kept ->> 'cpu:1'
+            and (kept_since ->> 'cpu')::timestamptz < clock_timestamp() - interval '15 s'
+            and (kept_since ->> 'cpu:1')::timestamptz > clock_timestamp() - interval '15 s'";
+    assert_eq!(count(&pool, both).await, 1);
 }
 
 #[sqlx::test(migrations = "../migrations")]

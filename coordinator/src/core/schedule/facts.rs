@@ -80,8 +80,8 @@ impl<'a> KnownLabels<'a> {
     }
 }
 
-/// A slot that was kept for a part of a job for long enough, and does not ask for it, is of no
-/// width: others take its place.
+/// A slot that was kept for a part of a job for long enough, was free meanwhile, and does not ask
+/// for its part, is of no width: others take its place.
 fn node(snapshot: &Snapshot, worker: &WorkerRow, known: &KnownLabels<'_>) -> Node {
     let device = |device: &Device| planner::Device {
         memory_mib: device.memory_mib,
@@ -110,8 +110,10 @@ fn is_silent(snapshot: &Snapshot, worker: &WorkerRow, device: &Device) -> bool {
         let mut slots = std::iter::once((&row.worker, &row.device)).chain(others);
         slots.any(|slot| slot == (&worker.id, &device.name))
     };
-    worker.kept_age_s > gang::KEPT_MAX.as_secs_f64()
+    let kept_age_s = worker.kept_age_s.get(&device.name).copied().unwrap_or(0.0);
+    kept_age_s > gang::KEPT_MAX.as_secs_f64()
         && worker.asks.get(&device.name) != Some(job)
+        && !worker.freed.contains(&device.name)
         && snapshot.waiting.iter().any(is_part)
         && !snapshot.running.iter().any(is_busy)
 }

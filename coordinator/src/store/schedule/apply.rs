@@ -31,7 +31,14 @@ async fn keep(connection: &mut PgConnection, decisions: &Decisions) -> Result<()
              select worker.id, change.kept from change join worker on worker.id = change.id
              order by worker.id for no key update of worker skip locked
          )
-         update worker set kept = free.kept, kept_time = clock_timestamp()
+         update worker set kept = free.kept, kept_since = coalesce((
+             -- A slot that goes on being kept for its job has been since it was first.
+             select jsonb_object_agg(slot.device, case
+                 when worker.kept -> slot.device = slot.job
+                     then coalesce(worker.kept_since -> slot.device, to_jsonb(clock_timestamp()))
+                 else to_jsonb(clock_timestamp()) end)
+             from jsonb_each(free.kept) as slot (device, job)
+         ), '{}')
          from free where worker.id = free.id",
         &workers as _,
         &slots

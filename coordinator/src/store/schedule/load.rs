@@ -1,6 +1,6 @@
 //! What a round is planned from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cakes::labels::Labels;
@@ -10,7 +10,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::paces;
-use crate::core::gang::WISH_FRESH;
+use crate::core::gang::KEPT_MAX;
 use crate::core::ranks::Ranked;
 use crate::core::schedule::estimate::{Kind, Work};
 use crate::core::schedule::{ALIKE_MAX, JobRow, ProjectRow, RunningRow, Snapshot, WaitingRow, WorkerRow};
@@ -85,12 +85,27 @@ async fn workers(connection: &mut PgConnection, lease_ttl: Duration) -> Result<V
     let rows = sqlx::query!(
         r#"select id, devices as "devices!: Json<Vec<Device>>", labels as "labels!: Json<Labels>",
                kept as "kept!: Json<BTreeMap<String, Uuid>>", joins_gangs,
-               extract(epoch from clock_timestamp() - kept_time)::float8 as "kept_age_s!",
+               coalesce((
+                   select jsonb_object_agg(device, extract(epoch from clock_timestamp() - since::timestamptz))
+                   from jsonb_each_text(kept_since) as slot (device, since)
+               ), '{}') as "kept_age_s!: Json<BTreeMap<String, f64>>",
                coalesce((
                    select jsonb_object_agg(wish.device, wish.job_id) from gang_wish wish
                    where wish.worker_id = worker.id and wish.incarnation = worker.incarnation
                        and wish.wish_time > clock_timestamp() - make_interval(secs => $2)
                ), '{}') as "asks!: Json<BTreeMap<String, Uuid>>",
+               -- By the time of the statement, which an index can be searched for.
+               coalesce((
+                   select jsonb_agg(ended.device) from (
+                       select attempt.device from attempt
+                       where attempt.worker_id = worker.id
+                           and attempt.end_time > statement_timestamp() - make_interval(secs => $2)
+                       union all
+                       select member.device from attempt_member member
+                       where member.worker_id = worker.id and member.member > 0
+                           and member.end_time > statement_timestamp() - make_interval(secs => $2)
+                   ) ended
+               ), '[]') as "freed!: Json<BTreeSet<String>>",
                case when last_seen_time < clock_timestamp() - make_interval(secs => $1) then 'lost'
                     when schedule = 'draining' then 'draining'
                     when schedule = 'cordoned' or suspect_until > clock_timestamp() then 'cordoned'
@@ -99,7 +114,7 @@ async fn workers(connection: &mut PgConnection, lease_ttl: Duration) -> Result<V
            where last_seen_time > clock_timestamp() - interval '1 day'
            order by id"#,
         lease_ttl.as_secs_f64(),
-        WISH_FRESH.as_secs_f64()
+        KEPT_MAX.as_secs_f64()
     )
     .fetch_all(connection)
     .await
@@ -115,8 +130,9 @@ async fn workers(connection: &mut PgConnection, lease_ttl: Duration) -> Result<V
         devices: row.devices.0,
         labels: row.labels.0,
         kept: row.kept.0,
-        kept_age_s: row.kept_age_s,
+        kept_age_s: row.kept_age_s.0,
         asks: row.asks.0,
+        freed: row.freed.0,
         joins_gangs: row.joins_gangs,
     });
     Ok(worker.collect())
