@@ -290,7 +290,8 @@ impl Follower {
         if matches!(self.state, State::Concluding | State::Telling { .. } | State::Ended(_)) {
             return;
         }
-        let due = match wait_for_others(&mut failure, &self.lease, at) {
+        // The leader may have to store what it saved before it ends the attempt.
+        let due = match wait_for_others(&mut failure, &self.lease, self.patience.hold, at) {
             Some(due) => self.deliver_by.map_or(due, |deliver_by| due.min(deliver_by)),
             None => at,
         };
@@ -399,12 +400,17 @@ impl Follower {
 }
 
 /// Until when somebody else may say why an attempt ended, of a failure that only says that others
-/// of its ranks are gone: they tell themselves, or lose their lease. Who tells it then is at no
-/// fault. `None` for what is to be told at once.
-pub(super) fn wait_for_others(failure: &mut Failure, lease: &Lease, at: Duration) -> Option<Duration> {
+/// of its ranks are gone: they tell themselves, within `hold`, or lose their lease. Who tells it then
+/// is at no fault. `None` for what is to be told at once.
+pub(super) fn wait_for_others(
+    failure: &mut Failure,
+    lease: &Lease,
+    hold: Duration,
+    at: Duration,
+) -> Option<Duration> {
     if !failure.message.starts_with(RANKS_GONE) {
         return None;
     }
     failure.class = FailureClass::Lost;
-    Some(at + lease.ttl() + SWEEP_GRACE)
+    Some(at + lease.ttl() + SWEEP_GRACE + hold)
 }

@@ -331,7 +331,8 @@ impl Attempt {
         }
         let give_up_at = now.since_boot + self.patience.hold;
         if let (Some(gang), Ending::Fail(failure)) = (&mut self.gang, &mut ending) {
-            gang.blame_at = wait_for_others(failure, &self.lease, now.since_boot);
+            // The others have nothing to deliver.
+            gang.blame_at = wait_for_others(failure, &self.lease, Duration::ZERO, now.since_boot);
         }
         self.state = State::Delivering { ending, give_up_at };
     }
