@@ -218,6 +218,11 @@ impl Follower {
                 *current = why;
                 *kill_at = (*kill_at).min(at + grace);
             }
+            // Nobody is looked for who was the cause.
+            State::Telling { failure, at: due } if why == StopReason::Cancelled => {
+                *failure = why.failure();
+                *due = at;
+            }
             _ => {}
         }
     }

@@ -232,6 +232,10 @@ impl Attempt {
             State::Leaving { ending, .. } | State::Delivering { ending, .. } => {
                 if why == StopReason::Cancelled {
                     *ending = Ending::Fail(why.failure());
+                    // Nobody is looked for who was the cause.
+                    if let Some(gang) = &mut self.gang {
+                        gang.blame_at = None;
+                    }
                 }
             }
             State::Concluding { .. } | State::Dropping { .. } | State::Ended(_) => {}

@@ -142,6 +142,12 @@ fn its_own_failure_is_told_and_that_of_others_is_left_to_them() {
     assert_eq!(told.class, FailureClass::Lost, "its machine is at no fault");
 
     let mut part = Slot::running();
+    part.says(Event::Trainer(fails(&format!("{RANKS_GONE}: connection closed by peer"))));
+    part.says(exited(1));
+    let told = failure(concluded(&part.renewed(DesiredState::Cancel, None)).expect("nobody is to blame"));
+    assert_eq!(told.class, FailureClass::Cancelled);
+
+    let mut part = Slot::running();
     let killed = Exit { code: None, signal: Some(9), memory_exhausted: false, last_lines: Vec::new() };
     let told = failure(concluded(&part.says(Event::Exited(killed))).expect("a signal is its own"));
     assert_eq!(told.class, FailureClass::Infrastructure);
@@ -201,4 +207,8 @@ fn a_leader_that_lost_the_others_waits_for_the_one_that_was_the_cause() {
     let mut bench = waiting();
     let told = failure(concluded(&bench.later(1)).expect("nobody else said anything, nor lost its lease"));
     assert_eq!(told.class, FailureClass::Lost, "its machine is at no fault");
+
+    let mut bench = waiting();
+    let told = failure(concluded(&bench.acknowledged(DesiredState::Cancel)).expect("nobody is to blame"));
+    assert_eq!(told.class, FailureClass::Cancelled);
 }
