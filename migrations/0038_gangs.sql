@@ -1,8 +1,9 @@
 -- Attempts that train on slots of several workers: gangs. An attempt of one slot is as before, and
 -- has no rows in the new tables.
 
-alter table job add column spreads boolean not null
-    generated always as (coalesce((trainer_job -> 'training' ->> 'spread')::boolean, false)) stored;
+-- Not generated from trainer_job: that would write the whole table anew, while nobody reads it. No job
+-- of before may be spread.
+alter table job add column spreads boolean not null default false;
 comment on column job.spreads is 'Whether its devices may be of several slots, where none that is free has so many.';
 
 alter table worker

@@ -74,7 +74,8 @@ impl Rows {
                  (id, search_id, kind, label, priority, architecture_digest, seed, trainer_job, step_count,
                   memory_mib, task, state, state_reason, epoch, lost_count, infrastructure_count,
                   resource_count, numeric_count, no_progress_count, furthest_step, checkpoint_epoch,
-                  checkpoint_step, supernet_job_id, revision, create_time, start_time, end_time, labels, imported)
+                  checkpoint_step, supernet_job_id, revision, create_time, start_time, end_time, labels, imported,
+                  spreads)
              select id, $2, kind, label, priority, architecture_digest, seed, trainer_job, step_count,
                   memory_mib, task,
                   case when end_time is null then 'cancelled' else state end,
@@ -82,7 +83,8 @@ impl Rows {
                       else state_reason end,
                   epoch, lost_count, infrastructure_count, resource_count, numeric_count, no_progress_count,
                   furthest_step, checkpoint_epoch, checkpoint_step, supernet_job_id, revision, create_time,
-                  start_time, coalesce(end_time, $3), coalesce(labels, '{}'), true
+                  start_time, coalesce(end_time, $3), coalesce(labels, '{}'), true,
+                  coalesce((trainer_job -> 'training' ->> 'spread')::boolean, false)
              from rows from (jsonb_to_recordset($1::text::jsonb) as (
                  id uuid, kind text, label text, priority integer, architecture_digest text,
                  seed numeric, trainer_job jsonb, step_count bigint, memory_mib bigint, task text, state text,

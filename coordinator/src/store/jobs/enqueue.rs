@@ -58,11 +58,11 @@ pub(in crate::store) async fn enqueue(
     let inserted = sqlx::query!(
         "insert into job (id, search_id, kind, label, priority, project, architecture_digest, seed, trainer_job,
              step_count, memory_mib, request_id, request_hash, task, labels, supernet_job_id, owner,
-             traceparent, tracestate, like_search_id, worker_labels, deadline, cost_limit_device_s)
+             traceparent, tracestate, like_search_id, worker_labels, deadline, cost_limit_device_s, spreads)
          select $1, $2, $3, $4, search.priority, search.project, $6, $7::text::numeric, $8, $9, $10, $11, $12,
              $13, $14, (select id from job where search_id = $15 and kind = 'supernet'),
              case when $2::uuid is null then $16 else search.owner end, $17, $18, $19,
-             search.worker_labels, search.deadline, search.cost_limit_device_s
+             search.worker_labels, search.deadline, search.cost_limit_device_s, $20
          from search where search.id = $5
          on conflict do nothing",
         id.0,
@@ -83,7 +83,8 @@ pub(in crate::store) async fn enqueue(
         new.owner,
         traceparent,
         tracestate,
-        new.like.map(|search| search.0)
+        new.like.map(|search| search.0),
+        new.trainer_job.training.spread
     )
     .execute(&mut *connection)
     .await
