@@ -345,8 +345,12 @@ async fn whoever_only_lost_the_others_is_no_suspect(pool: PgPool) {
 #[sqlx::test(migrations = "../migrations")]
 async fn whoever_drains_stops_all_and_it_counts_as_asked(pool: PgPool) {
     let (job, workers, leader, follower) = started(&pool).await;
+    let of_leader =
+        async |seq: i64| tell(&pool, &report_of(leader.token, seq, 1, seq)).await.unwrap().desired;
+    assert_eq!(of_leader(1).await, Desired::Run);
     schedule(&pool, &workers[1].id, Schedule::Draining).await.unwrap();
     assert_eq!(renew(&pool, follower.token).await.unwrap().desired, Desired::Yield);
+    assert_eq!(of_leader(2).await, Desired::Yield, "the leader saves");
     fail(&pool, &Policy::default(), leader.token, FailureClass::Lost, "handed back").await.unwrap();
     let handed_back = "select count(*) from attempt where end_reason = 'handed back'";
     assert_eq!(count(&pool, handed_back).await, 1);

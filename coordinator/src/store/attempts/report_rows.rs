@@ -236,7 +236,13 @@ impl ReportRows {
                ), seen as (
                    update worker set last_seen_time = clock_timestamp() from alive where worker.id = alive.id
                )
-               select job.id as "id!", job.state as "state!", worker.schedule as "schedule!",
+               -- Of a gang the first one that drains lets the leader save for all.
+               select job.id as "id!", job.state as "state!",
+                   case when exists (
+                       select from attempt_member member join worker other on other.id = member.worker_id
+                       where member.job_id = report.job_id and member.epoch = report.epoch
+                           and other.schedule = 'draining'
+                   ) then 'draining' else worker.schedule end as "schedule!",
                    coalesce(job.yield_epoch = report.epoch, false) as "makes_way!"
                from attempts report join job on job.id = report.job_id
                join worker on worker.id = report.worker_id"#,
