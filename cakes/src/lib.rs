@@ -28,11 +28,13 @@
 //! | [`spec`] | a search and its training, checked |
 //! | [`job`], [`frame`] | one job for a trainer, and what it answers |
 //! | [`labels`] | what people find searches and jobs by |
+//! | [`address`] | where machines are reached by others |
 //! | [`input`] | what a trained network reads, for whoever takes it elsewhere |
 //!
 //! Invariant: nothing here touches a file, a socket, a clock, a global random
 //! state or a tensor. Whatever it needs comes in as an argument.
 
+pub mod address;
 pub mod allocation;
 pub mod architecture;
 pub mod backbone;

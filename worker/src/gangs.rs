@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
 
+use cakes::address::is_host;
 use cakes_proto::v1::GangSeat;
 use tonic::transport::Endpoint;
 
@@ -27,10 +28,7 @@ impl Advertised {
             Some("off") => return Ok(Advertised::Off),
             Some(text) => text,
         };
-        let is_name = !text.is_empty()
-            && text.len() <= 200
-            && text.chars().all(|letter| letter.is_ascii_alphanumeric() || ".-".contains(letter));
-        if is_name || text.parse::<IpAddr>().is_ok() {
+        if is_host(text) {
             return Ok(Advertised::At(text.to_owned()));
         }
         Err(format!(
@@ -115,7 +113,7 @@ mod tests {
         }
         assert_eq!(Advertised::parse(Some("fe80::1")), Ok(at("fe80::1")));
         assert_eq!(Advertised::parse(None), Ok(Advertised::Found));
-        for wrong in ["", "10.0.0.5:7000", "http://gpu-1", "gpu 1"] {
+        for wrong in ["", "10.0.0.5:7000", "http://gpu-1", "gpu 1", "--out"] {
             assert!(Advertised::parse(Some(wrong)).is_err(), "{wrong}");
         }
     }

@@ -91,7 +91,8 @@ impl Launch {
             option("--rank-count", Path::new(&ranks.rank_count.to_string()));
             option("--own-address", Path::new(&ranks.own));
             if let Some(meeting) = &ranks.meeting {
-                option("--meeting", Path::new(meeting));
+                // Another machine says it: one word, whatever it is.
+                arguments.push(format!("--meeting={meeting}").into());
             }
         }
         arguments

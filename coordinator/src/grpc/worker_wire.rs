@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cakes::address::host_and_port;
 use cakes::frame::Quality;
 use cakes_proto::convert::quality_from_wire;
 use cakes_proto::{DATA_AT_HAND_BYTES_MAX, DATA_AT_HAND_MAX, v1};
@@ -47,8 +48,8 @@ pub(super) fn rendezvous(address: String) -> Result<Option<String>, Status> {
     if address.is_empty() {
         return Ok(None);
     }
-    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
-    if port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+    // The others of the gang hand it to programs of their own.
+    if host_and_port(&address).is_some() {
         return Ok(Some(address));
     }
     Err(invalid_field(FIELD, format!("'{address}' is no address; write host:port")))

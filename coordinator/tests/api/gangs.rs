@@ -98,7 +98,7 @@ async fn members_speak_for_themselves_and_the_leader_for_all(pool: PgPool) {
     assert_eq!(b.client.complete(complete).await.unwrap_err().code(), Code::InvalidArgument);
 
     a.client.start(v1::StartRequest { token: leads.token.clone() }).await.unwrap();
-    for wrong in ["nowhere", "10.0.0.1:", "10.0.0.1:0", ":7000"] {
+    for wrong in ["nowhere", "10.0.0.1:", "10.0.0.1:0", ":7000", "--out:7000", "a b:7000", "http://a:7000"] {
         let told = v1::ReportRequest { rendezvous_address: wrong.to_owned(), ..of_a.clone() };
         assert_eq!(a.report(told).await.unwrap_err(), Code::InvalidArgument, "{wrong}");
     }

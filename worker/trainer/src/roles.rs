@@ -171,8 +171,8 @@ pub(crate) fn meet(
                 for (flag, number) in numbers {
                     command.arg(flag).arg(number.to_string());
                 }
-                let meeting = format!("{}:{}", way.host, way.port);
-                command.args(["--own-address", way.own.as_str(), "--meeting", meeting.as_str()]);
+                let meeting = format!("--meeting={}:{}", way.host, way.port);
+                command.args(["--own-address", way.own.as_str(), meeting.as_str()]);
                 command
             })?;
             Ok((Some(others), together(group)?))
