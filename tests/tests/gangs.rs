@@ -23,6 +23,11 @@ fn on_two_devices(name: &str, length: Length, is_spread: bool) -> Value {
     file
 }
 
+/// Starts workers that take part in gangs: they reach each other on this machine alone.
+fn start_joining(cluster: &mut Cluster, names: &[&str]) -> Result<()> {
+    names.iter().try_for_each(|name| cluster.start_worker_with(name, &["--advertise-address", "127.0.0.1"]))
+}
+
 /// Losses of a job's steps.
 fn losses(cluster: &Cluster, job: &str) -> Result<Vec<f64>> {
     let said = cluster.sql(&format!(
@@ -43,9 +48,7 @@ fn two_workers_compute_what_one_with_two_devices_does() {
         api.until_ended(&alone.id, SearchState::Succeeded).await?;
         cluster.stop_worker("wide", Signal::SIGTERM)?;
 
-        for name in ["left", "right"] {
-            cluster.start_worker(name)?;
-        }
+        start_joining(cluster, &["left", "right"])?;
         let gang = api.submit(&on_two_devices("gang", length, true)).await?.search.context("no search")?;
         let job = supernet(&gang)?.id.clone();
         api.until_ended(&gang.id, SearchState::Succeeded).await?;
@@ -66,8 +69,9 @@ fn two_workers_compute_what_one_with_two_devices_does() {
 
 #[test]
 fn a_killed_daemon_ends_the_gang_and_another_one_goes_on_from_the_checkpoint() {
-    let options = Options { workers: &["left", "right"], ..Options::default() };
+    let options = Options { workers: &[], ..Options::default() };
     scenario(options, async |cluster| -> Result<()> {
+        start_joining(cluster, &["left", "right"])?;
         let api = cluster.api()?;
         let search = api.submit(&on_two_devices("killed", LONG, true)).await?.search.context("no search")?;
         let job = supernet(&search)?.id.clone();
@@ -89,7 +93,7 @@ fn a_killed_daemon_ends_the_gang_and_another_one_goes_on_from_the_checkpoint() {
             Ok((!left).then_some(()))
         })
         .await?;
-        cluster.start_worker("spare")?;
+        start_joining(cluster, &["spare"])?;
         api.until_ended(&search.id, SearchState::Succeeded).await?;
         let attempts = api.explain(&job).await?.attempts;
         ensure!(attempts.len() == 2, "{attempts:#?}");

@@ -1,15 +1,23 @@
 //! Where the ranks of this machine are reached by those of others.
 
 use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
+use std::time::Duration;
 
-use cakes::address::is_host;
+use cakes::address::{host_and_port, is_host};
 use cakes_proto::v1::GangSeat;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
 use tonic::transport::Endpoint;
+
+/// Of one try to reach the others: the answer of a machine that is there takes no second.
+const TRY_LIMIT: Duration = Duration::from_secs(5);
+const TRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// What other machines are told of this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Advertised {
-    /// The address of the interface by which it reaches the coordinator.
+    /// The address of the interface by which it reaches the coordinator, unless that is the
+    /// loopback: other workers of the coordinator may be on other machines.
     Found,
     /// This one, which must be its own.
     At(String),
@@ -42,17 +50,12 @@ impl Advertised {
             Advertised::Off => None,
             Advertised::At(address) => Some(address.clone()),
             Advertised::Found => {
-                let found = own_address(server);
-                match found {
-                    Some(address) if address.is_loopback() => tracing::info!(
-                        %address,
-                        "workers of other machines reach this one only if --advertise-address names where"
-                    ),
-                    Some(_) => {}
-                    None => tracing::warn!(
+                let found = own_address(server).filter(|address| !address.is_loopback());
+                if found.is_none() {
+                    tracing::info!(
                         "no address is found at which other machines reach this one; its slots train with no others \
-                         unless --advertise-address names it"
-                    ),
+                         unless --advertise-address names one"
+                    );
                 }
                 found.map(|address| address.to_string())
             }
@@ -73,6 +76,18 @@ fn own_address(server: &Endpoint) -> Option<IpAddr> {
     let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect(to).ok()?;
     Some(socket.local_addr().ok()?.ip())
+}
+
+/// Whether somebody answers at `meeting` within the limit. Rank 0 listens before it is told where,
+/// so whoever gets no answer has no way there.
+pub async fn is_reached(meeting: &str, limit: Duration) -> bool {
+    let Some(place) = host_and_port(meeting) else { return false };
+    let reached = async {
+        while !matches!(timeout(TRY_LIMIT, TcpStream::connect(place)).await, Ok(Ok(_))) {
+            sleep(TRY_PAUSE).await;
+        }
+    };
+    timeout(limit, reached).await.is_ok()
 }
 
 /// The ranks that a trainer is started with, where others train with it.
@@ -118,11 +133,30 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_meeting_is_reached_as_soon_as_somebody_listens() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        assert!(is_reached(&at.to_string(), Duration::from_secs(20)).await);
+        drop(listener);
+        assert!(!is_reached("127.0.0.1:1", Duration::from_millis(50)).await);
+        assert!(!is_reached("nowhere", Duration::from_secs(20)).await);
+        let later = async {
+            sleep(Duration::from_millis(50)).await;
+            std::net::TcpListener::bind(at)
+        };
+        let (is_reached, _listener) =
+            tokio::join!(async { is_reached(&at.to_string(), Duration::from_secs(20)).await }, later);
+        assert!(is_reached, "the first try came too early");
+    }
+
     #[test]
-    fn the_way_to_a_coordinator_on_this_machine_begins_on_this_machine() {
+    fn a_machine_that_is_only_known_to_itself_trains_with_no_others_unless_it_is_told_to() {
         let server = Endpoint::from_static("http://127.0.0.1:7550");
-        assert_eq!(Advertised::Found.resolve(&server).as_deref(), Some("127.0.0.1"));
+        assert_eq!(Advertised::Found.resolve(&server), None);
         assert_eq!(Advertised::Off.resolve(&server), None);
-        assert_eq!(Advertised::At("gpu-1".into()).resolve(&server).as_deref(), Some("gpu-1"));
+        for named in ["gpu-1", "127.0.0.1"] {
+            assert_eq!(Advertised::At(named.into()).resolve(&server).as_deref(), Some(named));
+        }
     }
 }

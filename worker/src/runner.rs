@@ -23,7 +23,7 @@ use crate::attempt::{Attempt, Effect, Event, Failure, Follower, Outcome, Part, P
 use crate::calls::Calls;
 use crate::clock::Now;
 use crate::devices;
-use crate::gangs::Ranks;
+use crate::gangs::{Ranks, is_reached};
 use crate::metrics::OfDevice;
 use crate::process::{kill_marked, until_gone};
 use crate::session::Registration;
@@ -33,6 +33,9 @@ use crate::wire::Granted;
 
 /// How precisely limits are kept.
 const TICK: Duration = Duration::from_millis(100);
+/// For the way to the ranks of the leader. A trainer would wait there for an hour, since those of all
+/// machines may still load, and could not tell that from a firewall.
+const REACH_LIMIT: Duration = Duration::from_secs(20);
 
 type Preparation = BoxFuture<'static, Result<Prepared, Failure>>;
 
@@ -233,8 +236,15 @@ impl Runner {
     /// Starts the trainer of a part, whose ranks go to `meeting`.
     fn launch(&mut self, meeting: String) {
         let Some(mut launch) = self.launch.take() else { return };
-        launch.ranks = launch.ranks.take().map(|ranks| Ranks { meeting: Some(meeting), ..ranks });
-        self.preparation = Some(Box::pin(async move { start_trainer(&launch) }));
+        self.preparation = Some(Box::pin(async move {
+            if !is_reached(&meeting, REACH_LIMIT).await {
+                return Err(Failure::infrastructure(format!(
+                    "the leader is not reached at {meeting}; see --advertise-address there, and the firewall"
+                )));
+            }
+            launch.ranks = launch.ranks.take().map(|ranks| Ranks { meeting: Some(meeting), ..ranks });
+            start_trainer(&launch)
+        }));
     }
 
     async fn carry_out(&mut self, effect: Effect) {

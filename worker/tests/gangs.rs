@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use cakes_proto::v1::FailureClass;
@@ -11,6 +12,15 @@ use serde_json::json;
 use support::Bench;
 
 const SOON: Duration = Duration::from_secs(60);
+/// Nobody but this machine reaches it there, so it is to be told.
+const JOINS: [&str; 2] = ["--advertise-address", "127.0.0.1"];
+
+/// Somebody who listens as rank 0 does, and where.
+fn meeting() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
 
 #[tokio::test]
 async fn the_leader_tells_where_its_ranks_wait_and_reports_for_all() {
@@ -26,7 +36,7 @@ async fn the_leader_tells_where_its_ranks_wait_and_reports_for_all() {
             ["complete"]
         ]),
     );
-    let _daemon = bench.daemon(&[]);
+    let _daemon = bench.daemon(&JOINS);
     let coordinator = &bench.coordinator;
     coordinator.until("completion", |seen| seen.completions.first().cloned()).await;
     bench.until_clear().await;
@@ -43,12 +53,13 @@ async fn the_leader_tells_where_its_ranks_wait_and_reports_for_all() {
 #[tokio::test]
 async fn a_follower_joins_at_once_trains_where_it_is_told_and_leaves_the_end_to_the_leader() {
     let bench = Bench::new().await;
-    bench.grant_seat(1, &json!([["is_among", "2", "1", "127.0.0.1", "10.0.0.5:7007"], ["train", 3, 0.2]]));
-    let _daemon = bench.daemon(&[]);
+    let (_rank, address) = meeting();
+    bench.grant_seat(1, &json!([["is_among", "2", "1", "127.0.0.1", address], ["train", 3, 0.2]]));
+    let _daemon = bench.daemon(&JOINS);
     let coordinator = &bench.coordinator;
     coordinator.until("its lease is renewed", |seen| (seen.reports.len() > 1).then_some(())).await;
     assert_eq!(bench.trainers(), 0, "there is nowhere to go to");
-    coordinator.seen().rendezvous = "10.0.0.5:7007".into();
+    coordinator.seen().rendezvous = address;
     bench.until("its ranks train", SOON, |bench| bench.trainers() > 0).await;
     bench.until("its ranks have done their part", SOON, |bench| bench.trainers() == 0).await;
     // The leader still saves and tells the end.
@@ -69,9 +80,10 @@ async fn a_follower_joins_at_once_trains_where_it_is_told_and_leaves_the_end_to_
 #[tokio::test]
 async fn a_follower_tells_of_its_own_failures() {
     let bench = Bench::new().await;
-    bench.coordinator.seen().rendezvous = "10.0.0.5:7007".into();
+    let (_rank, address) = meeting();
+    bench.coordinator.seen().rendezvous = address;
     let job = bench.grant_seat(1, &json!([["fail", "numeric", "the loss is no number"]]));
-    let _daemon = bench.daemon(&[]);
+    let _daemon = bench.daemon(&JOINS);
     let failure = bench.coordinator.until_failed(&job).await;
     bench.until_clear().await;
     assert_eq!(failure.failure_class(), FailureClass::Numeric, "{}", failure.message);
@@ -79,11 +91,24 @@ async fn a_follower_tells_of_its_own_failures() {
 }
 
 #[tokio::test]
+async fn a_follower_that_has_no_way_to_the_leader_says_so() {
+    let bench = Bench::new().await;
+    bench.coordinator.seen().rendezvous = "127.0.0.1:1".into();
+    let job = bench.grant_seat(1, &json!([["hang"]]));
+    let _daemon = bench.daemon(&JOINS);
+    let failure = bench.coordinator.until_failed(&job).await;
+    bench.until_clear().await;
+    assert_eq!(failure.failure_class(), FailureClass::Infrastructure);
+    assert!(failure.message.contains("--advertise-address"), "{}", failure.message);
+}
+
+#[tokio::test]
 async fn a_follower_whose_attempt_ends_kills_its_ranks_and_blames_nobody() {
     let bench = Bench::new().await;
-    bench.coordinator.seen().rendezvous = "10.0.0.5:7007".into();
+    let (_rank, address) = meeting();
+    bench.coordinator.seen().rendezvous = address;
     bench.grant_seat(1, &json!([["child"], ["deaf"], ["hang"]]));
-    let _daemon = bench.daemon(&[]);
+    let _daemon = bench.daemon(&JOINS);
     bench.until("its ranks train", SOON, |bench| bench.trainers() > 0).await;
     bench.coordinator.seen().lease_is_lost = true;
     bench.until_clear().await;
@@ -93,9 +118,10 @@ async fn a_follower_whose_attempt_ends_kills_its_ranks_and_blames_nobody() {
 #[tokio::test]
 async fn a_follower_whose_machine_is_drained_waits_for_the_end_of_the_attempt() {
     let bench = Bench::new().await;
-    bench.coordinator.seen().rendezvous = "10.0.0.5:7007".into();
+    let (_rank, address) = meeting();
+    bench.coordinator.seen().rendezvous = address;
     let job = bench.grant_seat(1, &json!([["until_told"], ["exit", 0]]));
-    let mut daemon = bench.daemon(&["--shutdown-limit", "10s"]);
+    let mut daemon = bench.daemon(&["--advertise-address", "127.0.0.1", "--shutdown-limit", "10s"]);
     bench.until("its ranks train", SOON, |bench| bench.trainers() > 0).await;
     daemon.signal(Signal::SIGTERM);
     // Nobody ends the attempt here: it says so shortly before it goes.
@@ -107,9 +133,12 @@ async fn a_follower_whose_machine_is_drained_waits_for_the_end_of_the_attempt() 
 
 #[tokio::test]
 async fn a_machine_that_trains_with_no_others_says_so() {
-    let bench = Bench::new().await;
-    let _daemon = bench.daemon(&["--advertise-address", "off"]);
-    let registration =
-        bench.coordinator.until("registration", |seen| seen.registrations.first().cloned()).await;
-    assert!(!registration.joins_gangs);
+    // The other one calls its coordinator at 127.0.0.1.
+    for arguments in [&["--advertise-address", "off"][..], &[]] {
+        let bench = Bench::new().await;
+        let _daemon = bench.daemon(arguments);
+        let registration =
+            bench.coordinator.until("registration", |seen| seen.registrations.first().cloned()).await;
+        assert!(!registration.joins_gangs, "{arguments:?}");
+    }
 }

@@ -90,6 +90,8 @@ pub struct Follower {
     lease: Lease,
     /// Where the ranks meet; taken when they go there.
     address: Option<String>,
+    /// They are on their way there, or were.
+    is_launched: bool,
     report_due: Duration,
     report_in_flight: bool,
     killed_at: Option<Duration>,
@@ -105,6 +107,7 @@ impl Follower {
             lease: Lease::offered(part.offered_at, part.offer_ttl, patience.fence_share),
             part,
             address: None,
+            is_launched: false,
             report_due: now.since_boot,
             report_in_flight: false,
             killed_at: None,
@@ -168,7 +171,7 @@ impl Follower {
             Event::Renewed { sent_at, ttl, desired, address } => {
                 self.lease.renewed(sent_at, ttl);
                 self.report_in_flight = false;
-                let knows = self.address.is_some() || address.is_some() || self.has_child();
+                let knows = self.is_launched || self.address.is_some() || address.is_some();
                 let interval = self.part.report_interval;
                 self.report_due = at + if knows { interval } else { interval.min(ASK_INTERVAL) };
                 self.learn(address);
@@ -185,7 +188,7 @@ impl Follower {
 
     /// Where the ranks meet, if that is news.
     fn learn(&mut self, address: Option<String>) {
-        if !self.has_child() && self.address.is_none() {
+        if !self.is_launched && self.address.is_none() {
             self.address = address;
         }
     }
@@ -388,6 +391,7 @@ impl Follower {
         if matches!(self.state, State::Waiting)
             && let Some(address) = self.address.take()
         {
+            self.is_launched = true;
             effects.push(Effect::Launch(address));
         }
         if let State::Telling { failure, at: due } = &self.state

@@ -105,7 +105,8 @@ pub struct Flags {
 
     /// Address or name at which other machines reach this one, for jobs that train on slots of several
     /// (training.spread); their ranks connect to each other on any port, without a password. off: its
-    /// slots train with no others [default: the address by which it reaches the coordinator].
+    /// slots train with no others [default: the address by which it reaches the coordinator; off where that
+    /// is 127.0.0.1].
     #[arg(long, env = "CAKES_ADVERTISE_ADDRESS", value_name = "ADDRESS|off")]
     #[serde(skip_serializing_if = "Option::is_none")]
     advertise_address: Option<String>,

@@ -21,7 +21,8 @@ pub(super) fn look(settings: &Settings) -> Option<Check> {
     let url = settings.server.split(',').map(str::trim).find(|url| !url.is_empty())?;
     let server = Endpoint::from_shared(url.to_owned()).ok()?;
     let Some(address) = advertised.resolve(&server) else {
-        return Some(Check::warning(NAME, "no address is found at which they reach this machine", remedy));
+        let found = "its slots train with no others: no address is found at which those reach this machine";
+        return Some(Check::warning(NAME, found, remedy));
     };
     let listens = TcpListener::bind((address.as_str(), 0)).and_then(|listener| listener.local_addr());
     Some(match listens {

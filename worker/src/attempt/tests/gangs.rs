@@ -76,6 +76,10 @@ fn a_part_starts_at_once_and_its_ranks_when_it_is_known_where_they_meet() {
     part.renewed(DesiredState::Run, None);
     assert_eq!(part.later(1), [Effect::Renew], "it asks often until it knows");
     assert_eq!(launches(&part.renewed(DesiredState::Run, Some("gpu-1:7000"))), Some("gpu-1:7000"));
+    assert!(
+        launches(&part.renewed(DesiredState::Run, Some("gpu-1:7000"))).is_none(),
+        "they are on their way"
+    );
     part.says(Event::Prepared);
     assert!(part.later(1).is_empty());
     assert_eq!(part.later(1), [Effect::Renew]);
