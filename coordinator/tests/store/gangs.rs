@@ -155,6 +155,23 @@ async fn wishes_of_one_transaction_make_a_gang_at_once(pool: PgPool) {
     assert_eq!(members, [0, 1]);
 }
 
+/// As one who ends the attempt does for a moment.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_part_that_somebody_is_at_is_left_to_a_call_of_its_own(pool: PgPool) {
+    submit(&pool, &spread_search()).await;
+    let job = supernet(&pool).await;
+    let (a, b) = (joining(&pool, "a").await, joining(&pool, "b").await);
+    keep(&pool, job, &[&a, &b]).await;
+    assert!(ask(&pool, &a.wish()).await.is_none());
+    assert!(ask(&pool, &b.wish()).await.is_some());
+    let mut held = pool.begin().await.unwrap();
+    sqlx::query("select from attempt_member where member = 0 for update").execute(&mut *held).await.unwrap();
+    assert!(acquire_together(&pool, &[a.wish()]).await[0].is_none(), "nobody waits for it");
+    held.rollback().await.unwrap();
+    let answers = acquire_together(&pool, &[a.wish()]).await;
+    assert!(matches!(answers[..], [Some(Ok(Some(_)))]), "{answers:?}");
+}
+
 #[sqlx::test(migrations = "../migrations")]
 async fn no_gang_is_made_of_old_wishes_busy_slots_or_workers_that_do_not_join(pool: PgPool) {
     submit(&pool, &spread_search()).await;

@@ -109,7 +109,7 @@ pub(super) async fn perform(
         labels: vec![Labels::default(); wishes.len()],
     };
     batch.check_workers(connection, policy, locks).await?;
-    batch.find_earlier(connection).await?;
+    batch.find_earlier(connection, locks).await?;
     batch.grant(connection, policy).await?;
     Ok(batch.answers)
 }
@@ -172,7 +172,7 @@ impl Batch<'_> {
 
     /// Answers repeated requests like the first time; those whose grant has ended
     /// get nothing.
-    async fn find_earlier(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
+    async fn find_earlier(&mut self, connection: &mut PgConnection, locks: Locks) -> Result<(), Error> {
         let asked = self.free.iter().map(|place| self.wishes[*place]);
         let earlier = grant_rows::earlier(connection, asked).await?;
         for row in earlier {
@@ -194,7 +194,10 @@ impl Batch<'_> {
                 let seat = match row.member {
                     None => None,
                     Some(_) => {
-                        gang::collect(connection, token, row.request).await?;
+                        if !gang::collect(connection, token, row.request, locks).await? {
+                            self.answers[place] = None;
+                            continue;
+                        }
                         Some(gang::seat(connection, token).await?)
                     }
                 };
@@ -232,7 +235,8 @@ impl Batch<'_> {
             let row =
                 row.ok_or_else(|| corrupt(format!("the locked row of job {}", token.job), &"it is gone"))?;
             if seat.is_some() {
-                gang::collect(connection, token, self.wishes[place].request_id).await?;
+                // Nobody else sees it yet.
+                gang::collect(connection, token, self.wishes[place].request_id, Locks::Wait).await?;
             }
             self.answers[place] = Some(Ok(Some(grant(token, row, self.wishes[place], seat))));
         }

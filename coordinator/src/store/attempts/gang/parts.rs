@@ -4,15 +4,21 @@ use cakes_proto::ids::LeaseToken;
 use sqlx::PgConnection;
 use sqlx::types::Uuid;
 
+use super::super::together::Locks;
 use crate::core::gang::Seat;
 use crate::store::error::{Error, failed};
 
-/// Hands a part out to the question of its slot. Repetitions find it by that question.
+/// Hands a part out to the question of its slot. Repetitions find it by that question. False if
+/// somebody else is at it, as one who ends the attempt, and is not waited for.
 pub(in crate::store::attempts) async fn collect(
     connection: &mut PgConnection,
     token: LeaseToken,
     request_id: Uuid,
-) -> Result<(), Error> {
+    locks: Locks,
+) -> Result<bool, Error> {
+    if locks == Locks::PassOver && !take(connection, token).await? {
+        return Ok(false);
+    }
     sqlx::query!(
         "update attempt_member set acquire_request_id = $4
          where job_id = $1 and epoch = $2 and member = $3 and acquire_request_id is null",
@@ -23,8 +29,24 @@ pub(in crate::store::attempts) async fn collect(
     )
     .execute(connection)
     .await
-    .map(drop)
-    .map_err(failed("hand out a part of a job"))
+    .map_err(failed("hand out a part of a job"))?;
+    Ok(true)
+}
+
+/// Locks a part, unless somebody else has.
+async fn take(connection: &mut PgConnection, token: LeaseToken) -> Result<bool, Error> {
+    let taken = sqlx::query_scalar!(
+        "select member from attempt_member
+         where job_id = $1 and epoch = $2 and member = $3
+         for no key update skip locked",
+        token.job.0,
+        token.epoch,
+        token.member
+    )
+    .fetch_optional(connection)
+    .await
+    .map_err(failed("take a part of a job"))?;
+    Ok(taken.is_some())
 }
 
 /// The seat of a member that was granted.
