@@ -273,8 +273,7 @@ async fn the_silence_of_any_member_ends_the_attempt_and_it_goes_on_from_the_chec
     let (job, workers, leader, follower) = started(&pool).await;
     save(&pool, &leader, 4).await;
     tell(&pool, &report_of(leader.token, 1, 1, 4)).await.unwrap();
-    let silent = "update attempt_lease set deadline = clock_timestamp() - interval '1 s' where member = 1";
-    sqlx::query(silent).execute(&pool).await.unwrap();
+    follower_falls_silent(&pool).await;
     assert_eq!(expire_leases(&pool, &Policy::default()).await.unwrap(), 1);
     assert_eq!(state(&pool, job).await, "queued");
     let why: String = sqlx::query_scalar("select end_reason || ': ' || message from attempt")
@@ -295,8 +294,51 @@ async fn the_silence_of_any_member_ends_the_attempt_and_it_goes_on_from_the_chec
     assert_eq!((leader.token.epoch, leader.token.member, follower.token.member), (2, 0, 1));
 }
 
+/// Its lease runs out, and that of nobody else.
+async fn follower_falls_silent(pool: &PgPool) {
+    let silent = "update attempt_lease set deadline = clock_timestamp() - interval '1 s' where member = 1";
+    sqlx::query(silent).execute(pool).await.unwrap();
+}
+
+/// Only the leader has still to validate, save and complete.
 #[sqlx::test(migrations = "../migrations")]
-async fn a_member_that_never_starts_costs_no_try(pool: PgPool) {
+async fn a_member_that_is_lost_behind_the_last_step_does_not_end_the_attempt(pool: PgPool) {
+    let (job, _, leader, follower) = started(&pool).await;
+    tell(&pool, &report_of(leader.token, 1, 0, 10)).await.unwrap();
+    follower_falls_silent(&pool).await;
+    assert_eq!(expire_leases(&pool, &Policy::default()).await.unwrap(), 0);
+    assert_eq!(state(&pool, job).await, "running");
+    assert!(is_lost(&renew(&pool, follower.token).await));
+    assert_eq!(count(&pool, "select count(*) from live_slot").await, 1, "its slot is free");
+    // Its daemon comes back.
+    let failed = async |class, message| fail(&pool, &Policy::default(), follower.token, class, message).await;
+    failed(FailureClass::Lost, "the worker shuts down").await.unwrap();
+    assert!(is_lost(&failed(FailureClass::Infrastructure, "its disk is full").await));
+    finish(&pool, &leader, &spread_search()).await;
+    assert_eq!(state(&pool, job).await, "succeeded");
+    assert_ended(&pool, leader.token, follower.token).await;
+}
+
+/// Its ranks may not even have met.
+#[sqlx::test(migrations = "../migrations")]
+async fn an_attempt_that_begins_behind_the_last_step_needs_all_its_members(pool: PgPool) {
+    let (job, [a, b], leader, _) = started(&pool).await;
+    save(&pool, &leader, 10).await;
+    tell(&pool, &report_of(leader.token, 1, 0, 10)).await.unwrap();
+    fail(&pool, &Policy::default(), leader.token, FailureClass::Lost, "gone").await.unwrap();
+    assert!(ask(&pool, &b.wish()).await.is_none());
+    let leader = ask(&pool, &a.wish()).await.unwrap();
+    let follower = ask(&pool, &b.wish()).await.unwrap();
+    start(&pool, &Policy::default(), leader.token).await.unwrap();
+    gang::start(&pool, &Policy::default(), follower.token).await.unwrap();
+    follower_falls_silent(&pool).await;
+    assert_eq!(expire_leases(&pool, &Policy::default()).await.unwrap(), 1);
+    assert_eq!(state(&pool, job).await, "queued");
+    assert_ended(&pool, leader.token, follower.token).await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_member_that_never_starts_is_an_offer_that_ran_out(pool: PgPool) {
     let (job, _, leader, follower) = gang_of_two(&pool).await;
     start(&pool, &Policy::default(), leader.token).await.unwrap();
     let_leases_run_out(&pool).await;

@@ -77,6 +77,12 @@ async fn expire(pool: &PgPool, policy: &Policy, token: LeaseToken) -> Result<boo
     if matches!(attempt.life, Life::Ended(_)) || still_expired == Some(false) {
         return Ok(false);
     }
+    if gang::leave(&mut transaction, token, &attempt).await? {
+        transaction.commit().await.map_err(failed("commit an expiry"))?;
+        let LeaseToken { job, epoch, member, .. } = token;
+        tracing::warn!(%job, epoch, member, "a member was lost behind the last step");
+        return Ok(false);
+    }
     let (attempt, _) = gang::speaks_for(&mut transaction, token, attempt, String::new()).await?;
     let (end, message) = match attempt.life {
         Life::Offered => {

@@ -17,7 +17,8 @@ use crate::store::text::storable;
 /// Longest stored message, in bytes.
 const MESSAGE_BYTES_MAX: usize = 4000;
 
-/// Ends the attempt; its class decides what becomes of the job. Any member of it may say so.
+/// Ends the attempt; its class decides what becomes of the job. Any member of it may say so; the loss
+/// of one that follows, behind the last step, is its own alone.
 /// A repetition changes nothing.
 ///
 /// # Errors
@@ -37,6 +38,9 @@ pub async fn fail(
         Life::Ended(EndReason::Failed | EndReason::HandedBack | EndReason::Cancelled) => return Ok(()),
         Life::Ended(_) => return Err(fence::lost(&mut transaction, token).await?),
         Life::Offered | Life::Running => {}
+    }
+    if class == FailureClass::Lost && gang::leave(&mut transaction, token, &attempt).await? {
+        return transaction.commit().await.map_err(failed("commit the loss of a member"));
     }
     let message = message.to_owned();
     let (attempt, message) = gang::speaks_for(&mut transaction, token, attempt, message).await?;

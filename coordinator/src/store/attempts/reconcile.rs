@@ -44,6 +44,9 @@ pub async fn reconcile(
             adopt(&mut transaction, token, incarnation).await?;
             kept.push(token);
         } else if granted_to < incarnation {
+            if gang::leave(&mut transaction, token, &attempt).await? {
+                continue;
+            }
             let message = format!("worker {worker} was restarted");
             let (attempt, message) = gang::speaks_for(&mut transaction, token, attempt, message).await?;
             let bad = BadEnd { end: EndReason::Superseded, class: FailureClass::Lost, message: &message };

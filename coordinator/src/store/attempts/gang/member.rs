@@ -41,7 +41,7 @@ pub(in crate::store::attempts) async fn of(
 /// attempt that it never started is one that was not begun. What is said of it names the member.
 ///
 /// # Errors
-/// The attempt has no such member.
+/// The attempt has no such member any more.
 pub(in crate::store::attempts) async fn speaks_for(
     connection: &mut PgConnection,
     token: LeaseToken,
@@ -51,7 +51,9 @@ pub(in crate::store::attempts) async fn speaks_for(
     if token.leads() {
         return Ok((attempt, message));
     }
-    let Some(member) = of(connection, token).await? else {
+    // One that has gone before its attempt has nothing more to say.
+    let Some(member) = of(connection, token).await?.filter(|member| member.state != MemberState::Ended)
+    else {
         return Err(fence::lost(connection, token).await?);
     };
     let life = match (attempt.life, member.state) {

@@ -7,10 +7,12 @@
 //! ```
 //!
 //! What the leader says is said as of any attempt. The calls of the others are here: they renew
-//! their own leases and write nothing else. Locks are taken in one order: the lease of a member
-//! before its row, so whoever ends an attempt removes leases first.
+//! their own leases and write nothing else. They go with the attempt, or behind its last step. Locks
+//! are taken in one order: the lease of a member before its row, so whoever ends an attempt removes
+//! leases first.
 
 mod form;
+mod leave;
 mod member;
 mod parts;
 mod renew;
@@ -19,6 +21,7 @@ mod tell;
 mod wishes;
 
 pub(super) use form::{Formed, form, write};
+pub(super) use leave::leave;
 pub(super) use member::speaks_for;
 pub(super) use parts::{collect, seat};
 pub use renew::{Renewal, renew};
