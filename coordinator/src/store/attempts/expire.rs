@@ -58,7 +58,8 @@ pub async fn expire_leases(pool: &PgPool, policy: &Policy) -> Result<usize, Erro
     Ok(ended)
 }
 
-/// Ends one attempt if the lease of this member has run out and nobody renewed it meanwhile.
+/// Ends one attempt if the lease of this member has run out and nobody renewed it meanwhile; whether
+/// it did.
 async fn expire(pool: &PgPool, policy: &Policy, token: LeaseToken) -> Result<bool, Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin an expiry"))?;
     let job = job_row::lock(&mut transaction, token.job).await?;
@@ -79,8 +80,8 @@ async fn expire(pool: &PgPool, policy: &Policy, token: LeaseToken) -> Result<boo
     }
     if gang::leave(&mut transaction, token, &attempt).await? {
         transaction.commit().await.map_err(failed("commit an expiry"))?;
-        let LeaseToken { job, epoch, member, .. } = token;
-        tracing::warn!(%job, epoch, member, "a member was lost behind the last step");
+        let (epoch, member) = (token.epoch, token.member);
+        tracing::warn!(job = %token.job, epoch, member, "a member was lost behind the last step");
         return Ok(false);
     }
     let (attempt, _) = gang::speaks_for(&mut transaction, token, attempt, String::new()).await?;
