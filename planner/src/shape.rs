@@ -81,7 +81,8 @@ impl Shape {
         let avoided = job.avoids.filter(|node| self.nodes.contains(&node.0))?;
         let left: usize =
             self.nodes_for(job).map(|node| fitting(&facts.nodes[node], job.memory_mib, job.width)).sum();
-        if job.spreads && self.width_for(facts, job) >= job.width {
+        let parts = |node: usize| widths_of(&facts.nodes[node], job.memory_mib, job.width);
+        if job.spreads && make_up(&self.nodes_for(job).flat_map(parts).collect::<Vec<_>>(), job.width) {
             return None;
         }
         (left < job.device_count).then_some(avoided)

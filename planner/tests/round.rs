@@ -222,6 +222,13 @@ fn a_job_that_spreads_takes_exactly_its_devices_of_the_fewest_nodes() {
         vec![Part { node: NodeNo(0), devices: vec![0, 1] }, Part { node: NodeNo(2), devices: vec![0] }];
     assert_eq!(placed(&stays), [(0, 0), (0, 1), (2, 0)]);
 
+    // What is left to it when it keeps away from a node must make up its devices, too.
+    let mut avoids = cluster(vec![with("a", &[3]), with("b", &[3]), with("c", &[4])]);
+    avoids.waiting[0].avoids = Some(NodeNo(2));
+    assert_eq!(avoids.plan().waiting[0].reason.word(), "keeps_away");
+    avoids.nodes[1] = with("b", &[1]);
+    assert_eq!(placed(&avoids), [(0, 0), (1, 0)]);
+
     // Until all are free, those that are stay kept: nobody gets half.
     let busy = Running {
         job: Job { width: 2, ..job(3) },
