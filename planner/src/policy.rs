@@ -22,6 +22,9 @@ pub struct Policy {
     /// Most blocked jobs of several devices for which devices are kept free. Jobs that others
     /// make way for are not counted.
     pub reservation_count: usize,
+    /// Several devices are collected for a job that spreads only if the last of them is expected
+    /// to be free within so long, or the job has waited for `patience_s`: they stand empty until then.
+    pub collect_s: u64,
     /// How often a reservation may move to where it can be honoured earlier.
     pub move_count_max: u32,
     /// Runtime of a job that gives no estimate.
@@ -50,6 +53,7 @@ impl Default for Policy {
             age_step_s: 12 * HOUR_S,
             patience_s: DAY_S,
             reservation_count: 4,
+            collect_s: HOUR_S,
             move_count_max: 4,
             assumed_runtime_s: DAY_S,
             checkpoint_s: 120,

@@ -28,6 +28,7 @@ pub(crate) fn reserve(
     let best = earliest(board, shape, job);
     // Of one device, where that is no later.
     let spread = job.spreads.then(|| spread::earliest(board, shape, job)).flatten();
+    let spread = spread.filter(|(start_s, _)| may_collect(board, job, *start_s));
     let best = best.into_iter().chain(spread).min_by_key(|(start_s, slots)| (*start_s, slots.len()));
     let held = held.and_then(|held| Some((held, still_fits(board, shape, job, held)?)));
     let Some((held, slots)) = held else {
@@ -43,6 +44,13 @@ pub(crate) fn reserve(
         return Some(claim(board, job, better, start_s.min(held.promised_s), held.move_count + 1));
     }
     Some(claim(board, job, slots, held.promised_s, held.move_count))
+}
+
+/// Whether devices may stand empty for the job until all that it needs are free.
+fn may_collect(board: &Board<'_>, job: &Job, start_s: u64) -> bool {
+    let (now_s, policy) = (board.facts.now_s, board.facts.policy);
+    let is_soon = start_s.saturating_sub(now_s) <= policy.collect_s;
+    is_soon || now_s.saturating_sub(job.submit_s) >= policy.patience_s
 }
 
 /// What the job held, if all that is in its way stops already.

@@ -231,17 +231,26 @@ fn a_job_that_spreads_takes_exactly_its_devices_of_the_fewest_nodes() {
 
     // Until all are free, those that are stay kept: nobody gets half.
     let busy = Running {
-        job: Job { width: 2, ..job(3) },
+        job: Job { width: 2, estimate_s: Some(support::HOUR_S), ..job(3) },
         parts: vec![Part { node: NodeNo(2), devices: vec![0] }],
         start_s: 0,
         is_stopping: false,
     };
-    let blocked =
+    let mut blocked =
         Cluster { running: vec![busy], ..cluster(vec![with("a", &[1]), with("b", &[1]), with("c", &[2])]) };
     let plan = blocked.plan();
     assert!(plan.placements.is_empty());
     assert_eq!(slots(&plan.reservations[0].parts).count(), 3);
     assert_eq!(plan.waiting[0].reason.word(), "reserved");
+    // Where the last of them is far off, others may have them.
+    blocked.running[0].job.estimate_s = Some(2 * support::HOUR_S);
+    blocked.waiting.push(job(4));
+    let plan = blocked.plan();
+    assert!(plan.reservations.is_empty() && plan.placements.len() == 1);
+    blocked.now_s = blocked.policy.patience_s;
+    blocked.running[0].start_s = blocked.now_s;
+    let plan = blocked.plan();
+    assert_eq!((plan.reservations.len(), plan.placements.len()), (1, 0), "it has waited for long");
 
     let plan = cluster(vec![with("a", &[1, 1])]).plan();
     assert_eq!(plan.waiting[0].reason.word(), "too_few_devices");

@@ -34,9 +34,6 @@ const SUPERNET_LEAD: i64 = 1 << 40;
 /// not counted for the rest of it.
 const ACCOUNT_S: f64 = 5.0;
 const DAY_S: f64 = 86_400.0;
-/// Slots stay empty for a gang until its last one is free, so they are collected only if that is
-/// expected within so long, or the job has waited longer than the planner's patience.
-const COLLECT_S: u64 = 3600;
 
 /// What an operator sets of rounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -222,7 +219,7 @@ pub fn decide(snapshot: &Snapshot, policy: &Policy) -> Result<Decisions, FactsEr
         reasons: new_reasons(snapshot, &plan),
         stops: yields(snapshot, &plan),
         spent: spent(snapshot, &plan),
-        kept: new_kept(snapshot, &plan, policy),
+        kept: new_kept(snapshot, &plan),
         accounts: owned.accounts,
     })
 }
@@ -327,16 +324,7 @@ fn spent(snapshot: &Snapshot, plan: &Plan) -> Vec<(Uuid, i64)> {
 /// Slots that a job waits for, and wide ones that are free for one that starts there, or several
 /// for one that is spread: a narrow job might take them first. Where another job starts now, none
 /// is kept.
-fn new_kept(snapshot: &Snapshot, plan: &Plan, policy: &Policy) -> Vec<(String, BTreeMap<String, Uuid>)> {
-    let is_soon = |held: &&planner::Reservation| {
-        let is_one = slots(&held.parts).count() == 1;
-        let left_s = held.promised_s.saturating_sub(u64::try_from(snapshot.now_s).unwrap_or(0));
-        let job = snapshot.waiting.iter().find(|row| row.job.id.as_u128() == held.job.0);
-        let waited_s = job.map_or(0, |row| snapshot.now_s.saturating_sub(row.job.create_s));
-        is_one
-            || left_s <= COLLECT_S
-            || u64::try_from(waited_s).is_ok_and(|waited| waited >= policy.patience_s)
-    };
+fn new_kept(snapshot: &Snapshot, plan: &Plan) -> Vec<(String, BTreeMap<String, Uuid>)> {
     let wide = |job: u128| {
         snapshot.waiting.iter().any(|row| row.job.id.as_u128() == job && row.job.device_count > 1)
     };
@@ -345,12 +333,8 @@ fn new_kept(snapshot: &Snapshot, plan: &Plan, policy: &Policy) -> Vec<(String, B
     let starts: BTreeSet<(usize, usize)> =
         plan.placements.iter().flat_map(|placed| slots(&placed.parts)).collect();
     let is_free = |parts: &Vec<Part>| slots(parts).all(|slot| !starts.contains(&slot));
-    let reserved = plan
-        .reservations
-        .iter()
-        .filter(|held| is_free(&held.parts))
-        .filter(is_soon)
-        .map(|held| (held.job, &held.parts));
+    let reserved =
+        plan.reservations.iter().filter(|held| is_free(&held.parts)).map(|held| (held.job, &held.parts));
     let mut kept: BTreeMap<usize, BTreeMap<String, Uuid>> = BTreeMap::new();
     for (job, part) in
         placed.chain(reserved).flat_map(|(job, parts)| parts.iter().map(move |part| (job, part)))
