@@ -23,6 +23,19 @@ pub const SPANS_VARIABLE: &str = "CAKES_TRAINER_SPANS";
 /// with this one: whoever was the cause says more.
 pub const RANKS_GONE: &str = "training together";
 
+/// What libtorch says where NCCL notices it first: in an error, or in the log of a process that its
+/// watchdog ends.
+const NCCL_OF_OTHERS: [&str; 3] = [
+    "ncclRemoteError",
+    "remote process exited or there was a network error",
+    "Watchdog caught collective operation timeout",
+];
+
+/// Whether the message of a failure only says that other processes are gone.
+pub fn tells_of_others(message: &str) -> bool {
+    message.starts_with(RANKS_GONE) || NCCL_OF_OTHERS.iter().any(|words| message.contains(words))
+}
+
 /// Longest accepted frame, in bytes. Scores of a large supernet take about one
 /// megabyte.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
+use cakes::address::host_and_port;
 use cakes::architecture::ArchitectureDigest;
 use cakes::kernel::{Kernel, KernelSet};
 use cakes::labels::{LABEL_CHARS_MAX, LABELS_MAX, LabelChange, Labels};
@@ -73,6 +74,11 @@ pub fn names(bytes: &[u8]) {
     }
     if let Ok(set) = KernelSet::named(text) {
         assert_eq!(set.name(), Some(text));
+    }
+    // It becomes a word of a command.
+    if let Some((host, port)) = host_and_port(text) {
+        assert_eq!(host_and_port(&format!("{host}:{port}")), Some((host, port)));
+        assert!(!text.starts_with('-') && !text.contains(char::is_whitespace), "'{text}'");
     }
     // Its names are the devices' own.
     let _ = DeviceChoice::parse(text);

@@ -74,8 +74,10 @@ Backend between_gpus(const Store& store, const c10::intrusive_ptr<Gloo>& host, i
 #ifdef USE_C10D_NCCL
   c10::cuda::set_device(static_cast<c10::DeviceIndex>(device));
   auto options = c10d::ProcessGroupNCCL::Options::create();
-  // Who waits for another one's validation or checkpoint waits in a sum in host memory.
-  options->timeout = std::chrono::minutes(5);
+  // Longer than a daemon waits for a step (--step-limit, 10 minutes): it says which machine hangs, where
+  // NCCL would end the ranks of all. Who waits for another one's validation or checkpoint waits in a
+  // sum in host memory.
+  options->timeout = std::chrono::minutes(15);
   auto own = c10::make_intrusive<c10d::PrefixStore>("nccl", store.store);
   return c10::make_intrusive<c10d::ProcessGroupNCCL>(own, rank, size, options);
 #else

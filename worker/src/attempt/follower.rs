@@ -22,7 +22,7 @@
 
 use std::time::Duration;
 
-use cakes::frame::{RANKS_GONE, TrainerEvent};
+use cakes::frame::{TrainerEvent, tells_of_others};
 use cakes_proto::v1::{DesiredState, FailureClass};
 
 use super::event::class_to_wire;
@@ -417,7 +417,7 @@ pub(super) fn wait_for_others(
     hold: Duration,
     at: Duration,
 ) -> Option<Duration> {
-    if !failure.message.starts_with(RANKS_GONE) {
+    if !tells_of_others(&failure.message) {
         return None;
     }
     failure.class = FailureClass::Lost;

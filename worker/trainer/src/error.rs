@@ -1,6 +1,6 @@
 //! Why a job ended badly, and whose fault it was.
 
-use cakes::frame::FailureClass;
+use cakes::frame::{FailureClass, tells_of_others};
 
 /// How a message begins that only says that another process is gone.
 pub const RANKS: &str = cakes::frame::RANKS_GONE;
@@ -63,7 +63,8 @@ impl TrainerError {
             TrainerError::Ranks(_) => true,
             TrainerError::Torch(error) => {
                 let text = error.to_string();
-                ["gloo", "NCCL", "ProcessGroup"].iter().any(|words| text.contains(words))
+                tells_of_others(&text)
+                    || ["gloo", "NCCL", "ProcessGroup"].iter().any(|words| text.contains(words))
             }
             _ => false,
         }
@@ -112,6 +113,8 @@ mod tests {
         let gone = of("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Read error\nstack");
         assert!(gone.is_of_ranks() && gone.message().starts_with(RANKS), "{}", gone.message());
         assert!(!gone.message().contains("stack"));
+        let remote = of("ncclRemoteError: A call failed possibly due to a network error");
+        assert!(remote.is_of_ranks() && remote.message().starts_with(RANKS), "{}", remote.message());
         let own = of("mat1 and mat2 shapes cannot be multiplied");
         assert!(!own.is_of_ranks() && own.message().starts_with("libtorch: "), "{}", own.message());
     }

@@ -152,6 +152,11 @@ fn its_own_failure_is_told_and_that_of_others_is_left_to_them() {
     assert_eq!(told.class, FailureClass::Cancelled);
 
     let mut part = Slot::running();
+    let line = "[Rank 2] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7)".to_owned();
+    let aborted = Exit { code: None, signal: Some(6), memory_exhausted: false, last_lines: vec![line] };
+    assert!(concluded(&part.says(Event::Exited(aborted))).is_none(), "NCCL ends whoever lost the others");
+
+    let mut part = Slot::running();
     let killed = Exit { code: None, signal: Some(9), memory_exhausted: false, last_lines: Vec::new() };
     let told = failure(concluded(&part.says(Event::Exited(killed))).expect("a signal is its own"));
     assert_eq!(told.class, FailureClass::Infrastructure);

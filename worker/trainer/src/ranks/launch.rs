@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use cakes::frame::{FailureClass, TrainerEvent, decode};
+use cakes::frame::{FailureClass, TrainerEvent, decode, tells_of_others};
 use cakes_ranks::{Group, Meeting, Seat};
 use tch::Device;
 
@@ -168,7 +168,7 @@ impl Others {
         while start.elapsed() < GRACE {
             for other in &mut self.others {
                 if let Ok((class, message)) = other.failure.try_recv()
-                    && !message.starts_with(crate::error::RANKS)
+                    && !tells_of_others(&message)
                 {
                     return TrainerError::OtherRank { rank: other.rank, class, message };
                 }
