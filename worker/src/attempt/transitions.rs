@@ -233,9 +233,7 @@ impl Attempt {
                 if why == StopReason::Cancelled {
                     *ending = Ending::Fail(why.failure());
                     // Nobody is looked for who was the cause.
-                    if let Some(gang) = &mut self.gang {
-                        gang.blame_at = None;
-                    }
+                    self.gang.iter_mut().for_each(|gang| gang.blame_at = None);
                 }
             }
             State::Concluding { .. } | State::Dropping { .. } | State::Ended(_) => {}
