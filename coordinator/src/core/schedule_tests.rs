@@ -485,7 +485,7 @@ fn slots_that_make_up_a_spread_job_are_kept_and_stay_so_while_they_ask() {
 #[test]
 fn a_slot_that_has_only_just_become_free_is_not_left_out_for_not_having_asked() {
     let mut later = after(&gang(), &decided(&gang()));
-    later.workers[0].asks.clone_from(&later.workers[0].kept);
+    later.workers[0].asks = later.workers[0].kept.clone();
     for worker in &mut later.workers {
         worker.kept_age_s = aged(worker, 600.0);
     }
