@@ -78,7 +78,7 @@ pub struct WorkerRow {
     pub kept_age_s: BTreeMap<String, f64>,
     /// Slots that asked within [`super::gang::KEPT_MAX`] for their part of a job.
     pub asks: BTreeMap<String, Uuid>,
-    /// Slots of which an attempt ended within that time: they have hardly had the time to ask.
+    /// Kept slots of which an attempt ended within that time: they have hardly had the time to ask.
     pub freed: BTreeSet<String>,
     /// Whether its slots may train with those of other workers.
     pub joins_gangs: bool,

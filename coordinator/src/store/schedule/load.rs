@@ -94,17 +94,20 @@ async fn workers(connection: &mut PgConnection, lease_ttl: Duration) -> Result<V
                    where wish.worker_id = worker.id and wish.incarnation = worker.incarnation
                        and wish.wish_time > clock_timestamp() - make_interval(secs => $2)
                ), '{}') as "asks!: Json<BTreeMap<String, Uuid>>",
-               -- By the time of the statement, which an index can be searched for.
+               -- Of slots that are kept; by the time of the statement, which an index can be
+               -- searched for.
                coalesce((
-                   select jsonb_agg(ended.device) from (
-                       select attempt.device from attempt
-                       where attempt.worker_id = worker.id
+                   select jsonb_agg(slot.device) from jsonb_object_keys(kept) as slot (device)
+                   where exists (
+                       select from attempt
+                       where attempt.worker_id = worker.id and attempt.device = slot.device
                            and attempt.end_time > statement_timestamp() - make_interval(secs => $2)
-                       union all
-                       select member.device from attempt_member member
-                       where member.worker_id = worker.id and member.member > 0
+                   ) or exists (
+                       select from attempt_member member
+                       where member.worker_id = worker.id and member.device = slot.device
+                           and member.member > 0
                            and member.end_time > statement_timestamp() - make_interval(secs => $2)
-                   ) ended
+                   )
                ), '[]') as "freed!: Json<BTreeSet<String>>",
                case when last_seen_time < clock_timestamp() - make_interval(secs => $1) then 'lost'
                     when schedule = 'draining' then 'draining'
