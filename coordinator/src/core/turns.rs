@@ -8,6 +8,8 @@ use std::hash::Hash;
 #[derive(Debug)]
 pub struct Turns<K, T> {
     places: usize,
+    /// Of one caller.
+    most: usize,
     taken: usize,
     callers: HashMap<K, Calls<T>>,
     /// Callers of whom somebody waits, in the order of their turns.
@@ -22,19 +24,17 @@ struct Calls<T> {
 }
 
 impl<K: Clone + Eq + Hash, T> Turns<K, T> {
-    /// So many are served at a time.
-    pub fn new(places: usize) -> Self {
-        Turns { places: places.max(1), taken: 0, callers: HashMap::new(), order: VecDeque::new() }
-    }
-
-    /// One caller leaves a quarter of all places to others, so that they seldom wait for it.
-    fn most(&self) -> usize {
-        (self.places - self.places / 4).max(1)
+    /// So many are served at a time, and of one caller at most `most`; but a quarter of all places
+    /// is left to others, so that they seldom wait for it.
+    pub fn new(places: usize, most: usize) -> Self {
+        let places = places.max(1);
+        let most = most.min(places - places / 4).max(1);
+        Turns { places, most, taken: 0, callers: HashMap::new(), order: VecDeque::new() }
     }
 
     /// A call comes: it is served at once, and its ticket given back, or it waits.
     pub fn enter(&mut self, caller: &K, ticket: T) -> Option<T> {
-        let (most, is_full) = (self.most(), self.taken >= self.places);
+        let (most, is_full) = (self.most, self.taken >= self.places);
         if !self.callers.contains_key(caller) {
             self.callers.insert(caller.clone(), Calls { served: 0, waiting: VecDeque::new() });
         }
@@ -61,7 +61,7 @@ impl<K: Clone + Eq + Hash, T> Turns<K, T> {
                 self.callers.remove(caller);
             }
         }
-        let most = self.most();
+        let most = self.most;
         let has_a_turn = |caller: &K| self.callers.get(caller).is_some_and(|calls| calls.served < most);
         let place = self.order.iter().position(has_a_turn)?;
         let next = self.order.remove(place)?;
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn whoever_has_one_call_waits_for_one_of_a_flood_and_not_for_all() {
-        let mut turns = Turns::new(1);
+        let mut turns = Turns::new(1, 1);
         assert_eq!(turns.enter(&"flood", 0), Some(0));
         for call in 1..1000 {
             assert_eq!(turns.enter(&"flood", call), None);
@@ -99,12 +99,14 @@ mod tests {
 
     #[test]
     fn a_quarter_is_left_to_others() {
-        let mut turns = Turns::new(8);
+        let mut turns = Turns::new(8, 8);
         let served = (0..100).filter(|call| turns.enter(&"flood", *call).is_some()).count();
         assert_eq!(served, 6);
         assert!(turns.enter(&"calm", 100).is_some() && turns.enter(&"calm", 101).is_some());
         assert!(turns.enter(&"late", 102).is_none());
         assert_eq!(turns.leave(&"calm"), Some(("late", 102)), "the flood has what it may");
+        let mut turns = Turns::new(8, 2);
+        assert_eq!((0..100).filter(|call| turns.enter(&"flood", *call).is_some()).count(), 2);
     }
 
     proptest! {
@@ -113,9 +115,10 @@ mod tests {
         #[test]
         fn everybody_is_served_once(
             places in 1_usize..6,
+            most in 1_usize..6,
             steps in prop::collection::vec((0_u8..4, any::<bool>()), 0..200),
         ) {
-            let mut turns = Turns::new(places);
+            let mut turns = Turns::new(places, most);
             let (mut served, mut all, mut done) = (Vec::new(), 0_u32, BTreeSet::new());
             let end = |turns: &mut Turns<u8, u32>, served: &mut Vec<(u8, u32)>, done: &mut BTreeSet<u32>| {
                 let (caller, ticket) = served.remove(0);
@@ -129,7 +132,7 @@ mod tests {
                 } else {
                     end(&mut turns, &mut served, &mut done);
                 }
-                let most = (places - places / 4).max(1);
+                let most = most.min(places - places / 4).max(1);
                 prop_assert!(served.len() <= places && turns.taken == served.len());
                 for caller in 0..4 {
                     let own = served.iter().filter(|(other, _)| *other == caller).count();

@@ -1,12 +1,16 @@
 //! Calls for people take turns, caller by caller, while they read and write rows: whoever calls
 //! without a pause waits for itself, and others for one of its calls at the most.
 
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
 use crate::core;
 use crate::core::throttle::Who;
+
+/// A caller waits for its own slow call with its next one only if it has as many under way.
+const ONE_CALLER_MIN: usize = 2;
 
 type Waiting = core::turns::Turns<Who, oneshot::Sender<Turn>>;
 
@@ -23,9 +27,12 @@ pub(super) struct Turn {
 }
 
 impl Turns {
-    /// So many calls are served at a time.
+    /// So many calls are served at a time. Of one caller no more than there are processors: with
+    /// more it would take them all, however many connections to the database are left.
     pub(super) fn new(places: usize) -> Self {
-        Turns(Arc::new(Mutex::new(core::turns::Turns::new(places))))
+        let processors = std::thread::available_parallelism().map_or(ONE_CALLER_MIN, NonZeroUsize::get);
+        let most = processors.max(ONE_CALLER_MIN);
+        Turns(Arc::new(Mutex::new(core::turns::Turns::new(places, most))))
     }
 
     /// Waits for the caller's turn.
