@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <vector>
@@ -18,6 +19,11 @@
 #endif
 
 namespace {
+
+/// c10d notes every sum in a table of the process, of which nobody here reads. Several groups of one
+/// process write it at once without a lock, and one of them may then search it for ever. Set before
+/// main, where nobody reads the environment yet; c10d does at the first group.
+[[maybe_unused]] const int unrecorded = setenv("TORCH_FR_BUFFER_SIZE", "0", 0);
 
 using Gloo = c10d::ProcessGroupGloo;
 using Backend = c10::intrusive_ptr<c10d::Backend>;
