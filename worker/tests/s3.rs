@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,18 +31,29 @@ impl Server {
             return None;
         };
         let server = Server { child, address };
-        let start = Instant::now();
-        while TcpStream::connect(address).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(180), "moto_server does not listen on {address}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
         server.ask("PUT", "/cakes", b"");
         Some(server)
     }
 
-    /// The body of the answer, which must be one of success.
+    /// The body of the answer, which must be one of success. Asked again where none came: the server
+    /// may just be starting, and under load it resets connections that it has taken.
     fn ask(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
-        let mut stream = TcpStream::connect(self.address).unwrap();
+        let start = Instant::now();
+        loop {
+            match self.try_ask(method, path, body) {
+                Ok(answer) => return answer,
+                Err(error) => assert!(
+                    start.elapsed() < Duration::from_secs(180),
+                    "moto_server does not answer at {}: {error}",
+                    self.address
+                ),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn try_ask(&self, method: &str, path: &str, body: &[u8]) -> io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(self.address)?;
         let length = body.len();
         // Anybody's signature will do for this server, but none will not.
         let signature = "AWS4-HMAC-SHA256 Credential=tester/20260101/us-east-1/s3/aws4_request, \
@@ -52,14 +63,15 @@ impl Server {
              Content-Length: {length}\r\nConnection: close\r\n\r\n",
             self.address
         );
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body).unwrap();
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body)?;
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a head");
+        stream.read_to_end(&mut answer)?;
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        let end = end.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
         let head = String::from_utf8_lossy(&answer[..end]).into_owned();
         assert!(head.split(' ').nth(1).is_some_and(|code| code == "200"), "{method} {path}: {head}");
-        answer.split_off(end + 4)
+        Ok(answer.split_off(end + 4))
     }
 }
 
