@@ -12,8 +12,9 @@ const LINES_MAX: usize = 40;
 #[derive(Default)]
 pub struct Failures {
     tests: Vec<Failure>,
-    /// Whether the lines that come now are of the last one.
+    /// Whether the lines that come now are of the last one, and of its stack.
     is_inside: bool,
+    is_stack: bool,
 }
 
 struct Failure {
@@ -27,13 +28,17 @@ impl Failures {
         let begins = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" ----"));
         if let Some(name) = begins.and_then(|rest| rest.strip_suffix(" stdout")) {
             self.tests.push(Failure { name: name.to_owned(), lines: Vec::new() });
-            self.is_inside = true;
+            (self.is_inside, self.is_stack) = (true, false);
         } else if line == "failures:" {
             self.is_inside = false;
         } else if self.is_inside
             && let Some(failure) = self.tests.last_mut()
         {
-            failure.lines.push(line.to_owned());
+            // Which says where a harness calls tests; the panic says where it was.
+            self.is_stack = line == "stack backtrace:" || (self.is_stack && !line.starts_with("note: "));
+            if !self.is_stack {
+                failure.lines.push(line.to_owned());
+            }
         }
     }
 }
@@ -71,10 +76,10 @@ mod tests {
 
     #[test]
     fn a_failed_test_is_told_with_its_panic() {
-        let output = "....F.\n\nfailures:\n\n---- core::tests::one stdout ----\n\nthread panicked at a.rs:1:\nleft is not right\n\n\nfailures:\n    core::tests::one\n\ntest result: FAILED.\n\n---- other stdout ----\nlast words";
+        let output = "....F.\n\nfailures:\n\n---- core::tests::one stdout ----\n\nthread panicked at a.rs:1:\nleft is not right\nstack backtrace:\n   0: a::b\nnote: more\n\nfailures:\n    core::tests::one\n\ntest result: FAILED.\n\n---- other stdout ----\nlast words";
         assert_eq!(
             read(output),
-            "\ntest core::tests::one FAILED\n    thread panicked at a.rs:1:\n    left is not right\n\ntest other FAILED\n    last words\n"
+            "\ntest core::tests::one FAILED\n    thread panicked at a.rs:1:\n    left is not right\n    note: more\n\ntest other FAILED\n    last words\n"
         );
         assert_eq!(read("....\ntest result: ok."), "");
     }
