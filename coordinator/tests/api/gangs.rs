@@ -1,50 +1,14 @@
 //! Members of a gang on the wire.
 
 use cakes_coordinator::store::{MIGRATIONS, PgPool};
-use cakes_proto::v1::worker_service_client::WorkerServiceClient;
-use cakes_proto::{WORKER_PROTOCOL, v1};
+use cakes_proto::v1;
 use tonic::Code;
-use tonic::transport::Channel;
-use uuid::Uuid;
 
-use crate::harness::{Service, cpu, now, small_search};
+use crate::harness::{Service, Worker, now, small_search};
 
-struct Slot {
-    client: WorkerServiceClient<Channel>,
-    id: &'static str,
-    incarnation: u64,
-}
-
-impl Slot {
-    async fn register(service: &Service, id: &'static str) -> Self {
-        let mut client = service.workers();
-        let request = v1::RegisterRequest {
-            protocol_version: WORKER_PROTOCOL,
-            worker_id: id.to_owned(),
-            request_id: Uuid::new_v4().to_string(),
-            devices: vec![cpu()],
-            joins_gangs: true,
-            ..Default::default()
-        };
-        let incarnation = client.register(request).await.unwrap().into_inner().incarnation;
-        Slot { client, id, incarnation }
-    }
-
-    async fn ask(&mut self) -> Option<v1::Grant> {
-        let request = v1::AcquireRequest {
-            worker_id: self.id.to_owned(),
-            incarnation: self.incarnation,
-            request_id: Uuid::new_v4().to_string(),
-            device: Some(cpu()),
-            data_at_hand: Vec::new(),
-        };
-        self.client.acquire(request).await.unwrap().into_inner().grant
-    }
-
-    async fn report(&mut self, request: v1::ReportRequest) -> Result<v1::ReportResponse, Code> {
-        let answer = self.client.report(request).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| status.code())
-    }
+async fn report(worker: &mut Worker, request: v1::ReportRequest) -> Result<v1::ReportResponse, Code> {
+    let answer = worker.client.report(request).await;
+    answer.map(tonic::Response::into_inner).map_err(|status| status.code())
 }
 
 #[sqlx::test(migrator = "MIGRATIONS")]
@@ -55,7 +19,8 @@ async fn members_speak_for_themselves_and_the_leader_for_all(pool: PgPool) {
     let training = supernet.training.as_mut().unwrap();
     (training.devices, training.batch_size, training.spread) = (Some(2), Some(2), true);
     service.submit(search).await;
-    let (mut a, mut b) = (Slot::register(&service, "a").await, Slot::register(&service, "b").await);
+    let (mut a, mut b) =
+        (Worker::register_joining(&service, "a").await, Worker::register_joining(&service, "b").await);
     let keep = "update worker set kept =
         jsonb_build_object('cpu', (select id from job where kind = 'supernet'))";
     sqlx::query(keep).execute(&pool).await.unwrap();
@@ -77,7 +42,7 @@ async fn members_speak_for_themselves_and_the_leader_for_all(pool: PgPool) {
         v1::ReportRequest { progress: Some(v1::JobProgress::default()), ..of_b.clone() },
         v1::ReportRequest { rendezvous_address: "10.0.0.2:7000".to_owned(), ..of_b.clone() },
     ] {
-        assert_eq!(b.report(wrong).await.unwrap_err(), Code::InvalidArgument);
+        assert_eq!(report(&mut b, wrong).await.unwrap_err(), Code::InvalidArgument);
     }
     let checkpoint = v1::CheckpointReference {
         key: format!("{}/step-000000001", follows.artifact_prefix),
@@ -100,13 +65,13 @@ async fn members_speak_for_themselves_and_the_leader_for_all(pool: PgPool) {
     a.client.start(v1::StartRequest { token: leads.token.clone() }).await.unwrap();
     for wrong in ["nowhere", "10.0.0.1:", "10.0.0.1:0", ":7000", "--out:7000", "a b:7000", "http://a:7000"] {
         let told = v1::ReportRequest { rendezvous_address: wrong.to_owned(), ..of_a.clone() };
-        assert_eq!(a.report(told).await.unwrap_err(), Code::InvalidArgument, "{wrong}");
+        assert_eq!(report(&mut a, told).await.unwrap_err(), Code::InvalidArgument, "{wrong}");
     }
     let told = v1::ReportRequest { rendezvous_address: "10.0.0.1:7000".to_owned(), ..of_a.clone() };
-    assert_eq!(a.report(told).await.unwrap().rendezvous_address, "", "it knows");
+    assert_eq!(report(&mut a, told).await.unwrap().rendezvous_address, "", "it knows");
     let start = v1::StartRequest { token: follows.token.clone() };
     assert_eq!(b.client.start(start).await.unwrap().into_inner().rendezvous_address, "10.0.0.1:7000");
-    let answer = b.report(of_b.clone()).await.unwrap();
+    let answer = report(&mut b, of_b.clone()).await.unwrap();
     assert_eq!(
         (answer.rendezvous_address.as_str(), answer.desired()),
         ("10.0.0.1:7000", v1::DesiredState::Run)
@@ -118,6 +83,6 @@ async fn members_speak_for_themselves_and_the_leader_for_all(pool: PgPool) {
         message: "its disk is full".to_owned(),
     };
     b.client.fail(fail).await.unwrap();
-    assert_eq!(a.report(of_a).await.unwrap_err(), Code::FailedPrecondition);
-    assert_eq!(b.report(of_b).await.unwrap_err(), Code::FailedPrecondition);
+    assert_eq!(report(&mut a, of_a).await.unwrap_err(), Code::FailedPrecondition);
+    assert_eq!(report(&mut b, of_b).await.unwrap_err(), Code::FailedPrecondition);
 }

@@ -207,6 +207,15 @@ pub fn now() -> Option<Timestamp> {
 
 impl Worker {
     pub async fn register(service: &Service, id: &str) -> Self {
+        Worker::register_as(service, id, false).await
+    }
+
+    /// One whose slots may train with those of others.
+    pub async fn register_joining(service: &Service, id: &str) -> Self {
+        Worker::register_as(service, id, true).await
+    }
+
+    async fn register_as(service: &Service, id: &str, joins_gangs: bool) -> Self {
         let mut client = service.workers();
         let request = v1::RegisterRequest {
             protocol_version: WORKER_PROTOCOL,
@@ -214,6 +223,7 @@ impl Worker {
             request_id: Uuid::new_v4().to_string(),
             devices: vec![cpu()],
             version: "0.1.0".to_owned(),
+            joins_gangs,
             ..Default::default()
         };
         let answer = client.register(request).await.unwrap().into_inner();

@@ -64,6 +64,11 @@ impl From<v1::Grant> for Attempt {
 }
 
 impl Attempt {
+    /// A report without entries.
+    fn nothing_new(&self) -> Call {
+        Call::Report { first_seq: self.acked_seq + 1, entry_count: 0, step: 0 }
+    }
+
     fn checkpoint_of(&self, step: u64) -> v1::CheckpointReference {
         let key = format!("{}/step-{step:09}", self.prefix);
         v1::CheckpointReference { key, step, manifest_sha256: "ab".repeat(32) }
@@ -215,17 +220,7 @@ impl FakeWorker {
             progress: Some(progress),
             ..v1::ReportRequest::default()
         };
-        self.recorder.sent(&|| Request::Report(request.clone()));
-        let send = |mut client: Client| {
-            let request = request.clone();
-            async move { client.report(request).await }
-        };
-        let fact = |answer: &v1::ReportResponse| Fact::Stored {
-            ack_seq: answer.ack_seq,
-            lease_ttl: Duration::from_millis(answer.lease_ttl_ms),
-            desired: answer.desired(),
-        };
-        let answer = self.call(call, Some(attempt), send, fact).await?;
+        let answer = self.say(attempt, call, request).await?;
         attempt.acked_seq = answer.ack_seq;
         Ok(answer.desired())
     }
@@ -237,7 +232,7 @@ impl FakeWorker {
     pub async fn renew(&self, attempt: &Attempt) -> Result<(v1::DesiredState, Option<String>), Refusal> {
         let request =
             v1::ReportRequest { token: Some(attempt.token.clone()), ..v1::ReportRequest::default() };
-        let answer = self.say(attempt, request).await?;
+        let answer = self.say(attempt, attempt.nothing_new(), request).await?;
         let address = Some(answer.rendezvous_address.clone()).filter(|address| !address.is_empty());
         Ok((answer.desired(), address))
     }
@@ -252,16 +247,15 @@ impl FakeWorker {
             rendezvous_address: address.to_owned(),
             ..v1::ReportRequest::default()
         };
-        self.say(attempt, request).await.map(drop)
+        self.say(attempt, attempt.nothing_new(), request).await.map(drop)
     }
 
-    /// A report without entries.
     async fn say(
         &self,
         attempt: &Attempt,
+        call: Call,
         request: v1::ReportRequest,
     ) -> Result<v1::ReportResponse, Refusal> {
-        let call = Call::Report { first_seq: attempt.acked_seq + 1, entry_count: 0, step: 0 };
         self.recorder.sent(&|| Request::Report(request.clone()));
         let send = |mut client: Client| {
             let request = request.clone();
