@@ -47,7 +47,7 @@ pub fn jobs(jobs: &[v1::Job], now: DateTime<Utc>) -> Rows {
             format::short_id(&job.id, length).to_owned(),
             job.label.clone(),
             job_state(job.state()),
-            dash(&job.worker_id),
+            workers(job),
             progress.map_or("-".into(), |progress| format!("{}/{}", progress.step, progress.step_count)),
             progress
                 .filter(|progress| progress.step > 0)
@@ -60,6 +60,14 @@ pub fn jobs(jobs: &[v1::Job], now: DateTime<Utc>) -> Rows {
         rows.push(row);
     }
     rows
+}
+
+/// Its worker; of a job on several slots the leader's, and how many more slots it has.
+fn workers(job: &v1::Job) -> String {
+    match job.slots.len() {
+        0 | 1 => dash(&job.worker_id),
+        slots => format!("{} +{}", job.worker_id, slots - 1),
+    }
 }
 
 /// One job.
@@ -202,6 +210,17 @@ pub fn explanation(response: &v1::ExplainJobResponse, now: DateTime<Utc>) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_on_several_slots_is_told_from_one_on_its_leader_s_alone() {
+        let on = |slots: &[&str]| {
+            let slots = slots.iter().map(|slot| (*slot).to_owned()).collect();
+            workers(&v1::Job { worker_id: "gpu-1".into(), slots, ..Default::default() })
+        };
+        assert_eq!(on(&["gpu-1 cuda:0", "gpu-2 cuda:0"]), "gpu-1 +1");
+        assert_eq!((on(&[]), on(&["gpu-1 cuda:0"])), ("gpu-1".to_owned(), "gpu-1".to_owned()));
+        assert_eq!(workers(&v1::Job::default()), "-");
+    }
 
     #[test]
     fn a_job_that_waits_shows_dashes_and_its_reason() {
