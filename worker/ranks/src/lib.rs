@@ -30,7 +30,9 @@ pub enum RanksError {
     Failed { what: &'static str, text: String },
     #[error("rank {rank} of {size}: a rank is less than the number of processes, which is 1 or more")]
     Rank { rank: u32, size: u32 },
-    #[error("a tensor that is summed over processes is contiguous, of floats and in host memory")]
+    #[error(
+        "a tensor that is summed over processes is contiguous, of floats, and in memory of the host or of a GPU of this group"
+    )]
     Tensor,
     #[error(transparent)]
     Torch(#[from] tch::TchError),

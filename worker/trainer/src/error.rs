@@ -60,7 +60,7 @@ impl TrainerError {
     /// a backward pass, libtorch itself notices that first.
     pub fn is_of_ranks(&self) -> bool {
         match self {
-            TrainerError::Ranks(_) => true,
+            TrainerError::Ranks(error) => matches!(error, cakes_ranks::RanksError::Failed { .. }),
             TrainerError::Torch(error) => {
                 let text = error.to_string();
                 tells_of_others(&text)

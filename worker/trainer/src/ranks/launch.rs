@@ -19,16 +19,16 @@ use crate::TrainerError;
 /// How long ranks wait for each other as they begin: loading the program takes a second.
 pub const MEETING_LIMIT: Duration = Duration::from_secs(120);
 
+/// The same for ranks of several machines: all of them fetch the checkpoint before. Their daemons
+/// give up earlier, by limits of their own.
+pub const MEETING_OF_MACHINES_LIMIT: Duration = Duration::from_secs(3600);
+
 /// How long one rank waits for another between: rank 0 validates and saves while the
 /// others wait. That a rank hangs is the daemon's to see, long before.
 pub const CALL_LIMIT: Duration = Duration::from_secs(6 * 3600);
 
 /// How long an ending rank is waited for before it is ended.
 const GRACE: Duration = Duration::from_secs(20);
-
-/// The same for ranks of several machines: all of them fetch the checkpoint before. Their daemons
-/// give up earlier, by limits of their own.
-pub const MEETING_OF_MACHINES_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Where ranks of one machine meet.
 pub const HERE: &str = "127.0.0.1";
