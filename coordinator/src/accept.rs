@@ -10,6 +10,9 @@
 //!  served ◄─ place of the identity ◄────────────────────────────────────────────┘
 //!    └ closed: silent, no request in time, idle, takes no answer
 //! ```
+//!
+//! A loop that is [apart](Accepting::apart) runs on threads that give way to those that serve,
+//! and so does, from the handshake on, what an address has beyond a few connections.
 
 pub mod activity;
 mod connection;
@@ -21,14 +24,18 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
 
 pub use connection::Connection;
 
 use crate::metrics::{OpenConnection, metrics};
 use crate::refusals;
+use crate::runtimes::Runtimes;
 use crate::tls::{Purpose, Tls};
 use connection::{Held, Stream};
 use places::Places;
@@ -95,20 +102,59 @@ pub struct Accepting {
     limits: Limits,
     tls: Option<(Tls, Purpose)>,
     handshakes: JoinSet<Option<Connection>>,
+    runtimes: Runtimes,
+}
+
+/// Connections as they come, ready to be served: where this one says, and where what gives way does.
+/// There are never more than there are places.
+pub struct Arrivals {
+    pub ordinary: UnboundedReceiver<Connection>,
+    pub crowded: UnboundedReceiver<Connection>,
 }
 
 /// A connection that was accepted, with its places.
 type Accepted = (TcpStream, SocketAddr, Held);
 
 impl Accepting {
-    /// `port`: what it is called in metrics.
+    /// Everything about it is done where this is called. `port`: what it is called in metrics.
     pub fn new(
         listener: TcpListener,
         port: &'static str,
         limits: Limits,
         tls: Option<(Tls, Purpose)>,
     ) -> Self {
-        Accepting { listener, places: Places::new(&limits), port, limits, tls, handshakes: JoinSet::new() }
+        let (places, handshakes) = (Places::new(&limits), JoinSet::new());
+        Accepting { listener, places, port, limits, tls, handshakes, runtimes: Runtimes::one() }
+    }
+
+    /// Accepts where `runtimes` says, until nobody takes what comes any more.
+    ///
+    /// # Errors
+    /// The system does not let the listener move.
+    pub fn apart(mut self, runtimes: &Runtimes, tasks: &TaskTracker) -> io::Result<Arrivals> {
+        let listener = self.listener.into_std()?;
+        self.listener = {
+            let _entered = runtimes.accepting.enter();
+            TcpListener::from_std(listener)?
+        };
+        self.runtimes = runtimes.clone();
+        let ((ordinary, to_ordinary), (crowded, to_crowded)) = (channel(), channel());
+        tasks.spawn_on(self.hand_out(to_ordinary, to_crowded), &runtimes.accepting);
+        Ok(Arrivals { ordinary, crowded })
+    }
+
+    async fn hand_out(mut self, ordinary: UnboundedSender<Connection>, crowded: UnboundedSender<Connection>) {
+        loop {
+            let connection = tokio::select! {
+                () = ordinary.closed() => return,
+                () = crowded.closed() => return,
+                connection = self.next() => connection,
+            };
+            let Some(connection) = connection else { return };
+            let to = if connection.is_one_of_many { &crowded } else { &ordinary };
+            // Whoever served has stopped: the connection is closed.
+            let _ = to.send(connection);
+        }
     }
 
     /// # Errors
@@ -131,15 +177,41 @@ impl Accepting {
                 },
                 accepted = accept(&self.listener, &self.places, self.port) => accepted?,
             };
+            let runtime = match held.1.is_one_of_many() {
+                true => &self.runtimes.crowded,
+                false => &self.runtimes.serving,
+            };
+            let stream = match moved(stream, runtime) {
+                Ok(stream) => stream,
+                Err(error) => {
+                    metrics().connections_refused.add([self.port, "accept"], 1);
+                    tracing::warn!(%error, "a connection was accepted and cannot be served");
+                    continue;
+                }
+            };
             let Some((tls, purpose)) = self.tls.clone() else {
+                // For its timers.
+                let _entered = runtime.enter();
                 let stream = Stream::Plain(stream);
                 return Some(Connection::new(stream, self.port, address, None, held, self.limits));
             };
             let handshake =
                 Handshake { tls, purpose, port: self.port, places: self.places.clone(), limits: self.limits };
-            self.handshakes.spawn(handshake.run(stream, address, held));
+            self.handshakes.spawn_on(handshake.run(stream, address, held), runtime);
         }
     }
+}
+
+fn channel() -> (UnboundedReceiver<Connection>, UnboundedSender<Connection>) {
+    let (sender, receiver) = unbounded_channel();
+    (receiver, sender)
+}
+
+/// The stream, woken by the threads of `runtime`.
+fn moved(stream: TcpStream, runtime: &Handle) -> io::Result<TcpStream> {
+    let stream = stream.into_std()?;
+    let _entered = runtime.enter();
+    TcpStream::from_std(stream)
 }
 
 async fn accept(listener: &TcpListener, places: &Places, port: &'static str) -> Option<Accepted> {

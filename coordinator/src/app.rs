@@ -25,6 +25,7 @@ use crate::database::{DatabaseError, OpenDatabase};
 use crate::grpc::{self, Api, Readers, ServeError};
 use crate::metrics_port;
 use crate::reconcile::{self, Bell};
+use crate::runtimes::{GivingWay, Runtimes};
 use crate::shutdown::Shutdown;
 use crate::store::{self, PoolSizes, Pools};
 use crate::tls::{Purpose, Tls, TlsError};
@@ -47,6 +48,8 @@ pub enum AppError {
     Traces(#[from] trace::ExporterError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error("the system has no threads left")]
+    Threads(#[source] io::Error),
     #[error("no signal can be listened to")]
     Signals(#[source] io::Error),
     #[error(transparent)]
@@ -93,9 +96,12 @@ async fn run_daemon(config: Config, shutdown: Shutdown) -> Result<(), AppError> 
     let page = bind_page(config.web).await?;
     let metrics = bind_metrics(config.metrics).await?;
     let listeners = Listeners { api: listener, page, metrics, tls };
+    // Behind everything that uses them.
+    let giving_way = GivingWay::start().map_err(AppError::Threads)?;
     let database = config.database.clone();
     let database = tokio::task::spawn_blocking(move || OpenDatabase::open(&database)).await??;
-    let result = with_database(&config, listeners, &database, &shutdown).await;
+    let runtimes = giving_way.runtimes();
+    let result = with_database(&config, listeners, &database, runtimes, &shutdown).await;
     tokio::task::spawn_blocking(move || database.close()).await?;
     result
 }
@@ -115,12 +121,13 @@ async fn with_database(
     config: &Config,
     listeners: Listeners,
     database: &OpenDatabase,
+    runtimes: Runtimes,
     shutdown: &Shutdown,
 ) -> Result<(), AppError> {
     let renewals = config.database_connections / 3;
     let sizes = PoolSizes { control: config.database_connections - renewals, renewals };
     let pools = store::connect(&database.url, sizes).await?;
-    let result = with_pools(config, listeners, database, &pools, shutdown).await;
+    let result = with_pools(config, listeners, database, &pools, runtimes, shutdown).await;
     // Also after a failure: the tasks use the connections.
     shutdown.stop.cancel();
     if !shutdown.wait().await {
@@ -136,6 +143,7 @@ async fn with_pools(
     listeners: Listeners,
     database: &OpenDatabase,
     pools: &Pools,
+    runtimes: Runtimes,
     shutdown: &Shutdown,
 ) -> Result<(), AppError> {
     let (artifact_url, disk) = open_artifacts(&config.artifacts)?;
@@ -177,7 +185,8 @@ async fn with_pools(
             };
             let few = accept::Limits { connections: web::CONNECTIONS_MAX, ..config.limits.connections };
             let accepting = Accepting::new(listener, "page", few, for_purpose(&tls, Purpose::Page));
-            let serving = web::serve(accepting, api.clone(), reader, settings, shutdown.clone());
+            let (api, runtimes) = (api.clone(), runtimes.clone());
+            let serving = web::serve(accepting, api, reader, settings, runtimes, shutdown.clone());
             shutdown.tasks.spawn(async move {
                 if let Err(error) = serving.await {
                     tracing::error!(%error, "the web page is no longer served");
@@ -205,7 +214,7 @@ async fn with_pools(
     };
     let accepting =
         Accepting::new(listener, "api", config.limits.connections, for_purpose(&tls, Purpose::Calls));
-    let server = shutdown.tasks.spawn(grpc::serve(accepting, api, shutdown.clone()));
+    let server = shutdown.tasks.spawn(grpc::serve(accepting, api, runtimes, shutdown.clone()));
     // From here on clients are served: the system queues them on the listener.
     if let Some(path) = &config.port_file {
         write_port_file(path, address.port())

@@ -20,6 +20,7 @@ pub mod pki;
 pub mod pki_command;
 pub mod reconcile;
 mod refusals;
+pub mod runtimes;
 pub mod shutdown;
 pub mod simulate_command;
 pub mod store;

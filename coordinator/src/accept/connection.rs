@@ -25,6 +25,8 @@ pub struct Connection {
     /// None in plain text, and where no certificate was shown.
     pub certified: Option<Certified>,
     pub activity: Activity,
+    /// Whether its address had many, so that it gives way to others.
+    pub is_one_of_many: bool,
     watch: Watch,
     _held: Held,
 }
@@ -66,7 +68,8 @@ impl Connection {
             next_look: Box::pin(sleep_until(accepted + limits.first_byte_timeout)),
             gives_up: None,
         };
-        Connection { stream, address, certified, activity: Activity::default(), watch, _held: held }
+        let (activity, is_one_of_many) = (Activity::default(), held.1.is_one_of_many());
+        Connection { stream, address, certified, activity, is_one_of_many, watch, _held: held }
     }
 
     /// Notes how a write went, and ends waiting for a peer that takes nothing.

@@ -34,7 +34,12 @@ pub(super) type Holder = (&'static str, String);
 pub(super) struct Place<K: Eq + std::hash::Hash + Clone> {
     crowd: Arc<Mutex<Crowd<K>>>,
     key: K,
+    /// With this one, when it was taken.
+    taken: usize,
 }
+
+/// Connections of an address before those that it has many of.
+const FEW: usize = 8;
 
 impl Places {
     pub(super) fn new(limits: &Limits) -> Self {
@@ -108,8 +113,13 @@ fn crowd<K: Eq + std::hash::Hash + Clone>(most: usize) -> Arc<Mutex<Crowd<K>>> {
 
 impl<K: Eq + std::hash::Hash + Clone> Place<K> {
     fn take(crowd: &Arc<Mutex<Crowd<K>>>, key: K) -> Option<Self> {
-        let has_entered = crowd.lock().unwrap_or_else(PoisonError::into_inner).enter(&key);
-        has_entered.then(|| Place { crowd: Arc::clone(crowd), key })
+        let taken = crowd.lock().unwrap_or_else(PoisonError::into_inner).enter(&key)?;
+        Some(Place { crowd: Arc::clone(crowd), key, taken })
+    }
+
+    /// Whether its holder had many of them already.
+    pub(super) fn is_one_of_many(&self) -> bool {
+        self.taken > FEW
     }
 }
 

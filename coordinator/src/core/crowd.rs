@@ -16,19 +16,21 @@ impl<K: Eq + Hash + Clone> Crowd<K> {
         Crowd { counts: HashMap::new(), most }
     }
 
-    /// Counts one more, unless there are as many as may be.
+    /// Counts one more and says how many there are then, unless there are as many as may be.
     #[must_use]
-    pub fn enter(&mut self, key: &K) -> bool {
+    pub fn enter(&mut self, key: &K) -> Option<usize> {
+        if self.most == 0 {
+            return None;
+        }
         match self.counts.get_mut(key) {
-            Some(count) if *count >= self.most => false,
+            Some(count) if *count >= self.most => None,
             Some(count) => {
                 *count += 1;
-                true
+                Some(*count)
             }
-            None if self.most == 0 => false,
             None => {
                 self.counts.insert(key.clone(), 1);
-                true
+                Some(1)
             }
         }
     }
@@ -51,15 +53,15 @@ mod tests {
     #[test]
     fn each_has_its_own_places_and_leaves_nothing_behind() {
         let mut crowd = Crowd::new(2);
-        assert!(crowd.enter(&"a") && crowd.enter(&"a") && crowd.enter(&"b"));
-        assert!(!crowd.enter(&"a"));
+        assert_eq!(["a", "a", "b"].map(|key| crowd.enter(&key)), [Some(1), Some(2), Some(1)]);
+        assert_eq!(crowd.enter(&"a"), None);
         crowd.leave(&"a");
-        assert!(crowd.enter(&"a"));
+        assert_eq!(crowd.enter(&"a"), Some(2));
         for key in ["a", "a", "b"] {
             crowd.leave(&key);
         }
         crowd.leave(&"b");
         assert!(crowd.counts.is_empty());
-        assert!(!Crowd::new(0).enter(&"a"));
+        assert_eq!(Crowd::new(0).enter(&"a"), None);
     }
 }

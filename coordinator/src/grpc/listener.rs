@@ -3,11 +3,14 @@
 use std::io;
 use std::net::SocketAddr;
 
+use futures::StreamExt;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_stream::Stream;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::server::Connected;
 
+use crate::accept::Connection;
 use crate::accept::activity::Activity;
-use crate::accept::{Accepting, Connection};
 use crate::core::identity::Certified;
 
 /// Who is at the other end of a connection; an extension of each of its requests.
@@ -19,14 +22,15 @@ pub struct PeerInfo {
     pub certified: Option<Certified>,
     /// Hears of each request.
     pub activity: Activity,
+    /// Whether this is read by threads that give way.
+    pub gives_way: bool,
 }
 
-/// All connections of a listener.
-pub(super) fn connections(accepting: Accepting) -> impl Stream<Item = io::Result<Connection>> {
-    futures::stream::unfold(accepting, |mut accepting| async move {
-        let connection = accepting.next().await?;
-        Some((Ok(connection), accepting))
-    })
+/// What a server asks for.
+pub(super) fn connections(
+    arriving: UnboundedReceiver<Connection>,
+) -> impl Stream<Item = io::Result<Connection>> {
+    UnboundedReceiverStream::new(arriving).map(Ok)
 }
 
 impl Connected for Connection {
@@ -37,6 +41,7 @@ impl Connected for Connection {
             address: Some(self.address),
             certified: self.certified.clone(),
             activity: self.activity.clone(),
+            gives_way: self.is_one_of_many,
         }
     }
 }

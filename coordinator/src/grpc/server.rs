@@ -18,9 +18,10 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use super::gate::{self, Gate};
-use super::{Api, health, listener, measure, status};
-use crate::accept::Accepting;
+use super::{Api, Limits, health, listener, measure, status};
+use crate::accept::{Accepting, Arrivals};
 use crate::core::size::message_bytes_max;
+use crate::runtimes::Runtimes;
 use crate::shutdown::Shutdown;
 
 /// Largest response.
@@ -46,15 +47,36 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("the gRPC server failed")]
     Transport(#[from] tonic::transport::Error),
+    #[error("connections cannot be accepted apart from their service")]
+    Accept(#[from] std::io::Error),
+    #[error("the gRPC server ended by a defect")]
+    Panicked(#[from] tokio::task::JoinError),
 }
 
 /// Serves who is accepted until asked to stop and every connection is closed.
 ///
 /// # Errors
 /// The server could not be set up or failed.
-pub async fn serve(accepting: Accepting, api: Api, shutdown: Shutdown) -> Result<(), ServeError> {
-    let limits = api.limits;
-    let routes = routes(&api, &shutdown).await?;
+pub async fn serve(
+    accepting: Accepting,
+    api: Api,
+    runtimes: Runtimes,
+    shutdown: Shutdown,
+) -> Result<(), ServeError> {
+    let routes = Routes::from(routes(&api, &shutdown).await?).prepare();
+    let Arrivals { ordinary, crowded } = accepting.apart(&runtimes, &shutdown.tasks)?;
+    let serving = |arriving| {
+        let stop = shutdown.stop.clone();
+        server(&api.limits, routes.clone())
+            .serve_with_incoming_shutdown(listener::connections(arriving), stop.cancelled_owned())
+    };
+    let (serving, crowded) = (serving(ordinary), runtimes.crowded.spawn(serving(crowded)));
+    serving.await?;
+    crowded.await??;
+    Ok(())
+}
+
+fn server(limits: &Limits, routes: Routes) -> tonic::transport::server::Router {
     // No max_connection_age: in this version of tonic it cuts streams off.
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -63,12 +85,7 @@ pub async fn serve(accepting: Accepting, api: Api, shutdown: Shutdown) -> Result
         .http2_max_header_list_size(METADATA_BYTES_MAX)
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(ERROR_RESETS_MAX))
-        .add_routes(Routes::from(routes).prepare())
-        .serve_with_incoming_shutdown(listener::connections(accepting), async move {
-            shutdown.stop.cancelled().await;
-        })
-        .await?;
-    Ok(())
+        .add_routes(routes)
 }
 
 /// All services behind their gate, for requests that bring a [`PeerInfo`](super::PeerInfo).

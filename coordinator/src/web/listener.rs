@@ -6,33 +6,37 @@ use std::net::SocketAddr;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
+use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::accept::Connection;
 use crate::accept::activity::Activity;
-use crate::accept::{Accepting, Connection};
 
 /// Connections at a time; more wait in the system's backlog. A browser has six.
 pub const CONNECTIONS_MAX: usize = 512;
 
-/// The page's listener.
-pub(super) struct Browsers(pub Accepting);
+/// What a server of the page asks for.
+pub(super) struct Browsers {
+    pub arriving: UnboundedReceiver<Connection>,
+    pub local: SocketAddr,
+}
 
 impl Listener for Browsers {
     type Io = Connection;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        match self.0.next().await {
+        match self.arriving.recv().await {
             Some(connection) => {
                 let address = connection.address;
                 (connection, address)
             }
-            // Never: see there.
+            // Whoever accepts has stopped, and so will this.
             None => future::pending().await,
         }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        Ok(self.local)
     }
 }
 

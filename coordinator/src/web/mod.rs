@@ -29,16 +29,22 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tracing::Instrument;
 
-use crate::accept::Accepting;
+use crate::accept::{Accepting, Arrivals};
 use crate::audit::Audit;
 use crate::core::throttle;
 use crate::grpc::Api;
+use crate::runtimes::Runtimes;
 use crate::shutdown::Shutdown;
 use crate::store::PgPool;
 use actions::JobWish;
@@ -110,13 +116,32 @@ pub async fn serve(
     api: Api,
     pool: PgPool,
     settings: Settings,
+    runtimes: Runtimes,
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
-    let port = accepting.local_addr()?.port();
-    let service = page(port, api, pool, settings, &shutdown).into_make_service_with_connect_info::<Peer>();
-    axum::serve(listener::Browsers(accepting), service)
-        .with_graceful_shutdown(shutdown.stop.cancelled_owned())
-        .await
+    let local = accepting.local_addr()?;
+    let page = page(local.port(), api, pool, settings, &shutdown);
+    let Arrivals { ordinary, crowded } = accepting.apart(&runtimes, &shutdown.tasks)?;
+    let serving = |arriving, page: Router| {
+        let service = page.into_make_service_with_connect_info::<Peer>();
+        axum::serve(listener::Browsers { arriving, local }, service)
+            .with_graceful_shutdown(shutdown.stop.clone().cancelled_owned())
+            .into_future()
+    };
+    // Its questions use connections to the database that others wait for.
+    let handed_over = page.clone().layer(from_fn_with_state(runtimes.serving.clone(), hand_over));
+    let (serving, crowded) = (serving(ordinary, page), runtimes.crowded.spawn(serving(crowded, handed_over)));
+    serving.await?;
+    crowded.await?
+}
+
+/// Has a request handled by the threads that serve; it ends if nobody waits for it.
+async fn hand_over(State(serving): State<Handle>, request: Request, next: Next) -> Response {
+    let task = AbortOnDropHandle::new(serving.spawn(next.run(request).in_current_span()));
+    task.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a request ended by a defect");
+        StatusCode::INTERNAL_SERVER_ERROR.into_response()
+    })
 }
 
 /// The page behind its guard, as it is served under this port, for requests that bring a

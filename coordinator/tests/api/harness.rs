@@ -17,6 +17,7 @@ use cakes_coordinator::core::schedule::Rules;
 use cakes_coordinator::core::throttle::Limits;
 use cakes_coordinator::grpc::{self, Api};
 use cakes_coordinator::reconcile::{self, Bell};
+use cakes_coordinator::runtimes::Runtimes;
 use cakes_coordinator::shutdown::Shutdown;
 use cakes_coordinator::store::{PgPool, Pools};
 use cakes_coordinator::web;
@@ -117,10 +118,11 @@ impl Service {
             api.clone(),
             reader,
             page_settings,
+            Runtimes::one(),
             shutdown.clone(),
         ));
         let accepting = Accepting::new(listener, "api", accept::Limits::default(), None);
-        shutdown.tasks.spawn(grpc::serve(accepting, api, shutdown.clone()));
+        shutdown.tasks.spawn(grpc::serve(accepting, api, Runtimes::one(), shutdown.clone()));
         Service { channel: connect(address).await, address, page, shutdown }
     }
 

@@ -137,7 +137,12 @@ pub(crate) fn request(bytes: &[u8]) -> Option<Request> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
     let activity = Activity::default();
     request.extensions_mut().insert(ConnectInfo(Peer { address, activity: activity.clone() }));
-    request.extensions_mut().insert(PeerInfo { address: Some(address), certified: None, activity });
+    request.extensions_mut().insert(PeerInfo {
+        address: Some(address),
+        certified: None,
+        activity,
+        gives_way: false,
+    });
     Some(request)
 }
 

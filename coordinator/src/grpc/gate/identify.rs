@@ -242,7 +242,7 @@ mod tests {
 
     fn certified(identity: Identity, until: SystemTime) -> PeerInfo {
         let certified = Some(Certified { identity, expires_at: until });
-        PeerInfo { address: None, certified, activity: Activity::default() }
+        PeerInfo { address: None, certified, activity: Activity::default(), gives_way: false }
     }
 
     #[tokio::test]
@@ -256,7 +256,8 @@ mod tests {
             let headers = headers(&bearer.iter().map(String::as_str).collect::<Vec<_>>());
             gate.identify(Method::ListJobs, peer, &headers).await
         };
-        let plain = PeerInfo { address: None, certified: None, activity: Activity::default() };
+        let plain =
+            PeerInfo { address: None, certified: None, activity: Activity::default(), gives_way: false };
         assert_eq!(of(&plain, None).await.unwrap().0, Caller::Trusted);
         for identity in [worker.clone(), vera.clone(), Identity::Coordinator { name: "c".to_owned() }] {
             let (caller, proof) = of(&certified(identity.clone(), later), None).await.unwrap();
@@ -283,7 +284,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_database_that_does_not_answer_lets_nobody_in_and_throws_nobody_out() {
         let gate = gate(true, &[("olga", TokenRole::Operator)]);
-        let plain = PeerInfo { address: None, certified: None, activity: Activity::default() };
+        let plain =
+            PeerInfo { address: None, certified: None, activity: Activity::default(), gives_way: false };
         let nobody = gate.identify(Method::ListJobs, &plain, &headers(&[])).await.unwrap();
         assert_eq!(nobody, (Caller::Nobody, Proof::None));
         let olga = Caller::Known(TokenRole::Operator.identity("olga"));

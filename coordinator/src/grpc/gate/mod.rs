@@ -26,8 +26,10 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use cakes_proto::method::Method;
-use tokio_util::task::TaskTracker;
+use tokio::runtime::Handle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tonic::{Code, Extensions, Status};
+use tracing::Instrument;
 
 pub(super) use leases::Leases;
 pub(crate) use readers::Readers;
@@ -55,6 +57,7 @@ pub(super) struct Gate {
     pool: PgPool,
     requires_identity: bool,
     tasks: TaskTracker,
+    serving: Handle,
 }
 
 /// The role of nobody known, where nobody need be, in the record.
@@ -90,6 +93,7 @@ pub(super) fn caller(extensions: &Extensions) -> Result<&Caller, Status> {
 }
 
 impl Gate {
+    /// Handlers run where this is called.
     pub(super) fn new(pools: &Pools, requires_identity: bool, limits: Limits, tasks: TaskTracker) -> Self {
         let pool = pools.control.clone();
         Gate {
@@ -101,7 +105,22 @@ impl Gate {
             turns: Turns::new(pools.control.options().get_max_connections() as usize),
             requires_identity,
             tasks,
+            serving: Handle::current(),
         }
+    }
+
+    /// Waits for a handler, which ends if nobody does.
+    async fn handle(
+        &self,
+        gives_way: bool,
+        handling: impl Future<Output = Response> + Send + 'static,
+    ) -> Response {
+        if !gives_way {
+            return handling.await;
+        }
+        // Its connection to the database is one that others wait for.
+        let task = AbortOnDropHandle::new(self.serving.spawn(handling.in_current_span()));
+        task.await.unwrap_or_else(|error| answer(status::internal(&error)))
     }
 }
 
@@ -159,7 +178,7 @@ pub(super) async fn guard(State(gate): State<Gate>, request: Request, next: Next
             gate.act(method, admitted, object, turn, request, next).await
         }
         false => {
-            let response = next.run(request).await;
+            let response = gate.handle(peer.gives_way, next.run(request)).await;
             drop(turn);
             // A worker that speaks for another one is known as such by its handler.
             let refused = response.extensions().get::<Status>();

@@ -36,7 +36,8 @@ impl Readers {
         address: SocketAddr,
         headers: &HeaderMap,
     ) -> Result<(), Status> {
-        let peer = PeerInfo { address: Some(address), certified, activity: Activity::default() };
+        let peer =
+            PeerInfo { address: Some(address), certified, activity: Activity::default(), gives_way: false };
         let (caller, _) = self.0.identify(Method::ListWorkers, &peer, headers).await?;
         caller.may(Method::ListWorkers).map_err(|refusal| status::not_permitted(&refusal))
     }

@@ -77,7 +77,7 @@ impl Gate {
             gate.audit.end(admitted.asker(), method.name(), &object, outcome, Some(begun)).await;
             gate.watch(method, &admitted, response, None)
         };
-        let task = self.tasks.spawn(acting.instrument(tracing::Span::current()));
+        let task = self.tasks.spawn_on(acting.instrument(tracing::Span::current()), &self.serving);
         task.await.unwrap_or_else(|error| answer(status::internal(&error)))
     }
 }
