@@ -279,7 +279,7 @@ async fn the_silence_of_any_member_ends_the_attempt_and_it_goes_on_from_the_chec
         .fetch_one(&pool)
         .await
         .unwrap();
-    assert_eq!(why, "lease expired: worker b was not heard of for too long");
+    assert_eq!(why, "lease expired: member 1 (worker b): worker b was not heard of for too long");
     assert_ended(&pool, leader.token, follower.token).await;
 
     let at_once = "update job set run_after = null, avoid_worker_id = null, avoid_until = null";

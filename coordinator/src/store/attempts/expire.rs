@@ -78,13 +78,13 @@ async fn expire(pool: &PgPool, policy: &Policy, token: LeaseToken) -> Result<boo
     if matches!(attempt.life, Life::Ended(_)) || still_expired == Some(false) {
         return Ok(false);
     }
-    if gang::leave(&mut transaction, token, &attempt).await? {
+    let class = FailureClass::Lost;
+    let Some(attempt) = gang::speaks_for(&mut transaction, token, attempt, class).await? else {
         transaction.commit().await.map_err(failed("commit an expiry"))?;
         let (epoch, member) = (token.epoch, token.member);
         tracing::warn!(job = %token.job, epoch, member, "a member was lost behind the last step");
         return Ok(false);
-    }
-    let (attempt, _) = gang::speaks_for(&mut transaction, token, attempt, String::new()).await?;
+    };
     let (end, message) = match attempt.life {
         Life::Offered => {
             (EndReason::OfferExpired, format!("worker {} did not start it in time", attempt.worker))
@@ -93,7 +93,7 @@ async fn expire(pool: &PgPool, policy: &Policy, token: LeaseToken) -> Result<boo
             (EndReason::LeaseExpired, format!("worker {} was not heard of for too long", attempt.worker))
         }
     };
-    let bad = BadEnd { end, class: FailureClass::Lost, message: &message };
+    let bad = BadEnd { end, class, message: &message };
     end_badly(&mut transaction, policy, &job, token, &attempt, &bad).await?;
     transaction.commit().await.map_err(failed("commit an expiry"))?;
     tracing::warn!(job = %token.job, epoch = token.epoch, worker = %attempt.worker, %end, "took a job back");

@@ -44,12 +44,12 @@ pub async fn reconcile(
             adopt(&mut transaction, token, incarnation).await?;
             kept.push(token);
         } else if granted_to < incarnation {
-            if gang::leave(&mut transaction, token, &attempt).await? {
+            let class = FailureClass::Lost;
+            let Some(attempt) = gang::speaks_for(&mut transaction, token, attempt, class).await? else {
                 continue;
-            }
+            };
             let message = format!("worker {worker} was restarted");
-            let (attempt, message) = gang::speaks_for(&mut transaction, token, attempt, message).await?;
-            let bad = BadEnd { end: EndReason::Superseded, class: FailureClass::Lost, message: &message };
+            let bad = BadEnd { end: EndReason::Superseded, class, message: &message };
             end_badly(&mut transaction, policy, &job, token, &attempt, &bad).await?;
         }
     }

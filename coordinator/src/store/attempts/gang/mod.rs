@@ -21,7 +21,6 @@ mod tell;
 mod wishes;
 
 pub(super) use form::{Formed, form, write};
-pub(super) use leave::leave;
 pub(super) use member::speaks_for;
 pub(super) use parts::{collect, seat};
 pub use renew::{Renewal, renew};
