@@ -51,6 +51,8 @@ pub async fn reconcile(
             let message = format!("worker {worker} was restarted");
             let bad = BadEnd { end: EndReason::Superseded, class, message: &message };
             end_badly(&mut transaction, policy, &job, token, &attempt, &bad).await?;
+            // Nor does another part of it live on that this worker has.
+            kept.retain(|other: &LeaseToken| other.job != token.job);
         }
     }
     transaction.commit().await.map_err(failed("commit what was reconciled"))?;
