@@ -1,12 +1,14 @@
-//! Parts of one attempt: several of one worker, and one that is asked for twice.
+//! Parts of one attempt: several of one worker, and those that end before it.
 
 use cakes_coordinator::core::lease::{Policy, Verdict};
 use cakes_coordinator::core::worker::Device;
 use cakes_coordinator::store::PgPool;
-use cakes_coordinator::store::attempts::{Acquisition, gang, reconcile, start};
+use cakes_coordinator::store::attempts::{Acquisition, expire_leases, gang, reconcile, start};
+use cakes_coordinator::store::read::timeline::spans;
+use chrono::{TimeDelta, Utc};
 
-use crate::gangs::{ask, joining_with, spread_search, supernet};
-use crate::support::{count, cpu, state, submit};
+use crate::gangs::{ask, follower_falls_silent, joining_with, spread_search, started, supernet};
+use crate::support::{count, cpu, finish, report_of, state, submit, tell};
 
 /// It takes the whole attempt with it, so nothing of that is said to go on.
 #[sqlx::test(migrations = "../migrations")]
@@ -34,4 +36,36 @@ async fn a_daemon_that_has_forgotten_one_of_its_two_parts_keeps_neither(pool: Pg
     assert_eq!(settled.unwrap(), [Verdict::Kill]);
     assert_eq!(state(&pool, job).await, "queued");
     assert_eq!(count(&pool, "select count(*) from live_slot").await, 0);
+}
+
+/// What each slot ran, and whether it still does.
+async fn shown(pool: &PgPool) -> Vec<(String, String, bool)> {
+    let (from, to) = (Utc::now() - TimeDelta::hours(1), Utc::now() + TimeDelta::hours(1));
+    let found = spans(pool, from, to, 10).await.unwrap();
+    let mut shown: Vec<_> =
+        found.into_iter().map(|span| (span.worker, span.outcome, span.end_time.is_none())).collect();
+    shown.sort();
+    shown
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_device_is_busy_until_its_own_part_has_ended(pool: PgPool) {
+    let (_, _, leader, _) = started(&pool).await;
+    tell(&pool, &report_of(leader.token, 1, 0, 10)).await.unwrap();
+    follower_falls_silent(&pool).await;
+    expire_leases(&pool, &Policy::default()).await.unwrap();
+    let is = |worker: &str, outcome: &str, goes_on| (worker.to_owned(), outcome.to_owned(), goes_on);
+    assert_eq!(shown(&pool).await, [is("a", "running", true), is("b", "left", false)]);
+    let left = "select count(*) from dashboard.gpu_time
+        where (worker_id, is_running, end_time is null) in (('a', true, true), ('b', false, false))
+            and end_reason is null";
+    assert_eq!(count(&pool, left).await, 2);
+
+    finish(&pool, &leader, &spread_search()).await;
+    assert_eq!(shown(&pool).await, [is("a", "succeeded", false), is("b", "succeeded", false)]);
+    let earlier =
+        "select count(*) from dashboard.gpu_time other join dashboard.gpu_time leader using (job_id)
+        where leader.worker_id = 'a' and other.worker_id = 'b' and other.end_time < leader.end_time
+            and other.duration_s < leader.duration_s";
+    assert_eq!(count(&pool, earlier).await, 1);
 }
