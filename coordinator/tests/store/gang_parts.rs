@@ -3,12 +3,14 @@
 use cakes_coordinator::core::lease::{Policy, Verdict};
 use cakes_coordinator::core::worker::Device;
 use cakes_coordinator::store::PgPool;
-use cakes_coordinator::store::attempts::{Acquisition, expire_leases, gang, reconcile, start};
+use cakes_coordinator::store::attempts::{Acquisition, Grant, expire_leases, gang, reconcile, start};
 use cakes_coordinator::store::read::timeline::spans;
 use chrono::{TimeDelta, Utc};
 
-use crate::gangs::{ask, follower_falls_silent, joining_with, spread_search, started, supernet};
-use crate::support::{count, cpu, finish, report_of, state, submit, tell};
+use crate::gangs::{
+    ask, follower_falls_silent, joining, joining_with, keep, spread_search, started, supernet,
+};
+use crate::support::{acquire_together, count, cpu, finish, report_of, state, submit, tell};
 
 /// It takes the whole attempt with it, so nothing of that is said to go on.
 #[sqlx::test(migrations = "../migrations")]
@@ -68,4 +70,22 @@ async fn a_device_is_busy_until_its_own_part_has_ended(pool: PgPool) {
         where leader.worker_id = 'a' and other.worker_id = 'b' and other.end_time < leader.end_time
             and other.duration_s < leader.duration_s";
     assert_eq!(count(&pool, earlier).await, 1);
+}
+
+/// As of a daemon that has given one up.
+#[sqlx::test(migrations = "../migrations")]
+async fn of_two_questions_of_a_slot_that_come_at_once_one_has_the_part(pool: PgPool) {
+    submit(&pool, &spread_search()).await;
+    let job = supernet(&pool).await;
+    let (a, b) = (joining(&pool, "a").await, joining(&pool, "b").await);
+    keep(&pool, job, &[&a, &b]).await;
+    assert!(ask(&pool, &a.wish()).await.is_none());
+    assert!(ask(&pool, &b.wish()).await.is_some());
+    let wishes = [a.wish(), a.wish()];
+    let answers = acquire_together(&pool, &wishes).await.into_iter();
+    let answers: Vec<Option<Grant>> =
+        answers.map(|answer| answer.expect("nobody is passed over").unwrap()).collect();
+    let handed = answers.iter().position(Option::is_some).expect("one has it");
+    assert_eq!(answers.iter().flatten().count(), 1, "{answers:?}");
+    assert_eq!(ask(&pool, &wishes[handed]).await, answers[handed], "a repetition");
 }
