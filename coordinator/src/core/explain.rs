@@ -86,6 +86,8 @@ pub struct WorkerFacts {
     /// Why it gets no jobs for a while.
     pub suspect: Option<String>,
     pub labels: Labels,
+    /// Whether its slots may train with those of other workers.
+    pub joins_gangs: bool,
     pub devices: Vec<DeviceFacts>,
 }
 
@@ -231,9 +233,10 @@ fn obstacle(facts: &Facts) -> String {
     let devices =
         || ready.iter().flat_map(|worker| worker.devices.iter().map(move |device| (worker, device)));
     let wide = || devices().filter(|(_, slot)| slot.count >= facts.device_count);
-    let together: u32 = devices().map(|(_, slot)| slot.count).sum();
+    let joining = || devices().filter(|(worker, _)| worker.joins_gangs);
+    let together: u32 = joining().map(|(_, slot)| slot.count).sum();
     let is_spread = facts.spreads && together >= facts.device_count;
-    let largest = if is_spread { devices().map(|(_, slot)| slot.memory_mib).max() } else { None };
+    let largest = if is_spread { joining().map(|(_, slot)| slot.memory_mib).max() } else { None };
     let Some(largest) = largest.max(wide().map(|(_, slot)| slot.memory_mib).max()) else {
         let (wanted, most) = (facts.device_count, devices().map(|(_, slot)| slot.count).max().unwrap_or(0));
         return format!(
@@ -316,6 +319,7 @@ mod tests {
             lost: false,
             suspect: None,
             labels: Labels::default(),
+            joins_gangs: true,
             devices,
         }
     }
@@ -376,6 +380,9 @@ mod tests {
         let planned = Some("It needs 4 devices; 2 of 4 that fit are free.".to_owned());
         says(&Facts { planned, ..spread.clone() }, "2 of 4 that fit");
         says(&Facts { device_count: 5, ..spread.clone() }, "5 devices at once; the widest slot");
+        let mut alone = spread.clone();
+        alone.workers[1].joins_gangs = false;
+        says(&alone, "4 devices at once; the widest slot");
         let others = vec![("gpu-2".to_owned(), "cuda:0".to_owned())];
         let placement =
             Placement { worker: "gpu-1".into(), device: "cuda:0".into(), others, lease_left: Duration::ZERO };

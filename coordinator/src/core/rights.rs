@@ -319,6 +319,22 @@ mod tests {
     }
 
     #[test]
+    fn calls_for_people_take_turns_but_what_streams_in_or_waits_for_others() {
+        use Method as M;
+        for method in [M::ListJobs, M::CancelJob, M::SubmitSearch, M::WatchJob, M::AddWebhook] {
+            assert!(takes_turns(method), "{method:?}");
+        }
+        for method in [M::Report, M::Acquire, M::TestWebhook, M::ImportSearch, M::Reflection, M::HealthCheck]
+        {
+            assert!(!takes_turns(method), "{method:?}");
+        }
+        for method in M::ALL.iter().copied() {
+            let is_for_workers = matches!(needs(method), Needs::Worker(_));
+            assert!(!takes_turns(method) || !(is_for_workers || method.takes_stream()), "{method:?}");
+        }
+    }
+
+    #[test]
     fn a_refusal_says_who_what_and_how_to_go_on() {
         let refused = user(Role::Viewer).may(Method::DrainWorker).unwrap_err();
         assert_eq!((refused.role, refused.needs, refused.is_of_nobody()), ("viewer", "operator", false));

@@ -25,7 +25,7 @@ struct Calls<T> {
 
 impl<K: Clone + Eq + Hash, T> Turns<K, T> {
     /// So many are served at a time, and of one caller at most `most`; but a quarter of all places
-    /// is left to others, so that they seldom wait for it.
+    /// (of fewer than four, none) is left to others, so that they seldom wait for it.
     pub fn new(places: usize, most: usize) -> Self {
         let places = places.max(1);
         let most = most.min(places - places / 4).max(1);
@@ -119,6 +119,7 @@ mod tests {
             steps in prop::collection::vec((0_u8..4, any::<bool>()), 0..200),
         ) {
             let mut turns = Turns::new(places, most);
+            prop_assert!((1..=most).contains(&turns.most) && (places < 4 || turns.most < places));
             let (mut served, mut all, mut done) = (Vec::new(), 0_u32, BTreeSet::new());
             let end = |turns: &mut Turns<u8, u32>, served: &mut Vec<(u8, u32)>, done: &mut BTreeSet<u32>| {
                 let (caller, ticket) = served.remove(0);
@@ -132,7 +133,7 @@ mod tests {
                 } else {
                     end(&mut turns, &mut served, &mut done);
                 }
-                let most = most.min(places - places / 4).max(1);
+                let most = turns.most;
                 prop_assert!(served.len() <= places && turns.taken == served.len());
                 for caller in 0..4 {
                     let own = served.iter().filter(|(other, _)| *other == caller).count();

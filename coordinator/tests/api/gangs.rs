@@ -4,7 +4,7 @@ use cakes_coordinator::store::{MIGRATIONS, PgPool};
 use cakes_proto::v1;
 use tonic::Code;
 
-use crate::harness::{Service, Worker, now, small_search};
+use crate::harness::{Service, Worker, fields, now, refused, small_search};
 
 async fn report(worker: &mut Worker, request: v1::ReportRequest) -> Result<v1::ReportResponse, Code> {
     let answer = worker.client.report(request).await;
@@ -37,12 +37,13 @@ async fn members_speak_for_themselves_and_the_leader_for_all(pool: PgPool) {
     // What is the leader's alone.
     let line = v1::LogLine { time: now(), text: "no".to_owned(), ..Default::default() };
     let entry = v1::ReportEntry { entry: Some(v1::report_entry::Entry::Log(line)) };
-    for wrong in [
-        v1::ReportRequest { first_seq: 1, entries: vec![entry], ..of_b.clone() },
-        v1::ReportRequest { progress: Some(v1::JobProgress::default()), ..of_b.clone() },
-        v1::ReportRequest { rendezvous_address: "10.0.0.2:7000".to_owned(), ..of_b.clone() },
+    let (progress, address) = (Some(v1::JobProgress::default()), "10.0.0.2:7000".to_owned());
+    for (field, wrong) in [
+        ("entries", v1::ReportRequest { first_seq: 1, entries: vec![entry], ..of_b.clone() }),
+        ("progress", v1::ReportRequest { progress, ..of_b.clone() }),
+        ("rendezvous_address", v1::ReportRequest { rendezvous_address: address, ..of_b.clone() }),
     ] {
-        assert_eq!(report(&mut b, wrong).await.unwrap_err(), Code::InvalidArgument);
+        assert_eq!(fields(&refused(b.client.report(wrong).await, Code::InvalidArgument)), [field]);
     }
     let checkpoint = v1::CheckpointReference {
         key: format!("{}/step-000000001", follows.artifact_prefix),
@@ -54,13 +55,15 @@ async fn members_speak_for_themselves_and_the_leader_for_all(pool: PgPool) {
         checkpoint: Some(checkpoint.clone()),
         bytes: 1,
     };
-    assert_eq!(b.client.commit_checkpoint(commit).await.unwrap_err().code(), Code::InvalidArgument);
+    let status = refused(b.client.commit_checkpoint(commit).await, Code::InvalidArgument);
+    assert_eq!(fields(&status), ["token.member"]);
     let complete = v1::CompleteRequest {
         token: follows.token.clone(),
         checkpoint: Some(checkpoint),
         ..Default::default()
     };
-    assert_eq!(b.client.complete(complete).await.unwrap_err().code(), Code::InvalidArgument);
+    let status = refused(b.client.complete(complete).await, Code::InvalidArgument);
+    assert_eq!(fields(&status), ["token.member"]);
 
     a.client.start(v1::StartRequest { token: leads.token.clone() }).await.unwrap();
     for wrong in ["nowhere", "10.0.0.1:", "10.0.0.1:0", ":7000", "--out:7000", "a b:7000", "http://a:7000"] {

@@ -5,15 +5,19 @@ use std::time::{Duration, Instant};
 
 use cakes_coordinator::core::access::{Role, TokenRole};
 use cakes_coordinator::core::rights::{Needs, needs};
+use cakes_coordinator::grpc::Limits;
 use cakes_coordinator::store::access::{AuditRecord, issue, page as audit, revoke};
 use cakes_coordinator::store::{MIGRATIONS, PgPool};
 use cakes_proto::bearer::Bearer;
 use cakes_proto::method::Method;
 use cakes_proto::v1::JobState;
+use cakes_proto::v1::architecture_service_client::ArchitectureServiceClient;
+use cakes_proto::v1::fleet_service_client::FleetServiceClient;
 use cakes_proto::v1::job_service_client::JobServiceClient;
 use cakes_proto::v1::search_service_client::SearchServiceClient;
 use cakes_proto::v1::worker_service_client::WorkerServiceClient;
 use cakes_proto::{WORKER_PROTOCOL, v1};
+use sqlx::{ConnectOptions, Connection};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
@@ -383,6 +387,41 @@ async fn one_caller_takes_no_places_of_others(pool: PgPool) {
         assert!(start.elapsed() < Duration::from_secs(60), "places of ended streams stay taken");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// With more of them served, it would have all connections to the database.
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn calls_of_one_caller_that_wait_keep_nobody_else_waiting(pool: PgPool) {
+    let limits = Limits { call_timeout: Duration::from_secs(600), ..Limits::default() };
+    let service = Service::start_limited(pool.clone(), limits).await;
+    let [ada, vera] = [token(&pool, "ada", Role::Viewer).await, token(&pool, "vera", Role::Viewer).await];
+    let mut beside = pool.connect_options().connect().await.unwrap();
+    let mut holder = beside.begin().await.unwrap();
+    let lock = "lock table architecture in access exclusive mode";
+    sqlx::query(lock).execute(&mut *holder).await.unwrap();
+    let call = |_| {
+        let mut of_ada = ArchitectureServiceClient::new(with(&service, &ada));
+        tokio::spawn(async move { of_ada.list_architectures(v1::ListArchitecturesRequest::default()).await })
+    };
+    let flood: Vec<_> = (0..20).map(call).collect();
+    let waiting = "select count(*) from pg_locks
+        where relation = 'architecture'::regclass and not granted
+            and database = (select oid from pg_database where datname = current_database())";
+    let start = Instant::now();
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut *holder).await.unwrap() < 2 {
+        assert!(start.elapsed() < PATIENCE, "nothing waits for the table");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // By now whatever is let through has got so far.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut of_vera = FleetServiceClient::new(with(&service, &vera));
+    let answer = tokio::time::timeout(PATIENCE, of_vera.list_workers(v1::ListWorkersRequest {})).await;
+    answer.expect("an answer").unwrap();
+    holder.rollback().await.unwrap();
+    for answer in flood {
+        answer.await.unwrap().unwrap();
+    }
+    beside.close().await.unwrap();
 }
 
 #[sqlx::test(migrator = "MIGRATIONS")]

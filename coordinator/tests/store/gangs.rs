@@ -76,7 +76,7 @@ async fn gang_of_two(pool: &PgPool) -> (JobId, [Worker; 2], Grant, Grant) {
 }
 
 /// Both run.
-async fn started(pool: &PgPool) -> (JobId, [Worker; 2], Grant, Grant) {
+pub async fn started(pool: &PgPool) -> (JobId, [Worker; 2], Grant, Grant) {
     let (job, workers, leader, follower) = gang_of_two(pool).await;
     start(pool, &Policy::default(), leader.token).await.unwrap();
     assert_eq!(gang::start(pool, &Policy::default(), follower.token).await.unwrap(), None);
@@ -279,7 +279,7 @@ async fn the_silence_of_any_member_ends_the_attempt_and_it_goes_on_from_the_chec
         .fetch_one(&pool)
         .await
         .unwrap();
-    assert_eq!(why, "lease expired: worker b was not heard of for too long");
+    assert_eq!(why, "lease expired: member 1 (worker b): worker b was not heard of for too long");
     assert_ended(&pool, leader.token, follower.token).await;
 
     let at_once = "update job set run_after = null, avoid_worker_id = null, avoid_until = null";
@@ -294,7 +294,7 @@ async fn the_silence_of_any_member_ends_the_attempt_and_it_goes_on_from_the_chec
 }
 
 /// Its lease runs out, and that of nobody else.
-async fn follower_falls_silent(pool: &PgPool) {
+pub async fn follower_falls_silent(pool: &PgPool) {
     let silent = "update attempt_lease set deadline = clock_timestamp() - interval '1 s' where member = 1";
     sqlx::query(silent).execute(pool).await.unwrap();
 }

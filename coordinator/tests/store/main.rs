@@ -17,6 +17,7 @@ mod expire;
 mod fail;
 mod filters;
 mod flat;
+mod gang_parts;
 mod gang_slots;
 mod gangs;
 mod intents;

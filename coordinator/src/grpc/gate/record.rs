@@ -85,30 +85,35 @@ impl Gate {
 /// A request with its body in memory, and its message.
 ///
 /// # Errors
-/// It is too long, did not come to its end, or its message is none of the method.
+/// It is too long, did not come to its end, or is not one message of the method.
 pub(super) async fn whole(method: Method, request: Request) -> Result<(Bytes, Request), Status> {
     let (parts, body) = request.into_parts();
     let bytes = axum::body::to_bytes(body, message_bytes_max(method) + FRAME_BYTES).await;
     let bytes = bytes.map_err(|error| {
         size::refusal(&error).unwrap_or_else(|| Status::cancelled("the request did not come to its end"))
     })?;
-    let message = match framed(&bytes) {
-        Some(message) => {
-            method.check(&message).map_err(|error| status::unreadable(method, &error))?;
-            message
-        }
-        // The server says what is wrong with it.
-        None => Bytes::new(),
-    };
+    let message = framed(&bytes).map_err(|problem| status::unreadable(method, &problem))?;
+    method.check(&message).map_err(|error| status::unreadable(method, &error))?;
     Ok((message, Request::from_parts(parts, Body::from(bytes))))
 }
 
-/// The message of a body that holds one, and that as it is.
-fn framed(body: &Bytes) -> Option<Bytes> {
-    let head: [u8; FRAME_BYTES] = body.get(..FRAME_BYTES)?.try_into().ok()?;
-    let [0, length @ ..] = head else { return None };
+/// The message of a body that holds one and nothing else, and that as it is.
+///
+/// # Errors
+/// What is wrong with it.
+fn framed(body: &Bytes) -> Result<Bytes, &'static str> {
+    let Some((head, _)) = body.split_first_chunk::<FRAME_BYTES>() else {
+        return Err("it has no message");
+    };
+    let [compression, length @ ..] = *head;
     let message = body.slice(FRAME_BYTES..);
-    (u32::from_be_bytes(length) as usize == message.len()).then_some(message)
+    if compression != 0 {
+        return Err("its message is compressed");
+    }
+    if u32::from_be_bytes(length) as usize != message.len() {
+        return Err("it is not one message, as long as it says");
+    }
+    Ok(message)
 }
 
 /// How a refusal is called in the record.
@@ -145,8 +150,26 @@ fn text_field(mut message: &[u8], field: u32) -> Option<String> {
 mod tests {
     use cakes_proto::v1;
     use prost::Message;
+    use tonic::Code;
 
     use super::*;
+
+    async fn read(body: &[u8]) -> Result<Bytes, Status> {
+        whole(Method::CancelJob, Request::new(Body::from(body.to_vec()))).await.map(|(message, _)| message)
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_one_message_is_refused_before_anything_is_recorded() {
+        assert_eq!(read(&[0, 0, 0, 0, 0]).await.unwrap(), Bytes::new());
+        assert_eq!(read(&[0, 0, 0, 0, 3, 10, 1, b'7']).await.unwrap(), Bytes::from_static(&[10, 1, b'7']));
+        let (cut_off, two, compressed) = ([0, 0, 0, 0, 3, 10, 1], [0; 10], [1, 0, 0, 0, 0]);
+        let all: [&[u8]; 5] = [&[], &[0, 0, 0, 0], &cut_off, &two, &compressed];
+        for broken in all {
+            let refused = read(broken).await.unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument, "{broken:?}");
+            assert!(refused.message().contains("no request of cancel_job"), "{refused:?}");
+        }
+    }
 
     #[test]
     fn what_a_request_is_about_is_found_in_it() {

@@ -22,7 +22,7 @@ pub(super) struct Turns(Arc<Mutex<Waiting>>);
 #[derive(Debug)]
 pub(super) struct Turn {
     turns: Turns,
-    /// None once it was given to somebody else.
+    /// None where there is no place to give to somebody else.
     who: Option<Who>,
 }
 
@@ -39,12 +39,11 @@ impl Turns {
     pub(super) async fn wait(&self, who: &Who) -> Turn {
         let (tell, told) = oneshot::channel();
         let entered = self.lock().enter(who, tell);
-        if entered.is_none()
-            && let Ok(turn) = told.await
-        {
-            return turn;
+        if entered.is_some() {
+            return Turn { turns: self.clone(), who: Some(who.clone()) };
         }
-        Turn { turns: self.clone(), who: Some(who.clone()) }
+        // Whoever waits is told. If not, it has no place that it could give back.
+        told.await.unwrap_or_else(|_| Turn { turns: self.clone(), who: None })
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

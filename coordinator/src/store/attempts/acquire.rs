@@ -21,7 +21,7 @@ use sqlx::{PgConnection, PgPool};
 use tracing::instrument;
 use uuid::Uuid;
 
-use super::gang::{self, Formed, Slot};
+use super::gang::{self, Collected, Formed, Slot};
 use super::grant_rows::{self, GrantRow, Grants, Reach, Wanted};
 use super::quotas::Rooms;
 use super::together::{Answers, Locks, only};
@@ -193,13 +193,18 @@ impl Batch<'_> {
                 };
                 let seat = match row.member {
                     None => None,
-                    Some(_) => {
-                        if !gang::collect(connection, token, row.request, locks).await? {
+                    Some(_) => match gang::collect(connection, token, row.request, locks).await? {
+                        Collected::Handed => Some(gang::seat(connection, token).await?),
+                        Collected::Busy => {
                             self.answers[place] = None;
                             continue;
                         }
-                        Some(gang::seat(connection, token).await?)
-                    }
+                        // The slot has its part, and nothing else beside it.
+                        Collected::Gone => {
+                            self.answers[place] = Some(Ok(None));
+                            continue;
+                        }
+                    },
                 };
                 let row = grant_rows::read(connection, token).await?;
                 Some(grant(token, row, self.wishes[place], seat))

@@ -3,6 +3,7 @@
 use cakes_proto::ids::LeaseToken;
 use sqlx::PgConnection;
 
+use crate::core::gang::blamed;
 use crate::core::job::{EndReason, JobEvent, JobState, transition};
 use crate::core::lease::{Policy, desired};
 use crate::core::retry::{Failure, FailureClass, judge};
@@ -10,6 +11,10 @@ use crate::core::{lease, worker};
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::fence::{Attempt, Life};
 use crate::store::job_row::{self, JobRow, Move};
+use crate::store::text::storable;
+
+/// Longest stored message, in bytes.
+const MESSAGE_BYTES_MAX: usize = 4000;
 
 /// A bad end as it was reported or noticed.
 pub(super) struct BadEnd<'a> {
@@ -19,7 +24,7 @@ pub(super) struct BadEnd<'a> {
 }
 
 /// Ends a live attempt without a result and moves its job on. Job and attempt
-/// are locked.
+/// are locked. What is said of it names the member that brought it about, unless that led.
 pub(super) async fn end_badly(
     connection: &mut PgConnection,
     policy: &Policy,
@@ -28,6 +33,12 @@ pub(super) async fn end_badly(
     attempt: &Attempt,
     bad: &BadEnd<'_>,
 ) -> Result<(), Error> {
+    let message = match token.leads() {
+        true => bad.message.to_owned(),
+        false => blamed(token.member, attempt.worker.as_str(), bad.message),
+    };
+    let message = storable(&message, MESSAGE_BYTES_MAX);
+    let bad = &BadEnd { message: &message, end: bad.end, class: bad.class };
     let asked_to_yield = asked_to_yield(connection, job, token, attempt).await?;
     let went_away = matches!(bad.class, FailureClass::Lost | FailureClass::Cancelled);
     let handed_back = bad.end == EndReason::Failed && went_away && asked_to_yield;

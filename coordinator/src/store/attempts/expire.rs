@@ -75,25 +75,23 @@ async fn expire(pool: &PgPool, policy: &Policy, token: LeaseToken) -> Result<boo
     .fetch_optional(&mut *transaction)
     .await
     .map_err(failed("look at a lease again"))?;
-    if matches!(attempt.life, Life::Ended(_)) || still_expired == Some(false) {
+    // An attempt that has ended, and a member that has left, have no lease.
+    if still_expired != Some(true) {
         return Ok(false);
     }
-    if gang::leave(&mut transaction, token, &attempt).await? {
+    let class = FailureClass::Lost;
+    let Some(attempt) = gang::speaks_for(&mut transaction, token, attempt, class).await? else {
         transaction.commit().await.map_err(failed("commit an expiry"))?;
         let (epoch, member) = (token.epoch, token.member);
         tracing::warn!(job = %token.job, epoch, member, "a member was lost behind the last step");
         return Ok(false);
-    }
-    let (attempt, _) = gang::speaks_for(&mut transaction, token, attempt, String::new()).await?;
-    let (end, message) = match attempt.life {
-        Life::Offered => {
-            (EndReason::OfferExpired, format!("worker {} did not start it in time", attempt.worker))
-        }
-        Life::Running | Life::Ended(_) => {
-            (EndReason::LeaseExpired, format!("worker {} was not heard of for too long", attempt.worker))
-        }
     };
-    let bad = BadEnd { end, class: FailureClass::Lost, message: &message };
+    let (end, what) = match attempt.life == Life::Offered {
+        true => (EndReason::OfferExpired, "did not start it in time"),
+        false => (EndReason::LeaseExpired, "was not heard of for too long"),
+    };
+    let message = format!("worker {} {what}", attempt.worker);
+    let bad = BadEnd { end, class, message: &message };
     end_badly(&mut transaction, policy, &job, token, &attempt, &bad).await?;
     transaction.commit().await.map_err(failed("commit an expiry"))?;
     tracing::warn!(job = %token.job, epoch = token.epoch, worker = %attempt.worker, %end, "took a job back");

@@ -12,10 +12,6 @@ use crate::core::retry::FailureClass;
 use crate::store::error::{Error, failed};
 use crate::store::fence::{self, Life};
 use crate::store::job_row;
-use crate::store::text::storable;
-
-/// Longest stored message, in bytes.
-const MESSAGE_BYTES_MAX: usize = 4000;
 
 /// Ends the attempt; its class decides what becomes of the job. Any member of it may say so; the loss
 /// of one that follows, behind the last step, is its own alone.
@@ -39,13 +35,10 @@ pub async fn fail(
         Life::Ended(_) => return Err(fence::lost(&mut transaction, token).await?),
         Life::Offered | Life::Running => {}
     }
-    if class == FailureClass::Lost && gang::leave(&mut transaction, token, &attempt).await? {
+    let Some(attempt) = gang::speaks_for(&mut transaction, token, attempt, class).await? else {
         return transaction.commit().await.map_err(failed("commit the loss of a member"));
-    }
-    let message = message.to_owned();
-    let (attempt, message) = gang::speaks_for(&mut transaction, token, attempt, message).await?;
-    let message = storable(&message, MESSAGE_BYTES_MAX);
-    let bad = BadEnd { end: EndReason::Failed, class, message: &message };
+    };
+    let bad = BadEnd { end: EndReason::Failed, class, message };
     end_badly(&mut transaction, policy, &job, token, &attempt, &bad).await?;
     // S5: the answer follows the commit.
     transaction.commit().await.map_err(failed("commit a failure"))

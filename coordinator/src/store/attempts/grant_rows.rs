@@ -17,10 +17,6 @@ use crate::core::job::{JobEvent, JobState, transition};
 use crate::core::lease::Policy;
 use crate::store::error::{Error, failed};
 use crate::store::labels;
-use crate::store::text::storable;
-
-/// Longest stored name of a device, in bytes.
-const DEVICE_BYTES_MAX: usize = 200;
 
 /// An attempt that an earlier call with the same request made.
 pub(super) struct Earlier {
@@ -42,11 +38,11 @@ pub(super) async fn earlier(
 ) -> Result<Vec<Earlier>, Error> {
     let (mut workers, mut incarnations, mut requests) = (Vec::new(), Vec::new(), Vec::new());
     let mut devices = Vec::new();
-    for wish in wishes {
-        workers.push(wish.worker.as_str());
-        incarnations.push(wish.incarnation);
-        requests.push(wish.request_id);
-        devices.push(wish.device.name.as_str());
+    for slot in wishes.map(Slot::of) {
+        workers.push(slot.worker);
+        incarnations.push(slot.incarnation);
+        requests.push(slot.request_id);
+        devices.push(slot.device);
     }
     if workers.is_empty() {
         return Ok(Vec::new());
@@ -77,10 +73,10 @@ pub(super) async fn earlier(
            union all
            select part.worker_id, part.request_id, part.job_id, part.epoch, attempt.nonce, part.state, part.member
            from part join attempt on attempt.job_id = part.job_id and attempt.epoch = part.epoch"#,
-        &workers as _,
+        &workers,
         &incarnations,
         &requests,
-        &devices as _
+        &devices
     )
     .fetch_all(connection)
     .await
@@ -338,14 +334,8 @@ pub(super) struct Grants {
 
 impl Grants {
     pub(super) fn add(&mut self, token: LeaseToken, wish: &Acquisition, job: &Candidate) {
-        let device = storable(&wish.device.name, DEVICE_BYTES_MAX);
-        let body = json!({ "device": device, "resume_step": job.resume_step.unwrap_or(0) });
-        let slot = Slot {
-            worker: wish.worker.as_str().to_owned(),
-            device,
-            incarnation: wish.incarnation,
-            request_id: wish.request_id,
-        };
+        let slot = Slot::of(wish);
+        let body = json!({ "device": slot.device, "resume_step": job.resume_step.unwrap_or(0) });
         self.push(token, slot, body);
     }
 

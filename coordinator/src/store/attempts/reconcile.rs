@@ -44,13 +44,15 @@ pub async fn reconcile(
             adopt(&mut transaction, token, incarnation).await?;
             kept.push(token);
         } else if granted_to < incarnation {
-            if gang::leave(&mut transaction, token, &attempt).await? {
+            let class = FailureClass::Lost;
+            let Some(attempt) = gang::speaks_for(&mut transaction, token, attempt, class).await? else {
                 continue;
-            }
+            };
             let message = format!("worker {worker} was restarted");
-            let (attempt, message) = gang::speaks_for(&mut transaction, token, attempt, message).await?;
-            let bad = BadEnd { end: EndReason::Superseded, class: FailureClass::Lost, message: &message };
+            let bad = BadEnd { end: EndReason::Superseded, class, message: &message };
             end_badly(&mut transaction, policy, &job, token, &attempt, &bad).await?;
+            // Nor does another part of it live on that this worker has.
+            kept.retain(|other: &LeaseToken| other.job != token.job);
         }
     }
     transaction.commit().await.map_err(failed("commit what was reconciled"))?;

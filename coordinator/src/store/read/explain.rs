@@ -103,6 +103,7 @@ pub(super) async fn worker_facts(pool: &PgPool, lease_ttl: Duration) -> Result<V
             lost: worker.is_lost,
             suspect: worker.suspect.map(|(reason, _)| reason),
             labels: worker.labels,
+            joins_gangs: worker.joins_gangs,
             devices: devices.collect(),
         }
     });

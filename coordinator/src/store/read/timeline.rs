@@ -17,13 +17,13 @@ pub struct Span {
     pub epoch: i64,
     pub worker: String,
     pub device: String,
-    /// "offered", "running", or how it ended.
+    /// "offered", "running", or how the attempt ended; "left" of a slot that it let go and lives on.
     pub outcome: String,
     pub grant_time: DateTime<Utc>,
     pub end_time: Option<DateTime<Utc>>,
 }
 
-/// Attempts that lived between two times, the newest first.
+/// Slots that attempts had between two times, the newest attempts first.
 ///
 /// # Errors
 /// The database fails.
@@ -35,20 +35,16 @@ pub async fn spans(
 ) -> Result<Vec<Span>, Error> {
     sqlx::query_as!(
         Span,
-        r#"select attempt.job_id as job, job.search_id as search, job.label, job.kind, attempt.epoch,
+        r#"select slot.job_id as "job!", job.search_id as search, job.label, job.kind, slot.epoch as "epoch!",
                slot.worker_id as "worker!", slot.device as "device!",
-               coalesce(attempt.end_reason, attempt.state) as "outcome!",
-               attempt.grant_time, attempt.end_time
-           from attempt join job on job.id = attempt.job_id
-           cross join lateral (
-               select attempt.worker_id, attempt.device
-               union all
-               select member.worker_id, member.device from attempt_member member
-               where attempt.member_count > 1 and member.job_id = attempt.job_id
-                   and member.epoch = attempt.epoch and member.member > 0
-           ) slot
-           where not attempt.imported and attempt.grant_time < $2 and (attempt.end_time is null or attempt.end_time > $1)
-           order by attempt.grant_time desc limit $3"#,
+               coalesce(slot.end_reason, case when slot.end_time is null then slot.state else 'left' end)
+                   as "outcome!",
+               slot.grant_time as "grant_time!", slot.end_time
+           from attempt_slot slot join job on job.id = slot.job_id
+           -- No slot outlives its attempt; that is told without a look at the slots.
+           where slot.grant_time < $2 and (slot.attempt_end_time is null or slot.attempt_end_time > $1)
+               and (slot.end_time is null or slot.end_time > $1)
+           order by slot.grant_time desc limit $3"#,
         from,
         to,
         limit

@@ -23,6 +23,8 @@ pub struct WorkerRecord {
     pub is_lost: bool,
     pub devices: Vec<Device>,
     pub labels: Labels,
+    /// Whether its slots may train with those of other workers.
+    pub joins_gangs: bool,
     pub version: String,
     /// Why it gets no jobs, and until when; none for one that is not suspect now.
     pub suspect: Option<(String, DateTime<Utc>)>,
@@ -40,7 +42,8 @@ pub async fn list(pool: &PgPool, lease_ttl: Duration) -> Result<Vec<WorkerRecord
     let ttl = interval(lease_ttl)?;
     let rows = sqlx::query_as!(
         Row,
-        r#"select id, schedule, clock_timestamp() - last_seen_time > $1 as "is_lost!", devices, labels, version,
+        r#"select id, schedule, clock_timestamp() - last_seen_time > $1 as "is_lost!", devices, labels,
+               joins_gangs, version,
                array(select distinct job_id from live_slot where worker_id = worker.id order by job_id)
                    as "jobs!",
                last_seen_time, register_time,
@@ -65,7 +68,8 @@ pub async fn get(pool: &PgPool, id: &WorkerId, lease_ttl: Duration) -> Result<Wo
     let ttl = interval(lease_ttl)?;
     let row = sqlx::query_as!(
         Row,
-        r#"select id, schedule, clock_timestamp() - last_seen_time > $1 as "is_lost!", devices, labels, version,
+        r#"select id, schedule, clock_timestamp() - last_seen_time > $1 as "is_lost!", devices, labels,
+               joins_gangs, version,
                array(select distinct job_id from live_slot where worker_id = worker.id order by job_id)
                    as "jobs!",
                last_seen_time, register_time,
@@ -93,6 +97,7 @@ struct Row {
     is_lost: bool,
     devices: serde_json::Value,
     labels: serde_json::Value,
+    joins_gangs: bool,
     version: String,
     jobs: Vec<Uuid>,
     last_seen_time: DateTime<Utc>,
@@ -113,6 +118,7 @@ impl TryFrom<Row> for WorkerRecord {
             is_lost: row.is_lost,
             devices: serde_json::from_value(row.devices).map_err(|error| corrupt("the devices", &error))?,
             labels: labels::from_column(row.labels)?,
+            joins_gangs: row.joins_gangs,
             version: row.version,
             suspect: row.suspect_reason.zip(row.suspect_until),
             jobs: row.jobs,

@@ -112,7 +112,10 @@ async fn candidates(pool: &PgPool) -> Result<Vec<Candidate>, Error> {
         .collect()
 }
 
-/// The newest ends of a worker, the newest first: of attempts that it had, or had a part in.
+/// The newest ends of a worker, the newest first: of attempts that it had, or had a part in. A member
+/// that went behind the last step has trained all that its attempt leaves behind, so that speaks for its
+/// machine, as a checkpoint does for a worker that is lost afterwards; of an attempt that then fails and
+/// has left nothing, it says neither.
 async fn ends(pool: &PgPool, worker: &Candidate) -> Result<Vec<Ended>, Error> {
     let rows = sqlx::query!(
         r#"with ended as (

@@ -7,15 +7,15 @@ use crate::core::gang::MemberState;
 use crate::store::error::{Error, failed};
 use crate::store::fence::{Attempt, Life};
 
-/// Lets a member that was lost go without ending its attempt, which is locked: behind the last step
-/// only the leader has still to validate, save and complete. False where the attempt cannot do
-/// without it. A repetition changes nothing.
-pub(in crate::store::attempts) async fn leave(
+/// Lets a member that does not lead and was lost go without ending its attempt, which is locked:
+/// behind the last step only the leader has still to validate, save and complete. False where the
+/// attempt cannot do without it. A repetition changes nothing.
+pub(super) async fn leave(
     connection: &mut PgConnection,
     token: LeaseToken,
     attempt: &Attempt,
 ) -> Result<bool, Error> {
-    if token.leads() || attempt.life != Life::Running {
+    if attempt.life != Life::Running {
         return Ok(false);
     }
     // Of one that went on from behind the last step the ranks may not even have met.

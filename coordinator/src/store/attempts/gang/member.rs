@@ -3,7 +3,9 @@
 use cakes_proto::ids::{LeaseToken, WorkerId};
 use sqlx::PgConnection;
 
-use crate::core::gang::{MemberState, blamed};
+use super::leave::leave;
+use crate::core::gang::MemberState;
+use crate::core::retry::FailureClass;
 use crate::store::error::{Error, corrupt, failed};
 use crate::store::fence::{self, Attempt, Life};
 
@@ -37,8 +39,9 @@ pub(in crate::store::attempts) async fn of(
     member.transpose()
 }
 
-/// Lets an attempt that is locked be told as its member's: the worker is the member's, and an
-/// attempt that it never started is one that was not begun. What is said of it names the member.
+/// An attempt that is locked and is about to end by a failure of this class, as it is told as its
+/// member's: the worker is the member's, and an attempt that it never started is one that was not
+/// begun. `None` where the attempt goes on, as the member was lost and could be done without.
 ///
 /// # Errors
 /// The attempt has no such member any more.
@@ -46,10 +49,13 @@ pub(in crate::store::attempts) async fn speaks_for(
     connection: &mut PgConnection,
     token: LeaseToken,
     attempt: Attempt,
-    message: String,
-) -> Result<(Attempt, String), Error> {
+    class: FailureClass,
+) -> Result<Option<Attempt>, Error> {
     if token.leads() {
-        return Ok((attempt, message));
+        return Ok(Some(attempt));
+    }
+    if class == FailureClass::Lost && leave(connection, token, &attempt).await? {
+        return Ok(None);
     }
     // One that has gone before its attempt has nothing more to say.
     let Some(member) = of(connection, token).await?.filter(|member| member.state != MemberState::Ended)
@@ -60,6 +66,5 @@ pub(in crate::store::attempts) async fn speaks_for(
         (Life::Running, MemberState::Offered) => Life::Offered,
         (life, _) => life,
     };
-    let message = blamed(token.member, member.worker.as_str(), &message);
-    Ok((Attempt { life, worker: member.worker, ..attempt }, message))
+    Ok(Some(Attempt { life, worker: member.worker, ..attempt }))
 }

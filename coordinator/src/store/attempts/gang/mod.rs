@@ -21,9 +21,8 @@ mod tell;
 mod wishes;
 
 pub(super) use form::{Formed, form, write};
-pub(super) use leave::leave;
 pub(super) use member::speaks_for;
-pub(super) use parts::{collect, seat};
+pub(super) use parts::{Collected, collect, seat};
 pub use renew::{Renewal, renew};
 pub use start::start;
 pub use tell::tell;

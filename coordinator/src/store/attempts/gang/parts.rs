@@ -8,20 +8,32 @@ use super::super::together::Locks;
 use crate::core::gang::Seat;
 use crate::store::error::{Error, failed};
 
-/// Hands a part out to the question of its slot. Repetitions find it by that question. False if
-/// somebody else is at it, as one who ends the attempt, and is not waited for.
+/// What a question for a part comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store::attempts) enum Collected {
+    /// The part is handed out to it, now or before.
+    Handed,
+    /// Another question of the slot has it, or it has ended.
+    Gone,
+    /// Somebody else is at it, as one who ends the attempt, and is not waited for.
+    Busy,
+}
+
+/// Hands a part out to a question of its slot. Repetitions find it by that question; of two that
+/// come at once one has it.
 pub(in crate::store::attempts) async fn collect(
     connection: &mut PgConnection,
     token: LeaseToken,
     request_id: Uuid,
     locks: Locks,
-) -> Result<bool, Error> {
+) -> Result<Collected, Error> {
     if locks == Locks::PassOver && !take(connection, token).await? {
-        return Ok(false);
+        return Ok(Collected::Busy);
     }
-    sqlx::query!(
+    let handed = sqlx::query!(
         "update attempt_member set acquire_request_id = $4
-         where job_id = $1 and epoch = $2 and member = $3 and acquire_request_id is null",
+         where job_id = $1 and epoch = $2 and member = $3 and state <> 'ended'
+             and (acquire_request_id is null or acquire_request_id = $4)",
         token.job.0,
         token.epoch,
         token.member,
@@ -30,7 +42,10 @@ pub(in crate::store::attempts) async fn collect(
     .execute(connection)
     .await
     .map_err(failed("hand out a part of a job"))?;
-    Ok(true)
+    Ok(match handed.rows_affected() {
+        0 => Collected::Gone,
+        _ => Collected::Handed,
+    })
 }
 
 /// Locks a part, unless somebody else has.

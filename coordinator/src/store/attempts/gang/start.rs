@@ -6,7 +6,7 @@ use tracing::instrument;
 
 use crate::core::gang::{MemberEvent, MemberState, transition};
 use crate::core::lease::Policy;
-use crate::store::error::{Error, failed};
+use crate::store::error::{Error, corrupt, failed};
 use crate::store::fence;
 
 /// Turns the offer of a member into a full lease; where the ranks meet, as soon as the leader
@@ -18,26 +18,28 @@ use crate::store::fence;
 pub async fn start(pool: &PgPool, policy: &Policy, token: LeaseToken) -> Result<Option<String>, Error> {
     let mut transaction = pool.begin().await.map_err(failed("begin a start"))?;
     // S3 S13: a lease is there exactly as long as its attempt lives; the nonce is the grant's.
-    let renewed = sqlx::query!(
+    let state = sqlx::query_scalar!(
         "update attempt_lease lease set deadline = clock_timestamp() + make_interval(secs => $5)
-         from attempt
+         from attempt, attempt_member member
          where attempt.job_id = $1 and attempt.epoch = $2 and attempt.nonce = $3
-             and lease.job_id = $1 and lease.epoch = $2 and lease.member = $4",
+             and member.job_id = $1 and member.epoch = $2 and member.member = $4
+             and lease.job_id = $1 and lease.epoch = $2 and lease.member = $4
+         returning member.state",
         token.job.0,
         token.epoch,
         &token.nonce.0[..],
         token.member,
         policy.lease_ttl.as_secs_f64()
     )
-    .execute(&mut *transaction)
+    .fetch_optional(&mut *transaction)
     .await
     .map_err(failed("renew the lease of a member"))?;
-    if renewed.rows_affected() == 0 {
+    let state = state
+        .map(|state| state.parse::<MemberState>())
+        .transpose()
+        .map_err(|error| corrupt(format!("member {} of job {}", token.member, token.job), &error))?;
+    let Some(Ok(next)) = state.map(|state| transition(state, MemberEvent::Start)) else {
         return Err(fence::lost(&mut transaction, token).await?);
-    }
-    let next = match transition(MemberState::Offered, MemberEvent::Start) {
-        Ok(next) => next.as_str(),
-        Err(_) => return Err(fence::lost(&mut transaction, token).await?),
     };
     let address = sqlx::query_scalar!(
         "with begun as (
@@ -48,7 +50,7 @@ pub async fn start(pool: &PgPool, policy: &Policy, token: LeaseToken) -> Result<
         token.job.0,
         token.epoch,
         token.member,
-        next
+        next.as_str()
     )
     .fetch_optional(&mut *transaction)
     .await

@@ -8,8 +8,9 @@ use crate::core::gang::{WISH_FRESH, Wishing};
 use crate::store::error::{Error, failed};
 use crate::store::text::storable;
 
-/// Longest stored name of a device, in bytes; as of grants.
-const DEVICE_BYTES_MAX: usize = 200;
+/// Longest stored name of a device, in bytes. None that the API takes is longer, so all are stored as
+/// their workers name them.
+const DEVICE_BYTES_MAX: usize = 256;
 
 /// A slot with the question that it asked last.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,9 +22,20 @@ pub(in crate::store::attempts) struct Slot {
 }
 
 impl Slot {
-    /// Whether it is that of a wish.
+    /// That of a wish, as it is stored.
+    pub(in crate::store::attempts) fn of(wish: &Acquisition) -> Self {
+        Slot {
+            worker: wish.worker.as_str().to_owned(),
+            device: storable(&wish.device.name, DEVICE_BYTES_MAX),
+            incarnation: wish.incarnation,
+            request_id: wish.request_id,
+        }
+    }
+
+    /// Whether it is that of a wish, whichever question that is.
     pub(in crate::store::attempts) fn is_of(&self, wish: &Acquisition) -> bool {
-        self.worker == wish.worker.as_str() && self.device == wish.device.name
+        let Slot { worker, device, .. } = Slot::of(wish);
+        (self.worker.as_str(), self.device.as_str()) == (worker.as_str(), device.as_str())
     }
 }
 
@@ -33,17 +45,18 @@ pub(in crate::store::attempts) async fn note(
     job: Uuid,
     wish: &Acquisition,
 ) -> Result<(), Error> {
+    let Slot { worker, device, incarnation, request_id } = Slot::of(wish);
     sqlx::query!(
         "insert into gang_wish (worker_id, device, job_id, incarnation, request_id, device_count)
          values ($1, $2, $3, $4, $5, $6)
          on conflict (worker_id, device) do update set
              job_id = excluded.job_id, incarnation = excluded.incarnation, request_id = excluded.request_id,
              device_count = excluded.device_count, wish_time = clock_timestamp()",
-        wish.worker.as_str(),
-        storable(&wish.device.name, DEVICE_BYTES_MAX),
+        worker,
+        device,
         job,
-        wish.incarnation,
-        wish.request_id,
+        incarnation,
+        request_id,
         i32::try_from(wish.device.count.max(1)).unwrap_or(i32::MAX)
     )
     .execute(connection)
