@@ -36,6 +36,10 @@ fn a_search_of_ten_jobs_brings_workers_and_lets_them_go() {
             Ok((names == ["n1", "n2"]).then_some(()))
         });
         told(cluster, both.await)?;
+        let workers = api.fleet().list_workers(ListWorkersRequest {}).await?.into_inner().workers;
+        let are_labelled =
+            workers.iter().all(|worker| worker.labels.get("site").is_some_and(|site| site == "basel"));
+        ensure!(are_labelled, "the labels of the pool are not those of its workers: {workers:?}");
         let ended = told(cluster, api.until_ended(&search.id, SearchState::Succeeded).await)?;
         ensure!(ended.jobs.len() == 10 && workers_of(&ended) == ["n1", "n2"], "{ended:#?}");
         let gone = until("the workers leave with the queue", WITHIN, async || {
@@ -145,9 +149,11 @@ fn in_slurm(cluster: &Cluster, slurm: &Slurm, mut command: Command) -> Result<Co
 fn autoscaler(cluster: &Cluster, slurm: &Slurm, max: &str, idle: &str) -> Result<Daemon> {
     let script = script();
     let words = ["worker", "autoscale", "--script", &script, "--pool", "test", "--max", max];
+    let labels = ["--labels", "site=basel"];
     // Each has its node for itself.
     let pace = ["--idle", idle, "--start-limit", "2m", "--interval", "0.5", "--", "--exclusive"];
-    let mut command = in_slurm(cluster, slurm, cluster.cakes_command(&[&words[..], &pace[..]].concat())?)?;
+    let mut command =
+        in_slurm(cluster, slurm, cluster.cakes_command(&[&words[..], &labels[..], &pace[..]].concat())?)?;
     Daemon::start("autoscaler", &mut command, &cluster.folder().join("autoscaler.log"))
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use cakes::job::TrainerJob;
+use cakes_cli::format::{device_hours, device_hours_of, device_hours_used};
 use cakes_tests::browser::{self, Browser};
 use cakes_tests::exhibit::{self, Exhibit, MARKUP};
 use cakes_tests::{Cluster, Options, scenario};
@@ -115,7 +116,9 @@ fn every_page_shows_what_is_there_and_asks_nobody_else() {
         keys_lead_from_the_top_to_an_architecture(&browser, &base, &made).await?;
         labels_and_notes_are_shown_and_lead_to_more(&browser, &base, cluster, &made).await?;
         checkpoints_and_suspects_say_why(&browser, &base, cluster, &made).await?;
+        labels_of_workers_are_shown(&browser, &base, cluster).await?;
         placement_is_shown(&browser, &base, cluster, &made).await?;
+        times_on_devices_read_as_those_of_the_command(&browser).await?;
         themes_follow_the_system_and_the_button(&browser, &base).await?;
         news_appear_without_reloading(&browser, cluster, &made).await?;
         a_coordinator_that_comes_back_is_found_again(&browser, cluster).await?;
@@ -282,6 +285,43 @@ async fn checkpoints_and_suspects_say_why(
     browser.goto(&format!("{base}/workers")).await?;
     browser.until_text(&["gpu-b"]).await?;
     ensure!(!browser.text().await?.contains("suspect"), "it is trusted again");
+    Ok(())
+}
+
+/// What searches may ask for, as `cakes worker list` says it.
+async fn labels_of_workers_are_shown(browser: &Browser, base: &str, cluster: &Cluster) -> Result<()> {
+    let set = |labels: &str| format!("update worker set labels = '{labels}' where id = 'gpu-a'");
+    cluster.sql(&set(r#"{"gpu": "h200", "site": "basel"}"#))?;
+    for width in [1280, 390] {
+        browser.resize(width, 844).await?;
+        browser.goto(&format!("{base}/workers")).await?;
+        browser.until_text(&["gpu-a", "gpu=h200, site=basel", "gpu-b"]).await?;
+        let overflow = "return Math.max(0, document.documentElement.scrollWidth - innerWidth)";
+        ensure!(browser.script(overflow).await? == 0, "labels of workers do not fit {width} px");
+    }
+    browser.resize(1280, 844).await?;
+    cluster.sql(&set("{}")).map(drop)
+}
+
+/// Limits and what was taken of them, in whole seconds, as the coordinator knows them.
+async fn times_on_devices_read_as_those_of_the_command(browser: &Browser) -> Result<()> {
+    let limits_s = [1, 11, 359, 360, 361, 1800, 3600, 9036, 86_400, 1_234_567, 3_600_000_000_i64];
+    let used_s = [0, 1, 13, 17, 18, 359, 360, 400, 1800, 9036, 86_399, 5_000_000];
+    let pairs: Vec<(i64, i64)> =
+        limits_s.iter().flat_map(|limit| used_s.map(|used| (used, *limit))).collect();
+    let script = format!(
+        "return import('/assets/lib/format.js').then(({{ deviceTime, deviceTimeOf, deviceTimeUsed }}) => \
+         {}.map(([used, limit]) => [deviceTime(limit), deviceTimeUsed(used), deviceTimeOf(used, limit)]))",
+        serde_json::to_string(&pairs)?
+    );
+    // The browser waits for what the script promises.
+    let shown: Vec<[String; 3]> = serde_json::from_value(browser.script(&script).await?)?;
+    ensure!(shown.len() == pairs.len(), "{shown:?}");
+    for ((used_s, limit_s), shown) in pairs.into_iter().zip(shown) {
+        let (used, limit) = (used_s as f64 / 3600.0, limit_s as f64 / 3600.0);
+        let told = [device_hours(limit), device_hours_used(used), device_hours_of(used, limit)];
+        ensure!(shown == told, "{used_s} s of {limit_s} s: the page says {shown:?}, the command {told:?}");
+    }
     Ok(())
 }
 

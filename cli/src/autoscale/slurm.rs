@@ -71,18 +71,7 @@ impl Pool {
     /// Slurm refuses, or does not answer. Then it may have taken them all the same:
     /// [`Self::list`] tells.
     pub async fn submit(&self, count: u32) -> Result<Vec<String>, SlurmError> {
-        let mut words: Vec<String> = vec!["--parsable".to_owned(), format!("--job-name={}", self.job_name)];
-        words.extend(self.sbatch.iter().cloned());
-        if count > 1 {
-            words.push(format!("--array=0-{}", count - 1));
-        }
-        words.push(self.script.display().to_string());
-        let mut command = Command::new("sbatch");
-        command.args(&words);
-        if !self.labels.is_empty() {
-            command.env("CAKES_LABELS", self.labels.to_string());
-        }
-        let out = finish("sbatch", command).await?;
+        let out = finish("sbatch", self.submission(count)).await?;
         // JOB, or JOB;CLUSTER.
         let job = out.trim().split(';').next().unwrap_or_default();
         if job.is_empty() || !job.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -95,6 +84,23 @@ impl Pool {
             1 => vec![job.to_owned()],
             _ => (0..count).map(|index| format!("{job}_{index}")).collect(),
         })
+    }
+
+    /// What submits so many: the options that were given, then the script, which finds the labels of its
+    /// worker among its variables.
+    fn submission(&self, count: u32) -> Command {
+        let mut command = Command::new("sbatch");
+        command.args(["--parsable".to_owned(), format!("--job-name={}", self.job_name)]).args(&self.sbatch);
+        if count > 1 {
+            command.arg(format!("--array=0-{}", count - 1));
+        }
+        command.arg(&self.script);
+        match self.labels.is_empty() {
+            // Jobs are counted for workers without labels, whatever stands in our own variables.
+            true => command.env_remove("CAKES_LABELS"),
+            false => command.env("CAKES_LABELS", self.labels.to_string()),
+        };
+        command
     }
 
     /// Takes waiting allocations away.
@@ -167,6 +173,32 @@ async fn finish(program: &'static str, mut command: Command) -> Result<String, S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The words of a submission, and the labels among its variables: none where they are taken away.
+    fn submitted(labels: &str, count: u32) -> (Vec<String>, Option<String>) {
+        let pool = Pool {
+            job_name: "cakes-gpus".to_owned(),
+            script: PathBuf::from("/etc/cakes/worker.sbatch"),
+            labels: labels.parse().unwrap(),
+            sbatch: vec!["--partition=gpu".to_owned()],
+        };
+        let command = pool.submission(count);
+        let command = command.as_std();
+        let words = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        let variable = command.get_envs().find(|(name, _)| *name == "CAKES_LABELS");
+        let (_, value) = variable.expect("whatever stands in our own variables is not passed on");
+        (words, value.map(|value| value.to_string_lossy().into_owned()))
+    }
+
+    #[test]
+    fn what_is_submitted_is_the_script_behind_its_options_with_the_labels_of_its_workers() {
+        let (words, labels) = submitted("site=basel,gpu=h200", 1);
+        let one = ["--parsable", "--job-name=cakes-gpus", "--partition=gpu", "/etc/cakes/worker.sbatch"];
+        assert_eq!(words, one);
+        assert_eq!(labels.as_deref(), Some("gpu=h200,site=basel"));
+        let (words, labels) = submitted("", 3);
+        assert_eq!((words[3].as_str(), words.len(), labels), ("--array=0-2", 5, None));
+    }
 
     #[test]
     fn rows_are_read_whatever_stands_in_a_comment() {

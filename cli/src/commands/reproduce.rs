@@ -209,14 +209,18 @@ fn compare_data(recorded: &v1::Environment, file: &Path) -> Result<Data, Command
         return Ok(Data::Same);
     }
     Ok(Data::Differ(format!(
-        "the data differ: the job trained on {} ({} files, {} bytes), this run on {} ({} files, {} bytes)",
-        recorded.data_sha256,
-        recorded.data_file_count,
-        recorded.data_bytes,
-        again.sha256,
-        again.file_count,
-        again.bytes
+        "the data differ: the job trained on {}, this run on {}",
+        named(&recorded.data_sha256, recorded.data_file_count, recorded.data_bytes),
+        named(&again.sha256, again.file_count, again.bytes)
     )))
+}
+
+/// Data by their digest; those without files were generated.
+fn named(sha256: &str, file_count: u64, bytes: u64) -> String {
+    match file_count {
+        0 => format!("{sha256} (generated)"),
+        count => format!("{sha256} ({count} files, {bytes} bytes)"),
+    }
 }
 
 /// What should be the same: never times and memory.
@@ -282,6 +286,6 @@ mod tests {
         assert_eq!(compare_data(&job("bb"), &file).unwrap(), Data::Same);
         assert!(unknown(&job("")).starts_with("the job told no digest"));
         let Data::Differ(told) = compare_data(&job("aa"), &file).unwrap() else { panic!("they differ") };
-        assert!(told.contains("aa") && told.contains("bb (2 files, 3 bytes)"), "{told}");
+        assert!(told.contains("aa (generated)") && told.contains("bb (2 files, 3 bytes)"), "{told}");
     }
 }

@@ -1,5 +1,6 @@
 //! Projects: who may use how much of the devices.
 
+use std::fmt;
 use std::num::NonZeroU32;
 
 /// The project of what names none. It is always there.
@@ -96,6 +97,19 @@ impl Terms {
     }
 }
 
+impl fmt::Display for Terms {
+    /// Field by field, under the names of the API.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limit = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
+        let device_quota = limit(self.device_quota.map(|quota| quota.to_string()));
+        let device_hours_quota =
+            limit(self.device_s_quota.map(|seconds| (seconds as f64 / 3600.0).to_string()));
+        let Terms { share, period_days, .. } = self;
+        write!(formatter, "share={share} device_quota={device_quota} ")?;
+        write!(formatter, "device_hours_quota={device_hours_quota} period_days={period_days}")
+    }
+}
+
 /// What a project may still take, as the grants of one transaction use it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
@@ -135,6 +149,9 @@ mod tests {
     fn terms_name_the_field_that_is_out_of_bounds() {
         let terms = Terms::check(0, Some(3), Some(0.5), 0).unwrap();
         assert_eq!((terms.share.get(), terms.device_s_quota, terms.period_days), (1, Some(1800), 30));
+        assert_eq!(terms.to_string(), "share=1 device_quota=3 device_hours_quota=0.5 period_days=30");
+        let open = Terms::check(4, None, None, 7).unwrap().to_string();
+        assert_eq!(open, "share=4 device_quota=none device_hours_quota=none period_days=7");
         let field = |checked: Result<Terms, (&'static str, String)>| checked.unwrap_err().0;
         assert_eq!(field(Terms::check(SHARE_MAX + 1, None, None, 0)), "share");
         assert_eq!(field(Terms::check(1, Some(u32::MAX), None, 0)), "device_quota");

@@ -15,7 +15,7 @@ use super::answer::{Failure, json};
 use super::guard::{comes_over_plain_http, is_loopback_name};
 use super::listener::Peer;
 use super::{Web, actions, guard};
-use crate::audit::DONE;
+use crate::audit::done;
 use crate::core::access::{Action, Role, SecretHash, delay, least_role, permits, token_hash};
 use crate::core::rights;
 use crate::store::access::{self as stored, Asker, Found, Holder, Via};
@@ -172,12 +172,18 @@ impl Web {
         format!("{name}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Strict{secure}")
     }
 
-    /// Adds a row that says what is about to be done.
+    /// Adds a row that says what is about to be done, and what limits it sets.
     ///
     /// # Errors
     /// It cannot be recorded, and so must not be done.
-    pub(super) async fn begin(&self, caller: &Caller, action: &str, object: &str) -> Result<i64, Failure> {
-        self.audit.begin(caller.asker(), action, object).await.map_err(|_| {
+    pub(super) async fn begin(
+        &self,
+        caller: &Caller,
+        action: &str,
+        object: &str,
+        limits: &str,
+    ) -> Result<i64, Failure> {
+        self.audit.begin(caller.asker(), action, object, limits).await.map_err(|_| {
             let message =
                 "nothing was done, since it cannot be recorded; the coordinator's log says why".to_owned();
             Failure::new(StatusCode::SERVICE_UNAVAILABLE, "NOT_RECORDED", message)
@@ -192,20 +198,20 @@ impl Web {
         object: &str,
         outcome: Result<(), &Failure>,
     ) {
-        self.record_outcome(caller, action, object, outcome, None).await;
+        self.record_outcome(caller, action, object, outcome.map(|()| ""), None).await;
     }
 
-    /// Adds a row to the record. Of callers that nobody knows only so many are kept, so
-    /// that nobody fills the disk.
+    /// Adds a row to the record, with the limits that were set. Of callers that nobody knows
+    /// only so many are kept, so that nobody fills the disk.
     pub(super) async fn record_outcome(
         &self,
         caller: &Caller,
         action: &str,
         object: &str,
-        outcome: Result<(), &Failure>,
+        outcome: Result<&str, &Failure>,
         begun: Option<i64>,
     ) {
-        let outcome = outcome.map_or_else(|failure| (failure.code(), failure.message()), |()| DONE);
+        let outcome = outcome.map_or_else(|failure| (failure.code(), failure.message()), done);
         self.audit.end(caller.asker(), action, object, outcome, begun).await;
     }
 }
@@ -292,9 +298,9 @@ pub(super) async fn sign_in(
         }
     };
     let caller = Caller { who: Some(who.clone()), ..anybody };
-    let begun = web.begin(&caller, SIGN_IN, "").await?;
+    let begun = web.begin(&caller, SIGN_IN, "", "").await?;
     let opened = open(&web, who).await;
-    web.record_outcome(&caller, SIGN_IN, "", opened.as_ref().map(drop), Some(begun)).await;
+    web.record_outcome(&caller, SIGN_IN, "", opened.as_ref().map(|_| ""), Some(begun)).await;
     let (who, secret) = opened?;
     let cookie = web.cookie(&headers, &secret, i64::from(SESSION_HOURS) * 3600);
     with_cookie(&describe(&web, Some(&who)).await?, &cookie)
@@ -315,12 +321,12 @@ pub(super) async fn sign_out(
 ) -> Result<Response, Failure> {
     if let Some(hash) = web.session_hash(&headers) {
         let begun = match &caller.who {
-            Some(_) => Some(web.begin(&caller, SIGN_OUT, "").await?),
+            Some(_) => Some(web.begin(&caller, SIGN_OUT, "", "").await?),
             None => None,
         };
         let closed = web.ask(async { Ok(stored::close(&web.pool, hash).await?) }).await;
         if begun.is_some() {
-            web.record_outcome(&caller, SIGN_OUT, "", closed.as_ref().map(drop), begun).await;
+            web.record_outcome(&caller, SIGN_OUT, "", closed.as_ref().map(|_| ""), begun).await;
         }
         closed?;
     }

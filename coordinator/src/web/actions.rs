@@ -17,6 +17,7 @@ use super::Web;
 use super::access::Caller;
 use super::answer::{Failure, json as answer};
 use super::views::JobView;
+use crate::audit::limits_of_job;
 use crate::core::access::{Action, changes};
 use crate::core::rights as api;
 use crate::grpc::lookup;
@@ -60,17 +61,35 @@ impl Web {
     where
         F: Future<Output = Result<Value, Failure>> + Send + 'static,
     {
+        self.act_within(String::new(), caller, action, object, work).await
+    }
+
+    /// The same for what sets limits, which are recorded, too.
+    async fn act_within<F>(
+        &self,
+        limits: String,
+        caller: Caller,
+        action: Action,
+        object: &str,
+        work: impl FnOnce(Web, OnBehalf) -> F + Send + 'static,
+    ) -> Result<Response, Failure>
+    where
+        F: Future<Output = Result<Value, Failure>> + Send + 'static,
+    {
         let (web, object) = (self.clone(), object.to_owned());
         let task = self.tasks.spawn(async move {
             let begun = match caller.may(action) {
-                Ok(()) if changes(action) => web.begin(&caller, action.as_str(), &object).await.map(Some),
+                Ok(()) if changes(action) => {
+                    web.begin(&caller, action.as_str(), &object, &limits).await.map(Some)
+                }
                 allowed => allowed.map(|()| None),
             };
             let (begun, done) = match begun {
                 Ok(begun) => (begun, web.in_turn(work(web.clone(), OnBehalf(caller.of_api()))).await),
                 Err(refused) => (None, Err(refused)),
             };
-            web.record_outcome(&caller, action.as_str(), &object, done.as_ref().map(drop), begun).await;
+            let outcome = done.as_ref().map(|_| limits.as_str());
+            web.record_outcome(&caller, action.as_str(), &object, outcome, begun).await;
             done
         });
         let done = task.await.unwrap_or_else(|error| Err(Failure::broken(&error)))?;
@@ -149,14 +168,12 @@ pub(super) async fn resume_job(
     body: Bytes,
 ) -> Result<Response, Failure> {
     let object = id.clone();
-    web.act(caller, Action::ResumeJob, &object, async move |web: Web, by: OnBehalf| {
-        let Resumption { cost_limit_device_hours } = read(&body)?;
-        let request = v1::ResumeJobRequest {
-            id: id.clone(),
-            cost_limit_device_hours,
-            ..v1::ResumeJobRequest::default()
-        };
-        web.api.resume_job(by.request(request)).await?;
+    let request = read::<Resumption>(&body).map(|Resumption { cost_limit_device_hours }| {
+        v1::ResumeJobRequest { id: id.clone(), cost_limit_device_hours, ..v1::ResumeJobRequest::default() }
+    });
+    let limits = request.as_ref().map(limits_of_job).unwrap_or_default();
+    web.act_within(limits, caller, Action::ResumeJob, &object, async move |web: Web, by: OnBehalf| {
+        web.api.resume_job(by.request(request?)).await?;
         Ok(json!({ "job": web.job_view(&id).await? }))
     })
     .await

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cakes::job::TrainerJob;
 use cakes::labels::Labels;
 use cakes_coordinator::core::access::Role;
-use cakes_coordinator::store::access::issue;
+use cakes_coordinator::store::access::{issue, page as audit};
 use cakes_coordinator::store::{MIGRATIONS, PgPool};
 use cakes_proto::{WORKER_PROTOCOL, v1};
 use serde_json::{Value, json};
@@ -173,6 +173,64 @@ async fn a_job_says_what_it_took_of_its_limit_and_goes_on_with_a_higher_one(pool
     assert_eq!((job.state(), job.cost_limit_device_hours), (v1::JobState::Queued, Some(2.0)));
     let shown = ask(&service, &format!("/jobs/{id}")).await;
     assert_eq!(shown["placement"]["cost_limit_device_s"], 7200);
+}
+
+/// Over the API and on the page, before it is done and after.
+#[sqlx::test(migrator = "MIGRATIONS")]
+async fn whoever_sets_a_limit_leaves_in_the_record_which(pool: PgPool) {
+    let service = Service::start(pool.clone()).await;
+    let search = service.submit(small_search()).await;
+    let id = service.search(&search.id).await.jobs[0].id.clone();
+    let pause = async || {
+        let request = v1::PauseJobRequest { id: id.clone(), ..v1::PauseJobRequest::default() };
+        service.jobs().pause_job(request).await.unwrap();
+    };
+    for cost_limit_device_hours in [Some(2.5), None] {
+        pause().await;
+        let request = v1::ResumeJobRequest {
+            id: id.clone(),
+            cost_limit_device_hours,
+            ..v1::ResumeJobRequest::default()
+        };
+        service.jobs().resume_job(request).await.unwrap();
+    }
+    pause().await;
+    let token = issue(&pool, "olga", Role::Operator, None).await.unwrap();
+    let body = json!({ "cost_limit_device_hours": 30 });
+    let resumed = with_token(&service, &token, &format!("/jobs/{id}/resume"), &body).await;
+    assert_eq!(resumed.status, 200, "{}", resumed.body);
+    let lung = v1::SetProjectRequest {
+        name: "lung".to_owned(),
+        device_quota: Some(8),
+        ..v1::SetProjectRequest::default()
+    };
+    service.fleet().set_project(lung.clone()).await.unwrap();
+    let refused = v1::SetProjectRequest { share: u32::MAX, ..lung };
+    assert_eq!(service.fleet().set_project(refused).await.unwrap_err().code(), Code::InvalidArgument);
+
+    let of_lung = "share=1 device_quota=8 device_hours_quota=none period_days=30";
+    let expected = [
+        ("resume_job", "ok", "cost_limit_device_hours=2.5"),
+        ("resume_job", "ok", ""),
+        ("resume_job", "ok", "cost_limit_device_hours=30"),
+        ("set_project", "ok", of_lung),
+    ];
+    let mut rows = audit(&pool, None, 100).await.unwrap();
+    rows.reverse();
+    let set = rows.iter().filter(|row| row.action != "pause_job" && row.action != "submit_search");
+    let set: Vec<_> =
+        set.map(|row| (row.action.as_str(), row.answer.as_str(), row.detail.as_str())).collect();
+    assert_eq!(set[..4], expected);
+    assert_eq!((set.len(), set[4].1), (5, "INVALID_ARGUMENT"), "{set:?}");
+    let begun: Vec<String> = sqlx::query_scalar(
+        "select detail from audit where answer = 'BEGUN' and action in ('resume_job', 'set_project') order by id",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    let limits = expected.map(|(_, _, limits)| limits);
+    assert_eq!(begun[..4], limits);
+    assert_eq!(begun[4..], [""], "nothing of what is refused");
 }
 
 #[sqlx::test(migrator = "MIGRATIONS")]

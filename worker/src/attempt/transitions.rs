@@ -69,7 +69,11 @@ impl Attempt {
                 self.section.progressed(at);
             }
             TrainerEvent::Data(content) => {
-                self.note(format!("data set {} of {} files", content.sha256, content.file_count), now);
+                let size = match content.file_count {
+                    0 => "generated".to_owned(),
+                    files => format!("of {files} files"),
+                };
+                self.note(format!("data set {} {size}", content.sha256), now);
                 self.outbox.push_environment(Environment {
                     data_sha256: content.sha256,
                     data_file_count: content.file_count,

@@ -5,6 +5,8 @@ use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
 use cakes_proto::method::Method;
+use cakes_proto::v1;
+use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use tonic::Status;
 use tracing::Instrument;
@@ -12,7 +14,7 @@ use tracing::Instrument;
 use super::size::{self, FRAME_BYTES};
 use super::turns::Turn;
 use super::{Admitted, Gate, answer, status};
-use crate::audit::{DONE, Outcome};
+use crate::audit::{self, Outcome};
 use crate::core::access::delay;
 use crate::core::size::message_bytes_max;
 use crate::store::access::failures;
@@ -26,6 +28,12 @@ const UNKNOWN_CALLER: &str = "call";
 
 /// Longest object that is recorded, in bytes.
 const OBJECT_BYTES_MAX: usize = 100;
+
+/// What a message is about, and the limits that it sets.
+pub(super) struct Object {
+    name: String,
+    limits: String,
+}
 
 impl Gate {
     /// Records a certificate or a token that does not hold, and lets whoever gave one of too
@@ -55,26 +63,27 @@ impl Gate {
         &self,
         method: Method,
         admitted: Admitted,
-        object: String,
+        object: Object,
         turn: Option<Turn>,
         request: Request,
         next: Next,
     ) -> Response {
         let gate = self.clone();
+        let Object { name, limits } = object;
         let acting = async move {
             let _turn = turn;
-            let begun = match gate.audit.begin(admitted.asker(), method.name(), &object).await {
+            let begun = match gate.audit.begin(admitted.asker(), method.name(), &name, &limits).await {
                 Ok(begun) => begun,
                 Err(error) => return answer(status::not_recorded(error)),
             };
             let response = next.run(request).await;
             let refused = response.extensions().get::<Status>().cloned();
             if refused.is_none() && method.streams() {
-                let act = super::watched::Act { method, object, begun };
+                let act = super::watched::Act { method, object: name, begun };
                 return gate.watch(method, &admitted, response, Some(act));
             }
-            let outcome = refused.as_ref().map_or(DONE, outcome);
-            gate.audit.end(admitted.asker(), method.name(), &object, outcome, Some(begun)).await;
+            let outcome = refused.as_ref().map_or_else(|| audit::done(&limits), outcome);
+            gate.audit.end(admitted.asker(), method.name(), &name, outcome, Some(begun)).await;
             gate.watch(method, &admitted, response, None)
         };
         let task = self.tasks.spawn_on(acting.instrument(tracing::Span::current()), &self.serving);
@@ -121,8 +130,24 @@ pub(super) fn outcome(refused: &Status) -> Outcome<'_> {
     (status::audited(refused.code()), refused.message())
 }
 
-/// What a message is about, as it says.
-pub(super) fn object(method: Method, message: &[u8]) -> String {
+/// What a message is about, as it says, and the limits that it sets.
+pub(super) fn object(method: Method, message: &[u8]) -> Object {
+    Object { name: name(method, message), limits: limits(method, message) }
+}
+
+fn limits(method: Method, message: &[u8]) -> String {
+    let limits = match method {
+        Method::ResumeJob => v1::ResumeJobRequest::decode(message).map(|read| audit::limits_of_job(&read)),
+        Method::SetProject => {
+            v1::SetProjectRequest::decode(message).map(|read| audit::limits_of_project(&read))
+        }
+        _ => return String::new(),
+    };
+    // What is broken the handler refuses.
+    limits.unwrap_or_default()
+}
+
+fn name(method: Method, message: &[u8]) -> String {
     let named = method.object_fields().iter().filter_map(|field| text_field(message, *field));
     named.collect::<Vec<_>>().join(" ")
 }
@@ -148,8 +173,6 @@ fn text_field(mut message: &[u8], field: u32) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use cakes_proto::v1;
-    use prost::Message;
     use tonic::Code;
 
     use super::*;
@@ -179,19 +202,30 @@ mod tests {
             ..v1::CancelJobRequest::default()
         };
         let bytes = request.encode_to_vec();
-        assert_eq!(object(Method::CancelJob, &bytes), "0198f3");
+        assert_eq!(name(Method::CancelJob, &bytes), "0198f3");
         let request = v1::SubmitRetrainRequest {
             request_id: "r".to_owned(),
             architecture_digest: "abc".to_owned(),
             seed: 7,
             ..v1::SubmitRetrainRequest::default()
         };
-        assert_eq!(object(Method::SubmitRetrain, &request.encode_to_vec()), "abc");
+        assert_eq!(name(Method::SubmitRetrain, &request.encode_to_vec()), "abc");
         let request = v1::RemoveProjectMemberRequest { name: "lung".to_owned(), member: "ben".to_owned() };
-        assert_eq!(object(Method::RemoveProjectMember, &request.encode_to_vec()), "lung ben");
+        assert_eq!(name(Method::RemoveProjectMember, &request.encode_to_vec()), "lung ben");
+        let limited = v1::ResumeJobRequest {
+            id: "0198f3".to_owned(),
+            cost_limit_device_hours: Some(2.5),
+            ..v1::ResumeJobRequest::default()
+        };
+        let limited = limited.encode_to_vec();
+        assert_eq!(limits(Method::ResumeJob, &limited), "cost_limit_device_hours=2.5");
+        assert_eq!(limits(Method::CancelJob, &bytes), "");
         // What is broken is no reason to fail: the handler says so.
         for length in 0..bytes.len() {
             let _ = text_field(&bytes[..length], 1);
+        }
+        for length in 0..limited.len() {
+            let _ = limits(Method::ResumeJob, &limited[..length]);
         }
         assert_eq!(text_field(&[0xff; 40], 1), None);
         assert_eq!(text_field(&[], 1), None);

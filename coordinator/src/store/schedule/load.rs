@@ -235,7 +235,7 @@ async fn waiting(connection: &mut PgConnection, alike_max: i64) -> Result<Vec<Wa
                case when avoid_until > clock_timestamp() then avoid_worker_id end as avoids,
                step_count - coalesce(checkpoint_step, 0) as "steps_left!",
                case when epoch > 0 then (
-                   select progress.remaining_s / nullif(progress.step_count - progress.step, 0)
+                   select step_s(progress)
                    from job_progress progress where progress.job_id = job.id
                ) end as step_s,
                coalesce(search_id, like_search_id) as like_search_id, architecture_digest,

@@ -68,7 +68,7 @@ async fn paces(connection: &mut PgConnection, kinds: &BTreeSet<&Kind>) -> Result
                        where result.job_id = found.id
                    )
                    when 'running' then (
-                       select progress.remaining_s / nullif(progress.step_count - progress.step, 0)
+                       select step_s(progress)
                        from job_progress progress where progress.job_id = found.id
                    )
                end as step_s

@@ -3,6 +3,7 @@
 
 mod curves;
 mod filled;
+mod keda;
 mod meaning;
 mod reference;
 mod role;
