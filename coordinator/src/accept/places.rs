@@ -39,7 +39,7 @@ pub(super) struct Place<K: Eq + std::hash::Hash + Clone> {
 }
 
 /// Connections of an address before those that it has many of.
-const FEW: usize = 8;
+const FEW: usize = 4;
 
 impl Places {
     pub(super) fn new(limits: &Limits) -> Self {
