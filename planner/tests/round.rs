@@ -190,15 +190,16 @@ fn slots_of_several_devices_are_left_to_those_who_need_them() {
     assert!(sentence.contains("2 devices at once; the widest slot has 1"), "{sentence}");
 }
 
-/// A job that spreads takes one slot where one is free, else as few nodes as make up exactly its
-/// devices, and those that were kept for it if they still do.
+/// A node with slots of so many devices.
+fn with(name: &str, widths: &[usize]) -> Node {
+    let device = |width: &usize| Device { memory_mib: 80_000, width: *width };
+    Node { devices: widths.iter().map(device).collect(), ..node(name, 0) }
+}
+
+/// A job that spreads takes one slot where one is free, else slots of few nodes that make up exactly
+/// its devices, and those that were kept for it if they still do.
 #[test]
-fn a_job_that_spreads_takes_exactly_its_devices_of_the_fewest_nodes() {
-    let device = |width| Device { memory_mib: 80_000, width };
-    let with = |name: &str, widths: &[usize]| Node {
-        devices: widths.iter().map(|width| device(*width)).collect(),
-        ..node(name, 0)
-    };
+fn a_job_that_spreads_takes_exactly_its_devices_of_few_nodes() {
     let spread = Job { width: 4, spreads: true, ..job(1) };
     let cluster = |nodes: Vec<Node>| Cluster {
         projects: vec![project("all", 1)],
@@ -257,6 +258,52 @@ fn a_job_that_spreads_takes_exactly_its_devices_of_the_fewest_nodes() {
     let quota = Project { device_quota: Some(3), ..project("all", 1) };
     let plan = Cluster { projects: vec![quota], ..cluster(narrow.to_vec()) }.plan();
     assert_eq!(plan.waiting[0].reason.word(), "device_quota");
+}
+
+/// Why it waits is told in devices, of all nodes that it may have parts of.
+#[test]
+fn a_job_that_spreads_is_told_whether_slots_make_up_its_devices() {
+    let cluster = |nodes: Vec<Node>, busy_s: Option<u64>| {
+        let last = NodeNo(nodes.len() - 1);
+        let runs = |estimate_s: u64| Running {
+            job: Job { estimate_s: Some(estimate_s), ..job(9) },
+            parts: vec![Part { node: last, devices: vec![0] }],
+            start_s: 0,
+            is_stopping: false,
+        };
+        Cluster {
+            projects: vec![project("all", 1)],
+            running: busy_s.into_iter().map(runs).collect(),
+            waiting: vec![Job { width: 4, spreads: true, ..job(1) }],
+            nodes,
+            ..Cluster::default()
+        }
+    };
+    let told = |cluster: &Cluster| {
+        let plan = cluster.plan();
+        assert!(plan.placements.is_empty());
+        let reason = &plan.waiting[0].reason;
+        (reason.word(), reason.sentence(&cluster.facts()))
+    };
+    let (word, sentence) = told(&cluster(vec![with("a", &[3]), with("b", &[3])], None));
+    assert_eq!(word, "not_made_up");
+    assert!(sentence.contains("have 6 together, but none of them make up 4"), "{sentence}");
+
+    let nodes = vec![with("a", &[3]), with("b", &[3]), with("c", &[1])];
+    let (word, sentence) = told(&cluster(nodes.clone(), Some(2 * support::HOUR_S)));
+    assert_eq!(word, "not_made_up_now");
+    assert!(sentence.contains("6 are free"), "{sentence}");
+    let (word, sentence) = told(&cluster(nodes, Some(support::HOUR_S / 2)));
+    assert_eq!(word, "reserved");
+    assert!(sentence.contains("devices of nodes a and c are kept for it, 3 of 4 are free"), "{sentence}");
+
+    // What is free where it may not go is none of it.
+    let nodes = vec![with("a", &[2, 2]), with("b", &[2]), with("c", &[2])];
+    let mut avoids = cluster(nodes, Some(2 * support::HOUR_S));
+    avoids.waiting[0].avoids = Some(NodeNo(0));
+    let (word, sentence) = told(&avoids);
+    assert_eq!(word, "devices_busy");
+    assert!(sentence.contains("2 of 4 that fit are free"), "{sentence}");
 }
 
 /// Others make way for it too, as many as it needs and those of the lowest priorities.
