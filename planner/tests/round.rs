@@ -93,6 +93,55 @@ fn nobody_makes_way_for_an_equal(cluster: &Cluster, plan: &Plan) -> Result<(), T
     Ok(())
 }
 
+fn who_has_taken_all_that_it_may_is_told_to_stop(
+    cluster: &Cluster,
+    plan: &Plan,
+) -> Result<(), TestCaseError> {
+    for running in cluster.running.iter().filter(|running| !running.is_stopping) {
+        let told = plan.stops.iter().find(|stop| stop.job == running.job.id).map(|stop| stop.reason);
+        let took_device_s = (cluster.now_s - running.start_s) * running.weight() as u64;
+        let spent_device_s = running.job.spent_device_s + took_device_s;
+        let is_spent = running.job.cost_limit_device_s.is_some_and(|limit| spent_device_s >= limit);
+        if told != Some(StopReason::Drains) {
+            prop_assert_eq!(told == Some(StopReason::CostLimit), is_spent, "{:?}", running);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a job that spreads would start on what was kept for it: several slots that make up its
+/// devices, and that nobody else has or is to have.
+fn may_stay(cluster: &Cluster, plan: &Plan, job: &Job) -> bool {
+    let running = cluster.running.iter().flat_map(|running| slots(&running.parts));
+    let others = plan.placements.iter().filter(|placement| placement.job != job.id);
+    let placed = others.flat_map(|placement| slots(&placement.parts));
+    let held = plan.reservations.iter().flat_map(|held| slots(&held.parts));
+    let taken: BTreeSet<(usize, usize)> = running.chain(placed).chain(held).collect();
+    let is_open = |(node, device): (usize, usize)| {
+        let Some(facts) = cluster.nodes.get(node) else { return false };
+        facts.joins
+            && facts.schedule == Schedule::Ready
+            && job.labels.iter().all(|label| facts.labels.contains(label))
+            && job.avoids.is_none_or(|avoided| avoided.0 != node)
+            && facts.devices[device].memory_mib >= job.memory_mib
+            && !taken.contains(&(node, device))
+    };
+    let width = |(node, device): (usize, usize)| cluster.nodes[node].devices[device].width;
+    slots(&job.kept).count() > 1
+        && slots(&job.kept).all(is_open)
+        && slots(&job.kept).map(width).sum::<usize>() == job.width
+}
+
+fn who_spreads_stays_where_slots_were_kept(cluster: &Cluster, plan: &Plan) -> Result<(), TestCaseError> {
+    for placement in &plan.placements {
+        let job = cluster.job(placement.job);
+        if slots(&placement.parts).count() > 1 && job.spreads && may_stay(cluster, plan, job) {
+            prop_assert_eq!(&placement.parts, &job.kept);
+        }
+    }
+    Ok(())
+}
+
 fn every_job_that_waits_knows_why(cluster: &Cluster, plan: &Plan) -> Result<(), TestCaseError> {
     let mut told: BTreeMap<_, usize> = BTreeMap::new();
     for placement in &plan.placements {
@@ -120,6 +169,8 @@ proptest! {
         all_or_nothing_where_it_fits(&cluster, &plan)?;
         no_quota_is_breached(&cluster, &plan)?;
         nobody_makes_way_for_an_equal(&cluster, &plan)?;
+        who_has_taken_all_that_it_may_is_told_to_stop(&cluster, &plan)?;
+        who_spreads_stays_where_slots_were_kept(&cluster, &plan)?;
         every_job_that_waits_knows_why(&cluster, &plan)?;
     }
 
