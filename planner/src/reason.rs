@@ -2,6 +2,9 @@
 
 use crate::facts::{Facts, JobId, LabelNo, NodeNo, ProjectNo};
 
+/// Most nodes that a sentence names.
+const NODES_NAMED_MAX: usize = 4;
+
 /// The nearest obstacle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -26,16 +29,21 @@ pub enum Reason {
     TooLittleMemory { wanted_mib: u64, most_mib: u64 },
     /// No node (all nodes, if it may use several) has so many fitting devices.
     TooFewDevices { wanted: usize, most: usize, may_span: bool },
+    /// It spreads, and slots are given as a whole: those that fit have enough devices together, but
+    /// no choice of them has exactly so many.
+    NotMadeUp { wanted: usize, fitting: usize },
     /// What fits is cordoned, draining or lost.
     Closed { node_count: usize },
     /// What fits is the node that it keeps away from.
     KeepsAway { node: NodeNo },
     /// Devices are collected for it; estimated to be complete at that time.
-    Reserved { node: NodeNo, wanted: usize, free: usize, promised_s: u64 },
+    Reserved { nodes: Vec<NodeNo>, wanted: usize, free: usize, promised_s: u64 },
     /// Others save checkpoints and make way for it.
-    BeingCleared { node: NodeNo, stop_count: usize },
+    BeingCleared { nodes: Vec<NodeNo>, stop_count: usize },
     /// Enough devices are free, but not on one node.
     Fragmented { wanted: usize, free: usize, most_on_one_node: usize },
+    /// It spreads, and enough devices are free, but no choice of their slots has exactly so many.
+    NotMadeUpNow { wanted: usize, free: usize },
     /// The devices that are free are kept for that job, and this one may not be done by then.
     WouldDelay { job: JobId, estimate_s: Option<u64> },
     /// Fitting devices are in use.
@@ -58,11 +66,13 @@ impl Reason {
             Reason::TooNarrow { .. } => "too_narrow",
             Reason::TooLittleMemory { .. } => "too_little_memory",
             Reason::TooFewDevices { .. } => "too_few_devices",
+            Reason::NotMadeUp { .. } => "not_made_up",
             Reason::Closed { .. } => "nodes_closed",
             Reason::KeepsAway { .. } => "keeps_away",
             Reason::Reserved { .. } => "reserved",
             Reason::BeingCleared { .. } => "being_cleared",
             Reason::Fragmented { .. } => "fragmented",
+            Reason::NotMadeUpNow { .. } => "not_made_up_now",
             Reason::WouldDelay { .. } => "would_delay",
             Reason::Busy { .. } => "devices_busy",
             Reason::InTurn { .. } => "in_turn",
@@ -77,6 +87,7 @@ impl Reason {
             Reason::Reserved { .. }
                 | Reason::BeingCleared { .. }
                 | Reason::Fragmented { .. }
+                | Reason::NotMadeUpNow { .. }
                 | Reason::WouldDelay { .. }
                 | Reason::Busy { .. }
                 | Reason::InTurn { .. }
@@ -139,6 +150,11 @@ impl Reason {
             Reason::TooFewDevices { wanted, most, may_span: false } => {
                 format!("It needs {} of one node; no node has more than {most} that fit.", devices(*wanted))
             }
+            Reason::NotMadeUp { wanted, fitting } => format!(
+                "It needs exactly {}, and slots are given as a whole: those that fit have {fitting} together, \
+                 but none of them make up {wanted}; start a worker with narrower ones.",
+                devices(*wanted)
+            ),
             Reason::Closed { node_count } => format!(
                 "Nodes that fit ({node_count}) are cordoned, draining or lost; `cakes worker uncordon` lets \
                  one take jobs."
@@ -146,21 +162,26 @@ impl Reason {
             Reason::KeepsAway { node: number } => {
                 format!("Only node {} fits, which it keeps away from after a fault there.", node(number))
             }
-            Reason::Reserved { node: number, wanted, free, promised_s } => format!(
-                "It is next: devices of node {} are kept for it, {free} of {wanted} are free, the others are \
+            Reason::Reserved { nodes, wanted, free, promised_s } => format!(
+                "It is next: devices of {} are kept for it, {free} of {wanted} are free, the others are \
                  estimated to be {}.",
-                node(number),
+                listed(nodes, node),
                 match promised_s.saturating_sub(facts.now_s) {
                     0 => "free soon (they should have been already)".to_owned(),
                     left => format!("free in {}", span(left)),
                 }
             ),
-            Reason::BeingCleared { node: number, stop_count } => format!(
-                "Jobs of lower priority ({stop_count}) save checkpoints and make way for it on node {}.",
-                node(number)
+            Reason::BeingCleared { nodes, stop_count } => format!(
+                "Jobs of lower priority ({stop_count}) save checkpoints and make way for it on {}.",
+                listed(nodes, node)
             ),
             Reason::Fragmented { wanted, free, most_on_one_node } => format!(
                 "It needs {} of one node; {free} are free, but at most {most_on_one_node} on one node.",
+                devices(*wanted)
+            ),
+            Reason::NotMadeUpNow { wanted, free } => format!(
+                "It needs exactly {}, and slots are given as a whole: {free} are free, but none of their slots \
+                 make up {wanted}.",
                 devices(*wanted)
             ),
             Reason::WouldDelay { job, estimate_s: Some(estimate_s) } => format!(
@@ -191,6 +212,16 @@ impl Reason {
 
 fn devices(count: usize) -> String {
     if count == 1 { "1 device".to_owned() } else { format!("{count} devices") }
+}
+
+/// `node a`, `nodes a and b`; of many the first.
+fn listed<'a>(nodes: &[NodeNo], name: impl Fn(&NodeNo) -> &'a str) -> String {
+    let names: Vec<&str> = nodes.iter().take(NODES_NAMED_MAX).map(name).collect();
+    match (names.as_slice(), nodes.len() - names.len()) {
+        ([one], 0) => format!("node {one}"),
+        ([first @ .., last], 0) => format!("nodes {} and {last}", first.join(", ")),
+        (names, others) => format!("nodes {} and {others} more", names.join(", ")),
+    }
 }
 
 fn hours(device_s: u64) -> String {

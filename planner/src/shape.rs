@@ -71,11 +71,6 @@ impl Shape {
         self.nodes.iter().copied().filter(move |node| Some(*node) != avoided)
     }
 
-    /// Devices of those that may stand for parts of a job that spreads.
-    pub fn width_for(&self, facts: &Facts<'_>, job: &Job) -> usize {
-        self.nodes_for(job).flat_map(|node| widths_of(&facts.nodes[node], job.memory_mib, job.width)).sum()
-    }
-
     /// The node that the job keeps away from, if it can run nowhere else.
     pub fn only_avoided(&self, facts: &Facts<'_>, job: &Job) -> Option<NodeNo> {
         let avoided = job.avoids.filter(|node| self.nodes.contains(&node.0))?;
@@ -139,7 +134,11 @@ fn shape(facts: &Facts<'_>, key: &Key<'_>) -> Shape {
     } else if labelled == 0 {
         Some(Reason::NoLabels { labels: key.labels.to_vec() })
     } else if key.spreads && most == 0 && most_mib >= key.memory_mib && !is_made_up {
-        Some(Reason::TooFewDevices { wanted: key.width, most: widths.iter().sum(), may_span: true })
+        let together: usize = widths.iter().sum();
+        Some(match together < key.width {
+            true => Reason::TooFewDevices { wanted: key.width, most: together, may_span: true },
+            false => Reason::NotMadeUp { wanted: key.width, fitting: together },
+        })
     } else if widest < key.width && !key.spreads {
         Some(Reason::TooNarrow { wanted: key.width, widest })
     } else if most_mib < key.memory_mib {

@@ -1,7 +1,8 @@
 //! Several slots, of several nodes, for a job that takes a wide one where there is one.
 //!
-//! Their devices make up exactly what the job trains on: a slot is given as a whole. The fewest
-//! nodes are liked best, since gradients between them cross a network.
+//! Their devices make up exactly what the job trains on: a slot is given as a whole. Gradients
+//! between nodes cross a network, so one node that has them is liked best, and else the first few of
+//! those with the most free devices. Nobody looks for fewer nodes among the others.
 
 use std::cmp::Reverse;
 
@@ -18,14 +19,7 @@ pub(crate) fn widths_of(node: &Node, memory_mib: u64, width: usize) -> impl Iter
 
 /// Whether some of these make up exactly so many.
 pub(crate) fn make_up(widths: &[usize], wanted: usize) -> bool {
-    let mut is_reached = vec![false; wanted + 1];
-    is_reached[0] = true;
-    for width in widths.iter().copied() {
-        for sum in (width..=wanted).rev() {
-            is_reached[sum] |= is_reached[sum - width];
-        }
-    }
-    is_reached[wanted]
+    places(widths.iter().copied(), wanted).is_some()
 }
 
 /// The slots that the job would start on now.
@@ -131,14 +125,19 @@ fn joining(board: &Board<'_>, shape: &Shape, job: &Job) -> impl Iterator<Item = 
 
 /// Slots whose devices are so many, of the first ones of a list that has such.
 fn exactly(board: &Board<'_>, slots: &[usize], wanted: usize) -> Option<Vec<usize>> {
-    // The slot by which each sum was reached first; what is before it was reached by earlier ones.
-    let mut reached: Vec<Option<usize>> = vec![None; wanted + 1];
-    let width = |slot: usize| board.slots[slot].size.width;
-    for slot in slots.iter().copied() {
-        for sum in (width(slot).max(1)..=wanted).rev() {
-            let before = sum - width(slot);
+    let widths = slots.iter().map(|slot| board.slots[*slot].size.width);
+    Some(places(widths, wanted)?.into_iter().map(|place| slots[place]).collect())
+}
+
+/// Places of widths that are so many together, of the first ones that have such.
+fn places(widths: impl Iterator<Item = usize>, wanted: usize) -> Option<Vec<usize>> {
+    // Place and width by which each sum was reached first; what is before was reached by earlier ones.
+    let mut reached: Vec<Option<(usize, usize)>> = vec![None; wanted + 1];
+    for (place, width) in widths.enumerate() {
+        for sum in (width.max(1)..=wanted).rev() {
+            let before = sum - width;
             if reached[sum].is_none() && (before == 0 || reached[before].is_some()) {
-                reached[sum] = Some(slot);
+                reached[sum] = Some((place, width));
             }
         }
         if reached[wanted].is_some() {
@@ -147,9 +146,9 @@ fn exactly(board: &Board<'_>, slots: &[usize], wanted: usize) -> Option<Vec<usiz
     }
     let (mut left, mut chosen) = (wanted, Vec::new());
     while left > 0 {
-        let slot = reached[left]?;
-        chosen.push(slot);
-        left -= width(slot);
+        let (place, width) = reached[left]?;
+        chosen.push(place);
+        left -= width;
     }
     Some(chosen)
 }

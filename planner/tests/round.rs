@@ -93,6 +93,55 @@ fn nobody_makes_way_for_an_equal(cluster: &Cluster, plan: &Plan) -> Result<(), T
     Ok(())
 }
 
+fn who_has_taken_all_that_it_may_is_told_to_stop(
+    cluster: &Cluster,
+    plan: &Plan,
+) -> Result<(), TestCaseError> {
+    for running in cluster.running.iter().filter(|running| !running.is_stopping) {
+        let told = plan.stops.iter().find(|stop| stop.job == running.job.id).map(|stop| stop.reason);
+        let took_device_s = (cluster.now_s - running.start_s) * running.weight() as u64;
+        let spent_device_s = running.job.spent_device_s + took_device_s;
+        let is_spent = running.job.cost_limit_device_s.is_some_and(|limit| spent_device_s >= limit);
+        if told != Some(StopReason::Drains) {
+            prop_assert_eq!(told == Some(StopReason::CostLimit), is_spent, "{:?}", running);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a job that spreads would start on what was kept for it: several slots that make up its
+/// devices, and that nobody else has or is to have.
+fn may_stay(cluster: &Cluster, plan: &Plan, job: &Job) -> bool {
+    let running = cluster.running.iter().flat_map(|running| slots(&running.parts));
+    let others = plan.placements.iter().filter(|placement| placement.job != job.id);
+    let placed = others.flat_map(|placement| slots(&placement.parts));
+    let held = plan.reservations.iter().flat_map(|held| slots(&held.parts));
+    let taken: BTreeSet<(usize, usize)> = running.chain(placed).chain(held).collect();
+    let is_open = |(node, device): (usize, usize)| {
+        let Some(facts) = cluster.nodes.get(node) else { return false };
+        facts.joins
+            && facts.schedule == Schedule::Ready
+            && job.labels.iter().all(|label| facts.labels.contains(label))
+            && job.avoids.is_none_or(|avoided| avoided.0 != node)
+            && facts.devices[device].memory_mib >= job.memory_mib
+            && !taken.contains(&(node, device))
+    };
+    let width = |(node, device): (usize, usize)| cluster.nodes[node].devices[device].width;
+    slots(&job.kept).count() > 1
+        && slots(&job.kept).all(is_open)
+        && slots(&job.kept).map(width).sum::<usize>() == job.width
+}
+
+fn who_spreads_stays_where_slots_were_kept(cluster: &Cluster, plan: &Plan) -> Result<(), TestCaseError> {
+    for placement in &plan.placements {
+        let job = cluster.job(placement.job);
+        if slots(&placement.parts).count() > 1 && job.spreads && may_stay(cluster, plan, job) {
+            prop_assert_eq!(&placement.parts, &job.kept);
+        }
+    }
+    Ok(())
+}
+
 fn every_job_that_waits_knows_why(cluster: &Cluster, plan: &Plan) -> Result<(), TestCaseError> {
     let mut told: BTreeMap<_, usize> = BTreeMap::new();
     for placement in &plan.placements {
@@ -120,6 +169,8 @@ proptest! {
         all_or_nothing_where_it_fits(&cluster, &plan)?;
         no_quota_is_breached(&cluster, &plan)?;
         nobody_makes_way_for_an_equal(&cluster, &plan)?;
+        who_has_taken_all_that_it_may_is_told_to_stop(&cluster, &plan)?;
+        who_spreads_stays_where_slots_were_kept(&cluster, &plan)?;
         every_job_that_waits_knows_why(&cluster, &plan)?;
     }
 
@@ -190,15 +241,16 @@ fn slots_of_several_devices_are_left_to_those_who_need_them() {
     assert!(sentence.contains("2 devices at once; the widest slot has 1"), "{sentence}");
 }
 
-/// A job that spreads takes one slot where one is free, else as few nodes as make up exactly its
-/// devices, and those that were kept for it if they still do.
+/// A node with slots of so many devices.
+fn with(name: &str, widths: &[usize]) -> Node {
+    let device = |width: &usize| Device { memory_mib: 80_000, width: *width };
+    Node { devices: widths.iter().map(device).collect(), ..node(name, 0) }
+}
+
+/// A job that spreads takes one slot where one is free, else slots of few nodes that make up exactly
+/// its devices, and those that were kept for it if they still do.
 #[test]
-fn a_job_that_spreads_takes_exactly_its_devices_of_the_fewest_nodes() {
-    let device = |width| Device { memory_mib: 80_000, width };
-    let with = |name: &str, widths: &[usize]| Node {
-        devices: widths.iter().map(|width| device(*width)).collect(),
-        ..node(name, 0)
-    };
+fn a_job_that_spreads_takes_exactly_its_devices_of_few_nodes() {
     let spread = Job { width: 4, spreads: true, ..job(1) };
     let cluster = |nodes: Vec<Node>| Cluster {
         projects: vec![project("all", 1)],
@@ -257,6 +309,52 @@ fn a_job_that_spreads_takes_exactly_its_devices_of_the_fewest_nodes() {
     let quota = Project { device_quota: Some(3), ..project("all", 1) };
     let plan = Cluster { projects: vec![quota], ..cluster(narrow.to_vec()) }.plan();
     assert_eq!(plan.waiting[0].reason.word(), "device_quota");
+}
+
+/// Why it waits is told in devices, of all nodes that it may have parts of.
+#[test]
+fn a_job_that_spreads_is_told_whether_slots_make_up_its_devices() {
+    let cluster = |nodes: Vec<Node>, busy_s: Option<u64>| {
+        let last = NodeNo(nodes.len() - 1);
+        let runs = |estimate_s: u64| Running {
+            job: Job { estimate_s: Some(estimate_s), ..job(9) },
+            parts: vec![Part { node: last, devices: vec![0] }],
+            start_s: 0,
+            is_stopping: false,
+        };
+        Cluster {
+            projects: vec![project("all", 1)],
+            running: busy_s.into_iter().map(runs).collect(),
+            waiting: vec![Job { width: 4, spreads: true, ..job(1) }],
+            nodes,
+            ..Cluster::default()
+        }
+    };
+    let told = |cluster: &Cluster| {
+        let plan = cluster.plan();
+        assert!(plan.placements.is_empty());
+        let reason = &plan.waiting[0].reason;
+        (reason.word(), reason.sentence(&cluster.facts()))
+    };
+    let (word, sentence) = told(&cluster(vec![with("a", &[3]), with("b", &[3])], None));
+    assert_eq!(word, "not_made_up");
+    assert!(sentence.contains("have 6 together, but none of them make up 4"), "{sentence}");
+
+    let nodes = vec![with("a", &[3]), with("b", &[3]), with("c", &[1])];
+    let (word, sentence) = told(&cluster(nodes.clone(), Some(2 * support::HOUR_S)));
+    assert_eq!(word, "not_made_up_now");
+    assert!(sentence.contains("6 are free"), "{sentence}");
+    let (word, sentence) = told(&cluster(nodes, Some(support::HOUR_S / 2)));
+    assert_eq!(word, "reserved");
+    assert!(sentence.contains("devices of nodes a and c are kept for it, 3 of 4 are free"), "{sentence}");
+
+    // What is free where it may not go is none of it.
+    let nodes = vec![with("a", &[2, 2]), with("b", &[2]), with("c", &[2])];
+    let mut avoids = cluster(nodes, Some(2 * support::HOUR_S));
+    avoids.waiting[0].avoids = Some(NodeNo(0));
+    let (word, sentence) = told(&avoids);
+    assert_eq!(word, "devices_busy");
+    assert!(sentence.contains("2 of 4 that fit are free"), "{sentence}");
 }
 
 /// Others make way for it too, as many as it needs and those of the lowest priorities.

@@ -225,8 +225,8 @@ pub fn decide(snapshot: &Snapshot, policy: &Policy) -> Result<Decisions, FactsEr
 }
 
 /// Why each job waits that does not start at once, in a sentence for its owner; of reasons
-/// that have to do with other jobs. Those of the job itself and of workers are told by
-/// [`super::explain`].
+/// that have to do with other jobs, and of those that spread also which slots make up their devices.
+/// Those of the job itself and of workers are told by [`super::explain`].
 ///
 /// # Errors
 /// Rows contradict each other.
@@ -234,8 +234,12 @@ pub fn sentences(snapshot: &Snapshot, policy: &Policy) -> Result<BTreeMap<Uuid, 
     let owned = Owned::of(snapshot, policy);
     let facts = owned.facts(snapshot, policy).check()?;
     let plan = planner::plan(&facts);
+    let spreads: BTreeSet<u128> =
+        facts.get().waiting.iter().filter(|job| job.spreads).map(|job| job.id.0).collect();
     let is_of_others = |reason: &Reason| written(reason).is_some() || matches!(reason, Reason::Busy { .. });
-    let waits = plan.waiting.iter().filter(|wait| is_of_others(&wait.reason));
+    let waits = plan.waiting.iter().filter(|wait| {
+        is_of_others(&wait.reason) || spreads.contains(&wait.job.0) && is_of_slots(&wait.reason)
+    });
     Ok(waits.map(|wait| (Uuid::from_u128(wait.job.0), wait.reason.sentence(facts.get()))).collect())
 }
 
@@ -264,6 +268,18 @@ fn written(reason: &Reason) -> Option<&'static str> {
         | Reason::WouldDelay { .. } => Some(reason.word()),
         _ => None,
     }
+}
+
+/// Whether it says which slots there are for a job, and how many devices these have together.
+fn is_of_slots(reason: &Reason) -> bool {
+    matches!(
+        reason,
+        Reason::TooFewDevices { .. }
+            | Reason::NotMadeUp { .. }
+            | Reason::NotMadeUpNow { .. }
+            | Reason::Closed { .. }
+            | Reason::KeepsAway { .. }
+    )
 }
 
 fn is_quota(reason: &Reason) -> bool {

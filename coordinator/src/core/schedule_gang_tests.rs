@@ -81,6 +81,21 @@ fn workers_that_join_no_gangs_are_left_alone_and_so_are_jobs_that_are_not_spread
     assert_eq!(kept_for(&decided(&wide), 1), ["d"], "one slot, where there is one");
 }
 
+/// A look at the workers would say that their slots are kept for it.
+#[test]
+fn a_job_whose_devices_no_slots_make_up_is_told_so() {
+    let told = |widths: [u32; 2], joins_gangs: bool| {
+        let mut snapshot = gang();
+        snapshot.waiting[0].job.device_count = 4;
+        snapshot.workers = vec![worker("a", &widths[..1]), worker("b", &widths[1..])];
+        snapshot.workers[1].joins_gangs = joins_gangs;
+        sentences(&snapshot, &Policy::default()).unwrap().remove(&Uuid::from_u128(1))
+    };
+    assert!(told([3, 3], true).is_some_and(|text| text.contains("none of them make up 4")));
+    assert!(told([2, 2], false).is_some_and(|text| text.contains("all nodes together have 2 that fit")));
+    assert_eq!(told([2, 2], true), None, "it starts");
+}
+
 #[test]
 fn a_running_gang_has_all_its_slots_and_they_count_once() {
     let mut running = gang();

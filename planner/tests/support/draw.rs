@@ -69,17 +69,17 @@ fn job() -> impl Strategy<Value = Job> {
         0_usize..3,
         -1_i32..3,
         any::<bool>(),
+        any::<bool>(),
         select(vec![0_u32, 0, 1, 3]),
         select(vec![0, 0, 0, 0, NOW_S + 60]),
     );
     (limits, wants, kind).prop_map(|(limits, wants, kind)| {
         let (estimate_s, deadline_s, cost_limit_device_s, spent_device_s, waited_s) = limits;
         let (device_count, memory_mib, labels, data, may_span, avoids, (width, place)) = wants;
+        let (project, priority, is_preemptible, spreads, preemption_count, not_before_s) = kind;
         // One on a wide device, which narrow ones may stand for.
-        let spreads = waited_s % 2 == 1;
         let (device_count, width, may_span) =
             if spreads { (1, device_count + 1, false) } else { (device_count, width, may_span) };
-        let (project, priority, is_preemptible, preemption_count, not_before_s) = kind;
         Job {
             id: JobId(0),
             project: ProjectNo(project),
@@ -107,9 +107,34 @@ fn job() -> impl Strategy<Value = Job> {
     })
 }
 
+/// Devices of nodes that may make up a job of that width, by the bits of a drawn number; sometimes one
+/// of a node that is gone.
+fn kept(nodes: &[Node], width: usize, drawn: u32) -> Vec<Part> {
+    let mut left = width;
+    let mut parts = Vec::new();
+    for (place, node) in nodes.iter().enumerate() {
+        let mut devices = Vec::new();
+        for (device, size) in node.devices.iter().enumerate() {
+            let is_drawn = (drawn >> (4 * place + device)) & 1 == 1;
+            if is_drawn && size.width <= left {
+                left -= size.width;
+                devices.push(device);
+            }
+        }
+        if !devices.is_empty() {
+            parts.push(Part { node: NodeNo(place), devices });
+        }
+    }
+    if drawn >> 29 == 0 {
+        parts.push(Part { node: NodeNo(nodes.len()), devices: vec![0] });
+    }
+    parts
+}
+
 /// A cluster in which some jobs run and others wait.
 pub fn cluster() -> impl Strategy<Value = Cluster> {
-    let start = (any::<bool>(), select(vec![60_u64, 63, 3600, 7201, 9000, 10_001]), 0_usize..5);
+    let ran_s = select(vec![60_u64, 63, 3600, 7201, 9000, 10_001]);
+    let start = (any::<bool>(), ran_s, 0_usize..5, of(any::<u32>()));
     let jobs = vec((job(), start), 0..14);
     (nodes(), projects(), jobs, 0_usize..3, any::<bool>()).prop_map(
         |(nodes, projects, jobs, reservation_count, preempts)| {
@@ -121,7 +146,7 @@ pub fn cluster() -> impl Strategy<Value = Cluster> {
             let mut cluster = Cluster { now_s: NOW_S, policy, names, projects, nodes, ..Cluster::default() };
             let mut free: Vec<Vec<usize>> =
                 cluster.nodes.iter().map(|node| (0..node.devices.len()).collect()).collect();
-            for (number, (mut job, (runs, ran_s, node))) in jobs.into_iter().enumerate() {
+            for (number, (mut job, (runs, ran_s, node, drawn))) in jobs.into_iter().enumerate() {
                 job.id = JobId(number as u128 + 1);
                 let wide = |slot: &usize| cluster.nodes[node].devices[*slot].width >= job.width;
                 let fitting: Vec<usize> = free
@@ -133,6 +158,9 @@ pub fn cluster() -> impl Strategy<Value = Cluster> {
                     .take(job.device_count)
                     .collect();
                 if !runs || fitting.len() < job.device_count {
+                    if let Some(drawn) = drawn.filter(|_| job.spreads) {
+                        job.kept = kept(&cluster.nodes, job.width, drawn);
+                    }
                     cluster.waiting.push(job);
                     continue;
                 }

@@ -57,7 +57,7 @@ impl World {
                 continue;
             }
             *left_s -= ran_s;
-            running.job.spent_device_s += ran_s * running.job.device_count as u64;
+            running.job.spent_device_s += ran_s * running.weight() as u64;
             running.job.estimate_s =
                 running.job.estimate_s.map(|estimate_s| estimate_s.saturating_sub(ran_s).max(1));
             running.job.preemption_count += 1;
