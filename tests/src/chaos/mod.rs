@@ -1,5 +1,5 @@
 //! Real processes under faults: coordinators on one Postgres, real workers with
-//! small trainings, and many fake workers.
+//! small trainings, and many fake workers. Some jobs take slots of two of them.
 //!
 //! ```text
 //! set up ─► faults by schedule, each proven ─► all is healed, no new jobs
@@ -12,6 +12,7 @@ pub mod rolling;
 mod check;
 mod faults;
 mod fleet;
+mod gang;
 mod history;
 mod machine;
 mod plant;
@@ -232,8 +233,9 @@ async fn with_plant(
     last_calls.context("a client waits for an answer although all faults are over")??;
     chaos.clients.wind_up().await?;
     let ended = seen(options.settle, async || {
-        // Whoever was asked to pause may only just have done so.
+        // Whoever was asked to pause may only just have done so; a last fault may only just have been told.
         chaos.clients.resume_all().await?;
+        chaos.plant.trust_workers().await?;
         let open = "select (select count(*) from job where end_time is null)
             + (select count(*) from search where end_time is null)";
         let open: i64 = sqlx::query_scalar(open).fetch_one(&chaos.plant.pool).await?;
