@@ -59,7 +59,9 @@ pub struct ChaosOptions {
 impl ChaosOptions {
     fn classes(&self) -> Result<Vec<Class>> {
         if self.only.is_empty() {
-            return Ok(Class::ALL.to_vec());
+            // One worker is no gang.
+            let possible = |class: &Class| *class != Class::F42 || self.trainers > 1;
+            return Ok(Class::ALL.into_iter().filter(possible).collect());
         }
         let named =
             |name: &String| Class::named(name).with_context(|| format!("--only: '{name}' is no class"));
