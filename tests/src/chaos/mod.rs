@@ -67,7 +67,15 @@ impl ChaosOptions {
             |name: &String| Class::named(name).with_context(|| format!("--only: '{name}' is no class"));
         self.only.iter().map(named).collect()
     }
+
+    /// Whether a gang must have been lost and have gone on.
+    fn needs_gangs(&self) -> bool {
+        self.only.is_empty() && self.length >= WHOLE_RUN
+    }
 }
+
+/// In a shorter time not everything comes to pass.
+const WHOLE_RUN: Duration = Duration::from_secs(180);
 
 /// What came of one class.
 #[derive(Clone, Debug, Serialize)]
@@ -93,6 +101,12 @@ pub struct Summary {
     pub reassign_p50_s: Option<f64>,
     pub reassign_p99_s: Option<f64>,
     pub wasted_step_share: f64,
+    /// Attempts on slots of several workers that were started.
+    pub gangs_begun: i64,
+    /// Those that ended with a member.
+    pub gangs_lost: i64,
+    /// Those after which a gang went on from a checkpoint.
+    pub gangs_resumed: i64,
 }
 
 /// All that is told at the end.
@@ -211,6 +225,8 @@ async fn with_plant(
     let mut people = JoinSet::new();
     people.spawn(chaos.clients.clone().submit_on());
     people.spawn(chaos.clients.clone().change_minds());
+    let gangs = check::gangs::Seen::default();
+    let watch = tokio::spawn(gangs.clone().watch(chaos.plant.pool.clone()));
     let revived = Arc::new(AtomicU64::new(0));
     let manager = tokio::spawn(manage(chaos.plant.clone(), say.clone(), revived.clone()));
     let tally = break_things(options, classes, chaos, say).await;
@@ -252,8 +268,10 @@ async fn with_plant(
     // Last answers may be under way.
     tokio::time::sleep(REPORT_INTERVAL * 2).await;
     drop_fakes(chaos);
+    watch.abort();
     let pool = &chaos.plant.pool;
-    let findings = check::check(pool, &chaos.history, chaos.plant.folder(), options.trainers).await?;
+    let mut findings = check::check(pool, &chaos.history, chaos.plant.folder(), options.trainers).await?;
+    gangs.add_to(&mut findings);
     Ok((tally, settled, check::figures(pool, &chaos.history).await?, findings))
 }
 
@@ -371,7 +389,14 @@ fn report(
         reassign_p50_s: percentile(&figures.reassign_s, 50),
         reassign_p99_s: percentile(&figures.reassign_s, 99),
         wasted_step_share: figures.wasted_step_share,
+        gangs_begun: figures.gangs.begun,
+        gangs_lost: figures.gangs.lost,
+        gangs_resumed: figures.gangs.resumed,
     };
+    let mut errors = tally.errors;
+    if options.needs_gangs() && figures.gangs.resumed == 0 {
+        errors.push(format!("no gang was lost and went on from a checkpoint: {:?}", figures.gangs));
+    }
     Report {
         seed: options.seed,
         minutes: options.length.as_secs_f64() / 60.0,
@@ -392,7 +417,7 @@ fn report(
             .zip(lists)
             .flat_map(|(name, list)| list.iter().map(move |text| format!("{name}: {text}")))
             .collect(),
-        errors: tally.errors,
+        errors,
         settled_s: settled.as_secs_f64(),
         summary,
         kept: None,
