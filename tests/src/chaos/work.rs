@@ -292,7 +292,7 @@ impl Clients {
             return Ok(());
         }
         let statement = "select exists (
-            select from search where end_time is null and worker_labels ->> $1 = $2
+            select from search where end_time is null and worker_labels ->> $1::text = $2
         )";
         let query = sqlx::query_scalar(statement).bind(LABEL).bind(crew.label());
         let is_there: bool = query.fetch_one(&self.plant.pool).await?;

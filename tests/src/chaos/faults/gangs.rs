@@ -33,7 +33,7 @@ async fn training(chaos: &Chaos, crew: Crew) -> Option<Gang> {
             select member.worker_id from attempt_member member
             where member.job_id = job.id and member.epoch = job.epoch order by member.member
         ) from job join attempt on attempt.job_id = job.id and attempt.epoch = job.epoch
-        where job.state = 'running' and attempt.member_count > 1 and job.worker_labels ->> $1 = $2
+        where job.state = 'running' and attempt.member_count > 1 and job.worker_labels ->> $1::text = $2
             and job.checkpoint_step > 0 and attempt.last_step > attempt.resume_step
             and attempt.last_step * 4 <= job.step_count * 3
         limit 1";
