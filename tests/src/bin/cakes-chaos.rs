@@ -21,8 +21,9 @@ Real coordinators on one Postgres, real workers with small trainings, fake worke
 and clients, behind proxies. Every class of faults has its turn and must show an
 effect; then all is healed and every job must end. What every client and worker was
 told is compared with the database. Exit code 1 if something was lost, stored twice,
-written by a worker that had lost its lease, or stuck, or if a class did not fire;
-logs and data are kept then. The last line is JSON.";
+written by a worker that had lost its lease, or stuck, if a class did not fire, or if
+in a whole run of three minutes no job on slots of several workers lost one of them and
+went on from its checkpoint; logs and data are kept then. The last line is JSON.";
 
 /// Breaks everything that can break, and looks whether something was lost.
 #[derive(Parser)]

@@ -1,5 +1,7 @@
 //! What was told against what is stored.
 
+pub mod gangs;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -30,30 +32,34 @@ pub async fn check(pool: &PgPool, history: &History, logs: &Path, workers: usize
     let mut findings = Findings::default();
     findings.duplicated.extend(history.contradictions());
     attempts(pool, history, &mut findings).await?;
+    gangs::members(pool, history, &mut findings).await?;
     submissions(pool, history, &mut findings).await?;
     wishes(pool, history, &mut findings).await?;
     for number in 0..workers {
         real_worker(pool, logs, &worker_name(number), &mut findings).await?;
     }
     let lists = [
-        (LOST, &mut findings.lost),
-        (DUPLICATED, &mut findings.duplicated),
-        (ZOMBIES, &mut findings.zombie_writes),
-        (STUCK, &mut findings.stuck),
+        ([LOST, gangs::LOST], &mut findings.lost),
+        ([DUPLICATED, gangs::DUPLICATED], &mut findings.duplicated),
+        ([ZOMBIES, gangs::ZOMBIES], &mut findings.zombie_writes),
+        ([STUCK, gangs::STUCK], &mut findings.stuck),
     ];
     for (statements, list) in lists {
-        for (what, statement) in statements {
-            let statement = format!("select found::text from ({statement}) found limit {SHOWN_MAX}");
-            let rows: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(statement))
-                .fetch_all(pool)
-                .await
-                .with_context(|| format!("check: {what}"))?;
-            list.extend(rows.into_iter().map(|row| format!("{what}: {row}")));
+        for (what, statement) in statements.into_iter().flatten() {
+            list.extend(rows(pool, what, statement).await?);
         }
     }
     let late = late_writes(&history.attempts());
     findings.zombie_writes.extend(late.iter().map(|grant| format!("taken behind a later grant: {grant:?}")));
     Ok(findings)
+}
+
+/// What a statement finds, in words.
+async fn rows(pool: &PgPool, what: &str, statement: &str) -> Result<Vec<String>> {
+    let statement = format!("select found::text from ({statement}) found limit {SHOWN_MAX}");
+    let query = sqlx::query_scalar(sqlx::AssertSqlSafe(statement));
+    let rows: Vec<String> = query.fetch_all(pool).await.with_context(|| format!("check: {what}"))?;
+    Ok(rows.into_iter().map(|row| format!("{what}: {row}")).collect())
 }
 
 type Statements = &'static [(&'static str, &'static str)];
@@ -311,10 +317,11 @@ pub struct Figures {
     pub attempts: i64,
     pub entries: i64,
     pub ends: Vec<(String, i64)>,
-    /// From a kill to the start of the next attempt, in rising order, in seconds.
+    /// From a kill to the start of the next attempt, in rising order, in seconds; of jobs on one slot.
     pub reassign_s: Vec<f64>,
     /// Steps that did not lead to what was left in the end, over all steps.
     pub wasted_step_share: f64,
+    pub gangs: gangs::Gangs,
 }
 
 /// # Errors
@@ -326,7 +333,7 @@ pub async fn figures(pool: &PgPool, history: &History) -> Result<Figures> {
         let statement = "select extract(epoch from next.start_time - $3)::float8
             from attempt next join attempt mine on mine.job_id = next.job_id and mine.epoch = $2
             where next.job_id = $1 and next.epoch = $2 + 1 and next.start_time is not null
-                and mine.end_time >= $3 and mine.end_reason <> 'handed back'";
+                and mine.end_time >= $3 and mine.end_reason <> 'handed back' and mine.member_count = 1";
         let at = chrono::DateTime::<chrono::Utc>::from(kill.at);
         let query = sqlx::query_scalar(statement).bind(job).bind(epoch).bind(at);
         reassign_s.extend(query.fetch_optional(pool).await?.into_iter().map(|seconds: f64| seconds));
@@ -353,6 +360,7 @@ pub async fn figures(pool: &PgPool, history: &History) -> Result<Figures> {
         .await?,
         reassign_s,
         wasted_step_share: sqlx::query_scalar::<_, Option<f64>>(wasted).fetch_one(pool).await?.unwrap_or(0.0),
+        gangs: gangs::count(pool).await?,
     })
 }
 

@@ -8,8 +8,10 @@ use anyhow::Result;
 use cakes::job::TrainerJob;
 use cakes_proto::v1::report_entry::Entry;
 use cakes_proto::v1::{DesiredState, FailureClass, LeaseToken, Verdict};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::gang::{FAKE, LABEL, Meetings, Presence, address_of};
 use super::history::{Grant, History, grant_of};
 use super::plant::{FAKE_GROUPS, Plant};
 use super::schedule::Random;
@@ -24,6 +26,10 @@ const ASK_INTERVAL: Duration = Duration::from_secs(1);
 const STEPS_AT_ONCE: u64 = 2;
 /// Steps between checkpoints of jobs that only fakes run.
 const CHECKPOINT_STEPS: u64 = 8;
+/// Steps that a fake does in a second, which it tells as the time that is left.
+const STEPS_PER_S: f64 = 4.0;
+/// Reports of a leader without a step, while others are not there.
+const STALLS_MAX: u32 = 60;
 
 /// What survives the death of a fake, as a journal on disk would.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +43,7 @@ pub struct Journal {
 pub struct Fleet {
     plant: Arc<Plant>,
     history: Arc<History>,
+    meetings: Arc<Meetings>,
     lives: Mutex<BTreeMap<usize, Life>>,
 }
 
@@ -44,11 +51,13 @@ struct Life {
     journal: Arc<Mutex<Journal>>,
     task: Option<JoinHandle<()>>,
     servers: Servers,
+    /// Whether its calls are held back.
+    is_silenced: watch::Sender<bool>,
 }
 
 impl Fleet {
     pub fn new(plant: Arc<Plant>, history: Arc<History>) -> Arc<Self> {
-        Arc::new(Fleet { plant, history, lives: Mutex::default() })
+        Arc::new(Fleet { plant, history, meetings: Arc::default(), lives: Mutex::default() })
     }
 
     fn lives(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Life>> {
@@ -57,6 +66,11 @@ impl Fleet {
 
     pub fn name(number: usize) -> String {
         format!("fake-{number}")
+    }
+
+    /// The number of a fake's name.
+    pub fn number(name: &str) -> Option<usize> {
+        name.strip_prefix("fake-")?.parse().ok()
     }
 
     /// The group whose proxies a fake's calls go through.
@@ -75,7 +89,8 @@ impl Fleet {
             std::collections::btree_map::Entry::Vacant(new) => {
                 let proxies = &self.plant.fake_proxies[Self::group(number)];
                 let servers = Plant::servers(proxies, number / FAKE_GROUPS)?;
-                new.insert(Life { journal: Arc::default(), task: None, servers })
+                let is_silenced = watch::Sender::new(false);
+                new.insert(Life { journal: Arc::default(), task: None, servers, is_silenced })
             }
         };
         if life.task.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -84,6 +99,8 @@ impl Fleet {
                 servers: life.servers.clone(),
                 history: self.history.clone(),
                 journal: life.journal.clone(),
+                meetings: self.meetings.clone(),
+                is_silenced: life.is_silenced.subscribe(),
                 interval: self.plant.sizes.report_interval,
             };
             life.task = Some(tokio::spawn(fake.live()));
@@ -104,19 +121,40 @@ impl Fleet {
 
     /// Grants that are being worked on, with the numbers of their fakes.
     pub fn at_work(&self) -> Vec<(usize, Grant)> {
+        self.held(|_| true)
+    }
+
+    /// The same of those that lead, as all do that work alone.
+    pub fn leading(&self) -> Vec<(usize, Grant)> {
+        self.held(|token| token.member == 0)
+    }
+
+    fn held(&self, wanted: impl Fn(&LeaseToken) -> bool) -> Vec<(usize, Grant)> {
         let held = |(number, life): (&usize, &Life)| {
             life.task.as_ref()?;
             let journal = life.journal.lock().unwrap_or_else(PoisonError::into_inner);
-            Some((*number, grant_of(&journal.attempt.as_ref()?.token)?))
+            let token = &journal.attempt.as_ref().filter(|attempt| wanted(&attempt.token))?.token;
+            Some((*number, grant_of(token)?))
         };
         self.lives().iter().filter_map(held).collect()
     }
 
-    /// Starts all that do not live.
+    /// Holds back what a fake would say about its attempt, as if it were cut off alone, or lets it
+    /// speak again. It does not know.
+    pub fn silence(&self, number: usize, is_silenced: bool) {
+        if let Some(life) = self.lives().get(&number) {
+            life.is_silenced.send_replace(is_silenced);
+        }
+    }
+
+    /// Starts all that do not live, and lets all speak.
     ///
     /// # Errors
     /// As [`Fleet::start`].
     pub fn heal(&self) -> Result<()> {
+        for life in self.lives().values() {
+            life.is_silenced.send_replace(false);
+        }
         let numbers: Vec<usize> = self.lives().keys().copied().collect();
         numbers.into_iter().try_for_each(|number| self.start(number))
     }
@@ -139,14 +177,17 @@ struct Fake {
     servers: Servers,
     history: Arc<History>,
     journal: Arc<Mutex<Journal>>,
+    meetings: Arc<Meetings>,
+    is_silenced: watch::Receiver<bool>,
     interval: Duration,
 }
 
 impl Fake {
     async fn live(self) {
         loop {
-            let register =
-                FakeWorker::register(self.servers.clone(), &self.name, PATIENCE, self.history.clone());
+            let (servers, history) = (self.servers.clone(), self.history.clone());
+            let labels = [(LABEL, FAKE)];
+            let register = FakeWorker::register_labelled(servers, &self.name, &labels, PATIENCE, history);
             if let Ok(worker) = register.await {
                 // Ends when a later start of the same name has registered.
                 let _ = self.work(&worker).await;
@@ -204,6 +245,10 @@ impl Fake {
 
     async fn attempt(&self, worker: &FakeWorker, mut attempt: Attempt) -> Result<(), Refusal> {
         worker.start(&attempt).await?;
+        if attempt.token.member > 0 {
+            return self.follow(worker, &attempt).await;
+        }
+        let meeting = self.lead(worker, &attempt).await?;
         let Ok(job) = serde_json::from_str::<TrainerJob>(&attempt.trainer_job_json) else {
             return worker.fail(&attempt, FailureClass::User, "the job cannot be read").await;
         };
@@ -216,9 +261,17 @@ impl Fake {
         let mut steps = Steps { done: attempt.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step) };
         let is_big = job.training.batch_size >= BIG_BATCH;
         let runs_away = job.training.optimizer.learning_rate() >= RUNAWAY_RATE;
+        let mut stalls = 0;
         while steps.done < noop.step_count {
             tokio::time::sleep(self.interval).await;
-            let (entries, progress) = steps.report(STEPS_AT_ONCE, noop.step_count);
+            self.until_heard().await;
+            let is_whole = meeting.as_ref().is_none_or(Presence::is_whole);
+            stalls = if is_whole { 0 } else { stalls + 1 };
+            if stalls > STALLS_MAX {
+                return worker.fail(&attempt, FailureClass::Lost, "the other ranks are gone").await;
+            }
+            let count = if is_whole { STEPS_AT_ONCE } else { 0 };
+            let (entries, progress) = steps.report(count, noop.step_count);
             let desired = worker.report(&mut attempt, entries, progress).await?;
             self.journal().attempt = Some(attempt.clone());
             match desired {
@@ -237,7 +290,11 @@ impl Fake {
                 return worker.fail(&attempt, FailureClass::Numeric, "the loss is not finite").await;
             }
             // Of other jobs a real worker would need the weights, which there are not.
-            if is_big && steps.done.is_multiple_of(CHECKPOINT_STEPS) && steps.done < noop.step_count {
+            if is_whole
+                && is_big
+                && steps.done.is_multiple_of(CHECKPOINT_STEPS)
+                && steps.done < noop.step_count
+            {
                 worker.commit(&mut attempt, steps.done).await?;
             }
         }
@@ -250,6 +307,53 @@ impl Fake {
         }
         *self.journal() = Journal { attempt: Some(attempt.clone()), completion: Some(noop.clone()) };
         worker.complete(&attempt, &noop).await
+    }
+
+    /// Waits while it is silenced.
+    async fn until_heard(&self) {
+        let mut is_silenced = self.is_silenced.clone();
+        // It is gone with the fleet.
+        let _ = is_silenced.wait_for(|is_silenced| !*is_silenced).await.is_ok();
+    }
+
+    /// Of an attempt on several slots: goes where the ranks meet, and tells it; `None` of one on its
+    /// slot alone.
+    async fn lead(&self, worker: &FakeWorker, attempt: &Attempt) -> Result<Option<Presence>, Refusal> {
+        let Some(seat) = &attempt.gang else { return Ok(None) };
+        let address = address_of(&attempt.token);
+        let meeting = self.meetings.join(&address, 0, seat.member_count);
+        worker.tell(attempt, &address).await?;
+        Ok(Some(meeting))
+    }
+
+    /// What a member does that does not lead, until the leader has ended the attempt or anybody was lost.
+    async fn follow(&self, worker: &FakeWorker, attempt: &Attempt) -> Result<(), Refusal> {
+        let member = attempt.token.member;
+        let member_count = attempt.gang.as_ref().map_or(0, |seat| seat.member_count);
+        let mut meeting = None;
+        let refusal = loop {
+            let address = match worker.renew(attempt).await {
+                // Whoever is to stop, stops with the leader.
+                Ok((_, address)) => address,
+                Err(refusal) => break refusal,
+            };
+            if meeting.is_none()
+                && let Some(address) = address
+            {
+                meeting = Some(self.meetings.join(&address, member, member_count));
+                // Must be refused; the checker looks.
+                let _ = worker.overstep(attempt, CHECKPOINT_STEPS).await;
+            }
+            tokio::time::sleep(self.interval).await;
+            self.until_heard().await;
+        };
+        drop(meeting);
+        if matches!(refusal, Refusal::LeaseLost { .. }) {
+            // A zombie does not believe it.
+            let _ = worker.start(attempt).await;
+            let _ = worker.renew(attempt).await;
+        }
+        Err(refusal)
     }
 }
 
@@ -284,6 +388,9 @@ impl Steps {
         let last = (self.done + count).min(step_count);
         let entries = (self.done + 1..=last).flat_map(|step| step_report(step, step_count).0).collect();
         self.done = last;
-        (entries, step_report(last, step_count).1)
+        let mut progress = step_report(last, step_count).1;
+        // Else nobody would keep a slot for a gang until this one is free, too.
+        progress.remaining_s = Some((step_count - last) as f64 / STEPS_PER_S);
+        (entries, progress)
     }
 }

@@ -34,6 +34,22 @@ pub struct AttemptTold {
     /// When it sent the last write that was taken, of those that only a live
     /// attempt may make.
     pub last_write: Option<Instant>,
+    /// Of a gang each member that was told anything, the leader too.
+    pub parts: BTreeMap<u32, PartTold>,
+}
+
+/// What one member of an attempt was told.
+#[derive(Clone, Debug, Default)]
+pub struct PartTold {
+    pub worker: String,
+    pub nonces: BTreeSet<String>,
+    pub failed: bool,
+    /// When it first knew that its part is over.
+    pub over: Option<Instant>,
+    /// Calls that were refused since its lease is lost.
+    pub refused: u64,
+    /// As of the attempt.
+    pub last_write: Option<Instant>,
 }
 
 /// What a client was told about one request id.
@@ -157,9 +173,38 @@ impl History {
         let grant = request.token().and_then(grant_of);
         if let (true, Some(grant)) = (writes, grant) {
             let mut inner = self.inner();
-            let attempt = inner.attempts.entry(grant).or_default();
-            attempt.last_write = attempt.last_write.max(Some(sent));
+            let member = request.token().map_or(0, |token| token.member);
+            inner.attempts.entry(grant).or_default().wrote(member, sent);
         }
+    }
+}
+
+impl AttemptTold {
+    fn part(&mut self, member: u32) -> &mut PartTold {
+        self.parts.entry(member).or_default()
+    }
+
+    /// A write was taken that only a live attempt may make.
+    fn wrote(&mut self, member: u32, sent: Instant) {
+        self.last_write = self.last_write.max(Some(sent));
+        let part = self.part(member);
+        part.last_write = part.last_write.max(Some(sent));
+    }
+
+    fn is_gang(&self) -> bool {
+        self.parts.keys().any(|member| *member > 0)
+    }
+
+    /// Members of a gang of whom a write was taken that they had sent when they, or the leader, knew
+    /// that it was over.
+    pub fn zombies(&self) -> Vec<u32> {
+        let led_until = self.parts.get(&0).and_then(|part| part.over);
+        let is_zombie = |part: &PartTold| {
+            let over = part.over.into_iter().chain(led_until).min();
+            over.is_some_and(|over| part.last_write.is_some_and(|sent| sent > over))
+        };
+        let zombies = self.parts.iter().filter(|(_, part)| self.is_gang() && is_zombie(part));
+        zombies.map(|(member, _)| *member).collect()
     }
 }
 
@@ -191,12 +236,18 @@ impl Inner {
             return;
         };
         let attempt = self.attempts.entry(grant).or_default();
-        if !attempt.worker.is_empty() && attempt.worker != told.worker {
-            let (first, second) = (attempt.worker.clone(), &told.worker);
-            self.contradictions.push(format!("{grant:?} was granted to {first} and to {second}"));
+        let part = attempt.part(token.member);
+        if !part.worker.is_empty() && part.worker != told.worker {
+            let (first, second, member) = (part.worker.clone(), &told.worker, token.member);
+            let twice = format!("member {member} of {grant:?} was granted to {first} and to {second}");
+            self.contradictions.push(twice);
             return;
         }
-        attempt.worker.clone_from(&told.worker);
+        part.worker.clone_from(&told.worker);
+        part.nonces.insert(token.nonce.clone());
+        if token.member == 0 {
+            attempt.worker.clone_from(&told.worker);
+        }
         attempt.nonces.insert(token.nonce.clone());
         attempt.granted.get_or_insert_with(Instant::now);
     }
@@ -205,7 +256,19 @@ impl Inner {
         if let Fact::Granted { token: Some(token) } = fact {
             return self.granted(told, token);
         }
-        let Some(grant) = told.token.as_ref().and_then(grant_of) else { return };
+        let Some((token, grant)) = told.token.as_ref().and_then(|token| Some((token, grant_of(token)?)))
+        else {
+            return;
+        };
+        let is_of_leader = match (fact, &told.call) {
+            (Fact::Stored { .. }, Call::Report { entry_count, .. }) => *entry_count > 0,
+            (Fact::Committed | Fact::Completed, _) => true,
+            _ => false,
+        };
+        if token.member > 0 && is_of_leader {
+            let said = told.call.kind();
+            self.contradictions.push(format!("{said:?} of member {} of {grant:?} was taken", token.member));
+        }
         let attempt = self.attempts.entry(grant).or_default();
         match (fact, &told.call) {
             (Fact::Started { .. }, _) => attempt.started = true,
@@ -214,12 +277,26 @@ impl Inner {
                 attempt.commits.insert((key.clone(), *step));
             }
             (Fact::Completed, _) => attempt.completed = true,
-            (Fact::Failed, _) => attempt.failed = true,
+            // Behind the last step a member may go alone.
+            (Fact::Failed, _) => attempt.failed |= token.member == 0,
             _ => {}
         }
         if matches!(fact, Fact::Started { .. } | Fact::Stored { .. } | Fact::Committed) {
-            attempt.last_write = attempt.last_write.max(Some(told.sent_at));
+            attempt.wrote(token.member, told.sent_at);
         }
+        let part = attempt.part(token.member);
+        part.failed |= *fact == Fact::Failed;
+        if matches!(fact, Fact::Completed | Fact::Failed) {
+            part.over.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Whoever has lost its lease has lost it for ever.
+    fn lost(&mut self, token: &LeaseToken) {
+        let Some(grant) = grant_of(token) else { return };
+        let part = self.attempts.entry(grant).or_default().part(token.member);
+        part.over.get_or_insert_with(Instant::now);
+        part.refused += 1;
     }
 }
 
@@ -227,8 +304,10 @@ impl Recorder for History {
     fn told(&self, told: Told) {
         let mut inner = self.inner();
         inner.count(&told);
-        if let Ok(fact) = &told.answer {
-            inner.fold(&told, fact);
+        match (&told.answer, &told.token) {
+            (Ok(fact), _) => inner.fold(&told, fact),
+            (Err(Refusal::LeaseLost { .. }), Some(token)) => inner.lost(token),
+            (Err(_), _) => {}
         }
     }
 
@@ -275,5 +354,27 @@ mod tests {
         assert!(late_writes(&attempts).is_empty());
         attempts.insert((job, 1), told(Some(now), Some(after + Duration::from_millis(1))));
         assert_eq!(late_writes(&attempts), [(job, 1)]);
+    }
+
+    #[test]
+    fn a_member_that_has_lost_its_lease_has_lost_it_for_ever() {
+        let (before, now) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+        let after = now + Duration::from_millis(1);
+        let part = |over: Option<Instant>, last_write: Instant| PartTold {
+            over,
+            last_write: Some(last_write),
+            ..PartTold::default()
+        };
+        let gang = |parts: [PartTold; 3]| AttemptTold {
+            parts: (0..).zip(parts).collect(),
+            ..AttemptTold::default()
+        };
+        // One may go behind the last step; the others stay.
+        let well = gang([part(None, after), part(Some(now), before), part(None, after)]);
+        assert!(well.zombies().is_empty());
+        let zombie = gang([part(None, after), part(Some(now), after), part(None, after)]);
+        assert_eq!(zombie.zombies(), [1]);
+        let led = gang([part(Some(now), before), part(None, before), part(None, after)]);
+        assert_eq!(led.zombies(), [2], "the leader's end is that of all");
     }
 }

@@ -1,5 +1,5 @@
 //! Real processes under faults: coordinators on one Postgres, real workers with
-//! small trainings, and many fake workers.
+//! small trainings, and many fake workers. Some jobs take slots of two of them.
 //!
 //! ```text
 //! set up ─► faults by schedule, each proven ─► all is healed, no new jobs
@@ -12,6 +12,7 @@ pub mod rolling;
 mod check;
 mod faults;
 mod fleet;
+mod gang;
 mod history;
 mod machine;
 mod plant;
@@ -58,13 +59,23 @@ pub struct ChaosOptions {
 impl ChaosOptions {
     fn classes(&self) -> Result<Vec<Class>> {
         if self.only.is_empty() {
-            return Ok(Class::ALL.to_vec());
+            // One worker is no gang.
+            let possible = |class: &Class| *class != Class::F42 || self.trainers > 1;
+            return Ok(Class::ALL.into_iter().filter(possible).collect());
         }
         let named =
             |name: &String| Class::named(name).with_context(|| format!("--only: '{name}' is no class"));
         self.only.iter().map(named).collect()
     }
+
+    /// Whether a gang must have been lost and have gone on.
+    fn needs_gangs(&self) -> bool {
+        self.only.is_empty() && self.length >= WHOLE_RUN
+    }
 }
+
+/// In a shorter time not everything comes to pass.
+const WHOLE_RUN: Duration = Duration::from_secs(180);
 
 /// What came of one class.
 #[derive(Clone, Debug, Serialize)]
@@ -90,6 +101,12 @@ pub struct Summary {
     pub reassign_p50_s: Option<f64>,
     pub reassign_p99_s: Option<f64>,
     pub wasted_step_share: f64,
+    /// Attempts on slots of several workers that were started.
+    pub gangs_begun: i64,
+    /// Those that ended with a member.
+    pub gangs_lost: i64,
+    /// Those after which a gang went on from a checkpoint.
+    pub gangs_resumed: i64,
 }
 
 /// All that is told at the end.
@@ -208,6 +225,8 @@ async fn with_plant(
     let mut people = JoinSet::new();
     people.spawn(chaos.clients.clone().submit_on());
     people.spawn(chaos.clients.clone().change_minds());
+    let gangs = check::gangs::Seen::default();
+    let watch = tokio::spawn(gangs.clone().watch(chaos.plant.pool.clone()));
     let revived = Arc::new(AtomicU64::new(0));
     let manager = tokio::spawn(manage(chaos.plant.clone(), say.clone(), revived.clone()));
     let tally = break_things(options, classes, chaos, say).await;
@@ -232,8 +251,9 @@ async fn with_plant(
     last_calls.context("a client waits for an answer although all faults are over")??;
     chaos.clients.wind_up().await?;
     let ended = seen(options.settle, async || {
-        // Whoever was asked to pause may only just have done so.
+        // Whoever was asked to pause may only just have done so; a last fault may only just have been told.
         chaos.clients.resume_all().await?;
+        chaos.plant.trust_workers().await?;
         let open = "select (select count(*) from job where end_time is null)
             + (select count(*) from search where end_time is null)";
         let open: i64 = sqlx::query_scalar(open).fetch_one(&chaos.plant.pool).await?;
@@ -248,8 +268,10 @@ async fn with_plant(
     // Last answers may be under way.
     tokio::time::sleep(REPORT_INTERVAL * 2).await;
     drop_fakes(chaos);
+    watch.abort();
     let pool = &chaos.plant.pool;
-    let findings = check::check(pool, &chaos.history, chaos.plant.folder(), options.trainers).await?;
+    let mut findings = check::check(pool, &chaos.history, chaos.plant.folder(), options.trainers).await?;
+    gangs.add_to(&mut findings);
     Ok((tally, settled, check::figures(pool, &chaos.history).await?, findings))
 }
 
@@ -367,7 +389,14 @@ fn report(
         reassign_p50_s: percentile(&figures.reassign_s, 50),
         reassign_p99_s: percentile(&figures.reassign_s, 99),
         wasted_step_share: figures.wasted_step_share,
+        gangs_begun: figures.gangs.begun,
+        gangs_lost: figures.gangs.lost,
+        gangs_resumed: figures.gangs.resumed,
     };
+    let mut errors = tally.errors;
+    if options.needs_gangs() && figures.gangs.resumed == 0 {
+        errors.push(format!("no gang was lost and went on from a checkpoint: {:?}", figures.gangs));
+    }
     Report {
         seed: options.seed,
         minutes: options.length.as_secs_f64() / 60.0,
@@ -388,7 +417,7 @@ fn report(
             .zip(lists)
             .flat_map(|(name, list)| list.iter().map(move |text| format!("{name}: {text}")))
             .collect(),
-        errors: tally.errors,
+        errors,
         settled_s: settled.as_secs_f64(),
         summary,
         kept: None,

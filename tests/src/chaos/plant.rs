@@ -22,6 +22,7 @@ use nix::unistd::Pid;
 use sqlx::PgPool;
 use tokio::sync::Mutex;
 
+use super::gang::{LABEL, REAL};
 use super::machine::{first_postgres, mount_small_disk, open_folder, start_postgres};
 use super::proxy::{Proxy, Target};
 use crate::binaries;
@@ -222,13 +223,17 @@ impl Plant {
         command.arg("--server").arg(servers.join(","));
         let name = worker_name(number);
         command.args(["--id", &name, "--devices", "cpu", "--threads", "1", "--loader-threads", "1"]);
+        // They meet on this machine, whose own address is that of the loopback.
+        command.args(["--advertise-address", "127.0.0.1", "--labels", &format!("{LABEL}={REAL}")]);
         command.arg("--data-root").arg(self.folder().join("data"));
         command.arg("--work-dir").arg(self.work_dir(number));
         command.arg("--trainer").arg(self.folder().join("trainer"));
         let limit = format!("{}ms", self.sizes.section_limit.as_millis());
-        for section in ["loading", "building", "step", "validation", "checkpoint", "latency"] {
+        for section in ["building", "step", "validation", "checkpoint", "latency"] {
             command.arg(format!("--{section}-limit")).arg(&limit);
         }
+        // Of a gang it is also the time until all ranks are there.
+        command.arg("--loading-limit").arg(format!("{}ms", 4 * self.sizes.section_limit.as_millis()));
         command.args(["--stop-grace", "10s", "--cancel-grace", "5s", "--hold", "60s"]);
         command.args(["--shutdown-limit", "8s"]);
         let log = self.folder().join(format!("worker-{name}.log"));
@@ -305,8 +310,8 @@ impl Plant {
         let prefix = format!("{}/", attempts.display());
         let trainer = |process: Process| {
             let (_, rest) = process.command.split_once(&prefix)?;
-            // A job's id has 36 characters; its epoch follows.
-            let (job, epoch) = (rest.get(..36)?.parse().ok()?, rest.get(37..)?.split('/').next()?);
+            // A job's id has 36 characters; its epoch follows, and the number of a member that does not lead.
+            let (job, epoch) = (rest.get(..36)?.parse().ok()?, rest.get(37..)?.split(['/', '-']).next()?);
             let is_trainer =
                 process.command.contains("cakes-trainer ") || process.command.contains("/trainer ");
             Some(Trainer { pid: process.pid, job, epoch: epoch.parse().ok()? }).filter(|_| is_trainer)
@@ -340,8 +345,9 @@ impl Plant {
         self.postgres.lock().await.as_ref().map(cakes_postgres::Cluster::process_id)
     }
 
-    /// Lets all workers take jobs again, as an operator would. The rig breaks machines on
-    /// purpose, and a short run would be over before their rests are.
+    /// Lets all workers take jobs again, as an operator would, and gangs come back to those that they
+    /// keep away from, since there may be no third. The rig breaks machines on purpose, and a short
+    /// run would be over before their rests are.
     ///
     /// # Errors
     /// The database fails.
@@ -350,6 +356,12 @@ impl Plant {
                          judged_time = clock_timestamp()
                      where suspect_until is not null";
         sqlx::query(trust).execute(&self.pool).await?;
+        let come_back = "update job set avoid_worker_id = null, avoid_until = null
+                         where id in (
+                             select id from job where waits and spreads and avoid_until is not null
+                             for no key update skip locked
+                         )";
+        sqlx::query(come_back).execute(&self.pool).await?;
         Ok(())
     }
 

@@ -30,6 +30,9 @@ pub enum Class {
     F39,
     F40,
     F41,
+    F42,
+    F43,
+    F44,
 }
 
 /// Faults of one lane come one after the other, those of different lanes overlap.
@@ -44,21 +47,24 @@ pub enum Lane {
     Coordinators,
     Database,
     Network,
+    /// Jobs on slots of several workers.
+    Gangs,
 }
 
 impl Lane {
-    pub const ALL: [Lane; 6] = [
+    pub const ALL: [Lane; 7] = [
         Lane::FirstWorker,
         Lane::OtherWorkers,
         Lane::Jobs,
         Lane::Coordinators,
         Lane::Database,
         Lane::Network,
+        Lane::Gangs,
     ];
 }
 
 impl Class {
-    pub const ALL: [Class; 24] = [
+    pub const ALL: [Class; 27] = [
         Class::F1,
         Class::F2,
         Class::F3,
@@ -83,6 +89,9 @@ impl Class {
         Class::F39,
         Class::F40,
         Class::F41,
+        Class::F42,
+        Class::F43,
+        Class::F44,
     ];
 
     /// The class of a name such as "F12".
@@ -116,6 +125,9 @@ impl Class {
             Class::F39 => "slow statements take all connections",
             Class::F40 => "clients gone in the middle of calls",
             Class::F41 => "several faults at one moment",
+            Class::F42 => "real member of a gang killed",
+            Class::F43 => "fake member of a gang killed",
+            Class::F44 => "follower of a gang cut off, and healed",
         }
     }
 
@@ -127,6 +139,7 @@ impl Class {
             Class::F9 | Class::F10 | Class::F11 | Class::F37 | Class::F39 | Class::F40 => Lane::Coordinators,
             Class::F12 | Class::F13 | Class::F15 | Class::F16 | Class::F19 => Lane::Database,
             Class::F17 | Class::F18 | Class::F22 | Class::F41 => Lane::Network,
+            Class::F42 | Class::F43 | Class::F44 => Lane::Gangs,
         }
     }
 }

@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
+use super::gang::{Crew, LABEL};
 use super::history::{History, Wish};
 use super::plant::Plant;
 use super::schedule::Random;
@@ -281,6 +282,30 @@ impl Clients {
         Ok(id)
     }
 
+    /// Sees to it that a search whose jobs are spread over this crew has not ended. Real workers are
+    /// enough for one if there are two.
+    ///
+    /// # Errors
+    /// It is refused, or the database fails.
+    pub async fn keep_gang(&self, crew: Crew) -> Result<()> {
+        if crew == Crew::Real && self.plant.sizes.workers < 2 {
+            return Ok(());
+        }
+        let statement = "select exists (
+            select from search where end_time is null and worker_labels ->> $1::text = $2
+        )";
+        let query = sqlx::query_scalar(statement).bind(LABEL).bind(crew.label());
+        let is_there: bool = query.fetch_one(&self.plant.pool).await?;
+        if is_there {
+            return Ok(());
+        }
+        let (number, request_id) = self.request();
+        let file = serde_json::from_value(crew.search(number, &request_id))?;
+        let id = self.client.submit_search(file).await?;
+        self.history.submitted(&request_id, true, &id);
+        Ok(())
+    }
+
     /// Wishes something of a job until it is answered.
     ///
     /// # Errors
@@ -309,6 +334,13 @@ impl Clients {
             self.submit_big(40).await?;
             if last_search.is_none_or(|last| last.elapsed() > SEARCH_INTERVAL) {
                 self.submit_search().await?;
+                for crew in Crew::ALL {
+                    match self.keep_gang(crew).await {
+                        // The database is away: at the next time.
+                        Err(error) if error.is::<sqlx::Error>() => {}
+                        kept => kept?,
+                    }
+                }
                 last_search = Some(Instant::now());
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -329,7 +361,7 @@ impl Clients {
 
     /// Small jobs that wait.
     async fn small_waiting(&self) -> Result<i64> {
-        let statement = "select count(*) from job where state = 'queued' and memory_mib < $1";
+        let statement = "select count(*) from job where state = 'queued' and not spreads and memory_mib < $1";
         Ok(sqlx::query_scalar(statement).bind(BIG_MIB).fetch_one(&self.plant.pool).await?)
     }
 

@@ -115,6 +115,20 @@ impl FakeWorker {
         patience: Duration,
         recorder: Arc<dyn Recorder>,
     ) -> Result<Self, Refusal> {
+        Self::register_labelled(servers, id, &[], patience, recorder).await
+    }
+
+    /// The same with labels of its machine.
+    ///
+    /// # Errors
+    /// It is refused, or there is no answer.
+    pub async fn register_labelled(
+        servers: impl Into<Servers>,
+        id: &str,
+        labels: &[(&str, &str)],
+        patience: Duration,
+        recorder: Arc<dyn Recorder>,
+    ) -> Result<Self, Refusal> {
         let mut worker = FakeWorker {
             servers: servers.into(),
             id: id.to_owned(),
@@ -130,8 +144,8 @@ impl FakeWorker {
             request_id: request_id.clone(),
             devices: vec![device()],
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             joins_gangs: true,
-            ..Default::default()
         };
         worker.recorder.sent(&|| Request::Register(request.clone()));
         let send = |mut client: Client| {
@@ -283,13 +297,37 @@ impl FakeWorker {
             bytes: 1,
         };
         self.recorder.sent(&|| Request::Commit(request.clone()));
+        self.send_commit(attempt, call, &request).await?;
+        attempt.checkpoint = Some(checkpoint);
+        Ok(())
+    }
+
+    /// Says what only the leader may: that a step was saved. Nobody is given it to send it again.
+    ///
+    /// # Errors
+    /// The member does not lead, which is as it should be, or there is no answer.
+    pub async fn overstep(&self, attempt: &Attempt, step: u64) -> Result<(), Refusal> {
+        let checkpoint = attempt.checkpoint_of(step);
+        let call = Call::Commit { key: checkpoint.key.clone(), step };
+        let request = v1::CommitCheckpointRequest {
+            token: Some(attempt.token.clone()),
+            checkpoint: Some(checkpoint),
+            bytes: 1,
+        };
+        self.send_commit(attempt, call, &request).await
+    }
+
+    async fn send_commit(
+        &self,
+        attempt: &Attempt,
+        call: Call,
+        request: &v1::CommitCheckpointRequest,
+    ) -> Result<(), Refusal> {
         let send = |mut client: Client| {
             let request = request.clone();
             async move { client.commit_checkpoint(request).await }
         };
-        self.call(call, Some(attempt), send, |_| Fact::Committed).await?;
-        attempt.checkpoint = Some(checkpoint);
-        Ok(())
+        self.call(call, Some(attempt), send, |_| Fact::Committed).await.map(drop)
     }
 
     /// Completes the job with its last checkpoint, which is committed with it if it was

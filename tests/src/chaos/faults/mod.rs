@@ -3,6 +3,7 @@
 
 mod coordinators;
 mod database;
+mod gangs;
 mod jobs;
 mod network;
 mod workers;
@@ -66,6 +67,9 @@ pub async fn inject(chaos: &Chaos, class: Class, seed: u64) -> Result<Proof> {
         Class::F39 => Box::pin(coordinators::slow_statements(chaos)).await,
         Class::F40 => Box::pin(coordinators::clients_gone(chaos, random)).await,
         Class::F41 => Box::pin(network::several(chaos, random)).await,
+        Class::F42 => Box::pin(gangs::worker_killed(chaos, random)).await,
+        Class::F43 => Box::pin(gangs::fake_killed(chaos, random)).await,
+        Class::F44 => Box::pin(gangs::follower_cut_off(chaos, random)).await,
     }
 }
 

@@ -19,9 +19,9 @@ fn total(proxies: &[Proxy], count: impl Fn(&Proxy) -> u64) -> u64 {
     proxies.iter().map(count).sum()
 }
 
-/// Grants that fakes of a group work on.
-fn held_by(chaos: &Chaos, group: usize) -> Vec<Grant> {
-    let held = chaos.fleet.at_work().into_iter();
+/// Those of grants that fakes of a group have.
+fn held_by(held: Vec<(usize, Grant)>, group: usize) -> Vec<Grant> {
+    let held = held.into_iter();
     held.filter(|(number, _)| Fleet::group(*number) == group).map(|(_, grant)| grant).collect()
 }
 
@@ -32,7 +32,7 @@ pub(super) async fn cut_off(chaos: &Chaos, random: &mut Random) -> Result<Proof>
     // Sometimes a real worker is cut off with them.
     let worker = random.below(2 * chaos.plant.worker_proxies.len().max(1) as u64) as usize;
     proxies.extend(chaos.plant.worker_proxies.get(worker).into_iter().flatten());
-    let grants = held_by(chaos, group);
+    let grants = held_by(chaos.fleet.at_work(), group);
     if grants.is_empty() {
         // Nothing could expire, and others would wait for the healing.
         return Ok(None);
@@ -72,7 +72,8 @@ pub(super) async fn one_way(chaos: &Chaos, random: &mut Random) -> Result<Proof>
         proxy.gate(Gate::Pass, Gate::Hold);
     }
     let ahead = seen(PATIENCE / 2, async || {
-        for grant in held_by(chaos, group) {
+        // Of a gang only its leader is told how many entries are stored.
+        for grant in held_by(chaos.fleet.leading(), group) {
             let told = chaos.history.attempt(grant).map_or(0, |told| told.acked_seq);
             let statement = "select last_seq from attempt where job_id = $1 and epoch = $2";
             let query = sqlx::query_scalar(statement).bind(grant.0).bind(grant.1);

@@ -19,7 +19,7 @@ use crate::chaos::schedule::Random;
 /// The worker whose processes are broken; the others' disks and files are.
 const FIRST: usize = 0;
 
-fn signal(pid: i32, signal: Signal) {
+pub(super) fn signal(pid: i32, signal: Signal) {
     // Gone meanwhile is as good.
     let _ = kill(Pid::from_raw(pid), signal);
 }
@@ -129,7 +129,8 @@ pub(super) async fn disk_full(chaos: &Chaos) -> Result<Proof> {
         fs::write(&limit, "")?;
     }
     let statement = "select message from attempt
-        where end_time > $1 and ($3 or worker_id = $2) and failure_class = 'infrastructure'
+        where end_time > $1 and ($3 or worker_id = $2 or message like '%(worker ' || $2 || '): %')
+            and failure_class = 'infrastructure'
             and message ~* 'space left|full|too large|SIGXFSZ' limit 1";
     let told: Option<String> = seen(PATIENCE, async || {
         let query = sqlx::query_scalar(statement).bind(since).bind(worker_name(worker)).bind(!on_disk);
