@@ -149,6 +149,17 @@ mod tests {
     }
 
     #[test]
+    fn an_address_gives_way_from_its_fifth_connection_on() {
+        let places = Places::new(&Limits::DEFAULT);
+        let taken: Vec<_> = (0..5).filter_map(|_| places.of_address(address(1)).ok()).collect();
+        let gives_way: Vec<bool> = taken.iter().map(Place::is_one_of_many).collect();
+        assert_eq!(gives_way, [false, false, false, false, true]);
+        assert!(!places.of_address(address(2)).unwrap().is_one_of_many());
+        drop(taken);
+        assert!(!places.of_address(address(1)).unwrap().is_one_of_many());
+    }
+
+    #[test]
     fn whoever_comes_again_and_again_is_sent_away() {
         let few = Limits { connections_per_address: 10, connection_rate_per_address: 1, ..Limits::DEFAULT };
         let places = Places::new(&few);
